@@ -1,0 +1,121 @@
+"""Deterministic batches of encoded questions, with a position to save."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+
+from mmrl.data.sources import Example
+from mmrl.errors import UserError
+from mmrl.models.processor import Encoded, Processor
+from mmrl.types import Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """A batch of questions on the host.
+
+  Attributes:
+    examples: the questions.
+    prompt: their padded prompts, NumPy.
+    shrunk: pictures that the pixel budget made smaller.
+  """
+
+  examples: Sequence[Example]
+  prompt: Prompt
+  shrunk: int
+
+
+def encode(example: Example, processor: Processor) -> tuple[Example, Encoded]:
+  """One example with its tokens and patches."""
+  return example, processor.encode(example.messages, example.name)
+
+
+def collate(
+  rows: Sequence[tuple[Example, Encoded]],
+  processor: Processor,
+  *,
+  lengths: Sequence[int],
+  patches: Sequence[int],
+) -> Samples:
+  """Pads encoded examples to one batch; see `Processor.__call__`."""
+  examples, encoded = zip(*rows, strict=True)
+  prompt = processor.collate(encoded, lengths=lengths, patches=patches)
+  return Samples(examples, prompt, sum(e.shrunk for e in encoded))
+
+
+def batches(
+  source: Any,
+  processor: Processor,
+  *,
+  batch_size: int,
+  seed: int,
+  lengths: Sequence[int] = (),
+  patches: Sequence[int] = (),
+  threads: int = 2,
+) -> grain.DatasetIterator:
+  """Endless shuffled batches; each epoch has its own order.
+
+  The iterator's `get_state` is the position of what it has handed out, not
+  of what its threads have read ahead, and `set_state` goes back to it.
+
+  Args:
+    source: random-access examples.
+    processor: the model's.
+    batch_size: P.
+    seed: of the order.
+    lengths: buckets of S.
+    patches: buckets of M.
+    threads: that read, decode and cut pictures ahead.
+
+  Raises:
+    UserError: if the source has fewer examples than a batch.
+  """
+  if len(source) < batch_size:
+    raise UserError(
+      f"expected at least one batch of {batch_size} questions, found"
+      f" {len(source)}; lower the batch size or add data"
+    )
+  dataset = (
+    grain.MapDataset.source(source)
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    .map(lambda example: encode(example, processor))
+    .batch(
+      batch_size,
+      batch_fn=lambda rows: collate(
+        rows, processor, lengths=lengths, patches=patches
+      ),
+    )
+  )
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
+  return iter(dataset.to_iter_dataset(options))
+
+
+def in_order(
+  source: Any,
+  processor: Processor,
+  *,
+  indices: Sequence[int],
+  batch_size: int,
+  lengths: Sequence[int] = (),
+  patches: Sequence[int] = (),
+) -> Iterator[tuple[Samples, int]]:
+  """Batches of chosen examples, once, in order, for evaluation.
+
+  The last batch is filled up with its last example.
+
+  Yields:
+    (samples, how many of them count).
+  """
+  for start in range(0, len(indices), batch_size):
+    chosen = list(indices[start : start + batch_size])
+    count = len(chosen)
+    chosen += chosen[-1:] * (batch_size - count)
+    rows = [encode(source[int(i)], processor) for i in chosen]
+    yield (
+      collate(rows, processor, lengths=lengths, patches=patches),
+      count,
+    )

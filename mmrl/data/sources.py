@@ -1,0 +1,228 @@
+"""Where questions come from: random-access sources of `Example`s.
+
+A source has `__len__` and `__getitem__`, and reads a picture only when its
+example is asked for.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmrl.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One question with a verifiable answer.
+
+  Attributes:
+    name: what errors and reports call it.
+    question: as asked, for people to read.
+    messages: the conversation that is put to the model; an image part may
+      carry "region", a box x0, y0, x1, y1 in pixels of its picture.
+    answer: the exact answer.
+    kind: group of questions that accuracy is also reported for.
+  """
+
+  name: str
+  question: str
+  messages: Sequence[dict]
+  answer: str
+  kind: str = "all"
+
+  @property
+  def picture(self) -> dict | None:
+    """The first image part, if there is one."""
+    for message in self.messages:
+      if not isinstance(message["content"], str):
+        for part in message["content"]:
+          if part["type"] == "image":
+            return part
+    return None
+
+
+def _ask(question: str, prompt: str, images: Sequence[dict]) -> list[dict]:
+  text = {"type": "text", "text": prompt.replace("{question}", question)}
+  return [{"role": "user", "content": [*images, text]}]
+
+
+def object_box(
+  pixels: np.ndarray, threshold: int = 10
+) -> tuple[int, int, int, int]:
+  """Box of what differs from the colour of the top left corner.
+
+  Args:
+    pixels: uint8 [height, width, 3] with a one-colour ground.
+    threshold: largest difference in a channel that still is ground.
+
+  Returns:
+    x0, y0, x1, y1; the whole picture if nothing differs.
+  """
+  ground = pixels[0, 0].astype(np.int16)
+  differs = (np.abs(pixels.astype(np.int16) - ground) > threshold).any(-1)
+  rows, columns = np.nonzero(differs.any(1))[0], np.nonzero(differs.any(0))[0]
+  if not len(rows):
+    return 0, 0, pixels.shape[1], pixels.shape[0]
+  return (
+    int(columns[0]),
+    int(rows[0]),
+    int(columns[-1]) + 1,
+    int(rows[-1]) + 1,
+  )
+
+
+class EasyVQA:
+  """easy-VQA: real published pictures of one shape, 13 exact answers.
+
+  4,000 + 1,000 pictures and 38,575 + 9,673 questions, from the PyPI package
+  `easy-vqa`. The object's box is the region of every picture.
+  """
+
+  _KINDS = {
+    **dict.fromkeys(("yes", "no"), "yes/no"),
+    **dict.fromkeys(("circle", "rectangle", "triangle"), "shape"),
+  }
+
+  def __init__(self, *, split: str, prompt: str = "{question}"):
+    """Opens the set.
+
+    Args:
+      split: "train" or "test".
+      prompt: text of the user's turn, with "{question}" in it.
+
+    Raises:
+      UserError: if the package isn't installed or there is no such split.
+    """
+    try:
+      import easy_vqa
+    except ImportError as error:
+      raise UserError(
+        "expected the package easy-vqa, found none installed; run pip install"
+        " 'mmrl[examples]'"
+      ) from error
+    if split not in ("train", "test"):
+      raise UserError(f"expected split 'train' or 'test', found {split!r}")
+    questions = getattr(easy_vqa, f"get_{split}_questions")()
+    self._rows = list(zip(*questions, strict=True))
+    self._paths = getattr(easy_vqa, f"get_{split}_image_paths")()
+    self._split, self._prompt = split, prompt
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Example:
+    question, answer, picture = self._rows[index]
+    with Image.open(self._paths[picture]) as image:
+      pixels = np.asarray(image.convert("RGB"))
+    part = {"type": "image", "image": pixels, "region": object_box(pixels)}
+    return Example(
+      name=f"easy_vqa/{self._split}/{index}",
+      question=question,
+      messages=_ask(question, self._prompt, [part]),
+      answer=answer,
+      kind=self._KINDS.get(answer, "colour"),
+    )
+
+
+class JsonLines:
+  """A JSON Lines file of questions about pictures.
+
+  Each line is an object with `answer`, and either `question` and optionally
+  `images` (paths, relative to the file), or `messages` in the form of chat
+  templates, whose image parts hold paths. `region` (a box in pixels of the
+  first picture) and `kind` are optional.
+  """
+
+  def __init__(self, *, path: str, prompt: str = "{question}"):
+    """Reads and checks every line; pictures are opened later.
+
+    Args:
+      path: the file.
+      prompt: text of the user's turn, with "{question}" in it; unused where a
+        line has messages.
+
+    Raises:
+      UserError: naming file and line of what is wrong.
+    """
+    self._path = pathlib.Path(path)
+    try:
+      lines = self._path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(f"expected a readable data file: {error}") from error
+    self._examples = [
+      self._parse(line, f"{path}:{number}", prompt)
+      for number, line in enumerate(lines, 1)
+      if line.strip()
+    ]
+    if not self._examples:
+      raise UserError(f"expected at least one question in {path}, found none")
+
+  def __len__(self) -> int:
+    return len(self._examples)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._examples[index]
+
+  def _parse(self, line: str, name: str, prompt: str) -> Example:
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise UserError(f"{name}: expected a line of JSON: {error}") from error
+    if not isinstance(row, dict) or "answer" not in row:
+      raise UserError(f"{name}: expected an object with 'answer', found {line:.80}")
+    if ("question" in row) == ("messages" in row):
+      raise UserError(
+        f"{name}: expected either 'question' or 'messages', found"
+        f" {sorted(row)}"
+      )
+    if "question" in row:
+      images = [self._image(image, name) for image in row.get("images", [])]
+      messages = _ask(row["question"], prompt, images)
+    else:
+      messages = [self._message(message, name) for message in row["messages"]]
+    example = Example(
+      name=name,
+      question=row.get("question") or _last_text(messages),
+      messages=messages,
+      answer=str(row["answer"]),
+      kind=row.get("kind", "all"),
+    )
+    if "region" in row and example.picture is not None:
+      example.picture["region"] = tuple(row["region"])
+    return example
+
+  def _image(self, path: Any, name: str) -> dict:
+    file = self._path.parent / str(path)
+    if not file.is_file():
+      raise UserError(f"{name}: expected a picture at {file}, found no file")
+    return {"type": "image", "image": str(file)}
+
+  def _message(self, message: Any, name: str) -> dict:
+    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+      raise UserError(
+        f"{name}: expected messages with 'role' and 'content', found"
+        f" {message!s:.80}"
+      )
+    content = message["content"]
+    if isinstance(content, str):
+      return message
+    return message | {
+      "content": [
+        self._image(part.get("image", part.get("path")), name)
+        if part.get("type") == "image"
+        else part
+        for part in content
+      ]
+    }
+
+
+def _last_text(messages: Sequence[dict]) -> str:
+  content = messages[-1]["content"]
+  if isinstance(content, str):
+    return content
+  return " ".join(p["text"] for p in content if p.get("type") == "text")

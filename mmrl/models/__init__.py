@@ -1,0 +1,22 @@
+"""Qwen2.5-VL as pure functions over a parameter tree."""
+
+from mmrl.models.checkpoint import Model, load, save
+from mmrl.models.policy import attention_policy, score, token_logprobs
+from mmrl.models.vlm import apply, decode, extend, init, logits
+from mmrl.models.vlm import prefill, vision
+
+__all__ = [
+  "Model",
+  "apply",
+  "attention_policy",
+  "decode",
+  "extend",
+  "init",
+  "load",
+  "logits",
+  "prefill",
+  "save",
+  "score",
+  "token_logprobs",
+  "vision",
+]

@@ -1,0 +1,236 @@
+"""Attention over sequences, windows, and a prefix that answers share.
+
+Everything here is a pure function of rotated queries, keys and values. Scores
+and softmax are float32; products with values return to the input type.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# Finite, so that a row with every key masked is uniform instead of NaN.
+MASKED = -1e30
+
+
+def rotary_angles(
+  positions: Int[Array, "*batch axes"],
+  sections: tuple[int, ...],
+  theta: float,
+) -> Float[Array, "*batch half"]:
+  """Rotary angles whose channels are shared out among position axes.
+
+  `angle_c = position[axis(c)] / theta^(c / half)`, where the first
+  `sections[0]` channels read axis 0, the next axis 1, and so on. M-RoPE
+  (Qwen2-VL, arXiv 2409.12191, section 2.1) has the axes time, height, width.
+
+  Args:
+    positions: position of each token on each axis.
+    sections: how many of the `half` channels read each axis.
+    theta: the base.
+  """
+  axis = [a for a, count in enumerate(sections) for _ in range(count)]
+  channel = jnp.arange(len(axis), dtype=jnp.float32)
+  return positions[..., axis].astype(jnp.float32) / theta ** (
+    channel / len(axis)
+  )
+
+
+def axial_angles(
+  rows_columns: Int[Array, "*batch 2"], head_dim: int
+) -> Float[Array, "*batch half"]:
+  """Rotary angles of the vision tower: half the channels a side, base 1e4."""
+  quarter = head_dim // 4
+  channel = jnp.arange(quarter, dtype=jnp.float32)
+  angles = rows_columns[..., None].astype(jnp.float32) / 1e4 ** (
+    channel / quarter
+  )
+  return angles.reshape(*angles.shape[:-2], 2 * quarter)
+
+
+def rotate(
+  x: Float[Array, "*batch heads head"], angles: Float[Array, "*batch half"]
+) -> Float[Array, "*batch heads head"]:
+  """Rotates channel pairs (c, c + half) of every head by `angles`."""
+  cos = jnp.cos(angles)[..., None, :]
+  sin = jnp.sin(angles)[..., None, :]
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  return rotated.astype(x.dtype)
+
+
+def _group(
+  queries: Float[Array, "*batch H head"], kv_heads: int
+) -> Float[Array, "*batch K rep head"]:
+  """Groups query heads by the key head they read, scaled for the softmax."""
+  *batch, heads, size = queries.shape
+  return queries.reshape(*batch, kv_heads, heads // kv_heads, size) * size**-0.5
+
+
+def weights(
+  queries: Float[Array, "*batch T H head"],
+  keys: Float[Array, "*batch U K head"],
+  mask: Bool[Array, "*batch #T U"],
+) -> Float[Array, "*batch K rep T U"]:
+  """Attention probabilities, float32, one map per query head."""
+  grouped = _group(queries, keys.shape[-2])
+  scores = jnp.einsum(
+    "...tkhd,...ukd->...khtu",
+    grouped,
+    keys,
+    preferred_element_type=jnp.float32,
+  )
+  return jax.nn.softmax(
+    jnp.where(mask[..., None, None, :, :], scores, MASKED), axis=-1
+  )
+
+
+def attend(
+  queries: Float[Array, "*batch T H head"],
+  keys: Float[Array, "*batch U K head"],
+  values: Float[Array, "*batch U K head"],
+  mask: Bool[Array, "*batch #T U"],
+) -> Float[Array, "*batch T H head"]:
+  """Softmax attention of T queries over U keys."""
+  probabilities = weights(queries, keys, mask).astype(values.dtype)
+  out = jnp.einsum("...khtu,...ukd->...tkhd", probabilities, values)
+  return out.reshape(queries.shape)
+
+
+def attend_windows(
+  queries: Float[Array, "P M H head"],
+  keys: Float[Array, "P M H head"],
+  values: Float[Array, "P M H head"],
+  windows: Int[Array, "P W patches"],
+  window_slot: Int[Array, "P M"],
+) -> Float[Array, "P M H head"]:
+  """Attention inside windows, gathered: linear in the number of patches."""
+
+  def gather(x):
+    index = jnp.maximum(windows, 0).reshape(windows.shape[0], -1)
+    taken = jnp.take_along_axis(x, index[..., None, None], axis=1)
+    return taken.reshape(*windows.shape, *x.shape[2:])
+
+  mask = (windows >= 0)[:, :, None, :]
+  out = attend(gather(queries), gather(keys), gather(values), mask)
+  out = out.reshape(out.shape[0], -1, *out.shape[3:])
+  return jnp.take_along_axis(out, window_slot[..., None, None], axis=1)
+
+
+def attend_prefix(
+  queries: Float[Array, "P G T H head"],
+  prefix_keys: Float[Array, "P S K head"],
+  prefix_values: Float[Array, "P S K head"],
+  prefix_mask: Bool[Array, "P S"],
+  keys: Float[Array, "P G U K head"],
+  values: Float[Array, "P G U K head"],
+  mask: Bool[Array, "T U"],
+) -> Float[Array, "P G T H head"]:
+  """Attention of G answers over a prefix they share and over themselves.
+
+  One softmax over S + U keys. The prefix is read once for all G * T queries
+  of a prompt: no copy of it per answer exists.
+
+  Args:
+    queries: T new tokens of each answer.
+    prefix_keys, prefix_values: the prompt's, once per prompt.
+    prefix_mask: True on real prompt tokens.
+    keys, values: the answer's own.
+    mask: which own keys each new token sees.
+  """
+  grouped = _group(queries, keys.shape[-2])
+  over_prefix = jnp.einsum(
+    "pgtkhd,pskd->pgkhts",
+    grouped,
+    prefix_keys,
+    preferred_element_type=jnp.float32,
+  )
+  over_own = jnp.einsum(
+    "pgtkhd,pgukd->pgkhtu",
+    grouped,
+    keys,
+    preferred_element_type=jnp.float32,
+  )
+  prefix_mask = prefix_mask[:, None, None, None, None, :]
+  over_prefix = jnp.where(prefix_mask, over_prefix, MASKED)
+  over_own = jnp.where(mask, over_own, MASKED)
+  # One softmax in two parts: the parts share the maximum and the sum.
+  top = jnp.maximum(over_prefix.max(-1), over_own.max(-1))
+  top = jax.lax.stop_gradient(top)[..., None]
+  over_prefix, over_own = jnp.exp(over_prefix - top), jnp.exp(over_own - top)
+  total = over_prefix.sum(-1) + over_own.sum(-1)
+  out = jnp.einsum(
+    "pgkhts,pskd->pgtkhd",
+    over_prefix.astype(values.dtype),
+    prefix_values,
+    preferred_element_type=jnp.float32,
+  ) + jnp.einsum(
+    "pgkhtu,pgukd->pgtkhd",
+    over_own.astype(values.dtype),
+    values,
+    preferred_element_type=jnp.float32,
+  )
+  out = out / jnp.moveaxis(total, -1, 2)[..., None]
+  return out.astype(values.dtype).reshape(queries.shape)
+
+
+def prefix_rows(
+  queries: Float[Array, "P G T H head"],
+  prefix_keys: Float[Array, "P S K head"],
+  prefix_mask: Bool[Array, "P S"],
+  keys: Float[Array, "P G U K head"],
+  mask: Bool[Array, "T U"],
+) -> Float[Array, "P G T keys"]:
+  """Head-mean attention rows of answer tokens over prefix and answer.
+
+  The same softmax as `attend_prefix`. A scan over key heads, recomputed in
+  the backward pass, keeps one key head's maps alive at a time.
+
+  Returns:
+    float32 rows over S + U keys that sum to one.
+  """
+  grouped = _group(queries, keys.shape[-2])
+  heads = queries.shape[-2]
+
+  @jax.checkpoint
+  def one_key_head(total, arrays):
+    query, prefix_key, key = arrays
+    scores = jnp.concatenate(
+      [
+        jnp.where(
+          prefix_mask[:, None, None, None, :],
+          jnp.einsum(
+            "pgthd,psd->pghts",
+            query,
+            prefix_key,
+            preferred_element_type=jnp.float32,
+          ),
+          MASKED,
+        ),
+        jnp.where(
+          mask,
+          jnp.einsum(
+            "pgthd,pgud->pghtu",
+            query,
+            key,
+            preferred_element_type=jnp.float32,
+          ),
+          MASKED,
+        ),
+      ],
+      axis=-1,
+    )
+    return total + jax.nn.softmax(scores, axis=-1).sum(axis=2), None
+
+  shape = (*queries.shape[:3], prefix_mask.shape[-1] + keys.shape[2])
+  total, _ = jax.lax.scan(
+    one_key_head,
+    jnp.zeros(shape, jnp.float32),
+    (
+      jnp.moveaxis(grouped, 3, 0),
+      jnp.moveaxis(prefix_keys, 2, 0),
+      jnp.moveaxis(keys, 3, 0),
+    ),
+  )
+  return total / heads

@@ -1,0 +1,154 @@
+"""G answers per prompt in one compiled loop.
+
+The prompt's keys and values are stored once per prompt. The loop ends when
+every answer has ended, so a batch of short answers costs what it is long.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mmrl.models import policy, vlm
+from mmrl.models.config import ModelConfig
+from mmrl.rollout import sampling
+from mmrl.types import Prefix, Prompt, PyTree, Rollout, pytree
+
+
+@pytree
+class State:
+  """Carry of the decoding loop.
+
+  Attributes:
+    step: tokens drawn so far, the same for every answer.
+    key: PRNG key of the next draw.
+    tokens: drawn ids, the pad id elsewhere.
+    logprobs: their log-probabilities.
+    mask: True on drawn tokens.
+    done: whether the answer has drawn its end of sequence.
+    cache: keys and values of all drawn tokens but the newest.
+  """
+
+  step: Int[Array, ""]
+  key: Array
+  tokens: Int[Array, "P G R"]
+  logprobs: Float[Array, "P G R"]
+  mask: Bool[Array, "P G R"]
+  done: Bool[Array, "P G"]
+  cache: vlm.Cache
+
+
+def generate(
+  params: PyTree,
+  config: ModelConfig,
+  prefix: Prefix,
+  key: Array,
+  *,
+  answers: int,
+  length: int,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+) -> tuple[Array, Array, Array]:
+  """Decodes answers from a prefix.
+
+  Args:
+    params: model parameters.
+    config: the architecture.
+    prefix: from `vlm.prefill`.
+    key: PRNG key.
+    answers: G.
+    length: R, the most tokens of an answer, its end included.
+    temperature: divides the logits; 0 is greedy.
+    top_k: see `sampling.sample`.
+    top_p: see `sampling.sample`.
+
+  Returns:
+    (tokens, mask, logprobs), each [P, G, R]. The log-probabilities are those
+    of the unfiltered policy at this temperature, as training scores them.
+  """
+  greedy = temperature == 0
+  prompts = prefix.mask.shape[0]
+
+  def draw(state: State, hidden) -> State:
+    key, now = jax.random.split(state.key)
+    logits = policy.token_logits(
+      params, config, hidden, 1.0 if greedy else temperature
+    )
+    token = sampling.sample(
+      now, logits, greedy=greedy, top_k=top_k, top_p=top_p
+    )
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    logprob = jnp.take_along_axis(logs, token[..., None], axis=-1)[..., 0]
+    token = jnp.where(state.done, config.pad_token_id, token)
+
+    def write(array, column):
+      return jax.lax.dynamic_update_slice(
+        array, column[..., None], (0, 0, state.step)
+      )
+
+    return State(
+      step=state.step + 1,
+      key=key,
+      tokens=write(state.tokens, token),
+      logprobs=write(state.logprobs, jnp.where(state.done, 0.0, logprob)),
+      mask=write(state.mask, ~state.done),
+      done=state.done | (token == config.eos_token_id),
+      cache=state.cache,
+    )
+
+  def unfinished(state: State):
+    return (state.step < length) & ~jnp.all(state.done)
+
+  def advance(state: State) -> State:
+    newest = jax.lax.dynamic_index_in_dim(
+      state.tokens, state.step - 1, axis=2, keepdims=False
+    )
+    hidden, cache = vlm.decode(params, config, prefix, state.cache, newest)
+    state = State(**(vars(state) | {"cache": cache}))
+    return draw(state, hidden)
+
+  shape = (prompts, answers, length)
+  state = State(
+    step=jnp.zeros((), jnp.int32),
+    key=key,
+    tokens=jnp.full(shape, config.pad_token_id, jnp.int32),
+    logprobs=jnp.zeros(shape, jnp.float32),
+    mask=jnp.zeros(shape, bool),
+    done=jnp.zeros(shape[:2], bool),
+    cache=vlm.empty_cache(config, prefix, answers, length),
+  )
+  # The prefix emits the first token of every answer: no decoding needed.
+  first = jnp.broadcast_to(
+    prefix.last_hidden[:, None], (*shape[:2], prefix.last_hidden.shape[-1])
+  )
+  state = jax.lax.while_loop(unfinished, advance, draw(state, first))
+  return state.tokens, state.mask, state.logprobs
+
+
+def rollout(
+  params: PyTree,
+  config: ModelConfig,
+  prompt: Prompt,
+  key: Array,
+  *,
+  attention_layers: tuple[int, ...] = (),
+  **options,
+) -> Rollout:
+  """Pictures, prompts and answers of one batch.
+
+  Args:
+    params: model parameters, the live training weights.
+    config: the architecture.
+    prompt: the prompts.
+    key: PRNG key.
+    attention_layers: see `vlm.prefill`.
+    **options: see `generate`.
+  """
+  visual = vlm.vision(params, config, prompt.patches)
+  prefix = vlm.prefill(
+    params, config, prompt, visual, attention_layers=attention_layers
+  )
+  tokens, mask, logprobs = generate(params, config, prefix, key, **options)
+  return Rollout(
+    tokens=tokens, mask=mask, logprobs=logprobs, visual=visual, prefix=prefix
+  )

@@ -1,0 +1,58 @@
+"""How one token is drawn from logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def keep_top_k(
+  logits: Float[Array, "*batch V"], k: int
+) -> Float[Array, "*batch V"]:
+  """Sets all but the `k` largest logits to -inf."""
+  smallest = jax.lax.top_k(logits, k)[0][..., -1:]
+  return jnp.where(logits < smallest, -jnp.inf, logits)
+
+
+def keep_top_p(
+  logits: Float[Array, "*batch V"], p: float
+) -> Float[Array, "*batch V"]:
+  """Keeps the smallest set of tokens whose probabilities reach `p`.
+
+  The most likely token is always kept (nucleus sampling, arXiv 1904.09751).
+  """
+  ordered = jnp.sort(logits, axis=-1, descending=True)
+  probabilities = jax.nn.softmax(ordered, axis=-1)
+  # A token stays while the mass before it is below p.
+  before = jnp.cumsum(probabilities, axis=-1) - probabilities
+  count = jnp.sum(before < p, axis=-1, keepdims=True)
+  smallest = jnp.take_along_axis(ordered, count - 1, axis=-1)
+  return jnp.where(logits < smallest, -jnp.inf, logits)
+
+
+def sample(
+  key: Array,
+  logits: Float[Array, "*batch V"],
+  *,
+  greedy: bool = False,
+  top_k: int = 0,
+  top_p: float = 1.0,
+) -> Int[Array, "*batch"]:
+  """Draws a token for each row of `logits`.
+
+  Args:
+    key: PRNG key.
+    logits: already divided by the temperature.
+    greedy: take the most likely token.
+    top_k: draw from the k most likely tokens; 0 means all.
+    top_p: draw from the smallest set that holds this mass, in (0, 1].
+
+  Returns:
+    Token ids, int32.
+  """
+  if greedy:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  if 0 < top_k < logits.shape[-1]:
+    logits = keep_top_k(logits, top_k)
+  if top_p < 1.0:
+    logits = keep_top_p(logits, top_p)
+  return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)

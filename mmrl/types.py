@@ -1,0 +1,171 @@
+"""The data that flows through the pipeline, and the letters of its shapes.
+
+Dimension letters, used in every annotation of the library:
+
+  P  prompts of a batch            V  vocabulary entries
+  G  answers per prompt            D  model width
+  S  padded prompt length          L  decoder layers
+  R  padded answer length          H  query heads,  K  key/value heads
+  M  padded patches of a prompt    N  padded visual tokens of a prompt
+  W  padded vision windows         C  values of one flattened patch
+
+Every structure is a frozen dataclass and a pytree. All arrays of a structure
+share the leading P, so that a minibatch is a slice of each of them.
+
+Context names, the vocabulary of the slots (see `mmrl.build`): `mask`,
+`rewards`, `advantages`, `token_weights`, what the scorer computes
+(`logprobs`, `entropies`, `attention`), and what the probes of a run add
+(`logprobs_old`, `entropies_old`, `attention_old`, `logprobs_ref`).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+PyTree = Any
+
+
+def pytree(cls):
+  """Makes `cls` a frozen dataclass whose fields are all pytree children."""
+  cls = dataclasses.dataclass(frozen=True)(cls)
+  return jax.tree_util.register_dataclass(cls)
+
+
+@pytree
+class Patches:
+  """The pictures of each prompt, cut into patches.
+
+  Attributes:
+    pixels: normalised patch values in merge order (2x2 blocks adjacent);
+      zero where there is padding.
+    rows_columns: row and column of each patch in its own picture.
+    image: which picture of the prompt a patch belongs to; -1 is padding.
+    windows: for each attention window, the patches in it; -1 is padding.
+    window_slot: where in the flattened `windows` each patch stands.
+  """
+
+  pixels: Float[Array, "P M C"]
+  rows_columns: Int[Array, "P M 2"]
+  image: Int[Array, "P M"]
+  windows: Int[Array, "P W patches"]
+  window_slot: Int[Array, "P M"]
+
+
+@pytree
+class Prompt:
+  """A padded batch of prompts.
+
+  Attributes:
+    tokens: token ids; padding holds the pad id.
+    mask: True on real tokens.
+    positions: temporal, height and width rotary positions.
+    visual_index: which visual token of the prompt stands at each position;
+      -1 where the position is text or padding.
+    next_position: rotary position of the first token after the prompt.
+    region: share of the visual token's cell that the marked region of its
+      picture covers, in [0, 1]; 0 on text and where no region is marked.
+    patches: the pictures.
+  """
+
+  tokens: Int[Array, "P S"]
+  mask: Bool[Array, "P S"]
+  positions: Int[Array, "P S 3"]
+  visual_index: Int[Array, "P S"]
+  next_position: Int[Array, "P"]
+  region: Float[Array, "P S"]
+  patches: Patches
+
+
+@pytree
+class Prefix:
+  """What `prefill` leaves for `extend`: once per prompt, never per answer.
+
+  Attributes:
+    keys: rotated keys of every layer.
+    values: values of every layer.
+    mask: True on real prompt tokens.
+    next_position: rotary position of the first answer token.
+    last_hidden: final hidden state of the last real prompt token, whose
+      logits emit the first answer token.
+    last_row: head-mean attention row of that token over the prompt, mean of
+      the chosen layers; None if no attention was asked for.
+  """
+
+  keys: Float[Array, "L P S K head"]
+  values: Float[Array, "L P S K head"]
+  mask: Bool[Array, "P S"]
+  next_position: Int[Array, "P"]
+  last_hidden: Float[Array, "P D"]
+  last_row: Float[Array, "P S"] | None = None
+
+
+@pytree
+class Output:
+  """What a forward pass returns.
+
+  Attributes:
+    hidden: final (normalised) hidden states, [P, G, R, D] or [P, S, D].
+    logits: float32 [..., V]; None unless asked for.
+    attention: float32 attention rows, [P, G, R, S+R] from `extend` (head and
+      layer mean), [L, P, H, S, S] from `apply`; None unless asked for.
+  """
+
+  hidden: Float[Array, "..."]
+  logits: Float[Array, "..."] | None = None
+  attention: Float[Array, "..."] | None = None
+
+
+@pytree
+class Rollout:
+  """Answers sampled from the current policy.
+
+  Attributes:
+    tokens: sampled ids; the pad id after the end.
+    mask: True on sampled tokens, the closing end-of-sequence included.
+    logprobs: log-probability of each token as the sampler saw it.
+    visual: visual tokens of the prompt.
+    prefix: the prompt's keys and values under the behaviour policy.
+  """
+
+  tokens: Int[Array, "P G R"]
+  mask: Bool[Array, "P G R"]
+  logprobs: Float[Array, "P G R"]
+  visual: Float[Array, "P N D"]
+  prefix: Prefix
+
+
+@pytree
+class Scores:
+  """What a policy says of given answers.
+
+  Attributes:
+    logprobs: log-probability of each answer token.
+    entropies: entropy of the distribution each token was drawn from, nats.
+    attention: attention policy of each answer token; None unless asked for.
+  """
+
+  logprobs: Float[Array, "P G R"]
+  entropies: Float[Array, "P G R"]
+  attention: Float[Array, "P G R keys"] | None = None
+
+
+@pytree
+class Batch:
+  """One rollout batch, ready for the objective.
+
+  Attributes:
+    prompt: the prompts.
+    visual: visual tokens if the vision tower is frozen, else None.
+    tokens: answer ids.
+    mask: True on answer tokens.
+    fields: everything else a loss may name: rewards, advantages, token
+      weights and what the probes added, each with leading P.
+  """
+
+  prompt: Prompt
+  visual: Float[Array, "P N D"] | None
+  tokens: Int[Array, "P G R"]
+  mask: Bool[Array, "P G R"]
+  fields: dict[str, Array]
