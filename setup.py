@@ -1,0 +1,45 @@
+"""Packaging of mmrl; tool settings are in pyproject.toml."""
+
+import setuptools
+
+setuptools.setup(
+  name="mmrl",
+  version="0.1.0",
+  description="Reinforcement learning for multimodal language models in JAX",
+  long_description=open("README.md", encoding="utf-8").read(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["mmrl", "mmrl.*"]),
+  package_data={"mmrl.models": ["tiny/*"], "mmrl.report": ["report.html"]},
+  install_requires=[
+    "absl-py>=2.1",
+    "flax>=0.12",
+    "grain>=0.2.18",
+    "jax>=0.10",
+    "jaxtyping>=0.3",
+    "jinja2>=3.1.6",
+    "ml-collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "pillow>=11",
+    "safetensors>=0.8",
+    "tensorboardX>=2.6",
+    "tqdm>=4.66",
+    "transformers>=5.0",
+  ],
+  extras_require={
+    "examples": ["easy-vqa==1.0"],
+    "test": [
+      "beartype>=0.22",
+      "easy-vqa==1.0",
+      "pytest>=8",
+      "ruff>=0.15",
+      "scipy>=1.14",
+    ],
+    # torch first and pinned: a looser range takes several GB of CUDA.
+    "parity": ["torch==2.13.0"],
+  },
+)
