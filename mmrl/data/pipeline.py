@@ -20,11 +20,13 @@ class Samples:
     examples: the questions.
     prompt: their padded prompts, NumPy.
     shrunk: pictures that the pixel budget made smaller.
+    grids: rows and columns of visual tokens of each first picture, or None.
   """
 
   examples: Sequence[Example]
   prompt: Prompt
   shrunk: int
+  grids: Sequence[tuple[int, int] | None]
 
 
 def encode(example: Example, processor: Processor) -> tuple[Example, Encoded]:
@@ -42,7 +44,12 @@ def collate(
   """Pads encoded examples to one batch; see `Processor.__call__`."""
   examples, encoded = zip(*rows, strict=True)
   prompt = processor.collate(encoded, lengths=lengths, patches=patches)
-  return Samples(examples, prompt, sum(e.shrunk for e in encoded))
+  merge = processor.config.vision.spatial_merge_size
+  grids = [
+    (e.cuts[0].grid[1] // merge, e.cuts[0].grid[2] // merge) if e.cuts else None
+    for e in encoded
+  ]
+  return Samples(examples, prompt, sum(e.shrunk for e in encoded), grids)
 
 
 def batches(

@@ -7,7 +7,7 @@ example is asked for.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,11 @@ class EasyVQA:
     )
 
 
+  def pairs(self) -> Iterator[tuple[str, str]]:
+    """(question, answer) of every example, without opening a picture."""
+    return ((question, answer) for question, answer, _ in self._rows)
+
+
 class JsonLines:
   """A JSON Lines file of questions about pictures.
 
@@ -167,6 +172,10 @@ class JsonLines:
 
   def __getitem__(self, index: int) -> Example:
     return self._examples[index]
+
+  def pairs(self) -> Iterator[tuple[str, str]]:
+    """(question, answer) of every example."""
+    return ((e.question, e.answer) for e in self._examples)
 
   def _parse(self, line: str, name: str, prompt: str) -> Example:
     try:

@@ -1,0 +1,1 @@
+"""Training: config in, trained model and report out."""

@@ -1,0 +1,34 @@
+"""Quick start: RAL on easy-VQA with the tiny model, on two CPU cores.
+
+  python -m mmrl.train --config experiments/quickstart.py --workdir DIR
+  python -m mmrl.train --config experiments/quickstart.py:grpo --workdir DIR
+
+Method: Reinforced Attention Learning, arXiv 2602.04884: GRPO, plus the
+advantage-weighted divergence of the last layer's attention from the
+behaviour policy's. `:grpo` leaves that term out and changes nothing else.
+"""
+
+from mmrl.train import defaults
+
+
+def get_config(arm: str = "ral"):
+  """The config of an arm, "ral" or "grpo"."""
+  if arm not in ("ral", "grpo"):
+    raise ValueError(f"quickstart.py:{arm}: expected :ral or :grpo")
+  config = defaults.get_config()
+  config.model.remat = False  # a model this small fits anyway
+  config.rollout.prompts = 192
+  config.rollout.answers = 16
+  config.train.steps = 40
+  config.schedule = {
+    "name": "warmup_cosine_decay_schedule",
+    "init_value": 0.0,
+    "peak_value": 5e-4,
+    "warmup_steps": 8,
+    "decay_steps": 80,
+    "end_value": 2e-5,
+  }
+  config.evaluation.questions = 2000
+  if arm == "ral":
+    defaults.add_ral(config)
+  return config

@@ -1,0 +1,146 @@
+"""Specs to functions. A mistake in a config fails here, before anything runs.
+
+A spec such as `{"name": "clipped_ratio", "clip_high": 0.28}` names a function
+of a slot's package. Its positional parameters are data, found by name when
+the run has them; its keyword-only parameters are hyper-parameters, given by
+the spec. Nothing is registered: a function is found by its name.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import inspect
+import types
+from typing import Any
+
+from mmrl.errors import UserError
+
+_POSITIONAL = (
+  inspect.Parameter.POSITIONAL_ONLY,
+  inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """A slot's function with its hyper-parameters.
+
+  Attributes:
+    name: as in the spec.
+    function: the function.
+    needs: names of its data arguments.
+    options: its hyper-parameters.
+  """
+
+  name: str
+  function: Callable
+  needs: tuple[str, ...]
+  options: Mapping[str, Any]
+
+  def __call__(self, context: Mapping[str, Any]):
+    data = (context[name] for name in self.needs)
+    return self.function(*data, **self.options)
+
+
+def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
+  """The function or class of `package` that a spec names.
+
+  Args:
+    package: a slot's package, or a library such as optax.
+    spec: with "name".
+    where: the config field, for errors.
+
+  Raises:
+    UserError: listing what there is.
+  """
+  valid = getattr(package, "__all__", None) or [
+    name for name in dir(package) if not name.startswith("_")
+  ]
+  name = spec.get("name")
+  if name not in valid or not callable(getattr(package, name)):
+    near = ", ".join(valid) if len(valid) < 20 else f"see {package.__name__}"
+    raise UserError(
+      f"{where}: {package.__name__} has no {name!r}; valid names: {near}"
+    )
+  return getattr(package, name)
+
+
+def _check_options(
+  function: Callable, options: Mapping, valid: Iterable[str], where: str
+):
+  unknown = sorted(set(options) - set(valid))
+  if unknown:
+    raise UserError(
+      f"{where}: {function.__name__} has no option {', '.join(unknown)}; valid"
+      f" options: {', '.join(valid) or 'none'}"
+    )
+
+
+def construct(
+  package: types.ModuleType, spec: Mapping, where: str, **fixed
+) -> Any:
+  """Calls what a spec names, with the spec's options as keywords.
+
+  Args:
+    package: where to look it up.
+    spec: "name" and options.
+    where: the config field, for errors.
+    **fixed: arguments that the spec can't set.
+  """
+  function = lookup(package, spec, where)
+  options = {k: v for k, v in spec.items() if k != "name"}
+  parameters = inspect.signature(function).parameters
+  valid = [name for name in parameters if name not in fixed]
+  _check_options(function, options, valid, where)
+  missing = [
+    name
+    for name in valid
+    if parameters[name].default is inspect.Parameter.empty
+    and name not in options
+  ]
+  if missing:
+    raise UserError(f"{where}: {function.__name__} needs {', '.join(missing)}")
+  return function(**options, **fixed)
+
+
+def bind(
+  package: types.ModuleType,
+  spec: Mapping,
+  where: str,
+  *,
+  provided: Iterable[str],
+  remedies: Mapping[str, str] = types.MappingProxyType({}),
+) -> Bound:
+  """A slot's function, checked against the data that a run provides.
+
+  Args:
+    package: the slot's package.
+    spec: "name" and hyper-parameters.
+    where: the config field, for errors.
+    provided: names of the data that will be there.
+    remedies: for a name that could be there, what to add to the config.
+
+  Raises:
+    UserError: if the name or an option is unknown, or data is missing.
+  """
+  function = lookup(package, spec, where)
+  options = {k: v for k, v in spec.items() if k != "name"}
+  parameters = inspect.signature(function).parameters.values()
+  needs = tuple(p.name for p in parameters if p.kind in _POSITIONAL)
+  keywords = [
+    p.name for p in parameters if p.kind == inspect.Parameter.KEYWORD_ONLY
+  ]
+  _check_options(function, options, keywords, where)
+  provided = set(provided)
+  for name in needs:
+    if name not in provided:
+      remedy = remedies.get(name, f"provided are {', '.join(sorted(provided))}")
+      raise UserError(
+        f"{where}: {function.__name__} needs {name}, which this run doesn't"
+        f" have; {remedy}"
+      )
+  return Bound(spec["name"], function, needs, options)
+
+
+def provides(probe: Callable) -> tuple[str, ...]:
+  """Fields that a probe adds, read off its return annotation."""
+  return inspect.signature(probe).return_annotation._fields

@@ -1,0 +1,49 @@
+"""What every `python -m mmrl.COMMAND` shares: flags, errors, exit status."""
+
+from collections.abc import Callable
+import logging
+import os
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from mmrl.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file, as FILE.py or FILE.py:argument."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses flags and runs `main`; a user's mistake is one line and status 2.
+
+  Args:
+    main: takes nothing; reads the flags.
+  """
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+  # Orbax and JAX log every save and device they see.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  try:
+    flags.FLAGS(sys.argv)
+    for name in ("config", "workdir"):
+      if flags.FLAGS[name].value is None:
+        raise UserError(f"expected --{name}, found none; see README.md")
+  except UserError as error:
+    _fail(error)
+  except (flags.Error, AttributeError, KeyError, TypeError) as error:
+    # ml_collections reports an unknown or mistyped field as any of these.
+    _fail(error)
+  except (FileNotFoundError, ImportError) as error:
+    _fail(f"expected a readable --config file: {error}")
+  try:
+    main()
+  except UserError as error:
+    _fail(error)
+
+
+def _fail(error: Exception | str) -> None:
+  text = " ".join(str(error).strip("'\"").split())
+  print(f"error: {text}", file=sys.stderr)
+  sys.exit(2)

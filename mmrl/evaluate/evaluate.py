@@ -1,0 +1,215 @@
+"""Greedy accuracy on held-out questions, and where the model looks."""
+
+from collections.abc import Sequence
+import collections
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmrl import data
+from mmrl.models.processor import Processor
+from mmrl.probes.policies import Scorer
+from mmrl.rewards import answer as answer_rewards
+from mmrl.rollout import sampler
+from mmrl.train.step import region_share
+from mmrl.types import Prompt, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+  """One answered question, for the report.
+
+  Attributes:
+    index: in the test source.
+    text: what the model wrote.
+    correct: whether the answer is right.
+    heat: attention on each visual token of the first picture, rows by
+      columns, mean over the answer's tokens.
+    region: share of it on the marked region; None where none is marked.
+  """
+
+  index: int
+  text: str
+  correct: bool
+  heat: list[list[float]]
+  region: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Results on a set of questions.
+
+  Attributes:
+    questions: how many.
+    accuracy: share of exact answers.
+    accuracy_by_kind: the same for each kind of question.
+    format: share of well-formed answers.
+    region: share of visual attention on the region; None if none is marked.
+    region_uniform: that share if attention were uniform over the picture.
+    shown: a few answers with their attention.
+  """
+
+  questions: int
+  accuracy: float
+  accuracy_by_kind: dict[str, float]
+  format: float
+  region: float | None
+  region_uniform: float | None
+  shown: list[Shown]
+
+  def save(self, path: pathlib.Path) -> None:
+    """Writes the results as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+  @classmethod
+  def load(cls, path: pathlib.Path) -> "Evaluation":
+    """Reads what `save` wrote."""
+    raw = json.loads(path.read_text())
+    return cls(**raw | {"shown": [Shown(**one) for one in raw["shown"]]})
+
+
+def spread(total: int, count: int) -> list[int]:
+  """`count` indices (at most all) spread evenly over `total`."""
+  count = min(total, count)
+  return [i * total // count for i in range(count)]
+
+
+def make_answer(scorer: Scorer, length: int):
+  """Greedy answers with their attention, jitted."""
+
+  @jax.jit
+  def answer(params: PyTree, prompt: Prompt):
+    rollout = sampler.rollout(
+      params,
+      scorer.config,
+      prompt,
+      jax.random.key(0),
+      attention_layers=scorer.layers,
+      answers=1,
+      length=length,
+      temperature=0,
+    )
+    scores = scorer(params, rollout.prefix, rollout.tokens)
+    counts = rollout.mask[..., None]
+    heat = (scores.attention * counts).sum((1, 2)) / counts.sum((1, 2))
+    shares = region_share(scores.attention, prompt, rollout.mask)
+    return rollout.tokens, rollout.mask, heat, shares
+
+  return answer
+
+
+def evaluate(
+  answer: Any,
+  params: PyTree,
+  processor: Processor,
+  source: Any,
+  *,
+  questions: int,
+  batch: int,
+  shown: int,
+  form: str,
+  lengths: Sequence[int],
+  patches: Sequence[int],
+) -> Evaluation:
+  """Answers questions greedily.
+
+  Args:
+    answer: from `make_answer`.
+    params: model parameters.
+    processor: the model's.
+    source: the questions.
+    questions: how many, spread evenly over the source.
+    batch: answered at a time.
+    shown: how many to keep with their attention.
+    form: see `rewards.answer_format`.
+    lengths: buckets of S.
+    patches: buckets of M.
+  """
+  indices = spread(len(source), questions)
+  keep = set(spread(len(indices), shown))
+  right, formed, regions, uniforms = [], [], [], []
+  by_kind = collections.defaultdict(list)
+  kept = []
+  for samples, count in data.in_order(
+    source,
+    processor,
+    indices=indices,
+    batch_size=batch,
+    lengths=lengths,
+    patches=patches,
+  ):
+    outputs = answer(params, samples.prompt)
+    tokens, mask, heat, shares = map(np.asarray, outputs)
+    texts = processor.decode(tokens, mask)
+    for row in range(count):
+      example, text = samples.examples[row], texts[row]
+      correct = bool(answer_rewards.exact_answer(text, example.answer))
+      formed.append(answer_rewards.answer_format(text, form=form))
+      share = float(shares[row])
+      region = samples.prompt.region[row]
+      if math.isfinite(share):
+        regions.append(share)
+        visual = samples.prompt.visual_index[row] >= 0
+        uniforms.append(float(region.sum() / visual.sum()))
+      if len(right) in keep:
+        grid = samples.grids[row]
+        cells = _cells(samples.prompt, row, heat[row], grid)
+        kept.append(
+          Shown(
+            index=indices[len(right)],
+            text=text,
+            correct=correct,
+            heat=cells,
+            region=share if math.isfinite(share) else None,
+          )
+        )
+      right.append(correct)
+      by_kind[example.kind].append(correct)
+  return Evaluation(
+    questions=len(right),
+    accuracy=float(np.mean(right)),
+    accuracy_by_kind={k: float(np.mean(v)) for k, v in sorted(by_kind.items())},
+    format=float(np.mean(formed)),
+    region=float(np.mean(regions)) if regions else None,
+    region_uniform=float(np.mean(uniforms)) if uniforms else None,
+    shown=kept,
+  )
+
+
+def _cells(prompt: Prompt, row: int, heat: np.ndarray, grid) -> list:
+  """Attention on the first picture's visual tokens, as rows of columns."""
+  if grid is None:
+    return []
+  index = prompt.visual_index[row]
+  rows, columns = grid
+  cells = np.zeros(rows * columns)
+  for column in np.nonzero((index >= 0) & (index < len(cells)))[0]:
+    cells[index[column]] = heat[column]
+  return cells.reshape(rows, columns).tolist()
+
+
+def blind_baseline(train: Any, test: Any, indices: Sequence[int]) -> float:
+  """Accuracy of answering from the question alone.
+
+  The answer to a question is the most frequent one to the same words in the
+  train source; to words never seen, the most frequent of all.
+  """
+  answers = collections.defaultdict(collections.Counter)
+  overall: collections.Counter = collections.Counter()
+  for question, answer in train.pairs():
+    answers[question][answer] += 1
+    overall[answer] += 1
+  guess = overall.most_common(1)[0][0]
+  pairs = list(test.pairs())
+  right = [
+    answers[question].most_common(1)[0][0] == answer
+    if question in answers
+    else guess == answer
+    for question, answer in (pairs[i] for i in indices)
+  ]
+  return float(np.mean(right))

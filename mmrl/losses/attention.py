@@ -1,0 +1,77 @@
+"""Attention-policy gradients: where the model looks is a policy. We minimise.
+
+Reference: Reinforced Attention Learning (RAL), arXiv 2602.04884.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmrl.losses.policy import per_token
+
+
+def _log_to_middle(p: Array, q: Array) -> Array:
+  """`ln(2 p / (p + q))`, 0 where p is 0."""
+  positive = p > 0
+  middle = jnp.where(positive, 0.5 * (p + q), 1.0)
+  return jnp.log(jnp.where(positive, p, 1.0) / middle)
+
+
+@jax.custom_jvp
+def jensen_shannon(
+  p: Float[Array, "*batch keys"], q: Float[Array, "*batch keys"]
+) -> Float[Array, "*batch"]:
+  """Jensen-Shannon divergence along the last axis, nats, in [0, ln 2].
+
+      m = (p + q) / 2,    JSD = 1/2 sum p ln(p/m) + 1/2 sum q ln(q/m)
+
+  The derivative is written out, dJSD/dp = 1/2 ln(p/m): where p = q it is
+  exactly 0, which the rounding of automatic differentiation would miss.
+
+  Args:
+    p, q: distributions; all-zero rows have divergence 0.
+  """
+  terms = p * _log_to_middle(p, q) + q * _log_to_middle(q, p)
+  return 0.5 * terms.sum(-1)
+
+
+@jensen_shannon.defjvp
+def _jensen_shannon_jvp(primals, tangents):
+  p, q = primals
+  dp, dq = tangents
+  slope = dp * _log_to_middle(p, q) + dq * _log_to_middle(q, p)
+  return jensen_shannon(p, q), 0.5 * slope.sum(-1)
+
+
+def attention_jsd(
+  attention: Float[Array, "P G R keys"],
+  attention_old: Float[Array, "P G R keys"],
+  advantages: Float[Array, "P G"] | Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+) -> Float[Array, "P G R"]:
+  """RAL's term: advantage times divergence from the behaviour's attention.
+
+      loss_t = A_t JSD(p_theta^t || p_old^t)
+
+  Minimised: a positive advantage pulls attention back to what it was when
+  the answer was sampled, a negative one pushes it away. Value and gradient
+  are exactly 0 at theta = theta_old, so a run needs at least two updates per
+  rollout batch for the term to act.
+
+  Args:
+    attention: policies of the current parameters, from `mmrl.models.score`.
+    attention_old: policies of the behaviour parameters, same function.
+    advantages: of each answer, or of each token.
+    mask: True on answer tokens.
+
+  Returns:
+    The unreduced term. It is neither clipped nor weighted by the ratio.
+
+  Reference: arXiv 2602.04884 eq. 3.
+  Differs from the paper: eq. 4 as printed adds this to a quantity that is
+  maximised; the consistent reading, minimise -clipped + beta KL + lambda
+  attention, is what the losses of a config add up to.
+  """
+  divergence = jensen_shannon(attention, jax.lax.stop_gradient(attention_old))
+  advantages = jax.lax.stop_gradient(per_token(advantages))
+  return jnp.where(mask, advantages * divergence, 0.0)

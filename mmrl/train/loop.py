@@ -1,0 +1,233 @@
+"""The one training loop. It runs every method; it knows none."""
+
+from collections.abc import Mapping
+import concurrent.futures
+import dataclasses
+import json
+import pathlib
+import time
+
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+
+from mmrl import data
+from mmrl import evaluate
+from mmrl import models
+from mmrl.train import checkpoint
+from mmrl.train import metrics as metrics_lib
+from mmrl.train import run as run_lib
+from mmrl.train import step as step_lib
+from mmrl.train import summary
+from mmrl.train.run import Run
+from mmrl.train.step import State
+from mmrl.types import Batch
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Trains, evaluates before and after, and writes report and model.
+
+  A run that was stopped goes on from its newest checkpoint when it is called
+  again with the same config and working directory, and ends with the same
+  parameters as one that wasn't.
+
+  Args:
+    config: see `mmrl.train.defaults`.
+    workdir: where everything goes: config.json, metrics.jsonl, tensorboard/,
+      checkpoints/, model/, before.json, after.json, summary.json, report.html.
+
+  Returns:
+    The summary that is written to summary.json.
+
+  Raises:
+    UserError: for a mistake in config or data, before anything is lost.
+  """
+  began = time.perf_counter()
+  compilations = metrics_lib.Compilations()
+  run = run_lib.build_run(config)
+  path = pathlib.Path(workdir)
+  checkpoint.claim(path, config)
+  checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
+  state = run.initial_state()
+  questions = data.batches(
+    run.train_source,
+    run.processor,
+    batch_size=config.rollout.prompts,
+    seed=config.seed,
+    lengths=config.data.lengths,
+    patches=config.data.patches,
+    threads=config.data.threads,
+  )
+  if checkpoints.latest is not None:
+    state, position = checkpoints.restore(state)
+    questions.set_state(position)
+    print(f"resuming {workdir} after step {int(state.step)}")
+  log = metrics_lib.Log(path, step=int(state.step))
+  before = _evaluation(config, run, run.params, path / "before.json")
+  print(f"before: accuracy {before.accuracy:.1%}")
+  try:
+    state = _steps(
+      config, run, state, questions, checkpoints, log, compilations
+    )
+  finally:
+    # What has been trained is on disk whatever ends the run.
+    log.close()
+    checkpoints.wait()
+    checkpoints.close()
+  after = _evaluation(config, run, state.params, path / "after.json")
+  models.save(
+    models.Model(run.model_config, state.params, run.processor), path / "model"
+  )
+  return summary.write(
+    path,
+    config,
+    run,
+    before,
+    after,
+    wall_seconds=time.perf_counter() - began,
+    compile_seconds=compilations.seconds,
+  )
+
+
+def _evaluation(config, run: Run, params, path: pathlib.Path):
+  """Evaluates, or reads what an earlier start of this run has evaluated."""
+  if path.exists():
+    return evaluate.Evaluation.load(path)
+  settings = config.evaluation
+  result = evaluate.evaluate(
+    run.answer,
+    params,
+    run.processor,
+    run.test_source,
+    questions=settings.questions,
+    batch=settings.batch,
+    shown=settings.shown,
+    form=settings.form,
+    lengths=config.data.lengths,
+    patches=config.data.patches,
+  )
+  result.save(path)
+  return result
+
+
+def _steps(
+  config, run: Run, state: State, questions, checkpoints, log, compilations
+) -> State:
+  """Rollout batches until the config's number of steps is done."""
+  first, last = int(state.step), config.train.steps
+  saved = first
+  with (
+    concurrent.futures.ThreadPoolExecutor() as pool,
+    tqdm.tqdm(total=last, initial=first, unit="step", disable=None) as bar,
+  ):
+    for step in range(first + 1, last + 1):
+      samples = next(questions)
+      batch, values = collect(config, run, state, samples, step, pool)
+      state, values = learn(config, run, state, batch, values, step, saved)
+      state = dataclasses.replace(state, step=np.int32(step))
+      values["data/shrunk"] = samples.shrunk
+      values["time/compilations"] = compilations.count
+      log.write(step, values)
+      bar.set_postfix_str(
+        f"reward {values['reward/total']:.3f}"
+        f" accuracy {values['reward/accuracy']:.3f}"
+        f" on object {values['attention/region']:.2f}"
+      )
+      bar.update()
+      if step % config.checkpoint.every == 0 or step == last:
+        checkpoints.save(state, questions.get_state())
+        saved = step
+  return state
+
+
+def collect(
+  config, run: Run, state: State, samples, step: int, pool
+) -> tuple[Batch, dict[str, float]]:
+  """Answers, rewards, advantages and probes for one batch of questions.
+
+  Args:
+    config: the run's.
+    run: the run.
+    state: current parameters.
+    samples: questions.
+    step: number of this rollout batch; with the seed it makes the random key.
+    pool: executor for the rewards.
+
+  Returns:
+    (batch, metrics).
+  """
+  began = time.perf_counter()
+  prompt = jax.device_put(samples.prompt)
+  key = jax.random.fold_in(jax.random.key(config.seed), step)
+  rollout = run.programs.rollout(state, prompt, key)
+  tokens, mask = jax.device_get((rollout.tokens, rollout.mask))
+  sampled = time.perf_counter()
+  # Dispatched before the rewards, so that host and device work side by side.
+  fields, measured = run.programs.probe(state, run.params, prompt, rollout)
+  texts = run.processor.decode(tokens, mask)
+  rewards, parts = run_lib.answer_rewards(
+    run.rewards, texts, samples.examples, pool
+  )
+  rewarded = time.perf_counter()
+  fields = run.programs.prepare(fields, rewards, rollout.mask)
+  values = {k: float(v) for k, v in jax.device_get(measured).items()}
+  values["reward/total"] = float(rewards.mean())
+  values |= {f"reward/{name}": float(x.mean()) for name, x in parts.items()}
+  values["reward/mixed_groups"] = float((rewards.std(1) > 0).mean())
+  values["rollout/ended"] = float(
+    (tokens == run.model_config.eos_token_id).any(-1).mean()
+  )
+  values["time/rollout"] = sampled - began
+  values["time/reward"] = rewarded - sampled
+  values["time/probe"] = time.perf_counter() - rewarded
+  visual = rollout.visual if run.frozen_vision else None
+  return Batch(prompt, visual, rollout.tokens, rollout.mask, fields), values
+
+
+def learn(
+  config,
+  run: Run,
+  state: State,
+  batch: Batch,
+  values: Mapping[str, float],
+  step: int,
+  saved: int,
+) -> tuple[State, dict[str, float]]:
+  """Every update of one rollout batch.
+
+  The last update's metrics are kept: at the first one the policies are still
+  equal and the attention term is zero by definition.
+
+  Args:
+    config: the run's.
+    run: the run.
+    state: donated.
+    batch: from `collect`.
+    values: metrics so far.
+    step: number of this rollout batch.
+    saved: step of the newest checkpoint, for an error.
+
+  Returns:
+    (state, metrics).
+  """
+  began = time.perf_counter()
+  values = dict(values)
+  parts = config.train.minibatches
+  size = config.rollout.prompts // parts
+  updates = parts * config.train.epochs
+  for update in range(updates):
+    minibatch = step_lib.take_prompts(batch, update % parts * size, size)
+    if update == updates - 1 and step % config.shares.every == 0:
+      few = step_lib.take_prompts(minibatch, 0, config.shares.prompts)
+      values |= _floats(run.programs.shares(state, few))
+    state, measured = run.programs.update(state, minibatch)
+    measured = _floats(measured)
+    metrics_lib.require_finite(measured, step, update + 1, saved)
+  values |= measured
+  values["time/update"] = time.perf_counter() - began
+  return state, values
+
+
+def _floats(arrays) -> dict[str, float]:
+  return {k: float(v) for k, v in jax.device_get(arrays).items()}

@@ -1,0 +1,159 @@
+"""The objective: a named dict of weighted terms, and its metrics."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mmrl import build
+from mmrl import losses
+from mmrl.errors import UserError
+from mmrl.losses import attention as attention_losses
+from mmrl.losses import policy, reduce
+from mmrl.types import Scores
+
+_REDUCTIONS = {
+  "token_mean": reduce.token_mean,
+  "sequence_mean": reduce.sequence_mean,
+  "sequence_sum": reduce.sequence_sum,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """One weighted term: `weight * reduce(function(...))`."""
+
+  name: str
+  bound: build.Bound
+  weight: float
+  reduction: str
+
+  @property
+  def needs_attention(self) -> bool:
+    """Whether the term reads the attention of the current parameters."""
+    return "attention" in self.bound.needs
+
+
+def build_terms(
+  specs: Mapping[str, Mapping],
+  *,
+  provided: Sequence[str],
+  remedies: Mapping[str, str],
+) -> tuple[Term, ...]:
+  """Terms of a config, those of weight 0 left out.
+
+  A term that is left out costs nothing and changes nothing: RAL with weight
+  0 is the very program that GRPO is.
+
+  Args:
+    specs: per term, the function's spec, its `weight` and its `reduce`.
+    provided: names of the data there will be.
+    remedies: see `build.bind`.
+
+  Raises:
+    UserError: naming the config field that is wrong.
+  """
+  terms = []
+  for name, spec in specs.items():
+    where = f"config.losses.{name}"
+    spec = dict(spec)
+    try:
+      weight, reduction = spec.pop("weight"), spec.pop("reduce")
+    except KeyError as error:
+      raise UserError(f"{where}: expected a {error} beside the name") from error
+    if reduction not in _REDUCTIONS:
+      raise UserError(
+        f"{where}.reduce: expected one of {', '.join(_REDUCTIONS)}, found"
+        f" {reduction!r}"
+      )
+    bound = build.bind(
+      losses, spec, where, provided=provided, remedies=remedies
+    )
+    if weight:
+      terms.append(Term(name, bound, weight, reduction))
+  if not terms:
+    raise UserError("config.losses: expected a term of non-zero weight")
+  return tuple(terms)
+
+
+def reduction_weights(
+  terms: Sequence[Term], mask: Array, *, axis_name: str | None = None
+) -> dict[str, Array]:
+  """Token weights of every reduction in use, over the whole minibatch.
+
+  `token_mean` is always among them: metrics are averaged with it.
+  """
+  names = {"token_mean", *(term.reduction for term in terms)}
+  return {
+    name: _REDUCTIONS[name](mask, axis_name=axis_name) for name in names
+  }
+
+
+def objective(
+  terms: Sequence[Term],
+  scores: Scores,
+  fields: Mapping[str, Array],
+  weights: Mapping[str, Array],
+  *,
+  axis_name: str | None = None,
+) -> tuple[Array, dict[str, Array]]:
+  """Weighted sum of the terms, minimised, and metrics.
+
+  Args:
+    terms: from `build_terms`.
+    scores: of the current parameters.
+    fields: `mask` and the batch's fields.
+    weights: from `reduction_weights`, sliced like the fields.
+    axis_name: device axis that sums run over.
+
+  Returns:
+    (loss, metrics). Metrics are sums over tokens with weights that already
+    hold the denominator, so those of micro-batches add up.
+  """
+  context = dict(fields, logprobs=scores.logprobs, entropies=scores.entropies)
+  if scores.attention is not None:
+    context["attention"] = scores.attention
+  loss, metrics = jnp.zeros(()), {}
+  for term in terms:
+    value = reduce.total(
+      term.bound(context), weights[term.reduction], axis_name=axis_name
+    )
+    loss += term.weight * value
+    metrics[f"loss/{term.name}"] = value
+  metrics["loss/total"] = loss
+
+  def mean(values):
+    values = jax.lax.stop_gradient(values)
+    return reduce.total(values, weights["token_mean"], axis_name=axis_name)
+
+  metrics |= _policy_metrics(context, mean)
+  if scores.attention is not None:
+    metrics |= _attention_metrics(context, mean)
+  return loss, metrics
+
+
+def _policy_metrics(context: Mapping[str, Any], mean) -> dict[str, Array]:
+  metrics = {"policy/entropy": mean(context["entropies"])}
+  if "logprobs_old" in context:
+    ratio = policy.token_ratio(
+      context["logprobs"], context["logprobs_old"], context["mask"]
+    )
+    metrics["policy/ratio_deviation"] = mean(jnp.abs(ratio - 1.0))
+  return metrics
+
+
+def _attention_metrics(context: Mapping[str, Any], mean) -> dict[str, Array]:
+  """How far attention has moved, for all answers, good ones and bad ones."""
+  divergence = attention_losses.jensen_shannon(
+    context["attention"], context["attention_old"]
+  )
+  good = policy.per_token(context["advantages"]) > 0
+  bad = policy.per_token(context["advantages"]) < 0
+  return {
+    "attention/jsd_mean": mean(divergence),
+    "attention/jsd_good": mean(jnp.where(good, divergence, 0.0)),
+    "attention/jsd_bad": mean(jnp.where(bad, divergence, 0.0)),
+  }

@@ -1,0 +1,272 @@
+"""A config to everything a run needs, checked before anything starts."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from mmrl import advantages
+from mmrl import build
+from mmrl import data
+from mmrl import evaluate
+from mmrl import models
+from mmrl import probes
+from mmrl import rewards
+from mmrl import token_weights
+from mmrl.errors import UserError
+from mmrl.models.config import ModelConfig
+from mmrl.models.processor import Processor
+from mmrl.probes.policies import Scorer
+from mmrl.train import objective
+from mmrl.train import optimizer as optimizer_lib
+from mmrl.train import step as step_lib
+from mmrl.train.step import Programs, State
+from mmrl.types import PyTree
+
+# What the loop always has, whatever the probes.
+_PROBE_DATA = ("scorer", "params", "params_ref", "prompt", "rollout")
+_ALWAYS = ("rewards", "mask")
+_SCORES = ("logprobs", "entropies", "attention")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run, built.
+
+  Attributes:
+    model_config: the architecture, with the run's compute type.
+    processor: tokenizer and pictures.
+    params: parameters that the run begins with; the reference, too.
+    train_source, test_source: questions.
+    rewards: (name, weight, function) of each part of the reward.
+    scorer: how answers are scored.
+    programs: compiled functions.
+    answer: greedy answers, jitted, for evaluation.
+    frozen_vision: whether visual tokens outlive an update.
+    optimizer: the optax transformation.
+    frozen: parameter rules.
+  """
+
+  model_config: ModelConfig
+  processor: Processor
+  params: PyTree
+  train_source: Any
+  test_source: Any
+  rewards: Sequence[tuple[str, float, build.Bound]]
+  scorer: Scorer
+  programs: Programs
+  answer: Any
+  frozen_vision: bool
+  optimizer: Any
+  frozen: tuple[str, ...]
+
+  def initial_state(self) -> State:
+    """State of step 0. Copies what trains: updates donate their state."""
+    trainable, frozen = optimizer_lib.partition(self.params, self.frozen)
+    trainable = jax.tree.map(jnp.copy, trainable)
+    return State(
+      step=jnp.zeros((), jnp.int32),
+      trainable=trainable,
+      frozen=jax.tree.map(jnp.copy, frozen),
+      optimizer=self.optimizer.init(trainable),
+    )
+
+
+def load_model(config: ml_collections.ConfigDict) -> models.Model:
+  """The model of a config, with its compute type and pixel budget."""
+  wanted = config.model
+  for field in ("dtype", "param_dtype"):
+    if wanted[field] not in ("float32", "bfloat16"):
+      raise UserError(
+        f"config.model.{field}: expected 'float32' or 'bfloat16', found"
+        f" {wanted[field]!r}"
+      )
+  model = models.load(wanted.path, dtype=wanted.param_dtype)
+  model_config = dataclasses.replace(
+    model.config, dtype=wanted.dtype, remat=wanted.remat
+  )
+  processor = dataclasses.replace(model.processor, config=model_config)
+  if wanted.max_pixels:
+    picture = dataclasses.replace(
+      processor.picture,
+      max_pixels=wanted.max_pixels,
+      min_pixels=min(processor.picture.min_pixels, wanted.max_pixels),
+    )
+    processor = dataclasses.replace(processor, picture=picture)
+  return models.Model(model_config, model.params, processor)
+
+
+def _check_sizes(config: ml_collections.ConfigDict, model: ModelConfig):
+  prompts, parts = config.rollout.prompts, config.train.minibatches
+  if prompts % (parts * config.train.accumulate):
+    raise UserError(
+      f"config.rollout.prompts: expected a multiple of train.minibatches x"
+      f" train.accumulate = {parts} x {config.train.accumulate}, found"
+      f" {prompts}"
+    )
+  if config.rollout.answers < 2:
+    raise UserError(
+      "config.rollout.answers: expected at least 2, found"
+      f" {config.rollout.answers}; an advantage compares answers"
+    )
+  if config.rollout.temperature < 0 or not 0 < config.rollout.top_p <= 1:
+    raise UserError(
+      "config.rollout: expected temperature >= 0 and top_p in (0, 1], found"
+      f" {config.rollout.temperature} and {config.rollout.top_p}"
+    )
+  if config.attention.row not in ("self", "emit"):
+    raise UserError(
+      "config.attention.row: expected 'self' or 'emit', found"
+      f" {config.attention.row!r}"
+    )
+  depth = model.text.num_hidden_layers
+  layers = config.attention.layers
+  if not layers or any(not -depth <= layer < depth for layer in layers):
+    raise UserError(
+      f"config.attention.layers: expected layers of a {depth}-layer decoder,"
+      f" found {tuple(layers)}"
+    )
+
+
+def _unused(slot: Mapping, name: str) -> str:
+  """What to add so that a run has field `name`."""
+  for probe in probes.__all__:
+    if name in build.provides(getattr(probes, probe)):
+      return f"add probe {probe!r} to config.probes"
+  return f"no probe makes it; config.probes has {', '.join(slot)}"
+
+
+def build_run(config: ml_collections.ConfigDict) -> Run:
+  """Builds a run.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  model = load_model(config)
+  _check_sizes(config, model.config)
+  scorer = Scorer(
+    model.config,
+    config.rollout.temperature or 1.0,
+    tuple(config.attention.layers),
+    config.attention.row,
+  )
+  specs = config.to_dict()
+  bound_probes = [
+    build.bind(probes, spec, f"config.probes.{name}", provided=_PROBE_DATA)
+    for name, spec in specs["probes"].items()
+  ]
+  fields = [f for p in bound_probes for f in build.provides(p.function)]
+  if "logprobs_old" not in fields:
+    raise UserError("config.probes: expected probe 'behaviour', found none")
+  advantage = build.bind(
+    advantages,
+    specs["advantage"],
+    "config.advantage",
+    provided=(*_ALWAYS, *fields),
+  )
+  provided = (*_ALWAYS, "advantages", *fields, *_SCORES)
+  token_weight = None
+  if specs["token_weight"]["name"]:
+    token_weight = build.bind(
+      token_weights,
+      specs["token_weight"],
+      "config.token_weight",
+      provided=provided,
+    )
+  provided = (*provided, "token_weights")
+  remedies = {
+    name: _unused(specs["probes"], name)
+    for probe in probes.__all__
+    for name in build.provides(getattr(probes, probe))
+  }
+  terms = objective.build_terms(
+    specs["losses"], provided=provided, remedies=remedies
+  )
+  optimizer = optimizer_lib.make(
+    specs["optimizer"], specs["schedule"], config.clip_norm
+  )
+  loss = step_lib.make_loss(scorer, terms, token_weight)
+  programs = Programs(
+    rollout=step_lib.make_rollout(scorer, {k: v for k, v in specs["rollout"].items() if k != "prompts"}),
+    probe=step_lib.make_probe(scorer, bound_probes),
+    prepare=step_lib.make_prepare(advantage, token_weight),
+    update=step_lib.make_update(
+      loss, terms, optimizer, config.train.accumulate
+    ),
+    shares=step_lib.make_shares(scorer, terms, token_weight),
+  )
+  trainable, _ = optimizer_lib.partition(model.params, tuple(config.frozen))
+  return Run(
+    model_config=model.config,
+    processor=model.processor,
+    params=model.params,
+    train_source=build.construct(
+      data, specs["data"]["train"], "config.data.train"
+    ),
+    test_source=build.construct(
+      data, specs["data"]["test"], "config.data.test"
+    ),
+    rewards=_bind_rewards(specs["rewards"]),
+    scorer=scorer,
+    programs=programs,
+    answer=evaluate.make_answer(scorer, config.rollout.length),
+    frozen_vision=not any(path.startswith("vision/") for path in trainable),
+    optimizer=optimizer,
+    frozen=tuple(config.frozen),
+  )
+
+
+def _bind_rewards(specs: Mapping) -> list[tuple[str, float, build.Bound]]:
+  bound = []
+  for name, spec in specs.items():
+    where = f"config.rewards.{name}"
+    spec = dict(spec)
+    if "weight" not in spec:
+      raise UserError(f"{where}: expected a weight beside the name")
+    weight = spec.pop("weight")
+    function = build.bind(
+      rewards, spec, where, provided=("text", "answer", "example")
+    )
+    bound.append((name, weight, function))
+  return bound
+
+
+def answer_rewards(
+  parts: Sequence[tuple[str, float, build.Bound]],
+  texts: Sequence[str],
+  examples: Sequence[data.Example],
+  pool,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Rewards of P * G answers, computed on the host, prompts in parallel.
+
+  Args:
+    parts: (name, weight, function) of each part.
+    texts: prompt-major, as many answers for each example.
+    examples: the questions.
+    pool: an executor with `map`.
+
+  Returns:
+    (total [P, G], parts by name, each [P, G]).
+  """
+  group = len(texts) // len(examples)
+
+  def one_prompt(p: int):
+    example = examples[p]
+    answers = texts[p * group : (p + 1) * group]
+    return [
+      [
+        bound({"text": text, "answer": example.answer, "example": example})
+        for text in answers
+      ]
+      for _, _, bound in parts
+    ]
+
+  values = np.array(list(pool.map(one_prompt, range(len(examples)))))
+  values = values.astype(np.float32)
+  named = {name: values[:, i] for i, (name, _, _) in enumerate(parts)}
+  total = sum(weight * named[name] for name, weight, _ in parts)
+  return np.asarray(total, np.float32), named

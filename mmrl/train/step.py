@@ -1,0 +1,252 @@
+"""The compiled programs of a run: rollout, probe, prepare, update, shares."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+import optax
+
+from mmrl import build
+from mmrl.probes.policies import Scorer
+from mmrl.rollout import sampler
+from mmrl.train import objective as objective_lib
+from mmrl.train import optimizer as optimizer_lib
+from mmrl.train.objective import Term
+from mmrl.types import Batch, Prompt, PyTree, Rollout, pytree
+
+
+@pytree
+class State:
+  """What training changes, and with `frozen` all that a checkpoint holds.
+
+  Attributes:
+    step: rollout batches done.
+    trainable: parameters that the optimiser moves, by path.
+    frozen: the other parameters, by path.
+    optimizer: optimiser state.
+  """
+
+  step: Int[Array, ""]
+  trainable: dict[str, Array]
+  frozen: dict[str, Array]
+  optimizer: PyTree
+
+  @property
+  def params(self) -> PyTree:
+    """The model's parameters, nested."""
+    return optimizer_lib.merge(self.trainable, self.frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """Jitted functions of a run. Nothing else in the library is jitted.
+
+  Attributes:
+    rollout: (state, prompt, key) -> Rollout.
+    probe: (state, params_ref, prompt, rollout) -> fields and metrics.
+    prepare: (fields, rewards, mask) -> fields with advantages and weights.
+    update: (state, batch) -> (state, metrics); the state is donated.
+    shares: (state, batch) -> share of each term in the gradient.
+  """
+
+  rollout: Callable[..., Rollout]
+  probe: Callable[..., tuple[dict, dict]]
+  prepare: Callable[..., dict]
+  update: Callable[..., tuple[State, dict]]
+  shares: Callable[..., dict]
+
+
+def make_rollout(scorer: Scorer, options: Mapping) -> Callable[..., Rollout]:
+  """Samples answers under the live training parameters."""
+
+  def rollout(state: State, prompt: Prompt, key: Array) -> Rollout:
+    return sampler.rollout(
+      state.params,
+      scorer.config,
+      prompt,
+      key,
+      attention_layers=scorer.layers,
+      **options,
+    )
+
+  return jax.jit(rollout)
+
+
+def make_probe(scorer: Scorer, probes: Sequence[build.Bound]) -> Callable:
+  """Runs all probes of a config, and measures the rollout with them."""
+
+  def probe(state: State, params_ref: PyTree, prompt: Prompt, rollout: Rollout):
+    context = {
+      "scorer": scorer,
+      "params": state.params,
+      "params_ref": params_ref,
+      "prompt": prompt,
+      "rollout": rollout,
+    }
+    fields: dict[str, Array] = {}
+    for bound in probes:
+      fields |= bound(context)._asdict()
+    mask = rollout.mask
+    gap = jnp.abs(rollout.logprobs - fields["logprobs_old"])
+    metrics = {
+      "rollout/sampler_scorer_gap": jnp.max(jnp.where(mask, gap, 0.0)),
+      "rollout/length": mask.sum(-1).mean(),
+      "attention/region": jnp.nanmean(
+        region_share(fields["attention_old"], prompt, mask)
+      ),
+    }
+    return fields, metrics
+
+  return jax.jit(probe)
+
+
+def region_share(
+  attention: Float[Array, "P G R keys"],
+  prompt: Prompt,
+  mask: Bool[Array, "P G R"],
+) -> Float[Array, "P"]:
+  """Share of the attention on visual tokens that falls on the region.
+
+  Mean over the answer tokens of each prompt; a visual token that the region
+  covers in part counts in part. NaN where no region is marked.
+  """
+  on_prompt = attention[..., : prompt.mask.shape[-1]]
+  on_region = jnp.einsum("pgrs,ps->pgr", on_prompt, prompt.region)
+  visual = (prompt.visual_index >= 0).astype(jnp.float32)
+  on_visual = jnp.einsum("pgrs,ps->pgr", on_prompt, visual)
+  marked = (prompt.region.sum(-1) > 0)[:, None, None]
+  counts = mask & marked & (on_visual > 0)
+  share = jnp.where(counts, on_region / jnp.where(counts, on_visual, 1.0), 0.0)
+  return share.sum((1, 2)) / counts.sum((1, 2))
+
+
+def make_prepare(
+  advantage: build.Bound, token_weight: build.Bound | None
+) -> Callable:
+  """Advantages and the token weights that don't read current scores."""
+
+  def prepare(fields: dict, rewards: Array, mask: Array) -> dict:
+    fields = dict(fields, rewards=rewards, mask=mask)
+    fields["advantages"] = advantage(fields)
+    if token_weight is None:
+      fields["token_weights"] = jnp.ones(mask.shape, jnp.float32)
+    elif not reads_scores(token_weight):
+      fields["token_weights"] = token_weight(fields)
+    del fields["mask"]
+    return fields
+
+  return jax.jit(prepare)
+
+
+def reads_scores(token_weight: build.Bound) -> bool:
+  """Whether a weight depends on the current parameters."""
+  return bool({"logprobs", "entropies", "attention"} & set(token_weight.needs))
+
+
+def make_loss(
+  scorer: Scorer, terms: Sequence[Term], token_weight: build.Bound | None
+) -> Callable:
+  """The loss of a batch: prefill once, extend G answers, reduce the terms."""
+  if not any(term.needs_attention for term in terms):
+    scorer = dataclasses.replace(scorer, layers=())
+  late = token_weight is not None and reads_scores(token_weight)
+
+  def loss(params: PyTree, batch: Batch, weights: Mapping[str, Array]):
+    prefix = scorer.prefill(params, batch.prompt, batch.visual)
+    scores = scorer(params, prefix, batch.tokens)
+    fields = dict(batch.fields, mask=batch.mask)
+    if late:
+      context = dict(fields, **vars(scores))
+      fields["token_weights"] = jax.lax.stop_gradient(token_weight(context))
+    return objective_lib.objective(terms, scores, fields, weights)
+
+  return loss
+
+
+def make_update(
+  loss: Callable,
+  terms: Sequence[Term],
+  optimizer: optax.GradientTransformation,
+  accumulate: int,
+) -> Callable:
+  """One optimiser update on a minibatch, in `accumulate` parts.
+
+  The reduction's weights are made over the whole minibatch before it is cut,
+  so that the parts add up to exactly the loss of the whole.
+  """
+
+  def gradient(state: State, batch: Batch, weights):
+    def of_trainable(trainable):
+      params = optimizer_lib.merge(trainable, state.frozen)
+      return loss(params, batch, weights)
+
+    return jax.grad(of_trainable, has_aux=True)(state.trainable)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def update(state: State, batch: Batch):
+    weights = objective_lib.reduction_weights(terms, batch.mask)
+    if accumulate == 1:
+      grads, metrics = gradient(state, batch, weights)
+    else:
+      parts = jax.tree.map(
+        lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, weights)
+      )
+      shapes = jax.eval_shape(
+        gradient, state, *jax.tree.map(lambda x: x[0], parts)
+      )
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+      def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(state, *part)), None
+
+      (grads, metrics), _ = jax.lax.scan(add, zeros, parts)
+    metrics["gradient/norm"] = optax.global_norm(grads)
+    updates, optimizer_state = optimizer.update(
+      grads, state.optimizer, state.trainable
+    )
+    trainable = optax.apply_updates(state.trainable, updates)
+    state = dataclasses.replace(
+      state, trainable=trainable, optimizer=optimizer_state
+    )
+    return state, metrics
+
+  return update
+
+
+def make_shares(
+  scorer: Scorer, terms: Sequence[Term], token_weight: build.Bound | None
+) -> Callable:
+  """Share of each term in the gradient, on a few prompts.
+
+      share_i = |g_i| / sum_j |g_j|,    g_i the gradient of weight_i * term_i
+
+  One backward pass per term, so a run measures it on a slice of a minibatch.
+  """
+
+  @jax.jit
+  def shares(state: State, batch: Batch) -> dict[str, Array]:
+    norms = {}
+    for term in terms:
+      loss = make_loss(scorer, (term,), token_weight)
+      weights = objective_lib.reduction_weights((term,), batch.mask)
+
+      def of_trainable(trainable, loss=loss, weights=weights):
+        params = optimizer_lib.merge(trainable, state.frozen)
+        return loss(params, batch, weights)[0]
+
+      norms[term.name] = optax.global_norm(
+        jax.grad(of_trainable)(state.trainable)
+      )
+    total = sum(norms.values())
+    safe = jnp.where(total > 0, total, 1.0)
+    return {f"gradient/share_{k}": v / safe for k, v in norms.items()}
+
+  return shares
+
+
+def take_prompts(batch: Batch, start: int, count: int) -> Batch:
+  """Prompts `start` to `start + count` of a batch."""
+  return jax.tree.map(lambda x: x[start : start + count], batch)
