@@ -1,12 +1,14 @@
 """Packaging of mmrl; tool settings are in pyproject.toml."""
 
+import pathlib
+
 import setuptools
 
 setuptools.setup(
   name="mmrl",
   version="0.1.0",
   description="Reinforcement learning for multimodal language models in JAX",
-  long_description=open("README.md", encoding="utf-8").read(),
+  long_description=pathlib.Path("README.md").read_text("utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   license_files=["LICENSE"],

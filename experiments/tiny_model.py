@@ -16,32 +16,32 @@ learning has room: the script prints the accuracy on the test split.
 Takes about N minutes on two CPU cores. No network.
 """
 
-import argparse
 import collections
-import dataclasses
-import pathlib
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tokenizers
 import transformers
 
-from mmrl import data
-from mmrl import models
+from mmrl import data, models
 from mmrl.losses import reduce
 from mmrl.models import config as config_lib
-from mmrl.models import pictures
-from mmrl.models.processor import Processor
 from mmrl.rollout import sampler
 
-SPECIALS = """<|endoftext|> <|im_start|> <|im_end|> <|vision_start|>
-<|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>""".split()
-TAGS = "<think> </think> <answer> </answer>".split()
-COLOURS = "black blue brown gray green red teal yellow".split()
-SHAPES = "circle rectangle triangle".split()
+SPECIALS = [
+  "<|endoftext|>",
+  "<|im_start|>",
+  "<|im_end|>",
+  "<|vision_start|>",
+  "<|vision_end|>",
+  "<|vision_pad|>",
+  "<|image_pad|>",
+  "<|video_pad|>",
+]
+TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
+COLOURS = ["black", "blue", "brown", "gray", "green", "red", "teal", "yellow"]
+SHAPES = ["circle", "rectangle", "triangle"]
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message.role + '\\n' }}

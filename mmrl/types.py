@@ -30,6 +30,8 @@ PyTree = Any
 def pytree(cls):
   """Makes `cls` a frozen dataclass whose fields are all pytree children."""
   cls = dataclasses.dataclass(frozen=True)(cls)
+  # JAX maps over fields: they may hold shapes or None where arrays belong.
+  cls.__no_type_check__ = True
   return jax.tree_util.register_dataclass(cls)
 
 

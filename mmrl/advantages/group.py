@@ -45,8 +45,6 @@ def group_normalised(
   elif scale == "batch":
     centred /= rewards.std(ddof=ddof) + epsilon
   elif scale != "none":
-    raise ValueError(
-      f"scale must be 'group', 'batch' or 'none', got {scale!r}"
-    )
+    raise ValueError(f"scale must be 'group', 'batch' or 'none', got {scale!r}")
   equal = rewards.max(axis=1) == rewards.min(axis=1)
   return jnp.where(equal[:, None], 0.0, centred)

@@ -1,7 +1,7 @@
 """Deterministic batches of encoded questions, with a position to save."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
+import dataclasses
 from typing import Any
 
 import grain

@@ -4,10 +4,10 @@ A source has `__len__` and `__getitem__`, and reads a picture only when its
 example is asked for.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,6 @@ class EasyVQA:
       kind=self._KINDS.get(answer, "colour"),
     )
 
-
   def pairs(self) -> Iterator[tuple[str, str]]:
     """(question, answer) of every example, without opening a picture."""
     return ((question, answer) for question, answer, _ in self._rows)
@@ -183,11 +182,12 @@ class JsonLines:
     except json.JSONDecodeError as error:
       raise UserError(f"{name}: expected a line of JSON: {error}") from error
     if not isinstance(row, dict) or "answer" not in row:
-      raise UserError(f"{name}: expected an object with 'answer', found {line:.80}")
+      raise UserError(
+        f"{name}: expected an object with 'answer', found {line:.80}"
+      )
     if ("question" in row) == ("messages" in row):
       raise UserError(
-        f"{name}: expected either 'question' or 'messages', found"
-        f" {sorted(row)}"
+        f"{name}: expected either 'question' or 'messages', found {sorted(row)}"
       )
     if "question" in row:
       images = [self._image(image, name) for image in row.get("images", [])]

@@ -1,7 +1,12 @@
 """Evaluation on held-out questions."""
 
-from mmrl.evaluate.evaluate import Evaluation, blind_baseline, evaluate
-from mmrl.evaluate.evaluate import make_answer, spread
+from mmrl.evaluate.evaluate import (
+  Evaluation,
+  blind_baseline,
+  evaluate,
+  make_answer,
+  spread,
+)
 
 __all__ = [
   "Evaluation",

@@ -1,7 +1,7 @@
 """Greedy accuracy on held-out questions, and where the model looks."""
 
-from collections.abc import Sequence
 import collections
+from collections.abc import Sequence
 import dataclasses
 import json
 import math

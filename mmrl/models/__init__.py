@@ -2,8 +2,7 @@
 
 from mmrl.models.checkpoint import Model, load, save
 from mmrl.models.policy import attention_policy, score, token_logprobs
-from mmrl.models.vlm import apply, decode, extend, init, logits
-from mmrl.models.vlm import prefill, vision
+from mmrl.models.vlm import apply, decode, extend, init, logits, prefill, vision
 
 __all__ = [
   "Model",

@@ -1,12 +1,12 @@
 """The Hugging Face directory layout, read and written."""
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +132,7 @@ def _open_tensors(path: pathlib.Path, stack) -> dict[str, Callable]:
         f"expected safetensors weights at {path / name}: {error}; download"
         " the model's files again"
       ) from error
-    for key in file.keys():
+    for key in file.keys():  # noqa: SIM118 (not a dict)
       tensors[_canonical(key)] = lambda file=file, key=key: file.get_tensor(key)
   return tensors
 

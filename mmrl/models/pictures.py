@@ -7,9 +7,9 @@ import math
 import pathlib
 from typing import Any
 
+from jaxtyping import Float, Int, UInt8
 import numpy as np
 from PIL import Image
-from jaxtyping import Float, Int, UInt8
 
 from mmrl.errors import UserError
 from mmrl.models.config import VisionConfig
@@ -163,7 +163,17 @@ def patchify(
   values = (values - np.float32(config.mean)) / np.float32(config.std)
   t, rows, columns = grid
   values = values.reshape(
-    (t, span, rows // merge, merge, size, columns // merge, merge, size, channels)
+    (
+      t,
+      span,
+      rows // merge,
+      merge,
+      size,
+      columns // merge,
+      merge,
+      size,
+      channels,
+    )
   )
   values = values.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
   return values.reshape(t * rows * columns, -1), grid

@@ -118,9 +118,13 @@ def attention_policy(
   answers, count = rows.shape[1:3]
   if row == "emit":
     if last_row is None:
-      raise ValueError("row='emit' needs last_row, the row of the last prompt token")
+      raise ValueError(
+        "row='emit' needs last_row, the row of the last prompt token"
+      )
     first = jnp.pad(last_row, ((0, 0), (0, count)))[:, None, None]
-    first = jnp.broadcast_to(first, (first.shape[0], answers, 1, first.shape[-1]))
+    first = jnp.broadcast_to(
+      first, (first.shape[0], answers, 1, first.shape[-1])
+    )
     rows = jnp.concatenate([first, rows[:, :, :-1]], axis=2)
   elif row != "self":
     raise ValueError(f"row must be 'self' or 'emit', got {row!r}")

@@ -6,11 +6,11 @@ and every position knows which visual token stands there. What doesn't fit a
 bucket is refused by name; an image span is never cut.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np

@@ -119,6 +119,7 @@ def vision(
     `Prompt.visual_index` never points at.
   """
   tower, params = config.vision, params["vision"]
+  patches = jax.tree.map(jnp.asarray, patches)
   block = layers.VisionBlock(tower, config.dtype)
   angles = attention.axial_angles(patches.rows_columns, tower.head_dim)
   same_image = patches.image[:, :, None] == patches.image[:, None, :]
@@ -245,6 +246,7 @@ def prefill(
   Returns:
     Keys and values of every layer and what emits the first answer token.
   """
+  prompt = jax.tree.map(jnp.asarray, prompt)
   x, angles = _embed_prompt(params, config, prompt, visual)
   block = layers.DecoderBlock(config)
   mask = _causal(prompt.mask)
@@ -333,7 +335,7 @@ def extend(
     over heads and the chosen layers.
   """
   x = _embed(params, config, tokens)
-  answers, count = tokens.shape[1:]
+  count = tokens.shape[-1]
   angles = _answer_angles(config, prefix, 0, count)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
@@ -471,9 +473,8 @@ def apply(
     ValueError: if `attention` is neither.
   """
   if attention not in ("none", "all"):
-    raise ValueError(
-      f"attention must be 'none' or 'all', got {attention!r}"
-    )
+    raise ValueError(f"attention must be 'none' or 'all', got {attention!r}")
+  prompt = jax.tree.map(jnp.asarray, prompt)
   visual = vision(params, config, prompt.patches)
   return _apply(params, config, prompt, visual, attention == "all")
 

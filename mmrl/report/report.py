@@ -1,17 +1,17 @@
 """Writes what a training run changed as one self-contained HTML page."""
 
 import base64
+from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
 
+from jaxtyping import Float, UInt8
 import jinja2
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 # Inferno without its near-black and near-white ends: both would vanish, one on

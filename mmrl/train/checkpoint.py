@@ -36,7 +36,9 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     changes = difflib.unified_diff(
       found.splitlines(), text.splitlines(), n=0, lineterm=""
     )
-    lines = [" ".join(c.split()) for c in changes if c[:3] not in ("---", "+++")]
+    lines = [
+      " ".join(c.split()) for c in changes if c[:3] not in ("---", "+++")
+    ]
     shown = "; ".join(line for line in lines if not line.startswith("@@"))
     raise UserError(
       f"{workdir} belongs to a run with another config ({shown:.300}); pass a"

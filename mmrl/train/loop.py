@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import concurrent.futures
 import dataclasses
-import json
 import pathlib
 import time
 
@@ -12,14 +11,11 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from mmrl import data
-from mmrl import evaluate
-from mmrl import models
-from mmrl.train import checkpoint
+from mmrl import data, evaluate, models
+from mmrl.train import checkpoint, summary
 from mmrl.train import metrics as metrics_lib
 from mmrl.train import run as run_lib
 from mmrl.train import step as step_lib
-from mmrl.train import summary
 from mmrl.train.run import Run
 from mmrl.train.step import State
 from mmrl.types import Batch

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mmrl import build
-from mmrl import losses
+from mmrl import build, losses
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import policy, reduce
@@ -87,9 +86,7 @@ def reduction_weights(
   `token_mean` is always among them: metrics are averaged with it.
   """
   names = {"token_mean", *(term.reduction for term in terms)}
-  return {
-    name: _REDUCTIONS[name](mask, axis_name=axis_name) for name in names
-  }
+  return {name: _REDUCTIONS[name](mask, axis_name=axis_name) for name in names}
 
 
 def objective(

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mmrl import advantages
-from mmrl import build
-from mmrl import data
-from mmrl import evaluate
-from mmrl import models
-from mmrl import probes
-from mmrl import rewards
-from mmrl import token_weights
+from mmrl import (
+  advantages,
+  build,
+  data,
+  evaluate,
+  models,
+  probes,
+  rewards,
+  token_weights,
+)
 from mmrl.errors import UserError
 from mmrl.models.config import ModelConfig
 from mmrl.models.processor import Processor
@@ -191,7 +193,9 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
   )
   loss = step_lib.make_loss(scorer, terms, token_weight)
   programs = Programs(
-    rollout=step_lib.make_rollout(scorer, {k: v for k, v in specs["rollout"].items() if k != "prompts"}),
+    rollout=step_lib.make_rollout(
+      scorer, {k: v for k, v in specs["rollout"].items() if k != "prompts"}
+    ),
     probe=step_lib.make_probe(scorer, bound_probes),
     prepare=step_lib.make_prepare(advantage, token_weight),
     update=step_lib.make_update(

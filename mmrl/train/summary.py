@@ -5,8 +5,7 @@ import pathlib
 
 import numpy as np
 
-from mmrl import evaluate
-from mmrl import report
+from mmrl import evaluate, report
 from mmrl.models import pictures
 from mmrl.train import metrics
 from mmrl.train.run import Run
