@@ -25,6 +25,8 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 PyTree = Any
+# x0, y0, x1, y1 in pixels of a picture.
+Box = tuple[float | int, float | int, float | int, float | int]
 
 
 def pytree(cls):

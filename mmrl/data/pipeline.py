@@ -92,6 +92,7 @@ def batches(
     .map(lambda example: encode(example, processor))
     .batch(
       batch_size,
+      drop_remainder=True,
       batch_fn=lambda rows: collate(
         rows, processor, lengths=lengths, patches=patches
       ),

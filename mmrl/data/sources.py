@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mmrl.errors import UserError
+from mmrl.types import Box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +47,12 @@ class Example:
     return None
 
 
-def _ask(question: str, prompt: str, images: Sequence[dict]) -> list[dict]:
+def ask(question: str, prompt: str, images: Sequence[dict]) -> list[dict]:
   text = {"type": "text", "text": prompt.replace("{question}", question)}
   return [{"role": "user", "content": [*images, text]}]
 
 
-def object_box(
-  pixels: np.ndarray, threshold: int = 10
-) -> tuple[int, int, int, int]:
+def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
   """Box of what differs from the colour of the top left corner.
 
   Args:
@@ -81,6 +80,10 @@ class EasyVQA:
 
   4,000 + 1,000 pictures and 38,575 + 9,673 questions, from the PyPI package
   `easy-vqa`. The object's box is the region of every picture.
+
+  Attributes:
+    rows: (question, answer, picture) of every example.
+    paths: file of each picture.
   """
 
   _KINDS = {
@@ -108,29 +111,29 @@ class EasyVQA:
     if split not in ("train", "test"):
       raise UserError(f"expected split 'train' or 'test', found {split!r}")
     questions = getattr(easy_vqa, f"get_{split}_questions")()
-    self._rows = list(zip(*questions, strict=True))
-    self._paths = getattr(easy_vqa, f"get_{split}_image_paths")()
+    self.rows = list(zip(*questions, strict=True))
+    self.paths = getattr(easy_vqa, f"get_{split}_image_paths")()
     self._split, self._prompt = split, prompt
 
   def __len__(self) -> int:
-    return len(self._rows)
+    return len(self.rows)
 
   def __getitem__(self, index: int) -> Example:
-    question, answer, picture = self._rows[index]
-    with Image.open(self._paths[picture]) as image:
+    question, answer, picture = self.rows[index]
+    with Image.open(self.paths[picture]) as image:
       pixels = np.asarray(image.convert("RGB"))
     part = {"type": "image", "image": pixels, "region": object_box(pixels)}
     return Example(
       name=f"easy_vqa/{self._split}/{index}",
       question=question,
-      messages=_ask(question, self._prompt, [part]),
+      messages=ask(question, self._prompt, [part]),
       answer=answer,
       kind=self._KINDS.get(answer, "colour"),
     )
 
   def pairs(self) -> Iterator[tuple[str, str]]:
     """(question, answer) of every example, without opening a picture."""
-    return ((question, answer) for question, answer, _ in self._rows)
+    return ((question, answer) for question, answer, _ in self.rows)
 
 
 class JsonLines:
@@ -191,9 +194,11 @@ class JsonLines:
       )
     if "question" in row:
       images = [self._image(image, name) for image in row.get("images", [])]
-      messages = _ask(row["question"], prompt, images)
+      messages = ask(row["question"], prompt, images)
     else:
       messages = [self._message(message, name) for message in row["messages"]]
+      if not messages:
+        raise UserError(f"{name}: expected at least one message, found none")
     example = Example(
       name=name,
       question=row.get("question") or _last_text(messages),
@@ -202,7 +207,7 @@ class JsonLines:
       kind=row.get("kind", "all"),
     )
     if "region" in row and example.picture is not None:
-      example.picture["region"] = tuple(row["region"])
+      example.picture["region"] = _box(row["region"], name)
     return example
 
   def _image(self, path: Any, name: str) -> dict:
@@ -228,6 +233,17 @@ class JsonLines:
         for part in content
       ]
     }
+
+
+def _box(values: Any, name: str) -> Box:
+  try:
+    x0, y0, x1, y1 = map(float, values)
+  except (TypeError, ValueError) as error:
+    raise UserError(
+      f"{name}: expected 'region' as four numbers x0, y0, x1, y1, found"
+      f" {values!s:.80}"
+    ) from error
+  return x0, y0, x1, y1
 
 
 def _last_text(messages: Sequence[dict]) -> str:

@@ -72,6 +72,8 @@ def attention_jsd(
   maximised; the consistent reading, minimise -clipped + beta KL + lambda
   attention, is what the losses of a config add up to.
   """
+  # Before the divergence: what padding holds must not reach its derivative.
+  attention = jnp.where(mask[..., None], attention, 0.0)
   divergence = jensen_shannon(attention, jax.lax.stop_gradient(attention_old))
   advantages = jax.lax.stop_gradient(per_token(advantages))
   return jnp.where(mask, advantages * divergence, 0.0)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmrl.errors import UserError
 from mmrl.models.config import VisionConfig
+from mmrl.types import Box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def cut(
   picture: Image.Image,
   config: PictureConfig,
   vision: VisionConfig,
-  region: tuple[float, float, float, float] | None = None,
+  region: Box | None = None,
 ) -> Cut:
   """Scales a still picture into the budget and cuts it into patches.
 

@@ -14,6 +14,8 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mmrl.types import Box
+
 # Inferno without its near-black and near-white ends: both would vanish, one on
 # a dark picture and the other on a light one.
 _COLOURS = np.frombuffer(
@@ -57,7 +59,7 @@ class Example:
   picture: UInt8[np.ndarray, "height width 3"]
   question: str
   gold: str
-  region: tuple[float, float, float, float] | None
+  region: Box | None
   before: Answer
   after: Answer
 
@@ -67,7 +69,7 @@ def overlay(
   heat: Float[np.ndarray, "rows columns"],
   *,
   size: int = 256,
-  region: tuple[float, float, float, float] | None = None,
+  region: Box | None = None,
 ) -> Image.Image:
   """Draws attention over a picture, scaled to the most attended cell.
 
@@ -118,7 +120,7 @@ def write(
   subtitle: str,
   figures: Sequence[tuple[str, str]],
   table: Sequence[tuple[str, float | None, float | None]],
-  curves: Mapping[str, Sequence[tuple[int, float]]],
+  curves: Mapping[str, Sequence[tuple[int, float | int]]],
   examples: Sequence[Example],
   config: str,
 ) -> None:
@@ -186,7 +188,9 @@ def _uri(image: Image.Image) -> str:
   return f"data:image/webp;base64,{code}"
 
 
-def _curve(name: str, points: Sequence[tuple[int, float]]) -> dict[str, object]:
+def _curve(
+  name: str, points: Sequence[tuple[int, float | int]]
+) -> dict[str, object]:
   """Lays a curve out for the template, in the units of `_FRAME`."""
   data = np.array(sorted(points, key=lambda p: p[0]), np.float64).reshape(-1, 2)
   kept = data[np.abs(data[:, 1]) < 1e30]  # No axis can show more; drops NaN.

@@ -60,6 +60,7 @@ class Checkpoints:
       max_to_keep=keep, enable_async_checkpointing=True
     )
     try:
+      self._path.mkdir(parents=True, exist_ok=True)
       self._manager = ocp.CheckpointManager(self._path, options=options)
     except OSError as error:
       raise UserError(
@@ -69,8 +70,9 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """Newest saved step."""
-    return self._manager.latest_step()
+    """Newest step that is whole on disk."""
+    # Orbax's own list counts a save that failed; the folder doesn't.
+    return max(self._manager.all_steps(read=True), default=None)
 
   def save(self, state: State, data: dict[str, Any]) -> None:
     """Saves state and data position in the background.

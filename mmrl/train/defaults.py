@@ -95,8 +95,8 @@ def get_config() -> ml_collections.ConfigDict:
       "frozen": ("vision/.*",),
       # Steps between checkpoints, and how many are kept.
       "checkpoint": {"every": 20, "keep": 2},
-      # Steps between measurements of each term's share of the gradient, and
-      # on how many prompts.
+      # Steps between measurements of each term's share of the gradient (0
+      # for never), and on how many prompts.
       "shares": {"every": 1, "prompts": 8},
       "evaluation": {
         "questions": 1000,  # of the test set, spread evenly

@@ -214,7 +214,8 @@ def learn(
   updates = parts * config.train.epochs
   for update in range(updates):
     minibatch = step_lib.take_prompts(batch, update % parts * size, size)
-    if update == updates - 1 and step % config.shares.every == 0:
+    every = config.shares.every
+    if every and update == updates - 1 and step % every == 0:
       few = step_lib.take_prompts(minibatch, 0, config.shares.prompts)
       values |= _floats(run.programs.shares(state, few))
     state, measured = run.programs.update(state, minibatch)

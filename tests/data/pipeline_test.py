@@ -1,0 +1,99 @@
+"""Batches: deterministic, restorable, in order."""
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from mmrl import data, models
+from mmrl.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def processor():
+  return models.load("tiny").processor
+
+
+@pytest.fixture(scope="module")
+def source():
+  return data.EasyVQA(split="test")
+
+
+def start(source, processor, seed=0, batch_size=8):
+  return data.batches(
+    source, processor, batch_size=batch_size, seed=seed, threads=2
+  )
+
+
+def names(samples):
+  return [example.name for example in samples.examples]
+
+
+def test_one_run_is_a_function_of_its_seed(source, processor):
+  first, again, other = (start(source, processor, seed) for seed in (0, 0, 1))
+  for _ in range(3):
+    a, b, c = next(first), next(again), next(other)
+    assert names(a) == names(b) != names(c)
+    jax.tree.map(np.testing.assert_array_equal, a.prompt, b.prompt)
+
+
+def test_position_is_of_what_was_handed_out(source, processor):
+  """Threads read ahead; the saved position doesn't."""
+  iterator = start(source, processor)
+  for _ in range(3):
+    next(iterator)
+  position = iterator.get_state()
+  expected = [names(next(iterator)) for _ in range(3)]
+  fresh = start(source, processor)
+  fresh.set_state(position)
+  assert [names(next(fresh)) for _ in range(3)] == expected
+
+
+def test_every_question_once_per_epoch_in_a_new_order(processor, tmp_path):
+  path = tmp_path / "data.jsonl"
+  path.write_text(
+    "".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(12))
+  )
+  iterator = start(data.JsonLines(path=str(path)), processor, batch_size=4)
+  epochs = [
+    [name for _ in range(3) for name in names(next(iterator))] for _ in range(2)
+  ]
+  assert sorted(epochs[0]) == sorted(epochs[1])
+  assert len(set(epochs[0])) == 12
+  assert epochs[0] != epochs[1]
+
+
+def test_fewer_questions_than_a_batch(processor, tmp_path):
+  path = tmp_path / "data.jsonl"
+  path.write_text('{"question": "q", "answer": "a"}\n')
+  with pytest.raises(UserError, match="batch of 8 questions, found 1"):
+    start(data.JsonLines(path=str(path)), processor)
+
+
+def test_in_order_fills_the_last_batch(source, processor):
+  got = list(data.in_order(source, processor, indices=[5, 2, 9], batch_size=2))
+  assert [count for _, count in got] == [2, 1]
+  assert names(got[0][0]) == ["easy_vqa/test/5", "easy_vqa/test/2"]
+  assert names(got[1][0]) == ["easy_vqa/test/9"] * 2
+
+
+def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
+  Image.new("RGB", (900, 700), (9, 99, 9)).save(tmp_path / "a.png")
+  path = tmp_path / "data.jsonl"
+  path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
+  ((samples, _),) = data.in_order(
+    data.JsonLines(path=str(path)), processor, indices=[0], batch_size=1
+  )
+  assert samples.shrunk == 1
+  rows, columns = samples.grids[0]
+  factor = processor.config.vision.patch_size * 2
+  assert rows * columns * factor**2 <= processor.picture.max_pixels
+
+
+def test_a_broken_picture_names_its_line(processor, tmp_path):
+  (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+  path = tmp_path / "data.jsonl"
+  path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
+  iterator = start(data.JsonLines(path=str(path)), processor, batch_size=1)
+  with pytest.raises(UserError, match=r"data.jsonl:1: expected a readable"):
+    next(iterator)

@@ -1,0 +1,152 @@
+"""Sources of questions, and the box of an object."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from mmrl import data
+from mmrl.data import sources
+from mmrl.errors import UserError
+
+
+@pytest.mark.parametrize(
+  ("split", "questions", "pictures"),
+  [("train", 38575, 4000), ("test", 9673, 1000)],
+)
+def test_easy_vqa_is_the_published_set(split, questions, pictures):
+  source = data.EasyVQA(split=split)
+  assert len(source) == questions
+  assert len({row[2] for row in source.rows}) == pictures
+  assert len({answer for _, answer in source.pairs()}) == 13
+  first = source[0]
+  assert first.picture["image"].shape == (64, 64, 3)
+  assert first.messages[0]["content"][1]["text"] == first.question
+
+
+def test_prompt_wraps_the_question():
+  source = data.EasyVQA(split="test", prompt="Q: {question} A:")
+  text = source[3].messages[0]["content"][1]["text"]
+  assert text == f"Q: {source[3].question} A:"
+
+
+def test_unknown_split():
+  with pytest.raises(UserError, match="'train' or 'test', found 'val'"):
+    data.EasyVQA(split="val")
+
+
+def test_object_box_by_hand():
+  pixels = np.full((8, 10, 3), 200, np.uint8)
+  pixels[2:5, 3:7, 1] = 100
+  assert sources.object_box(pixels) == (3, 2, 7, 5)
+  pixels[:] = 200
+  assert sources.object_box(pixels) == (0, 0, 10, 8)
+
+
+def test_object_box_is_tight_on_real_pictures():
+  """Nothing but ground outside the box, and object along each side."""
+  source = data.EasyVQA(split="test")
+  for index in range(0, 400, 40):
+    part = source[index].picture
+    x0, y0, x1, y1 = part["region"]
+    pixels = part["image"].astype(int)
+    differs = (np.abs(pixels - pixels[0, 0]) > 10).any(-1)
+    inside = differs[y0:y1, x0:x1]
+    assert differs.sum() == inside.sum()
+    assert inside[0].any() and inside[-1].any()
+    assert inside[:, 0].any() and inside[:, -1].any()
+
+
+@pytest.fixture
+def folder(tmp_path):
+  Image.new("RGB", (40, 30), (9, 9, 9)).save(tmp_path / "a.png")
+  return tmp_path
+
+
+def write(folder, *lines):
+  path = folder / "data.jsonl"
+  path.write_text("\n".join(lines) + "\n")
+  return str(path)
+
+
+def test_json_lines_question_and_messages(folder):
+  path = write(
+    folder,
+    json.dumps(
+      {
+        "question": "what?",
+        "answer": 3,
+        "images": ["a.png"],
+        "region": [1, 2, 3, 4],
+        "kind": "count",
+      }
+    ),
+    "",
+    json.dumps(
+      {
+        "messages": [
+          {"role": "system", "content": "be brief"},
+          {
+            "role": "user",
+            "content": [
+              {"type": "image", "image": "a.png"},
+              {"type": "text", "text": "and now?"},
+            ],
+          },
+        ],
+        "answer": "yes",
+      }
+    ),
+  )
+  source = data.JsonLines(path=path, prompt="Say: {question}")
+  assert len(source) == 2
+  first, second = source[0], source[1]
+  assert first.answer == "3" and first.kind == "count"
+  assert first.picture["region"] == (1, 2, 3, 4)
+  assert first.messages[0]["content"][1]["text"] == "Say: what?"
+  assert second.question == "and now?"
+  assert second.picture["image"].endswith("a.png")
+  assert list(source.pairs()) == [("what?", "3"), ("and now?", "yes")]
+
+
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    ("{nope", "data.jsonl:2: expected a line of JSON"),
+    ("[1]", "data.jsonl:2: expected an object with 'answer'"),
+    ('{"question": "a"}', "data.jsonl:2: expected an object with 'answer'"),
+    ('{"answer": "a"}', "data.jsonl:2: expected either 'question'"),
+    (
+      '{"question": "a", "messages": [], "answer": "a"}',
+      "data.jsonl:2: expected either 'question'",
+    ),
+    (
+      '{"question": "a", "answer": "a", "images": ["b.png"]}',
+      "data.jsonl:2: expected a picture at .*b.png, found no file",
+    ),
+    (
+      '{"messages": ["hello"], "answer": "a"}',
+      "data.jsonl:2: expected messages with 'role' and 'content'",
+    ),
+    (
+      '{"messages": [], "answer": "a"}',
+      "data.jsonl:2: expected at least one message",
+    ),
+    (
+      '{"question": "a", "answer": "a", "images": ["a.png"], "region": [1]}',
+      "data.jsonl:2: expected 'region' as four numbers",
+    ),
+  ],
+)
+def test_json_lines_names_file_and_line(folder, line, message):
+  path = write(folder, '{"question": "a", "answer": "b"}', line)
+  with pytest.raises(UserError, match=message):
+    data.JsonLines(path=path)
+
+
+def test_json_lines_empty_and_missing(folder):
+  with pytest.raises(UserError, match="at least one question"):
+    data.JsonLines(path=write(folder, ""))
+  with pytest.raises(UserError, match="readable data file"):
+    data.JsonLines(path=str(folder / "none.jsonl"))
