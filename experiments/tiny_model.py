@@ -285,7 +285,12 @@ def answer_stage(processor, params, *, rng, steps, peak, batch_size):
     right = []
     everything = range(len(test))
     for samples, count in data.in_order(
-      test, processor, indices=everything, batch_size=250, lengths=(40,)
+      test,
+      processor,
+      indices=everything,
+      batch_size=250,
+      answer_length=_LENGTH,
+      lengths=(40,),
     ):
       outputs = map(np.asarray, answer(params, samples.prompt))
       texts = processor.decode(*outputs)[:count]

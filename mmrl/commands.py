@@ -31,10 +31,15 @@ def run(main: Callable[[], None]) -> None:
     for name in ("config", "workdir"):
       if flags.FLAGS[name].value is None:
         raise UserError(f"expected --{name}, found none; see README.md")
-  except UserError as error:
-    _fail(error)
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
-    # ml_collections reports an unknown or mistyped field as any of these.
+  except (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+  ) as error:
+    # ml_collections reports an unknown or mistyped field as any of these; a
+    # config file refuses its argument with the last.
     _fail(error)
   except (FileNotFoundError, ImportError) as error:
     _fail(f"expected a readable --config file: {error}")

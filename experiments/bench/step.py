@@ -215,6 +215,7 @@ def time_steps(flags, config, run, compilations):
     run.train_source,
     run.processor,
     batch_size=flags.prompts,
+    answer_length=flags.new_tokens,
     seed=flags.seed,
   )
   rows, compiled = [], 0

@@ -29,8 +29,16 @@ class Samples:
   grids: Sequence[tuple[int, int] | None]
 
 
-def encode(example: Example, processor: Processor) -> tuple[Example, Encoded]:
-  """One example with its tokens and patches."""
+def encode(
+  example: Example, processor: Processor, answer_length: int
+) -> tuple[Example, Encoded]:
+  """One example with its tokens and patches.
+
+  Raises:
+    UserError: if its answer alone has more than `answer_length` tokens: no
+      sampled answer could be right.
+  """
+  processor.encode_answer(example.answer, answer_length, example.name)
   return example, processor.encode(example.messages, example.name)
 
 
@@ -57,6 +65,7 @@ def batches(
   processor: Processor,
   *,
   batch_size: int,
+  answer_length: int,
   seed: int,
   lengths: Sequence[int] = (),
   patches: Sequence[int] = (),
@@ -71,6 +80,7 @@ def batches(
     source: random-access examples.
     processor: the model's.
     batch_size: P.
+    answer_length: R, which a right answer must fit.
     seed: of the order.
     lengths: buckets of S.
     patches: buckets of M.
@@ -89,7 +99,7 @@ def batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    .map(lambda example: encode(example, processor))
+    .map(lambda example: encode(example, processor, answer_length))
     .batch(
       batch_size,
       drop_remainder=True,
@@ -108,6 +118,7 @@ def in_order(
   *,
   indices: Sequence[int],
   batch_size: int,
+  answer_length: int,
   lengths: Sequence[int] = (),
   patches: Sequence[int] = (),
 ) -> Iterator[tuple[Samples, int]]:
@@ -122,7 +133,7 @@ def in_order(
     chosen = list(indices[start : start + batch_size])
     count = len(chosen)
     chosen += chosen[-1:] * (batch_size - count)
-    rows = [encode(source[int(i)], processor) for i in chosen]
+    rows = [encode(source[int(i)], processor, answer_length) for i in chosen]
     yield (
       collate(rows, processor, lengths=lengths, patches=patches),
       count,

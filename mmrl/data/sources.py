@@ -48,6 +48,7 @@ class Example:
 
 
 def ask(question: str, prompt: str, images: Sequence[dict]) -> list[dict]:
+  """One user turn: pictures, then the question set into the prompt."""
   text = {"type": "text", "text": prompt.replace("{question}", question)}
   return [{"role": "user", "content": [*images, text]}]
 

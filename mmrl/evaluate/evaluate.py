@@ -92,7 +92,7 @@ def make_answer(scorer: Scorer, length: int):
       attention_layers=scorer.layers,
       answers=1,
       length=length,
-      temperature=0,
+      temperature=0.0,
     )
     scores = scorer(params, rollout.prefix, rollout.tokens)
     counts = rollout.mask[..., None]
@@ -111,6 +111,7 @@ def evaluate(
   *,
   questions: int,
   batch: int,
+  length: int,
   shown: int,
   form: str,
   lengths: Sequence[int],
@@ -125,6 +126,7 @@ def evaluate(
     source: the questions.
     questions: how many, spread evenly over the source.
     batch: answered at a time.
+    length: most tokens of an answer.
     shown: how many to keep with their attention.
     form: see `rewards.answer_format`.
     lengths: buckets of S.
@@ -140,6 +142,7 @@ def evaluate(
     processor,
     indices=indices,
     batch_size=batch,
+    answer_length=length,
     lengths=lengths,
     patches=patches,
   ):

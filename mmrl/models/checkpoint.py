@@ -247,6 +247,8 @@ def save(model: Model, path: str | pathlib.Path) -> None:
     file.write(safetensors.numpy.save(tensors, {"format": "pt"}))
   os.chmod(file.name, 0o644)
   os.replace(file.name, path / "model.safetensors")
+  # The index of shards that were there before would hide the new file.
+  (path / "model.safetensors.index.json").unlink(missing_ok=True)
   raw = json.dumps(config_lib.to_hf(model.config, dtype), indent=2) + "\n"
   (path / "config.json").write_text(raw)
   model.processor.save(path)

@@ -158,7 +158,7 @@ def from_hf(path: str | pathlib.Path) -> ModelConfig:
   }
   return ModelConfig(
     text=text_config,
-    vision=_pick(VisionConfig, raw["vision_config"], path),
+    vision=_pick(VisionConfig, raw.get("vision_config") or {}, path),
     tie_word_embeddings=bool(
       raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     ),

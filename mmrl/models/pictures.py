@@ -67,6 +67,10 @@ def to_hf(config: PictureConfig, vision: VisionConfig) -> dict:
   }
 
 
+# Pillow raises the third of these on None, say, the fourth on broken PNGs.
+_UNREADABLE = (OSError, ValueError, AttributeError, SyntaxError, TypeError)
+
+
 def read(source: Any, name: str) -> Image.Image:
   """Opens a picture: a path, bytes, a PIL image or a uint8 array.
 
@@ -87,7 +91,7 @@ def read(source: Any, name: str) -> Image.Image:
     else:
       picture = Image.open(source)
     return picture.convert("RGB")
-  except (OSError, SyntaxError, ValueError, TypeError) as error:
+  except (*_UNREADABLE, Image.DecompressionBombError) as error:
     what = "bytes" if isinstance(source, bytes) else source
     raise UserError(
       f"{name}: expected a readable picture, found {what!s:.200}"

@@ -205,7 +205,8 @@ class Processor:
     ]
 
     def protect(text: str) -> str:
-      if not any(special in text for special in specials):
+      # A typed mark must not stand for another text.
+      if not any(special in text for special in [*specials, _MARK[0]]):
         return text
       typed.append(text)
       return _MARK.format(len(typed) - 1)

@@ -12,6 +12,7 @@ import numpy as np
 import tqdm
 
 from mmrl import data, evaluate, models
+from mmrl.errors import UserError
 from mmrl.train import checkpoint, summary
 from mmrl.train import metrics as metrics_lib
 from mmrl.train import run as run_lib
@@ -50,6 +51,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     run.train_source,
     run.processor,
     batch_size=config.rollout.prompts,
+    answer_length=config.rollout.length,
     seed=config.seed,
     lengths=config.data.lengths,
     patches=config.data.patches,
@@ -86,23 +88,31 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   )
 
 
-def _evaluation(config, run: Run, params, path: pathlib.Path):
-  """Evaluates, or reads what an earlier start of this run has evaluated."""
-  if path.exists():
-    return evaluate.Evaluation.load(path)
+def evaluate_model(config, run: Run, params) -> evaluate.Evaluation:
+  """Answers the config's test questions greedily."""
   settings = config.evaluation
-  result = evaluate.evaluate(
+  return evaluate.evaluate(
     run.answer,
     params,
     run.processor,
     run.test_source,
     questions=settings.questions,
     batch=settings.batch,
+    length=config.rollout.length,
     shown=settings.shown,
     form=settings.form,
     lengths=config.data.lengths,
     patches=config.data.patches,
   )
+
+
+def _evaluation(
+  config, run: Run, params, path: pathlib.Path
+) -> evaluate.Evaluation:
+  """Evaluates, or reads what an earlier start of this run has evaluated."""
+  if path.exists():
+    return evaluate.Evaluation.load(path)
+  result = evaluate_model(config, run, params)
   result.save(path)
   return result
 
@@ -118,7 +128,7 @@ def _steps(
     tqdm.tqdm(total=last, initial=first, unit="step", disable=None) as bar,
   ):
     for step in range(first + 1, last + 1):
-      samples = next(questions)
+      samples = _next(questions, state, checkpoints)
       batch, values = collect(config, run, state, samples, step, pool)
       state, values = learn(config, run, state, batch, values, step, saved)
       state = dataclasses.replace(state, step=np.int32(step))
@@ -135,6 +145,17 @@ def _steps(
         checkpoints.save(state, questions.get_state())
         saved = step
   return state
+
+
+def _next(questions, state: State, checkpoints) -> data.Samples:
+  """The next questions; if one of them is broken, what is done is saved."""
+  position = questions.get_state()
+  try:
+    return next(questions)
+  except UserError:
+    if int(state.step) > (checkpoints.latest or 0):
+      checkpoints.save(state, position)
+    raise
 
 
 def collect(

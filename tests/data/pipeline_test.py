@@ -21,7 +21,11 @@ def source():
 
 def start(source, processor, seed=0, batch_size=8):
   return data.batches(
-    source, processor, batch_size=batch_size, seed=seed, threads=2
+    source,
+    processor,
+    batch_size=batch_size,
+    answer_length=10,
+    seed=seed,
   )
 
 
@@ -71,7 +75,11 @@ def test_fewer_questions_than_a_batch(processor, tmp_path):
 
 
 def test_in_order_fills_the_last_batch(source, processor):
-  got = list(data.in_order(source, processor, indices=[5, 2, 9], batch_size=2))
+  got = list(
+    data.in_order(
+      source, processor, indices=[5, 2, 9], batch_size=2, answer_length=10
+    )
+  )
   assert [count for _, count in got] == [2, 1]
   assert names(got[0][0]) == ["easy_vqa/test/5", "easy_vqa/test/2"]
   assert names(got[1][0]) == ["easy_vqa/test/9"] * 2
@@ -82,7 +90,11 @@ def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
   path = tmp_path / "data.jsonl"
   path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
   ((samples, _),) = data.in_order(
-    data.JsonLines(path=str(path)), processor, indices=[0], batch_size=1
+    data.JsonLines(path=str(path)),
+    processor,
+    indices=[0],
+    batch_size=1,
+    answer_length=10,
   )
   assert samples.shrunk == 1
   rows, columns = samples.grids[0]
@@ -96,4 +108,13 @@ def test_a_broken_picture_names_its_line(processor, tmp_path):
   path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
   iterator = start(data.JsonLines(path=str(path)), processor, batch_size=1)
   with pytest.raises(UserError, match=r"data.jsonl:1: expected a readable"):
+    next(iterator)
+
+
+def test_an_answer_that_no_rollout_could_give(processor, tmp_path):
+  path = tmp_path / "data.jsonl"
+  row = '{"question": "q", "answer": "a very long answer, 123456789 words"}'
+  path.write_text(row + "\n")
+  iterator = start(data.JsonLines(path=str(path)), processor, batch_size=1)
+  with pytest.raises(UserError, match=r"data.jsonl:1: .* at most 10 tokens"):
     next(iterator)

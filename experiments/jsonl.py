@@ -1,0 +1,56 @@
+"""RAL on your own pictures and questions.
+
+  python -m mmrl.train --config experiments/jsonl.py:DIR --workdir runs/mine
+
+DIR holds train.jsonl and test.jsonl, one question per line:
+
+  {"question": "what colour is it?", "answer": "red", "images": ["a.png"]}
+
+Paths are relative to the file. `messages` in the form of chat templates may
+stand for `question` and `images`; `region`, a box x0, y0, x1, y1 in pixels of
+the first picture, turns on the measure of attention on it. The model is the
+tiny one, which was trained to think and answer; for a model that has to be told
+so, `:DIR,instruct` adds an instruction to every question:
+
+  python -m mmrl.train --config experiments/jsonl.py:DIR,instruct \\
+    --config.model.path=MODEL_DIR --workdir runs/mine
+"""
+
+import os
+
+from mmrl.train import defaults
+
+INSTRUCTION = """{question}
+Think first: look at the picture step by step and check yourself. Write your
+thoughts between <think> and </think>, then only the final answer between
+<answer> and </answer>."""
+
+
+def get_config(arg: str = "data"):
+  """RAL with the settings of its paper that are known.
+
+  Sizes (prompt and patch buckets, answer length, prompts) are for small
+  pictures and short answers; a sample that is longer is refused by name.
+
+  Args:
+    arg: DIR, or DIR,instruct.
+  """
+  folder, _, instruct = arg.partition(",")
+  if instruct not in ("", "instruct"):
+    raise ValueError(f"jsonl.py:{arg}: expected :DIR or :DIR,instruct")
+  config = defaults.add_ral(defaults.get_config())
+  for split in ("train", "test"):
+    config.data[split] = {
+      "name": "JsonLines",
+      "path": os.path.join(folder, f"{split}.jsonl"),
+      "prompt": INSTRUCTION if instruct else "{question}",
+    }
+  config.data.lengths = (64, 128, 256)
+  config.data.patches = (64, 128, 256, 512)
+  config.rollout.prompts = 8
+  config.rollout.length = 32
+  config.train.minibatches = 4
+  config.schedule.value = 1e-5
+  config.shares.prompts = 2
+  config.evaluation.batch = 32
+  return config
