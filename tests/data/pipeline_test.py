@@ -75,11 +75,8 @@ def test_fewer_questions_than_a_batch(processor, tmp_path):
 
 
 def test_in_order_fills_the_last_batch(source, processor):
-  got = list(
-    data.in_order(
-      source, processor, indices=[5, 2, 9], batch_size=2, answer_length=10
-    )
-  )
+  sizes = {"batch_size": 2, "answer_length": 10}
+  got = list(data.in_order(source, processor, indices=[5, 2, 9], **sizes))
   assert [count for _, count in got] == [2, 1]
   assert names(got[0][0]) == ["easy_vqa/test/5", "easy_vqa/test/2"]
   assert names(got[1][0]) == ["easy_vqa/test/9"] * 2
@@ -89,13 +86,9 @@ def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
   Image.new("RGB", (900, 700), (9, 99, 9)).save(tmp_path / "a.png")
   path = tmp_path / "data.jsonl"
   path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
-  ((samples, _),) = data.in_order(
-    data.JsonLines(path=str(path)),
-    processor,
-    indices=[0],
-    batch_size=1,
-    answer_length=10,
-  )
+  source = data.JsonLines(path=str(path))
+  sizes = {"batch_size": 1, "answer_length": 10}
+  ((samples, _),) = data.in_order(source, processor, indices=[0], **sizes)
   assert samples.shrunk == 1
   rows, columns = samples.grids[0]
   factor = processor.config.vision.patch_size * 2

@@ -9,9 +9,14 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+
+from mmrl.errors import UserError
+from mmrl.train import checkpoint, loop
+from mmrl.train.step import State
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
@@ -163,6 +168,33 @@ def test_killed_and_resumed_equals_uninterrupted(folder, finished):
   assert rows(workdir) == rows(whole)
 
 
+class Broken:
+  """An iterator whose next batch has a broken picture."""
+
+  def get_state(self):
+    return {"next_index": 3}
+
+  def __next__(self):
+    raise UserError("data.jsonl:7: expected a readable picture")
+
+
+def test_a_broken_picture_loses_nothing(tmp_path):
+  """The steps before it are saved, with the position of the bad batch."""
+  state = State(
+    step=jnp.asarray(3, jnp.int32),
+    trainable={"text/a": jnp.arange(4.0)},
+    frozen={},
+    optimizer=(),
+  )
+  saved = checkpoint.Checkpoints(tmp_path, keep=2)
+  with pytest.raises(UserError, match=r"data.jsonl:7"):
+    loop._next(Broken(), state, saved)
+  saved.wait()
+  restored, position = saved.restore(state)
+  assert int(restored.step) == 3 and position == {"next_index": 3}
+  saved.close()
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -172,6 +204,7 @@ def test_killed_and_resumed_equals_uninterrupted(folder, finished):
     (["--config.rollout.prompts=5"], "multiple of train.minibatches"),
     (["--config.rollout.answers=1"], "expected at least 2"),
     (["--config.data.lengths=(8,)"], "expected at most 8 tokens, found"),
+    (["--config.data.train.path=x"], "path"),
     (["--config.train.steps=9"], "belongs to a run with another config"),
   ],
 )
