@@ -19,13 +19,14 @@ def get_config(arm: str = "ral"):
   config.model.remat = False  # a model this small fits anyway
   config.rollout.prompts = 192
   config.rollout.answers = 16
-  config.train.steps = 40
+  config.train.steps = 28
+  config.train.minibatches = 4
   config.schedule = {
     "name": "warmup_cosine_decay_schedule",
     "init_value": 0.0,
-    "peak_value": 5e-4,
-    "warmup_steps": 8,
-    "decay_steps": 80,
+    "peak_value": 1e-3,
+    "warmup_steps": 16,
+    "decay_steps": 112,
     "end_value": 2e-5,
   }
   config.evaluation.questions = 2000

@@ -11,10 +11,19 @@ from mmrl.losses.policy import per_token
 
 
 def _log_to_middle(p: Array, q: Array) -> Array:
-  """`ln(2 p / (p + q))`, 0 where p is 0."""
+  """`ln(2 p / (p + q))`, 0 where p is 0.
+
+  Where p and q are near, `ln(1 + (p - q) / (p + q))` keeps what the rounding
+  of the quotient would lose: attention moves little between two updates.
+  """
   positive = p > 0
-  middle = jnp.where(positive, 0.5 * (p + q), 1.0)
-  return jnp.log(jnp.where(positive, p, 1.0) / middle)
+  total = jnp.where(positive, p + q, 1.0)
+  change = jnp.where(positive, (p - q) / total, 0.0)
+  near = jnp.abs(change) < 0.5
+  quotient = jnp.where(near, 1.0, 2.0 * p / total)
+  return jnp.where(
+    near, jnp.log1p(jnp.where(near, change, 0.0)), jnp.log(quotient)
+  )
 
 
 @jax.custom_jvp

@@ -154,14 +154,22 @@ def make_loss(
     scorer = dataclasses.replace(scorer, layers=())
   late = token_weight is not None and reads_scores(token_weight)
 
-  def loss(params: PyTree, batch: Batch, weights: Mapping[str, Array]):
+  def loss(
+    params: PyTree,
+    batch: Batch,
+    weights: Mapping[str, Array],
+    *,
+    axis_name: str | None = None,
+  ):
     prefix = scorer.prefill(params, batch.prompt, batch.visual)
     scores = scorer(params, prefix, batch.tokens)
     fields = dict(batch.fields, mask=batch.mask)
     if late:
       context = dict(fields, **vars(scores))
       fields["token_weights"] = jax.lax.stop_gradient(token_weight(context))
-    return objective_lib.objective(terms, scores, fields, weights)
+    return objective_lib.objective(
+      terms, scores, fields, weights, axis_name=axis_name
+    )
 
   return loss
 

@@ -49,8 +49,7 @@ def write(
   Returns:
     The content of summary.json.
   """
-  indices = evaluate.spread(len(run.test_source), config.evaluation.questions)
-  blind = evaluate.blind_baseline(run.train_source, run.test_source, indices)
+  blind = evaluate.blind_baseline(run.train_source, run.test_source)
   result = {
     "accuracy_before": before.accuracy,
     "accuracy_after": after.accuracy,

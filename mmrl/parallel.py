@@ -1,0 +1,103 @@
+"""One loss, three wrappers that agree: `pmap`, `shard_map` and `jit`.
+
+Each takes the loss of a run (`mmrl.train.step.make_loss`) and gives a function
+of (params, batch) with the batch's prompts shared out over devices, whose value
+and metrics equal those of one device to float32 rounding. Sums run over all
+devices before they are divided, so uneven answer lengths don't matter.
+
+Differentiate the wrapped function. A gradient taken inside `pmap`, through its
+sums, is a different and wrong one on each device.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from mmrl.errors import UserError
+from mmrl.train import objective
+from mmrl.train.objective import Term
+from mmrl.types import Batch, PyTree
+
+AXIS = "data"
+Wrapped = Callable[[PyTree, Batch], tuple[Array, dict[str, Array]]]
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh of one axis, `data`, over all devices.
+
+  Its axis is Auto: under JAX's default, Explicit, embedding look-ups of a
+  sharded batch would have to spell out their output's sharding.
+  """
+  devices = devices or jax.devices()
+  return jax.make_mesh(
+    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def _local(loss: Callable, terms: Sequence[Term], axis_name: str | None):
+  def local(params: PyTree, batch: Batch):
+    weights = objective.reduction_weights(
+      terms, batch.mask, axis_name=axis_name
+    )
+    return loss(params, batch, weights, axis_name=axis_name)
+
+  return local
+
+
+def _divide(batch: Batch, devices: int) -> None:
+  prompts = batch.mask.shape[0]
+  if prompts % devices:
+    raise UserError(
+      f"expected a multiple of {devices} prompts for {devices} devices, found"
+      f" {prompts}; change the batch size"
+    )
+
+
+def pmap_loss(loss: Callable, terms: Sequence[Term]) -> Wrapped:
+  """Pure data parallelism with `jax.pmap`: parameters on every device."""
+  devices = jax.local_device_count()
+  mapped = jax.pmap(
+    _local(loss, terms, AXIS), AXIS, in_axes=(None, 0), out_axes=None
+  )
+
+  def wrapped(params: PyTree, batch: Batch):
+    _divide(batch, devices)
+    parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    return mapped(params, parts)
+
+  return wrapped
+
+
+def shard_map_loss(
+  loss: Callable, terms: Sequence[Term], mesh: Mesh
+) -> Wrapped:
+  """The same body under `jax.shard_map`, over a mesh's `data` axis."""
+  mapped = jax.shard_map(
+    _local(loss, terms, AXIS),
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+    out_specs=PartitionSpec(),
+  )
+
+  def wrapped(params: PyTree, batch: Batch):
+    _divide(batch, mesh.shape[AXIS])
+    return mapped(params, batch)
+
+  return wrapped
+
+
+def jit_loss(loss: Callable, terms: Sequence[Term], mesh: Mesh) -> Wrapped:
+  """`jit` over global arrays: the compiler puts the collectives in."""
+  shared = NamedSharding(mesh, PartitionSpec(AXIS))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  compiled = jax.jit(
+    _local(loss, terms, None), in_shardings=(everywhere, shared)
+  )
+
+  def wrapped(params: PyTree, batch: Batch):
+    _divide(batch, mesh.shape[AXIS])
+    return compiled(params, batch)
+
+  return wrapped
