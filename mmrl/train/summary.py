@@ -43,7 +43,7 @@ def write(
     config: of the run.
     run: for the questions that are shown.
     before, after: evaluations.
-    wall_seconds: of this start of the run, from the first import.
+    wall_seconds: of this start of the run.
     compile_seconds: XLA's part of them.
 
   Returns:

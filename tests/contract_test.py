@@ -1,0 +1,516 @@
+"""The contract of every method and every experiment: one table, one row each.
+
+Each row builds, has a finite value and gradient, never looks at padding,
+compiles once, accepts bfloat16 and gives the same numbers on eight devices.
+A new method or experiment without a row fails here, and so does a row
+without its method.
+
+Experiments run on a policy that is a table, so that what is tested is the
+method and not the model: their probes, advantages, token weights, losses and
+optimiser are the ones that `build_run` has built.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+import re
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import (
+  advantages,
+  build,
+  losses,
+  models,
+  probes,
+  rewards,
+  token_weights,
+)
+from mmrl.losses import reduce
+from mmrl.probes.policies import Scorer
+from mmrl.train import defaults, objective
+from mmrl.train import run as run_lib
+from mmrl.train.step import State
+from mmrl.types import Batch, Patches, Prefix, Prompt, Rollout, Scores
+
+# Package, name, options that a spec may set.
+METHODS = [
+  (advantages, "group_normalised", {"scale": "batch", "epsilon": 1e-4}),
+  (losses, "attention_jsd", {}),
+  (losses, "clipped_ratio", {"clip_high": 0.28, "dual_clip": 3.0}),
+  (losses, "reference_kl", {"estimator": "k3"}),
+  (probes, "behaviour", {}),
+  (probes, "reference", {}),
+  (rewards, "answer_format", {"form": "answer"}),
+  (rewards, "exact_answer", {}),
+  (token_weights, "entropy_quantile", {"quantile": 0.5}),
+]
+# File in experiments/, arm.
+EXPERIMENTS = [
+  ("jsonl", "data"),
+  ("jsonl", "data,instruct"),
+  ("quickstart", "grpo"),
+  ("quickstart", "ral"),
+]
+
+PACKAGES = [advantages, losses, probes, rewards, token_weights]
+FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
+P, G, S, R, V, D = 8, 3, 6, 5, 11, 4
+KEYS = S + R
+
+
+def title(row) -> str:
+  """How pytest calls a row."""
+  if isinstance(row[0], str):
+    return f"{row[0]}:{row[1]}"
+  return f"{row[0].__name__}.{row[1]}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """Most of the time would go into optimising programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+# The table holds everything, and nothing else.
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_method_has_a_row(package):
+  rows = [name for other, name, _ in METHODS if other is package]
+  assert sorted(rows) == sorted(package.__all__), (
+    f"add a row to METHODS for every name of {package.__name__}.__all__"
+  )
+
+
+def load(name: str):
+  spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def arms(name: str) -> set[str]:
+  """Arms that the error for an unknown one lists; none if it may be any."""
+  get_config = load(name).get_config
+  try:
+    get_config("nonesuch")
+  except ValueError as error:
+    return set(re.findall(r":(\w+)", str(error).split("expected", 1)[1]))
+  except TypeError:  # no argument at all
+    return {""}
+  return set()
+
+
+def test_every_experiment_has_a_row():
+  found = set()
+  for path in FOLDER.glob("*.py"):
+    body = ast.parse(path.read_text("utf-8")).body
+    names = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    if "get_config" in names:
+      found.add(path.stem)
+  rows: dict[str, set[str]] = {}
+  for name, arm in EXPERIMENTS:
+    rows.setdefault(name, set()).add(arm)
+  message = "add a row to EXPERIMENTS for every arm of every get_config"
+  assert set(rows) == found, message
+  for name in found:
+    assert rows[name] >= arms(name), message
+
+
+# Data of every kind that a method may name.
+
+
+def normal(*shape, seed: int):
+  values = np.random.default_rng(seed).normal(size=shape)
+  return jnp.asarray(values, jnp.float32)
+
+
+def make_mask():
+  lengths = np.random.default_rng(0).integers(0, R + 1, (P, G))
+  lengths[0] = (0, R, 1)
+  return jnp.asarray(np.arange(R) < lengths[..., None])
+
+
+def make_policies(seed: int):
+  """Attention policies with some keys out of sight."""
+  seen = np.arange(KEYS) < S + np.arange(R)[:, None]
+  logits = np.where(seen, normal(P, G, R, KEYS, seed=seed), -np.inf)
+  return jax.nn.softmax(jnp.asarray(logits))
+
+
+@functools.cache
+def make_fields() -> dict:
+  logprobs = -jnp.abs(normal(P, G, R, seed=1))
+  return {
+    "mask": make_mask(),
+    "rewards": normal(P, G, seed=2).at[0].set(0.9),
+    "advantages": normal(P, G, seed=3),
+    "token_weights": jnp.abs(normal(P, G, R, seed=4)),
+    "logprobs": logprobs,
+    "logprobs_old": logprobs + 0.3 * normal(P, G, R, seed=5),
+    "logprobs_ref": logprobs + 0.3 * normal(P, G, R, seed=6),
+    "entropies": jnp.abs(normal(P, G, R, seed=7)),
+    "entropies_old": jnp.abs(normal(P, G, R, seed=8)),
+    "attention": make_policies(9),
+    "attention_old": make_policies(10),
+  }
+
+
+def spoil(value, mask):
+  """NaN, or another token, wherever there is padding."""
+  mask = mask.reshape(*mask.shape, *[1] * (value.ndim - mask.ndim))
+  other = (value + 1) % V if value.dtype == jnp.int32 else jnp.nan
+  return jnp.where(mask, value, other)
+
+
+# A policy that is a table.
+
+
+class Table(Scorer):
+  """Scores answers by the token before and attends by the token itself."""
+
+  def prefill(self, params, prompt, visual):
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    keys, last = params["key"][prompt.tokens], prompt.tokens[:, -1]
+    scores = jnp.einsum("pd,psd->ps", params["query"][last], keys)
+    return Prefix(
+      keys=keys,
+      values=keys,
+      mask=prompt.mask,
+      next_position=prompt.next_position,
+      last_hidden=params["next"][last],
+      last_row=jax.nn.softmax(jnp.where(prompt.mask, scores, -1e30)),
+    )
+
+  def __call__(self, params, prefix, tokens):
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    first = prefix.last_hidden[:, None, None]
+    first = jnp.broadcast_to(first, (*tokens.shape[:2], 1, V))
+    logits = jnp.concatenate([first, params["next"][tokens[..., :-1]]], axis=2)
+    logs = jax.nn.log_softmax(logits / self.temperature)
+    logprobs = jnp.take_along_axis(logs, tokens[..., None], -1)[..., 0]
+    attention = None
+    if self.layers:
+      query, own = params["query"][tokens], params["key"][tokens]
+      scores = jnp.concatenate(
+        [
+          jnp.where(
+            prefix.mask[:, None, None],
+            jnp.einsum("pgrd,psd->pgrs", query, prefix.keys),
+            -1e30,
+          ),
+          jnp.where(
+            jnp.tri(R, dtype=bool),
+            jnp.einsum("pgrd,pgud->pgru", query, own),
+            -1e30,
+          ),
+        ],
+        axis=-1,
+      )
+      attention = models.attention_policy(
+        jax.nn.softmax(scores), prefix.mask, prefix.last_row, row=self.row
+      )
+    return Scores(logprobs, -(jnp.exp(logs) * logs).sum(-1), attention)
+
+
+def make_params(seed: int) -> dict:
+  return {
+    "next": normal(V, V, seed=seed),
+    "query": normal(V, D, seed=seed + 1),
+    "key": normal(V, D, seed=seed + 2),
+  }
+
+
+def make_tokens(*shape, seed: int):
+  values = np.random.default_rng(seed).integers(0, V, shape)
+  return jnp.asarray(values, jnp.int32)
+
+
+def make_prompt() -> Prompt:
+  place = np.arange(S) - np.arange(P)[:, None] % 3
+  visual = np.where((place >= 0) & (place < 2), place, -1)
+  return Prompt(
+    tokens=make_tokens(P, S, seed=11),
+    mask=jnp.asarray(place >= 0),
+    positions=jnp.asarray(np.stack(3 * [np.maximum(place, 0)], axis=-1)),
+    visual_index=jnp.asarray(visual),
+    next_position=jnp.full(P, S),
+    region=jnp.asarray(np.where(visual == 0, 0.5, 0.0), jnp.float32),
+    patches=Patches(*(jnp.zeros((P, 1, 1)) for _ in range(5))),
+  )
+
+
+def make_rollout(scorer: Scorer, params, data) -> Rollout:
+  prefix = scorer.prefill(params, data["prompt"], None)
+  return Rollout(
+    tokens=data["tokens"],
+    mask=data["mask"],
+    logprobs=scorer(params, prefix, data["tokens"]).logprobs,
+    visual=jnp.zeros((P, 2, D)),
+    prefix=prefix,
+  )
+
+
+@functools.cache
+def make_inputs() -> dict:
+  """What probes and experiments start from; parameters aren't per prompt."""
+  return {
+    "params": make_params(20),
+    "params_old": jax.tree.map(
+      lambda x, y: x + 0.1 * y, make_params(20), make_params(30)
+    ),
+    "params_ref": make_params(40),
+    "data": {
+      "prompt": make_prompt(),
+      "tokens": make_tokens(P, G, R, seed=12),
+      "mask": make_mask(),
+      "rewards": make_fields()["rewards"],
+    },
+  }
+
+
+# A case is a function of a dict of arrays. Each "data" has leading P.
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A row, built.
+
+  Attributes:
+    function: jitted; inputs to arrays, padding of the outputs set to zero.
+    inputs: {"data": arrays with leading P, ...: anything}.
+  """
+
+  function: object
+  inputs: dict
+
+  def spoiled(self) -> dict:
+    """The inputs with other values in the padding of prompts and answers."""
+    data = dict(self.inputs["data"])
+    mask = data.pop("mask")
+    if "prompt" in data:
+      prompt = data["prompt"]
+      tokens = spoil(prompt.tokens, prompt.mask)
+      data["prompt"] = dataclasses.replace(prompt, tokens=tokens)
+    for name, value in data.items():
+      if name != "prompt" and value.ndim > 2:
+        data[name] = spoil(value, mask)
+    return self.inputs | {"data": data | {"mask": mask}}
+
+
+def bound_method(package, name, options) -> build.Bound:
+  provided = {*make_fields(), *run_lib._PROBE_DATA}
+  return build.bind(
+    package, {"name": name, **options}, f"{name}", provided=provided
+  )
+
+
+def array_case(row) -> Case:
+  """Losses with their gradients, advantages, token weights."""
+  package, *_ = row
+  bound = bound_method(*row)
+  data = {n: make_fields()[n] for n in {"mask", *bound.needs}}
+
+  @jax.jit
+  def value_and_gradient(inputs):
+    data = inputs["data"]
+    current = {"logprobs", "entropies", "attention"} & set(bound.needs)
+
+    def loss(scores):
+      values = bound(data | scores)
+      assert values.shape == (P, G, R)
+      return reduce.total(values, reduce.sequence_mean(data["mask"]))
+
+    return jax.value_and_grad(loss)({name: data[name] for name in current})
+
+  @jax.jit
+  def value(inputs):
+    values = bound(inputs["data"])
+    assert values.shape in ((P, G), (P, G, R))
+    return values
+
+  function = value_and_gradient if package is losses else value
+  return Case(function, {"data": data})
+
+
+def probe_case(row) -> Case:
+  bound = bound_method(*row)
+  scorer = Table(small_models.small_config(), 1.0, (-1,), "self")
+
+  @jax.jit
+  def function(inputs):
+    data = inputs["data"]
+    rollout = make_rollout(scorer, inputs["params"], data)
+    context = {
+      "scorer": scorer,
+      "params": inputs["params"],
+      "params_ref": inputs["params_ref"],
+      "prompt": data["prompt"],
+      "rollout": rollout,
+    }
+    fields = bound(context)._asdict()
+    assert tuple(fields) == build.provides(bound.function)
+    mask = data["mask"]
+    return {
+      name: jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 3)), x, 0)
+      for name, x in fields.items()
+    }
+
+  return Case(function, make_inputs())
+
+
+def experiment_config(name: str, arm: str):
+  """The config of an arm, on the model and the data that ship."""
+  get_config = load(name).get_config
+  config = get_config(arm) if arm else get_config()
+  plain = defaults.get_config()
+  with config.unlocked():
+    if config.model.path != "tiny":
+      config.model.path = "tiny"
+      config.attention.layers = (-1,)
+    for split in ("train", "test"):
+      if config.data[split].name != "EasyVQA":
+        config.data[split] = plain.data[split]
+  return config
+
+
+def experiment_case(row) -> Case:
+  with mock.patch.object(run_lib, "Scorer", Table):
+    run = run_lib.build_run(experiment_config(*row))
+  programs, scorer = run.programs, run.scorer
+
+  def state_of(params) -> State:
+    return State(
+      step=jnp.zeros((), jnp.int32),
+      trainable=params,
+      frozen={},
+      optimizer=run.optimizer.init(params),
+    )
+
+  @jax.jit
+  def function(inputs):
+    data, old = inputs["data"], state_of(inputs["params_old"])
+    rollout = make_rollout(scorer, inputs["params_old"], data)
+    fields, probed = programs.probe(
+      old, inputs["params_ref"], data["prompt"], rollout
+    )
+    fields = programs.prepare(fields, data["rewards"], data["mask"])
+    batch = Batch(data["prompt"], None, data["tokens"], data["mask"], fields)
+    state = state_of(inputs["params"])
+    shares = programs.shares(state, batch)
+    state, measured = programs.update(state, batch)
+    return probed | shares | measured, state.trainable
+
+  return Case(function, make_inputs())
+
+
+ROWS = [row for row in METHODS if row[0] is not rewards] + EXPERIMENTS
+
+
+@functools.cache
+def built(index: int) -> Case:
+  row = ROWS[index]
+  if isinstance(row[0], str):
+    return experiment_case(row)
+  return probe_case(row) if row[0] is probes else array_case(row)
+
+
+@functools.cache
+def expected(index: int):
+  case = built(index)
+  return jax.device_get(case.function(case.inputs))
+
+
+every_row = pytest.mark.parametrize(
+  "index", range(len(ROWS)), ids=[title(row) for row in ROWS]
+)
+
+
+@every_row
+def test_value_and_gradient_are_finite(index):
+  leaves = jax.tree.leaves(expected(index))
+  assert leaves
+  assert all(np.isfinite(leaf).all() for leaf in leaves)
+  assert any((np.asarray(leaf) != 0).any() for leaf in leaves)
+
+
+@every_row
+def test_padding_never_matters_and_nothing_recompiles(index):
+  case = built(index)
+  one = expected(index)
+  two = case.function(case.spoiled())
+  jax.tree.map(np.testing.assert_array_equal, two, one)
+  assert case.function._cache_size() == 1
+
+
+@every_row
+def test_bfloat16_is_accepted(index):
+  case = built(index)
+  inputs = jax.tree.map(
+    lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x,
+    case.inputs,
+  )
+  values = jax.device_get(jax.tree.leaves(case.function(inputs)))
+  assert all(np.isfinite(v.astype(np.float32)).all() for v in values)
+
+
+@every_row
+def test_eight_devices_equal_one(index):
+  case = built(index)
+  mesh = jax.make_mesh(
+    (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+
+  def place(value, *axes):
+    spec = jax.sharding.PartitionSpec(*axes)
+    return jax.device_put(value, jax.sharding.NamedSharding(mesh, spec))
+
+  inputs = {
+    name: place(value, "data") if name == "data" else place(value)
+    for name, value in case.inputs.items()
+  }
+  assert len(inputs["data"]["mask"].devices()) == 8
+  found = jax.device_get(case.function(inputs))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    found,
+    expected(index),
+  )
+
+
+@pytest.mark.parametrize(
+  "row", [row for row in METHODS if row[0] is rewards], ids=title
+)
+def test_reward_is_a_number_for_any_text(row):
+  """Rewards are functions of text: white space around it is their padding."""
+  bound = build.bind(
+    rewards,
+    {"name": row[1], **row[2]},
+    row[1],
+    provided=("text", "answer", "example"),
+  )
+  texts = ["", "<answer>B</answer>", "<answer>", "</answer><think>", "é\x00\n"]
+  for text in texts:
+    context = {"text": text, "answer": "B", "example": None}
+    value = bound(context)
+    assert isinstance(value, float) and 0 <= value <= 1
+    assert bound(context | {"text": f"\n {text}\n"}) == value
+
+
+@pytest.mark.parametrize("row", EXPERIMENTS, ids=title)
+def test_experiment_weighs_what_it_names(row):
+  """No term of an experiment is switched off or lacks its reduction."""
+  for name, spec in experiment_config(*row).losses.to_dict().items():
+    assert spec["weight"] > 0, name
+    assert spec["reduce"] in objective._REDUCTIONS, name

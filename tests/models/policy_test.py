@@ -1,0 +1,260 @@
+"""The token policy and the attention policy."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import models
+from mmrl.models import attention, policy
+from mmrl.rollout import sampler
+
+# One sequence of four positions; two query heads on one key head of size 2.
+KEYS = np.array([[1, 0], [0, 1], [1, 1], [-1, 0.5]], np.float32)
+QUERIES = {
+  1: [[0.5, 0], [0, 1]],
+  2: [[1, -1], [0.5, 0.5]],
+  3: [[0, 2], [1, 0]],
+}
+# softmax(q @ k / sqrt 2), mean of both heads.
+ROWS = {
+  1: [0.458859, 0.541141, 0, 0],
+  2: [0.434011, 0.216038, 0.349952, 0],
+  3: [0.227162, 0.272838, 0.365472, 0.134528],
+}
+
+
+def make_rows(keys: np.ndarray, prompt_mask: list[bool]):
+  """Rows of positions 2 and 3 as answer to a prompt of padding, 0 and 1."""
+  prompt_mask = jnp.array([prompt_mask])
+  answer = jnp.array([QUERIES[2], QUERIES[3]], jnp.float32)
+  prefix_keys = jnp.asarray(keys[:-2])[None, :, None]
+  rows = attention.prefix_rows(
+    answer[None, None],
+    prefix_keys,
+    prompt_mask,
+    jnp.asarray(keys[-2:])[None, None, :, None],
+    jnp.tri(2, dtype=bool),
+  )
+  last = attention.weights(
+    jnp.array(QUERIES[1], jnp.float32)[None, None],
+    prefix_keys,
+    prompt_mask[:, None],
+  ).mean((1, 2))[:, 0]
+  return rows, prompt_mask, last
+
+
+@pytest.mark.parametrize(
+  "row, wanted",
+  [
+    ("self", [[0.667659, 0.332341, 0, 0], [0.262472, 0.315247, 0.422281, 0]]),
+    ("emit", [ROWS[1], ROWS[2]]),
+  ],
+)
+def test_golden_policy(row, wanted):
+  rows, mask, last = make_rows(KEYS, [True, True])
+  np.testing.assert_allclose(rows[0, 0], [ROWS[2], ROWS[3]], atol=1e-6)
+  np.testing.assert_allclose(last[0], ROWS[1][:2], atol=1e-6)
+  p = policy.attention_policy(rows, mask, last, row=row)
+  np.testing.assert_allclose(p[0, 0], wanted, atol=1e-6)
+
+
+def test_golden_policy_with_padding_on_the_left():
+  keys = np.concatenate([[[9.0, 9.0]], KEYS]).astype(np.float32)
+  p = policy.attention_policy(*make_rows(keys, [False, True, True]))
+  np.testing.assert_allclose(
+    p[0, 0],
+    [[0, 0.667659, 0.332341, 0, 0], [0, 0.262472, 0.315247, 0.422281, 0]],
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+  "row, wanted",
+  [
+    (
+      "self",
+      [[0.667659, 0.332341, 0, 0, 0], [0.262472, 0.315247, 0, 0.422281, 0]],
+    ),
+    (
+      "emit",
+      [[0.458859, 0.541141, 0, 0, 0], [0.434011, 0.216038, 0, 0.349952, 0]],
+    ),
+  ],
+)
+def test_golden_policy_with_padding_before_the_answer(row, wanted):
+  keys = np.insert(KEYS, 2, 9.0, axis=0)
+  rows, mask, last = make_rows(keys, [True, True, False])
+  p = policy.attention_policy(rows, mask, last, row=row)
+  np.testing.assert_allclose(p[0, 0], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("real, wanted", [(True, [1, 0]), (False, [0, 0])])
+def test_golden_policy_of_one_earlier_key_and_of_none(real, wanted):
+  rows = jnp.array([[[[0.458859 if real else 0.0, 0.541141]]]])
+  p = policy.attention_policy(rows, jnp.array([[real]]))
+  np.testing.assert_array_equal(p[0, 0, 0], wanted)
+
+
+@pytest.mark.parametrize("row", ["self", "emit"])
+def test_gradient_is_finite_without_an_earlier_key(row):
+  """0/0 in the unused branch of a `where` would make it NaN."""
+
+  def total(rows, last):
+    mask = jnp.array([[False], [True]])
+    p = policy.attention_policy(rows, mask, last, row=row)
+    return jnp.square(p).sum()
+
+  rows = jnp.array([[[[0.0, 1.0]]], [[[0.5, 0.5]]]])
+  grads = jax.grad(total, (0, 1))(rows, jnp.array([[0.0], [1.0]]))
+  assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_policy_refuses():
+  rows, mask = jnp.ones((1, 1, 2, 4)), jnp.ones((1, 2), bool)
+  with pytest.raises(ValueError, match="'self' or 'emit', got 'other'"):
+    policy.attention_policy(rows, mask, row="other")
+  with pytest.raises(ValueError, match="needs last_row"):
+    policy.attention_policy(rows, mask, row="emit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+  model: models.Model
+  rollout: sampler.Rollout
+  scores: policy.Scores
+
+
+@functools.cache
+def make_sampled(row: str) -> Sampled:
+  """Answers at a temperature, and what the scorer says of them."""
+  model = small_models.make_model(small_models.small_config(tied=False))
+  prompt = model.processor(small_models.conversations())
+  options = {"temperature": 0.7, "attention_layers": (-1,)}
+
+  @small_models.jit
+  def both(params, prompt, key):
+    rollout = sampler.rollout(
+      params, model.config, prompt, key, answers=2, length=5, **options
+    )
+    scores = models.score(
+      params,
+      model.config,
+      rollout.prefix,
+      rollout.tokens,
+      attention_row=row,
+      **options,
+    )
+    return rollout, scores
+
+  return Sampled(model, *both(model.params, prompt, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("row", ["self", "emit"])
+def test_rows_of_a_model_sum_to_one_and_skip_their_token(row):
+  """Later positions and padding are exactly zero; "self" drops the diagonal."""
+  sampled = make_sampled(row)
+  p = np.asarray(sampled.scores.attention)
+  np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
+  real = np.asarray(sampled.rollout.prefix.mask)
+  prompt_length = real.shape[1]
+  padding = np.broadcast_to(~real[:, None, None], p[..., :prompt_length].shape)
+  assert (p[..., :prompt_length][padding] == 0).all()
+  own = p[..., prompt_length:]
+  earlier = np.tri(own.shape[-1], k=-1, dtype=bool)
+  assert (own[..., ~earlier] == 0).all()
+  assert (own[..., earlier] > 0).all()
+
+
+def test_sampler_and_scorer_agree():
+  sampled = make_sampled("self")
+  mask = np.asarray(sampled.rollout.mask)
+  assert mask.sum() > 10
+  np.testing.assert_allclose(
+    sampled.scores.logprobs[mask], sampled.rollout.logprobs[mask], atol=2e-5
+  )
+
+
+@pytest.fixture(scope="module")
+def hidden_and_tokens():
+  rng = np.random.RandomState(0)
+  hidden = rng.randn(2, 3, 5, 32).astype(np.float32)
+  return jnp.asarray(hidden), jnp.asarray(rng.randint(0, 256, (2, 3, 5)))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logprobs_and_entropies_directly(hidden_and_tokens, tied, temperature):
+  config = small_models.small_config(tied=tied)
+  params = small_models.make_params(config)
+  hidden, tokens = hidden_and_tokens
+  logprobs, entropies = policy.token_logprobs(
+    params, config, hidden, tokens, temperature
+  )
+  logits = np.float64(models.logits(params, config, hidden)) / temperature
+  logits[..., list(config.banned_token_ids)] = -np.inf
+  p = np.exp(logits - logits.max(-1, keepdims=True))
+  p /= p.sum(-1, keepdims=True)
+  chosen = np.take_along_axis(p, np.asarray(tokens)[..., None], axis=-1)[..., 0]
+  np.testing.assert_allclose(logprobs, np.log(chosen), atol=1e-5)
+  logs = np.log(np.where(p > 0, p, 1.0))
+  np.testing.assert_allclose(entropies, -(p * logs).sum(-1), atol=1e-5)
+
+
+# 30 rows: even chunks, a remainder, one row at a time.
+@pytest.mark.parametrize("rows_per_chunk", [10, 7, 1])
+def test_chunks_change_nothing(hidden_and_tokens, monkeypatch, rows_per_chunk):
+  config = small_models.small_config()
+  params = small_models.make_params(config)
+  hidden, tokens = hidden_and_tokens
+  weights = np.random.RandomState(1).randn(2, *tokens.shape)
+
+  def run():
+    # A function of its own each time, or the first trace would be reused.
+    @small_models.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def grad(params, hidden):
+      pair = policy.token_logprobs(params, config, hidden, tokens, 0.8)
+      total = sum((w * x).sum() for w, x in zip(weights, pair, strict=True))
+      return total, pair
+
+    return grad(params, hidden)
+
+  whole = run()
+  monkeypatch.setattr(
+    policy, "_CHUNK_VALUES", rows_per_chunk * config.text.vocab_size
+  )
+  chunked = run()
+  for one, other in zip(
+    jax.tree.leaves(chunked),
+    jax.tree.leaves(whole),
+    strict=True,
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+
+
+def test_placeholders_have_no_probability(hidden_and_tokens):
+  """Not even where the head is sure of them; entropies stay finite."""
+  config = small_models.small_config(tied=False)
+  params = small_models.make_params(config)
+  hidden, tokens = hidden_and_tokens
+  kernel = params["text"]["head"]["kernel"]
+  banned = jnp.array(config.banned_token_ids)
+  kernel = kernel.at[:, banned].set(100 * hidden[0, 0, :2].T)
+  head = {"head": {"kernel": kernel}}
+  params = params | {"text": params["text"] | head}
+  logits = policy.token_logits(params, config, hidden, 1.0)
+  assert (jax.nn.softmax(logits)[..., banned] == 0).all()
+
+  def total(hidden):
+    return sum(
+      x.sum() for x in policy.token_logprobs(params, config, hidden, tokens)
+    )
+
+  value, grad = small_models.jit(jax.value_and_grad(total))(hidden)
+  assert np.isfinite(value)
+  assert np.isfinite(grad).all()

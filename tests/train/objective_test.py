@@ -1,0 +1,156 @@
+"""Tests of the objective: named weighted terms, one number, its metrics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrl.errors import UserError
+from mmrl.train import objective
+from mmrl.types import Scores
+
+PROVIDED = (
+  *("mask", "advantages", "token_weights", "logprobs", "entropies"),
+  *("attention", "logprobs_old", "logprobs_ref", "attention_old"),
+)
+POLICY = {"name": "clipped_ratio", "weight": 1.0, "reduce": "token_mean"}
+KL = {"name": "reference_kl", "weight": 0.04, "reduce": "token_mean"}
+LOOK = {"name": "attention_jsd", "weight": 1.0, "reduce": "sequence_mean"}
+SPECS = {"policy": POLICY, "kl": KL, "attention": LOOK}
+# The worked example of the attention method: two answers of 2 and 1 tokens.
+MASK = jnp.array([[[True, True]], [[True, False]]])
+SCORES = Scores(
+  logprobs=jnp.array([[[-1, -0.5]], [[-2, -9]]], jnp.float32),
+  entropies=jnp.array([[[1, 2]], [[6, 99]]], jnp.float32),
+  attention=jnp.array(
+    [
+      [[[0.5, 0.3, 0.2, 0], [0.25, 0.25, 0.4, 0.1]]],
+      [[[0.7, 0.3, 0, 0], [0.9, 0.05, 0.05, 0]]],
+    ],
+    jnp.float32,
+  ),
+)
+FIELDS = {
+  "mask": MASK,
+  "advantages": jnp.array([[1.0], [-0.5]]),
+  "token_weights": jnp.ones((2, 1, 2)),
+  "logprobs_old": jnp.array([[[-1.2, -0.5]], [[-1.5, 0]]], jnp.float32),
+  "logprobs_ref": jnp.array([[[-1.1, -0.7]], [[-2.2, 0]]], jnp.float32),
+  "attention_old": jnp.array(
+    [
+      [[[0.2, 0.3, 0.5, 0], [0.3, 0.3, 0.3, 0.1]]],
+      [[[0.6, 0.4, 0, 0], [0.1, 0.8, 0.1, 0]]],
+    ],
+    jnp.float32,
+  ),
+}
+
+
+def build(**specs):
+  return objective.build_terms(specs, provided=PROVIDED, remedies={})
+
+
+def value_of(terms, scores=SCORES, fields=FIELDS):
+  weights = objective.reduction_weights(terms, fields["mask"])
+  return objective.objective(terms, scores, fields, weights)
+
+
+@pytest.mark.parametrize(
+  ("weight", "total"), [(1.0, -0.582745), (0.5, -0.591090), (0.0, -0.599436)]
+)
+def test_total_golden(weight, total):
+  terms = build(**SPECS | {"attention": LOOK | {"weight": weight}})
+  loss, metrics = value_of(terms)
+  expected = {
+    "loss/policy": -0.6,
+    "loss/kl": 0.014100,
+    "loss/total": total,
+    "policy/entropy": 3.0,  # (1 + 2 + 6) / 3
+    # |rho - 1| of 1.221403, 1, 0.606531
+    "policy/ratio_deviation": 0.204957,
+    "attention/jsd_mean": 0.025928,
+    # Sums over good and over bad answers, over all three tokens.
+    "attention/jsd_good": (0.066414 + 0.005860) / 3,
+    "attention/jsd_bad": 0.005509 / 3,
+  }
+  if weight:
+    expected["loss/attention"] = 0.016691
+  np.testing.assert_allclose(loss, total, atol=2e-6)
+  assert set(metrics) == set(expected)
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, atol=2e-6, err_msg=name)
+
+
+def test_term_of_weight_zero_is_left_out():
+  terms = build(**SPECS | {"attention": LOOK | {"weight": 0.0}})
+  assert terms == build(policy=POLICY, kl=KL)
+  assert not any(term.needs_attention for term in terms)
+  assert any(term.needs_attention for term in build(**SPECS))
+
+
+def test_term_of_weight_zero_is_checked_all_the_same():
+  with pytest.raises(UserError, match="clip_hihg"):
+    build(kl=KL, policy=POLICY | {"weight": 0.0, "clip_hihg": 1})
+
+
+@pytest.mark.parametrize("specs", [{}, {"kl": KL | {"weight": 0.0}}])
+def test_objective_without_a_term_is_refused(specs):
+  with pytest.raises(UserError, match="a term of non-zero weight"):
+    build(**specs)
+
+
+def test_without_attention_its_metrics_are_left_out():
+  scores = Scores(SCORES.logprobs, SCORES.entropies)
+  _, metrics = value_of(build(policy=POLICY), scores)
+  assert not any(name.startswith("attention/") for name in metrics)
+
+
+def test_metrics_have_no_gradient():
+  terms = build(policy=POLICY | {"weight": 0.5}, attention=LOOK)
+
+  @jax.jit
+  @jax.grad
+  def gradient(scores):
+    loss, metrics = value_of(terms, scores)
+    names = [n for n in metrics if not n.startswith("loss/")]
+    return loss + sum(100 * metrics[name] for name in names)
+
+  one = gradient(SCORES)
+  two = jax.jit(jax.grad(lambda scores: value_of(terms, scores)[0]))(SCORES)
+  jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+@pytest.mark.parametrize("reduction", objective._REDUCTIONS)
+def test_parts_add_up_to_the_whole(reduction):
+  """Loss, metrics and gradient: what accumulation rests on."""
+  terms = build(
+    **{name: spec | {"reduce": reduction} for name, spec in SPECS.items()}
+  )
+  weights = objective.reduction_weights(terms, MASK)
+
+  @jax.jit
+  def gradient(scores, fields, weights):
+    def loss(logprobs):
+      changed = Scores(logprobs, scores.entropies, scores.attention)
+      return objective.objective(terms, changed, fields, weights)
+
+    return jax.grad(loss, has_aux=True)(scores.logprobs)
+
+  slopes, whole = gradient(SCORES, FIELDS, weights)
+  parts = [
+    gradient(
+      *jax.tree.map(lambda x, i=i: x[i : i + 1], (SCORES, FIELDS, weights))
+    )
+    for i in (0, 1)
+  ]
+  np.testing.assert_allclose(
+    jnp.concatenate([g for g, _ in parts]), slopes, rtol=1e-6
+  )
+  for name in whole:
+    total = sum(metrics[name] for _, metrics in parts)
+    np.testing.assert_allclose(total, whole[name], rtol=1e-5, err_msg=name)
+
+
+def test_reduction_weights_are_those_in_use_and_the_metrics():
+  weights = objective.reduction_weights(build(attention=LOOK), MASK)
+  assert set(weights) == {"token_mean", "sequence_mean"}

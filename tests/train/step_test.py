@@ -1,0 +1,381 @@
+"""Tests of the training step: whole updates of a whole model."""
+
+import concurrent.futures
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import data, models
+from mmrl.data import pipeline
+from mmrl.errors import UserError
+from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
+from mmrl.probes.policies import Scorer
+from mmrl.train import defaults, loop, metrics, objective, optimizer
+from mmrl.train import run as run_lib
+from mmrl.train import step as step_lib
+from mmrl.types import Batch, Patches, Prompt
+
+UPDATES = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """Most of the time would go into optimising programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+def make_config(weight: float | None = None, row: str = "self"):
+  """GRPO, or with a weight RAL, on the model that ships with the library.
+
+  Plain momentum instead of Adam: where a gradient is zero but for rounding,
+  Adam makes a whole step of the rounding.
+  """
+  config = defaults.get_config()
+  config.model.remat = False
+  config.rollout.prompts = config.rollout.answers = UPDATES
+  config.rollout.length = 6
+  config.rollout.temperature = 2.0  # answers differ, whatever the weights
+  config.train.minibatches = UPDATES
+  config.attention.row = row
+  config.shares.every = 1000
+  config.optimizer = {"name": "sgd", "momentum": 0.9}
+  config.schedule = {"name": "constant_schedule", "value": 0.02}
+  return config if weight is None else defaults.add_ral(config, weight)
+
+
+@functools.cache
+def build(weight: float | None, row: str) -> run_lib.Run:
+  return run_lib.build_run(make_config(weight, row))
+
+
+def make_samples(run: run_lib.Run) -> data.Samples:
+  """Noise and a question about it."""
+
+  def example(i: int) -> data.Example:
+    part = {
+      "type": "image",
+      "image": small_models.picture(32, 32, seed=i),
+      "region": (0.0, 0.0, 16.0, 16.0),
+    }
+    text = {"type": "text", "text": "what is it?"}
+    messages = [{"role": "user", "content": [part, text]}]
+    return data.Example(f"question {i}", "what is it?", messages, "noise")
+
+  examples = [example(i) for i in range(UPDATES)]
+  rows = [(e, run.processor.encode(e.messages, e.name)) for e in examples]
+  return pipeline.collate(rows, run.processor, lengths=(), patches=())
+
+
+def with_advantages(batch: Batch) -> Batch:
+  """Whatever the answers were, some are better than others."""
+  advantages = np.random.default_rng(0).normal(size=batch.mask.shape[:2])
+  advantages -= advantages.mean(axis=1, keepdims=True)
+  fields = {"advantages": jnp.asarray(advantages, jnp.float32)}
+  return dataclasses.replace(batch, fields=batch.fields | fields)
+
+
+@functools.cache
+def collected(row: str) -> Batch:
+  """A rollout batch of the model as it is at the start."""
+  run, config = build(1.0, row), make_config(1.0, row)
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    batch, _ = loop.collect(
+      config, run, run.initial_state(), make_samples(run), 1, pool
+    )
+  return with_advantages(batch)
+
+
+@functools.cache
+def trajectory(weight: float | None, row: str):
+  """Parameters and metrics after each update on one rollout batch."""
+  run, batch = build(weight, row), collected(row)
+  state, states = run.initial_state(), []
+  for i in range(UPDATES):
+    minibatch = step_lib.take_prompts(batch, i, 1)
+    state, measured = run.programs.update(state, minibatch)
+    # The next update is given the state's memory.
+    states.append((jax.tree.map(jnp.copy, state), jax.device_get(measured)))
+  return states
+
+
+def largest_difference(one, two) -> float:
+  differences = jax.tree.map(
+    lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), one, two
+  )
+  return max(jax.tree.leaves(differences))
+
+
+def test_weight_zero_is_bit_for_bit_the_method_without_the_term():
+  for (one, before), (two, after) in zip(
+    trajectory(None, "self"), trajectory(0.0, "self"), strict=True
+  ):
+    jax.tree.map(np.testing.assert_array_equal, one.trainable, two.trainable)
+    assert before == after
+
+
+def test_attention_term_acts_from_the_second_update_on():
+  """At theta_old it is zero in value and gradient: one update is GRPO's."""
+  start, _ = optimizer.partition(build(None, "self").params, ("vision/.*",))
+  plain, looking = trajectory(None, "self"), trajectory(1.0, "self")
+  moved = largest_difference(plain[0][0].trainable, start)
+  differences = [
+    largest_difference(one.trainable, two.trainable)
+    for (one, _), (two, _) in zip(plain, looking, strict=True)
+  ]
+  assert differences[0] < 1e-4 * moved
+  assert all(d > 1e-3 * moved for d in differences[1:])
+
+
+@pytest.mark.parametrize("row", ["self", "emit"])
+def test_divergence_is_zero_at_the_first_update_and_not_after(row):
+  """Old and current attention come from one function at one precision."""
+  measured = [m for _, m in trajectory(1.0, row)]
+  assert 0 <= measured[0]["attention/jsd_mean"] <= 1e-10
+  assert abs(measured[0]["loss/attention"]) <= 1e-10
+  assert measured[0]["policy/ratio_deviation"] <= 1e-5
+  assert abs(measured[0]["loss/kl"]) <= 1e-8
+  for later in measured[1:]:
+    assert later["attention/jsd_mean"] > 1e-8
+    assert later["loss/attention"] != 0
+
+
+def test_rows_self_and_emit_are_two_policies():
+  one, two = (
+    collected(row).fields["attention_old"] for row in ("self", "emit")
+  )
+  assert one.shape == two.shape
+  assert largest_difference(one, two) > 1e-3
+  for rows in (one, two):
+    np.testing.assert_allclose(
+      rows.sum(-1), np.ones(rows.shape[:-1]), rtol=1e-5
+    )
+
+
+def test_vision_tower_and_projector_stay():
+  run = build(1.0, "self")
+  first, last = run.initial_state(), trajectory(1.0, "self")[-1][0]
+  assert run.frozen_vision
+  assert {p.split("/")[0] for p in first.trainable} == {"text"}
+  assert {p.split("/")[0] for p in first.frozen} == {"vision"}
+  assert any(path.startswith("vision/merger/") for path in first.frozen)
+  jax.tree.map(
+    np.testing.assert_array_equal, last.params["vision"], run.params["vision"]
+  )
+  for path, leaf in last.trainable.items():
+    assert not np.array_equal(leaf, first.trainable[path]), path
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_vision_has_no_optimizer_state(name):
+  spec = {"momentum": 0.9} if name == "sgd" else {"weight_decay": 0.1}
+  transform = optimizer.make(
+    {"name": name} | spec, {"name": "constant_schedule", "value": 1.0}, 1.0
+  )
+  trainable, frozen = optimizer.partition(
+    build(None, "self").params, ("vision/.*",)
+  )
+  paths = jax.tree_util.tree_flatten_with_path(transform.init(trainable))[0]
+  names = {
+    str(key.key) for path, _ in paths for key in path if hasattr(key, "key")
+  }
+  assert names == set(trainable)
+  assert not names & set(frozen)
+
+
+def test_collect_and_learn_compile_in_the_first_steps_only():
+  config, run = make_config(1.0), build(1.0, "self")
+  state, samples = run.initial_state(), make_samples(run)
+  compilations = metrics.Compilations()
+  jax.jit(lambda x: x + 1)(jnp.ones(3))
+  assert compilations.count > 0  # it does count
+  counts = []
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    for step in range(1, 5):
+      batch, values = loop.collect(config, run, state, samples, step, pool)
+      state, values = loop.learn(config, run, state, batch, values, step, 0)
+      state = dataclasses.replace(state, step=np.int32(step))
+      counts.append(compilations.count)
+      assert all(np.isfinite(v) for v in values.values())
+  assert counts[1] == counts[2] == counts[3]
+
+
+def test_loss_that_is_no_number_stops_the_run():
+  config, run = make_config(1.0), build(1.0, "self")
+  batch = collected("self")
+  bad = batch.fields["advantages"].at[1, 0].set(jnp.nan)
+  batch = dataclasses.replace(batch, fields=batch.fields | {"advantages": bad})
+  with pytest.raises(
+    UserError,
+    match=r"\S+ is nan at step 7, update 2; .* checkpoint is of step 5",
+  ):
+    loop.learn(config, run, run.initial_state(), batch, {}, 7, 5)
+
+
+# A model that changes with neither the shipped one nor its tokenizer.
+
+TERMS = {
+  "policy": {"name": "clipped_ratio", "weight": 1.0, "reduce": "token_mean"},
+  "kl": {"name": "reference_kl", "weight": 0.04, "reduce": "token_mean"},
+  "attention": {
+    "name": "attention_jsd",
+    "weight": 1.0,
+    "reduce": "sequence_mean",
+  },
+}
+CONFIG = ModelConfig(
+  text=TextConfig(
+    vocab_size=320,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    mrope_section=(1, 1, 2),
+  ),
+  vision=VisionConfig(
+    depth=1,
+    hidden_size=16,
+    intermediate_size=16,
+    num_heads=2,
+    out_hidden_size=32,
+    patch_size=2,
+    window_size=8,
+  ),
+  tie_word_embeddings=True,
+  image_token_id=311,
+  video_token_id=312,
+  vision_start_token_id=313,
+  vision_end_token_id=314,
+  eos_token_id=315,
+  pad_token_id=316,
+  remat=False,
+)
+P, G, S, R, N = 4, 2, 6, 3, 2
+
+
+def make_prompt() -> Prompt:
+  """Two visual tokens and some text, padded on the left by 0, 1, 2 and 3."""
+  rng = np.random.default_rng(0)
+  place = np.arange(S) - np.arange(P)[:, None]
+  return Prompt(
+    tokens=jnp.asarray(rng.integers(0, 300, (P, S)), jnp.int32),
+    mask=jnp.asarray(place >= 0),
+    positions=jnp.asarray(np.stack(3 * [np.maximum(place, 0)], -1)),
+    visual_index=jnp.asarray(np.where((place >= 0) & (place < N), place, -1)),
+    next_position=jnp.asarray(S - np.arange(P)),
+    region=jnp.zeros((P, S)),
+    # Unused: the visual tokens are given.
+    patches=Patches(*(jnp.zeros((P, 1, 1)) for _ in range(5))),
+  )
+
+
+@functools.cache
+def stage():
+  """Scorer, terms, state and a batch of fixed tokens and rewards.
+
+  The behaviour policy is another model, so that every term has a value.
+  """
+  scorer = Scorer(CONFIG, 1.0, (-1,), "self")
+
+  @jax.jit
+  def make(seed):
+    params = models.init(jax.random.key(seed), CONFIG)
+    # Larger than at the start of training: attention is far from uniform.
+    return jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, params)
+
+  params, old, reference = make(0), make(1), make(2)
+  prompt, rng = make_prompt(), np.random.default_rng(1)
+  visual = jnp.asarray(rng.normal(size=(P, N, 32)), jnp.float32)
+  tokens = jnp.asarray(rng.integers(0, 300, (P, G, R)), jnp.int32)
+  lengths = np.array([[3, 2], [1, 3], [2, 2], [3, 0]])
+  mask = jnp.asarray(np.arange(R) < lengths[..., None])
+
+  @jax.jit
+  def score(params):
+    return scorer(params, scorer.prefill(params, prompt, visual), tokens)
+
+  behaviour = score(old)
+  # Nearer to the current policy than a stranger's, so that ratios matter.
+  current = score(params).logprobs
+  rewards = jnp.array([[1.0, 0.1], [0.0, 0.9], [1.0, 1.0], [0.1, 0.0]])
+  fields = {
+    "rewards": rewards,
+    "advantages": rewards - rewards.mean(axis=1, keepdims=True),
+    "token_weights": jnp.ones((P, G, R)),
+    "logprobs_old": current + 0.1 * (behaviour.logprobs - current),
+    "logprobs_ref": current + 0.1 * (score(reference).logprobs - current),
+    "entropies_old": behaviour.entropies,
+    "attention_old": behaviour.attention,
+  }
+  batch = Batch(prompt, visual, tokens, mask, fields)
+  terms = objective.build_terms(
+    TERMS, provided=(*fields, "mask", "logprobs", "attention"), remedies={}
+  )
+  trainable, frozen = optimizer.partition(params, ("vision/.*",))
+  return scorer, terms, trainable, frozen, batch
+
+
+@functools.cache
+def one_update(accumulate: int):
+  scorer, terms, trainable, frozen, batch = stage()
+  transform = optimizer.make(
+    {"name": "sgd"}, {"name": "constant_schedule", "value": 0.1}, 1.0
+  )
+  update = step_lib.make_update(
+    step_lib.make_loss(scorer, terms, None), terms, transform, accumulate
+  )
+  state = step_lib.State(
+    step=jnp.zeros((), jnp.int32),
+    trainable=jax.tree.map(jnp.copy, trainable),
+    frozen=jax.tree.map(jnp.copy, frozen),
+    optimizer=transform.init(trainable),
+  )
+  state, measured = update(state, batch)
+  trainable = jax.device_get(state.trainable)
+  _, after = update(state, batch)
+  return trainable, jax.device_get(measured), after["loss/total"].item()
+
+
+GOLDEN = {
+  "attention/jsd_bad": 0.0340678,
+  "attention/jsd_good": 0.0828345,
+  "attention/jsd_mean": 0.1812302,
+  "gradient/norm": 4.183144,
+  "loss/attention": -0.00104097,
+  "loss/kl": 0.00171103,
+  "loss/policy": -0.0955997,
+  "loss/total": -0.0965722,
+  "policy/entropy": 5.660453,
+  "policy/ratio_deviation": 0.0445664,
+  "loss/total after": -0.126209,
+}
+
+
+def test_one_training_step_golden():
+  _, measured, after = one_update(1)
+  found = {name: float(value) for name, value in measured.items()}
+  found["loss/total after"] = after
+  assert found == pytest.approx(GOLDEN, rel=1e-4, abs=1e-6), (
+    f"one step gives {found}: if you meant to change this, update the numbers"
+  )
+
+
+def test_accumulated_parts_equal_the_whole():
+  """Lengths differ by prompt: an average of averages would not do."""
+  (one, before, _), (four, after, _) = one_update(1), one_update(4)
+  for path in one:
+    np.testing.assert_allclose(four[path], one[path], atol=1e-6, err_msg=path)
+  assert set(before) == set(after)
+  for name in before:
+    assert np.isfinite(before[name])
+    np.testing.assert_allclose(
+      after[name], before[name], rtol=1e-4, atol=1e-7, err_msg=name
+    )
