@@ -162,6 +162,7 @@ def test_tags_are_balanced(tmp_path):
 def test_failure_leaves_the_old_report(tmp_path, monkeypatch):
   path = tmp_path / "report.html"
   path.write_text("old")
+
   def fail(*_):
     raise OSError("disk full")
 

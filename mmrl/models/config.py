@@ -141,6 +141,13 @@ def from_hf(path: str | pathlib.Path) -> ModelConfig:
     )
   text = raw.get("text_config") or raw
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  if kind not in ("default", "mrope") or text.get("use_sliding_window"):
+    raise UserError(
+      f"{path}: expected plain M-RoPE over the whole context, found rope type"
+      f" {kind!r} and use_sliding_window {text.get('use_sliding_window')}; this"
+      " version computes neither scaled positions nor sliding windows"
+    )
   text_config = _pick(
     TextConfig,
     text | {"rope_theta": rope.get("rope_theta", text.get("rope_theta"))},

@@ -100,7 +100,11 @@ def read(source: Any, name: str) -> Image.Image:
 
 
 def fit(
-  height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+  height: int,
+  width: int,
+  factor: int,
+  min_pixels: int,
+  max_pixels: int | float,
 ) -> tuple[int, int]:
   """The size a picture is scaled to, as Qwen2-VL's processor chooses it.
 
@@ -199,13 +203,8 @@ def cut(
     region: x0, y0, x1, y1 in pixels of the picture, or None.
   """
   factor = vision.patch_size * vision.spatial_merge_size
-  height, width = fit(
-    picture.height,
-    picture.width,
-    factor,
-    config.min_pixels,
-    config.max_pixels,
-  )
+  size = (picture.height, picture.width, factor, config.min_pixels)
+  height, width = fit(*size, config.max_pixels)
   scaled = picture
   if picture.size != (width, height):
     scaled = picture.resize((width, height), Image.Resampling.BICUBIC)
@@ -220,7 +219,7 @@ def cut(
     pixels=pixels,
     rows_columns=merge_order(grid, vision.spatial_merge_size),
     grid=grid,
-    shrunk=picture.height * picture.width > config.max_pixels,
+    shrunk=(height, width) != fit(*size, math.inf),
     region=cells.astype(np.float32),
   )
 

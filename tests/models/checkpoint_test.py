@@ -319,3 +319,18 @@ def test_the_shipped_model_loads():
   assert jax.tree.map(lambda x: x.shape, model.params) == jax.tree.map(
     lambda x: x.shape, wanted
   )
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"rope_parameters": {"rope_type": "yarn", "mrope_section": [4, 4, 4]}},
+    {"use_sliding_window": True},
+  ],
+)
+def test_positions_this_version_cannot_compute(tmp_path, change):
+  raw = json.loads((checkpoint.tiny_path() / "config.json").read_text())
+  raw["text_config"] |= change
+  (tmp_path / "config.json").write_text(json.dumps(raw))
+  with pytest.raises(UserError, match="expected plain M-RoPE"):
+    config_lib.from_hf(tmp_path)
