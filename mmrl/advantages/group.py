@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmrl.errors import UserError
+
 
 def group_normalised(
   rewards: Float[Array, "P G"],
@@ -29,12 +31,12 @@ def group_normalised(
     The advantages; they sum to zero in every group.
 
   Raises:
-    ValueError: if the group has one answer, or there is no such scale.
+    UserError: if the group has one answer, or there is no such scale.
 
   Reference: arXiv 2402.03300 section 4.1.2.
   """
   if rewards.shape[1] < 2:
-    raise ValueError(
+    raise UserError(
       "group_normalised needs at least 2 answers per prompt, got"
       f" {rewards.shape[1]}"
     )
@@ -45,6 +47,6 @@ def group_normalised(
   elif scale == "batch":
     centred /= rewards.std(ddof=ddof) + epsilon
   elif scale != "none":
-    raise ValueError(f"scale must be 'group', 'batch' or 'none', got {scale!r}")
+    raise UserError(f"scale must be 'group', 'batch' or 'none', got {scale!r}")
   equal = rewards.max(axis=1) == rewards.min(axis=1)
   return jnp.where(equal[:, None], 0.0, centred)

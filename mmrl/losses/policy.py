@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mmrl.errors import UserError
+
 
 def per_token(
   values: Float[Array, "P G"] | Float[Array, "P G R"],
@@ -93,7 +95,7 @@ def reference_kl(
     The unreduced estimate, 0 on padding.
 
   Raises:
-    ValueError: if there is no such estimator.
+    UserError: if there is no such estimator.
 
   Reference: http://joschu.net/blog/kl-approx.html; arXiv 2402.03300 eq. 4.
   """
@@ -104,4 +106,4 @@ def reference_kl(
     return k * k / 2
   if estimator == "k3":
     return jnp.expm1(k) - k
-  raise ValueError(f"estimator must be 'k1', 'k2' or 'k3', got {estimator!r}")
+  raise UserError(f"estimator must be 'k1', 'k2' or 'k3', got {estimator!r}")

@@ -9,6 +9,8 @@ and each tag may stand once only.
 
 import re
 
+from mmrl.errors import UserError
+
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _FORMS = {
   "think": (
@@ -54,10 +56,10 @@ def answer_format(text: str, *, form: str = "think") -> float:
       (RAL-zero).
 
   Raises:
-    ValueError: if there is no such form.
+    UserError: if there is no such form.
   """
   if form not in _FORMS:
-    raise ValueError(f"form must be one of {sorted(_FORMS)}, got {form!r}")
+    raise UserError(f"form must be one of {sorted(_FORMS)}, got {form!r}")
   pattern, tags = _FORMS[form]
   once = all(text.count(tag) == 1 for tag in tags)
   return float(once and pattern.fullmatch(text.strip()) is not None)

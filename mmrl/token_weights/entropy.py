@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mmrl.errors import UserError
+
 
 def entropy_quantile(
   entropies_old: Float[Array, "P G R"],
@@ -20,13 +22,13 @@ def entropy_quantile(
     quantile: in [0, 1); 0.8 keeps about a fifth, 0 keeps all.
 
   Raises:
-    ValueError: if the quantile is outside [0, 1).
+    UserError: if the quantile is outside [0, 1).
 
   Reference: Beyond the 80/20 rule, arXiv 2506.01939.
   Reconstructed: the term's denominator stays the number of all tokens.
   """
   if not 0 <= quantile < 1:
-    raise ValueError(f"quantile must be in [0, 1), got {quantile}")
+    raise UserError(f"quantile must be in [0, 1), got {quantile}")
   valid = jnp.where(mask, entropies_old, jnp.nan)
   threshold = jnp.nanquantile(valid, quantile)
   return jnp.where(mask & (entropies_old >= threshold), 1.0, 0.0)

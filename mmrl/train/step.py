@@ -211,7 +211,7 @@ def make_update(
         return jax.tree.map(jnp.add, total, gradient(state, *part)), None
 
       (grads, metrics), _ = jax.lax.scan(add, zeros, parts)
-    metrics["gradient/norm"] = optax.global_norm(grads)
+    metrics["gradient/norm"] = optax.tree.norm(grads)
     updates, optimizer_state = optimizer.update(
       grads, state.optimizer, state.trainable
     )
@@ -245,7 +245,7 @@ def make_shares(
         params = optimizer_lib.merge(trainable, state.frozen)
         return loss(params, batch, weights)[0]
 
-      norms[term.name] = optax.global_norm(
+      norms[term.name] = optax.tree.norm(
         jax.grad(of_trainable)(state.trainable)
       )
     total = sum(norms.values())
