@@ -6,6 +6,14 @@
 Method: Reinforced Attention Learning, arXiv 2602.04884: GRPO, plus the
 advantage-weighted divergence of the last layer's attention from the
 behaviour policy's. `:grpo` leaves that term out and changes nothing else.
+
+Hardware and time: two CPU cores, under five minutes, half a minute of it
+compiling. Result to expect: 70 % of the test questions before, about 83 %
+after, with either arm; the question alone gives 67 %.
+
+Differs from the paper: a tiny model and easy-VQA instead of a 7B model and
+Video-R1's data, 192 prompts x 16 answers a step, and a learning rate to
+match. Reward, KL weight, group advantage and frozen vision are the paper's.
 """
 
 from mmrl.train import defaults

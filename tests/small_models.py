@@ -56,15 +56,6 @@ CHAT_TEMPLATE = """\
 """
 PICTURE = PictureConfig(min_pixels=64, max_pixels=4096)
 
-# Compiles six times faster than `jax.jit`: most of a test's time otherwise.
-jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-  },
-)
-
 
 def small_config(*, tied: bool = True, **changes) -> ModelConfig:
   """Grouped queries, uneven rotary sections, windowed and full vision."""

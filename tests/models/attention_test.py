@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_models
 
 from mmrl.models import attention, layers
 
@@ -18,7 +17,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
 def value_and_vjp(function, arrays, cotangent):
   """The value, and the cotangents of all arrays, in one compilation."""
 
-  @small_models.jit
+  @jax.jit
   def run(*arrays):
     value, back = jax.vjp(function, *arrays)
     return value, back(cotangent)
@@ -89,8 +88,8 @@ def test_attend_prefix_bears_large_scores():
   """Both parts share the maximum: neither overflows nor vanishes."""
   queries, *rest = make_answers()
   arrays = queries * 300, *rest
-  ours = small_models.jit(by_prefix)(*arrays)
-  theirs = small_models.jit(by_hand)(*arrays)
+  ours = jax.jit(by_prefix)(*arrays)
+  theirs = jax.jit(by_hand)(*arrays)
   assert np.isfinite(ours).all()
   np.testing.assert_allclose(ours, theirs, atol=1e-4)
 

@@ -32,9 +32,9 @@ def case(request, tmp_path_factory):
   config = config_lib.from_hf(path)
   params = checkpoint.load_params(path, config)
   prompt = small_models.make_processor(config)(conversations)
-  output = small_models.jit(
-    models.apply, static_argnums=1, static_argnames="attention"
-  )(params, config, prompt, attention="all")
+  output = jax.jit(models.apply, static_argnums=1, static_argnames="attention")(
+    params, config, prompt, attention="all"
+  )
   # Both pad on the left; ours to a multiple of 32.
   count = golden["tokens"].shape[1]
   return golden, prompt, jax.tree.map(np.asarray, output), count

@@ -136,7 +136,7 @@ def make_sampled(row: str) -> Sampled:
   prompt = model.processor(small_models.conversations())
   options = {"temperature": 0.7, "attention_layers": (-1,)}
 
-  @small_models.jit
+  @jax.jit
   def both(params, prompt, key):
     rollout = sampler.rollout(
       params, model.config, prompt, key, answers=2, length=5, **options
@@ -215,7 +215,7 @@ def test_chunks_change_nothing(hidden_and_tokens, monkeypatch, rows_per_chunk):
 
   def run():
     # A function of its own each time, or the first trace would be reused.
-    @small_models.jit
+    @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def grad(params, hidden):
       pair = policy.token_logprobs(params, config, hidden, tokens, 0.8)
@@ -255,6 +255,6 @@ def test_placeholders_have_no_probability(hidden_and_tokens):
       x.sum() for x in policy.token_logprobs(params, config, hidden, tokens)
     )
 
-  value, grad = small_models.jit(jax.value_and_grad(total))(hidden)
+  value, grad = jax.jit(jax.value_and_grad(total))(hidden)
   assert np.isfinite(value)
   assert np.isfinite(grad).all()

@@ -79,11 +79,9 @@ def rows_of(output, shape, attention_layers=LAYERS):
   )
 
 
-vision = small_models.jit(models.vision, static_argnums=1)
-apply = small_models.jit(
-  models.apply, static_argnums=1, static_argnames="attention"
-)
-_extended = small_models.jit(extended, static_argnums=(1, 4))
+vision = jax.jit(models.vision, static_argnums=1)
+apply = jax.jit(models.apply, static_argnums=1, static_argnames="attention")
+_extended = jax.jit(extended, static_argnums=(1, 4))
 
 
 def run(params, config, prompt, tokens, attention_layers=LAYERS):
@@ -124,7 +122,7 @@ def gradient(*, tied: bool, remat: bool = True):
       extended(params, config, case.prompt, jnp.asarray(case.tokens))
     )
 
-  return small_models.jit(jax.value_and_grad(loss))(case.params)
+  return jax.jit(jax.value_and_grad(loss))(case.params)
 
 
 def weigh(outputs):
@@ -155,7 +153,7 @@ def test_gradient_of_extend_is_that_of_full_rows(tied):
     output = models.apply(params, case.config, full, attention="all")
     return weigh(rows_of(output, case.tokens.shape))
 
-  theirs = small_models.jit(jax.value_and_grad(loss))(case.params)
+  theirs = jax.jit(jax.value_and_grad(loss))(case.params)
   check_same_gradient(gradient(tied=tied), theirs, 3e-5)
 
 
@@ -168,14 +166,14 @@ def test_decode_is_extend(untied):
   """Token by token through the cache, in a cache longer than the answer."""
   params, config, tokens = untied.params, untied.config, untied.tokens
   visual = vision(params, config, untied.prompt.patches)
-  prefix = small_models.jit(models.prefill, static_argnums=1)(
+  prefix = jax.jit(models.prefill, static_argnums=1)(
     params, config, untied.prompt, visual
   )
-  whole = small_models.jit(models.extend, static_argnums=1)(
+  whole = jax.jit(models.extend, static_argnums=1)(
     params, config, prefix, tokens
   )
   cache = vlm.empty_cache(config, prefix, ANSWERS, LENGTH + 3)
-  step = small_models.jit(models.decode, static_argnums=1)
+  step = jax.jit(models.decode, static_argnums=1)
   for t in range(LENGTH):
     hidden, cache = step(params, config, prefix, cache, tokens[:, :, t])
     np.testing.assert_allclose(hidden, whole.hidden[:, :, t], atol=1e-5)
@@ -247,11 +245,9 @@ def test_earlier_outputs_have_no_gradient_to_later_tokens(untied):
     return jnp.square(out.hidden[0, 0]).sum(-1)
 
   table = params["text"]["embed"]["embedding"]
-  reached = (
-    np.abs(small_models.jit(jax.jacrev(whole))(table)).max(-1)[:, ids] > 0
-  )
+  reached = np.abs(jax.jit(jax.jacrev(whole))(table)).max(-1)[:, ids] > 0
   np.testing.assert_array_equal(reached, np.tri(count, dtype=bool))
-  reached = np.abs(small_models.jit(jax.jacrev(in_two))(table)).max(-1) > 0
+  reached = np.abs(jax.jit(jax.jacrev(in_two))(table)).max(-1) > 0
   assert reached[:, ids].all()
   np.testing.assert_array_equal(reached[:, answer], np.tri(LENGTH, dtype=bool))
 
@@ -276,7 +272,7 @@ def test_visual_tokens_stand_at_their_placeholders(untied):
   params, config, prompt = untied.params, untied.config, untied.prompt
   visual = vision(params, config, prompt.patches)
 
-  @small_models.jit
+  @jax.jit
   def values(visual):
     return models.prefill(params, config, prompt, visual).values[0]
 
@@ -363,9 +359,7 @@ def test_shapes_of_published_models(
 def test_init_is_as_published():
   """normal(0.02) matrices, unit norms, no biases."""
   config = small_models.small_config(tied=False)
-  params = small_models.jit(models.init, static_argnums=1)(
-    jax.random.key(0), config
-  )
+  params = jax.jit(models.init, static_argnums=1)(jax.random.key(0), config)
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     if path[-1].key in ("kernel", "embedding"):
       np.testing.assert_allclose(leaf.std(), 0.02, rtol=1e-3)

@@ -81,9 +81,7 @@ def test_tokens_pixels_and_positions(pair, prepared):
 
 def test_logits_and_attention(pair, prepared):
   prompt, inputs, mask, count = prepared
-  apply = small_models.jit(
-    models.apply, static_argnums=1, static_argnames="attention"
-  )
+  apply = jax.jit(models.apply, static_argnums=1, static_argnames="attention")
   output = apply(pair.ours.params, pair.ours.config, prompt, attention="all")
   logits, attention = oracle.outputs(pair.theirs, inputs)
   ours = np.asarray(output.logits)[:, -count:]
@@ -101,7 +99,7 @@ def test_greedy_generation(pair, prepared):
   prompt, inputs, *_ = prepared
   config = pair.ours.config
 
-  @small_models.jit
+  @jax.jit
   def generate(params, prompt):
     return sampler.rollout(
       params,

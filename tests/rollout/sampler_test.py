@@ -30,7 +30,7 @@ def prompt():
 
 @pytest.fixture(scope="module")
 def prefix(params, prompt):
-  @small_models.jit
+  @jax.jit
   def run(params, prompt):
     visual = models.vision(params, CONFIG, prompt.patches)
     return models.prefill(params, CONFIG, prompt, visual)
@@ -41,7 +41,7 @@ def prefix(params, prompt):
 def generate(params, prefix, seed=0, answers=ANSWERS, length=LENGTH, **options):
   """Compiled anew each time: tests change what the loop calls."""
 
-  @small_models.jit
+  @jax.jit
   def run(params, prefix, key):
     return sampler.generate(
       params,
@@ -76,9 +76,7 @@ def test_greedy_is_argmax_of_whole_sequences(params, prompt, prefix):
   """If each token is the argmax after those before it, so is each step."""
   tokens, mask, logprobs = generate(params, prefix, answers=1, temperature=0.0)
   full = small_models.full_rows(prompt, tokens)
-  output = small_models.jit(models.apply, static_argnums=1)(
-    params, CONFIG, full
-  )
+  output = jax.jit(models.apply, static_argnums=1)(params, CONFIG, full)
   logits = np.array(output.logits[:, -LENGTH - 1 : -1])
   logits[..., list(CONFIG.banned_token_ids)] = -1e30
   best = logits.argmax(-1)
@@ -185,9 +183,7 @@ def test_first_tokens_follow_the_policy(params, prefix):
 def test_logprobs_are_those_of_the_unfiltered_policy(params, prefix, options):
   tokens, mask, logprobs = generate(params, prefix, temperature=1.3, **options)
   score = functools.partial(models.score, temperature=1.3)
-  scores = small_models.jit(score, static_argnums=1)(
-    params, CONFIG, prefix, tokens
-  )
+  scores = jax.jit(score, static_argnums=1)(params, CONFIG, prefix, tokens)
   np.testing.assert_allclose(
     logprobs[mask], np.asarray(scores.logprobs)[mask], atol=2e-5
   )
