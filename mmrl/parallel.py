@@ -83,6 +83,7 @@ def shard_map_loss(
     # as different on each device. Gradients, taken outside, don't need it.
     check_vma=False,
   )
+  mapped = jax.jit(mapped)
 
   def wrapped(params: PyTree, batch: Batch):
     _divide(batch, mesh.shape[AXIS])

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
-from mmrl import models, parallel
+from mmrl import parallel
 from mmrl.errors import UserError
 from mmrl.probes.policies import Scorer
 from mmrl.train import defaults, objective, step
@@ -13,8 +14,8 @@ from mmrl.types import Batch
 
 
 def make():
-  """Loss, terms, parameters and a batch of uneven answers on tiny."""
-  model = models.load("tiny")
+  """Loss, terms, parameters and a batch of uneven answers."""
+  model = small_models.make_model(small_models.small_config())
   config = defaults.add_ral(defaults.get_config())
   scorer = Scorer(model.config, 1.0, (-1,), "self")
   fields = ("logprobs_old", "logprobs_ref", "attention_old")

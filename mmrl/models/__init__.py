@@ -1,5 +1,6 @@
 """Qwen2.5-VL as pure functions over a parameter tree."""
 
+from mmrl.models.attention import attention_rows
 from mmrl.models.checkpoint import Model, load, save
 from mmrl.models.policy import attention_policy, score, token_logprobs
 from mmrl.models.vlm import apply, decode, extend, init, logits, prefill, vision
@@ -8,6 +9,7 @@ __all__ = [
   "Model",
   "apply",
   "attention_policy",
+  "attention_rows",
   "decode",
   "extend",
   "init",

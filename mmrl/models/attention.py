@@ -175,7 +175,7 @@ def attend_prefix(
   return out.astype(values.dtype).reshape(queries.shape)
 
 
-def prefix_rows(
+def attention_rows(
   queries: Float[Array, "P G T H head"],
   prefix_keys: Float[Array, "P S K head"],
   prefix_mask: Bool[Array, "P S"],

@@ -367,7 +367,7 @@ def extend(
     (params["text"]["layers"], prefix.keys, prefix.values, indices),
   )
   rows = [
-    attention.prefix_rows(
+    attention.attention_rows(
       queries[slot], prefix.keys[layer], prefix.mask, keys[slot], mask
     )
     for slot, layer in enumerate(chosen)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import concurrent.futures
 import dataclasses
+import math
 import pathlib
 import time
 
@@ -135,16 +136,24 @@ def _steps(
       values["data/shrunk"] = samples.shrunk
       values["time/compilations"] = compilations.count
       log.write(step, values)
-      bar.set_postfix_str(
-        f"reward {values['reward/total']:.3f}"
-        f" accuracy {values['reward/accuracy']:.3f}"
-        f" on object {values['attention/region']:.2f}"
-      )
+      bar.set_postfix_str(_postfix(run, values))
       bar.update()
       if step % config.checkpoint.every == 0 or step == last:
         checkpoints.save(state, questions.get_state())
         saved = step
   return state
+
+
+def _postfix(run: Run, values: Mapping[str, float]) -> str:
+  """What the progress bar shows: rewards, and attention on the region."""
+  shown = {"reward": "reward/total"}
+  shown |= {name: f"reward/{name}" for name, _, _ in run.rewards}
+  shown["on object"] = "attention/region"
+  return " ".join(
+    f"{title} {values[name]:.2f}"
+    for title, name in shown.items()
+    if name in values
+  )
 
 
 def _next(questions, state: State, checkpoints) -> data.Samples:
@@ -188,7 +197,9 @@ def collect(
   )
   rewarded = time.perf_counter()
   fields = run.programs.prepare(fields, rewards, rollout.mask)
-  values = {k: float(v) for k, v in jax.device_get(measured).items()}
+  values = _floats(measured)
+  if math.isnan(values["attention/region"]):
+    del values["attention/region"]  # no region is marked
   values["reward/total"] = float(rewards.mean())
   values |= {f"reward/{name}": float(x.mean()) for name, x in parts.items()}
   values["reward/mixed_groups"] = float((rewards.std(1) > 0).mean())

@@ -125,6 +125,7 @@ def _write_report(workdir, config, run: Run, before, after, result) -> None:
     examples=[
       _example(run, first, second)
       for first, second in zip(before.shown, after.shown, strict=True)
+      if run.test_source[first.index].picture
     ],
     config=json.dumps(config.to_dict(), indent=2),
   )

@@ -105,11 +105,11 @@ def test_attend_is_attend_prefix_without_a_prefix():
   np.testing.assert_allclose(alone, dense, atol=1e-6)
 
 
-def test_prefix_rows_are_head_means_of_weights():
+def test_attention_rows_are_head_means_of_weights():
   queries, prefix_keys, _, keys, _ = make_answers()
 
   def rows(queries, prefix_keys, keys):
-    return attention.prefix_rows(
+    return attention.attention_rows(
       queries, prefix_keys, PREFIX_MASK, keys, OWN_MASK
     )
 

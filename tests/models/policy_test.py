@@ -33,7 +33,7 @@ def make_rows(keys: np.ndarray, prompt_mask: list[bool]):
   prompt_mask = jnp.array([prompt_mask])
   answer = jnp.array([QUERIES[2], QUERIES[3]], jnp.float32)
   prefix_keys = jnp.asarray(keys[:-2])[None, :, None]
-  rows = attention.prefix_rows(
+  rows = attention.attention_rows(
     answer[None, None],
     prefix_keys,
     prompt_mask,
