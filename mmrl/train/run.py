@@ -134,14 +134,6 @@ def _check_sizes(config: ml_collections.ConfigDict, model: ModelConfig):
     )
 
 
-def _unused(slot: Mapping, name: str) -> str:
-  """What to add so that a run has field `name`."""
-  for probe in probes.__all__:
-    if name in build.provides(getattr(probes, probe)):
-      return f"add probe {probe!r} to config.probes"
-  return f"no probe makes it; config.probes has {', '.join(slot)}"
-
-
 def build_run(config: ml_collections.ConfigDict) -> Run:
   """Builds a run.
 
@@ -164,11 +156,17 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
   fields = [f for p in bound_probes for f in build.provides(p.function)]
   if "logprobs_old" not in fields:
     raise UserError("config.probes: expected probe 'behaviour', found none")
+  remedies = {
+    name: f"add probe {probe!r} to config.probes"
+    for probe in probes.__all__
+    for name in build.provides(getattr(probes, probe))
+  }
   advantage = build.bind(
     advantages,
     specs["advantage"],
     "config.advantage",
     provided=(*_ALWAYS, *fields),
+    remedies=remedies,
   )
   provided = (*_ALWAYS, "advantages", *fields, *_SCORES)
   token_weight = None
@@ -178,13 +176,9 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
       specs["token_weight"],
       "config.token_weight",
       provided=provided,
+      remedies=remedies,
     )
   provided = (*provided, "token_weights")
-  remedies = {
-    name: _unused(specs["probes"], name)
-    for probe in probes.__all__
-    for name in build.provides(getattr(probes, probe))
-  }
   terms = objective.build_terms(
     specs["losses"], provided=provided, remedies=remedies
   )
