@@ -1,4 +1,4 @@
-"""RAL on your own pictures and questions.
+"""RAL on your own pictures, videos and questions.
 
   python -m mmrl.train --config experiments/jsonl.py:DIR --workdir runs/mine
 
@@ -6,11 +6,12 @@ DIR holds train.jsonl and test.jsonl, one question per line:
 
   {"question": "what colour is it?", "answer": "red", "images": ["a.png"]}
 
-Paths are relative to the file. `messages` in the form of chat templates may
-stand for `question` and `images`; `region`, a box x0, y0, x1, y1 in pixels of
-the first picture, turns on the measure of attention on it. The model is the
-tiny one, which was trained to think and answer; for a model that has to be told
-so, `:DIR,instruct` adds an instruction to every question:
+Paths are relative to the file; `videos` may stand beside `images` or instead.
+`messages` in the form of chat templates may stand for all three. `region`, a
+box x0, y0, x1, y1 in pixels of the first picture, turns on the measure of
+attention on it. The model is the tiny one, which was trained to think and
+answer; for a model that has to be told so, `:DIR,instruct` adds an instruction
+to every question:
 
   python -m mmrl.train --config experiments/jsonl.py:DIR,instruct \\
     --config.model.path=MODEL_DIR --workdir runs/mine

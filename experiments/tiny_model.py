@@ -104,6 +104,7 @@ def build_config(tokenizer, size: int) -> config_lib.ModelConfig:
       num_hidden_layers=4,
       num_attention_heads=4,
       num_key_value_heads=2,
+      head_dim=24,
       mrope_section=(4, 4, 4),
       rope_theta=10000.0,
     ),

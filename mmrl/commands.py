@@ -1,6 +1,6 @@
 """What every `python -m mmrl.COMMAND` shares: flags, errors, exit status."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import logging
 import os
 import sys
@@ -16,11 +16,14 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 
 
-def run(main: Callable[[], None]) -> None:
+def run(
+  main: Callable[[], None], *, required: Sequence[str] = ("config", "workdir")
+) -> None:
   """Parses flags and runs `main`; a user's mistake is one line and status 2.
 
   Args:
     main: takes nothing; reads the flags.
+    required: flags that must be given.
   """
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   # Orbax logs every save, and a failed one with a traceback from each of its
@@ -28,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   try:
     flags.FLAGS(sys.argv)
-    for name in ("config", "workdir"):
+    for name in required:
       if flags.FLAGS[name].value is None:
         raise UserError(f"expected --{name}, found none; see README.md")
   except (

@@ -6,11 +6,15 @@ Dimension letters, used in every annotation of the library:
   G  answers per prompt            D  model width
   S  padded prompt length          L  decoder layers
   R  padded answer length          H  query heads,  K  key/value heads
-  M  padded patches of a prompt    N  padded visual tokens of a prompt
-  W  padded vision windows         C  values of one flattened patch
+  B  rows of packed patches        M  padded patches of a row
+  N  padded visual tokens of a row W  padded vision windows of a row
+  C  values of one flattened patch
+  E  width of a visual token: D for the embedding and D for each decoder layer
+     that DeepStack feeds
 
 Every structure is a frozen dataclass and a pytree. All arrays of a structure
-share the leading P, so that a minibatch is a slice of each of them.
+lead with P, or with B, which divides P; so a minibatch of whole rows is a
+slice of each of them (`take_prompts`).
 
 Context names, the vocabulary of the slots (see `mmrl.build`): `mask`,
 `rewards`, `advantages`, `token_weights`, what the scorer computes
@@ -39,22 +43,28 @@ def pytree(cls):
 
 @pytree
 class Patches:
-  """The pictures of each prompt, cut into patches.
+  """Pictures and videos of a batch, cut into patches and packed.
+
+  Each of the B rows holds the pictures of P / B consecutive prompts, one
+  after the other whatever their sizes, and padding behind the last.
 
   Attributes:
     pixels: normalised patch values in merge order (2x2 blocks adjacent);
       zero where there is padding.
-    rows_columns: row and column of each patch in its own picture.
-    image: which picture of the prompt a patch belongs to; -1 is padding.
+    rows_columns: row and column of each patch in its own frame.
+    extent: rows and columns of that frame, in patches; 1 on padding.
+    frame: first patch and one past the last of that frame; (0, 0) is padding.
     windows: for each attention window, the patches in it; -1 is padding.
+      None where the tower has no windows.
     window_slot: where in the flattened `windows` each patch stands.
   """
 
-  pixels: Float[Array, "P M C"]
-  rows_columns: Int[Array, "P M 2"]
-  image: Int[Array, "P M"]
-  windows: Int[Array, "P W patches"]
-  window_slot: Int[Array, "P M"]
+  pixels: Float[Array, "B M C"]
+  rows_columns: Int[Array, "B M 2"]
+  extent: Int[Array, "B M 2"]
+  frame: Int[Array, "B M 2"]
+  windows: Int[Array, "B W patches"] | None
+  window_slot: Int[Array, "B M"] | None
 
 
 @pytree
@@ -65,8 +75,8 @@ class Prompt:
     tokens: token ids; padding holds the pad id.
     mask: True on real tokens.
     positions: temporal, height and width rotary positions.
-    visual_index: which visual token of the prompt stands at each position;
-      -1 where the position is text or padding.
+    visual_index: which visual token of its row of `patches` stands at each
+      position; -1 where the position is text or padding.
     next_position: rotary position of the first token after the prompt.
     region: share of the visual token's cell that the marked region of its
       picture covers, in [0, 1]; 0 on text and where no region is marked.
@@ -129,14 +139,14 @@ class Rollout:
     tokens: sampled ids; the pad id after the end.
     mask: True on sampled tokens, the closing end-of-sequence included.
     logprobs: log-probability of each token as the sampler saw it.
-    visual: visual tokens of the prompt.
+    visual: visual tokens, packed like the patches.
     prefix: the prompt's keys and values under the behaviour policy.
   """
 
   tokens: Int[Array, "P G R"]
   mask: Bool[Array, "P G R"]
   logprobs: Float[Array, "P G R"]
-  visual: Float[Array, "P N D"]
+  visual: Float[Array, "B N E"]
   prefix: Prefix
 
 
@@ -169,7 +179,7 @@ class Batch:
   """
 
   prompt: Prompt
-  visual: Float[Array, "P N D"] | None
+  visual: Float[Array, "B N E"] | None
   tokens: Int[Array, "P G R"]
   mask: Bool[Array, "P G R"]
   fields: dict[str, Array]

@@ -38,7 +38,7 @@ from mmrl.probes.policies import Scorer
 from mmrl.train import defaults, objective
 from mmrl.train import run as run_lib
 from mmrl.train.step import State
-from mmrl.types import Batch, Patches, Prefix, Prompt, Rollout, Scores
+from mmrl.types import Batch, Prefix, Prompt, Rollout, Scores
 
 # Package, name, options that a spec may set.
 METHODS = [
@@ -247,7 +247,7 @@ def make_prompt() -> Prompt:
     visual_index=jnp.asarray(visual),
     next_position=jnp.full(P, S),
     region=jnp.asarray(np.where(visual == 0, 0.5, 0.0), jnp.float32),
-    patches=Patches(*(jnp.zeros((P, 1, 1)) for _ in range(5))),
+    patches=small_models.no_patches(P),
   )
 
 

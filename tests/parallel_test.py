@@ -12,10 +12,15 @@ from mmrl.probes.policies import Scorer
 from mmrl.train import defaults, objective, step
 from mmrl.types import Batch
 
+P = 16
+
 
 def make():
-  """Loss, terms, parameters and a batch of uneven answers."""
-  model = small_models.make_model(small_models.small_config())
+  """Loss, terms, parameters and a batch of uneven answers.
+
+  The pictures of two prompts are packed together, on each of the devices.
+  """
+  model = small_models.make_model(small_models.small_config(remat=False))
   config = defaults.add_ral(defaults.get_config())
   scorer = Scorer(model.config, 1.0, (-1,), "self")
   fields = ("logprobs_old", "logprobs_ref", "attention_old")
@@ -24,18 +29,21 @@ def make():
   terms = objective.build_terms(
     config.losses.to_dict(), provided=(*names, *scores), remedies={}
   )
-  questions = ["what shape?", "is it red?", "a", "what color is the shape?"] * 2
+  questions = ["what shape?", "is it red?", "a", "what color is it?"] * 4
+  pictures = [small_models.picture(8 * (1 + i % 4), 16, i) for i in range(5)]
+  parts = [*pictures, small_models.clip(3, 16, 8, 1.0)] + [""] * 10
   prompt = model.processor(
-    [[{"role": "user", "content": text}] for text in questions]
+    [small_models.user(*pair) for pair in zip(parts, questions, strict=True)],
+    rows=8,
   )
   prompt = jax.tree.map(jnp.asarray, prompt)
   rng = np.random.default_rng(0)
-  tokens = jnp.asarray(rng.integers(0, 200, (8, 2, 5)), jnp.int32)
-  lengths = rng.integers(1, 6, (8, 2, 1))
+  tokens = jnp.asarray(rng.integers(0, 200, (P, 2, 5)), jnp.int32)
+  lengths = rng.integers(1, 6, (P, 2, 1))
   mask = jnp.asarray(np.arange(5) < lengths)
   prefix = scorer.prefill(model.params, prompt, None)
   old = scorer(model.params, prefix, tokens)
-  noise = 0.1 * rng.standard_normal((3, 8, 2, 5)).astype(np.float32)
+  noise = 0.1 * rng.standard_normal((3, P, 2, 5)).astype(np.float32)
   attention = old.attention**1.1
   batch = Batch(
     prompt=prompt,
@@ -46,8 +54,8 @@ def make():
       "logprobs_old": old.logprobs + noise[0],
       "logprobs_ref": old.logprobs + noise[1],
       "attention_old": attention / attention.sum(-1, keepdims=True),
-      "advantages": jnp.asarray(rng.standard_normal((8, 2)), jnp.float32),
-      "token_weights": jnp.ones((8, 2, 5)),
+      "advantages": jnp.asarray(rng.standard_normal((P, 2)), jnp.float32),
+      "token_weights": jnp.ones((P, 2, 5)),
     },
   )
   return step.make_loss(scorer, terms, None), terms, model.params, batch
@@ -74,7 +82,7 @@ def test_wrappers_agree_with_one_device():
     np.testing.assert_allclose(value, expected, atol=1e-6)
     for name, metric in metrics.items():
       np.testing.assert_allclose(ours[name], metric, atol=1e-5, err_msg=name)
-    # Gradients of up to 1.4 are sums of 16 answers in another order.
+    # Gradients of up to 1.4 are sums of 32 answers in another order.
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6),
       grads,

@@ -6,7 +6,6 @@ tests and torch scripts build the same model without exchanging files.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import zlib
 
@@ -17,9 +16,10 @@ import tokenizers
 import transformers
 
 from mmrl import models
-from mmrl.models import checkpoint
-from mmrl.models import config as config_lib
+from mmrl.models import config_json, parameters
+from mmrl.models import weights as weights_lib
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
+from mmrl.models.families import VideoConfig
 from mmrl.models.pictures import PictureConfig
 from mmrl.models.processor import Processor
 from mmrl.types import Patches, Prompt
@@ -48,6 +48,8 @@ CHAT_TEMPLATE = """\
 {%- if message.content is string -%}{{ message.content }}
 {%- else -%}{%- for part in message.content -%}
 {%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- elif part.type == 'video' -%}
+<|vision_start|><|video_pad|><|vision_end|>
 {%- else -%}{{ part.text }}{%- endif -%}
 {%- endfor -%}{%- endif -%}
 {{ '<|im_end|>\\n' }}
@@ -55,10 +57,72 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 PICTURE = PictureConfig(min_pixels=64, max_pixels=4096)
+VIDEO = VideoConfig(min_pixels=64, max_pixels=1024)
 
 
-def small_config(*, tied: bool = True, **changes) -> ModelConfig:
-  """Grouped queries, uneven rotary sections, windowed and full vision."""
+_TOWERS = {
+  "qwen2_vl": VisionConfig(
+    depth=2,
+    hidden_size=24,
+    intermediate_size=96,
+    num_heads=2,
+    out_hidden_size=32,
+    patch_size=4,
+    norm="layer",
+    gated_mlp=False,
+    hidden_act="quick_gelu",
+    window_size=0,
+    fullatt_block_indexes=(),
+    tokens_per_second=0,
+  ),
+  "qwen2_5_vl": VisionConfig(
+    depth=3,
+    hidden_size=24,
+    intermediate_size=36,
+    num_heads=2,
+    out_hidden_size=32,
+    patch_size=4,
+    window_size=16,
+    fullatt_block_indexes=(1,),
+  ),
+  "qwen3_vl": VisionConfig(
+    depth=4,
+    hidden_size=24,
+    intermediate_size=36,
+    num_heads=2,
+    out_hidden_size=32,
+    patch_size=4,
+    norm="layer",
+    gated_mlp=False,
+    hidden_act="gelu_pytorch_tanh",
+    patch_bias=True,
+    position_grid=5,
+    window_size=0,
+    fullatt_block_indexes=(),
+    deepstack_visual_indexes=(0, 2),
+    tokens_per_second=0,
+  ),
+}
+_DECODERS = {
+  "qwen2_vl": {"head_dim": 8},
+  "qwen2_5_vl": {"head_dim": 8},
+  # Heads that are wider than their share, and 3 + 2 + 1 channels that take
+  # turns until some run out.
+  "qwen3_vl": {
+    "head_dim": 12,
+    "mrope_section": (3, 2, 1),
+    "mrope_interleaved": True,
+    "qkv_bias": False,
+    "qk_norm": True,
+  },
+}
+
+
+def small_config(
+  *, tied: bool = True, family: str = "qwen2_5_vl", **changes
+) -> ModelConfig:
+  """Grouped queries, uneven rotary sections; windows where there are any."""
+  decoder = {"mrope_section": (1, 1, 2)} | _DECODERS[family]
   return ModelConfig(
     text=TextConfig(
       vocab_size=272,
@@ -67,20 +131,12 @@ def small_config(*, tied: bool = True, **changes) -> ModelConfig:
       num_hidden_layers=3,
       num_attention_heads=4,
       num_key_value_heads=2,
-      mrope_section=(1, 1, 2),
       rope_theta=1e4,
+      **decoder,
     ),
-    vision=VisionConfig(
-      depth=3,
-      hidden_size=24,
-      intermediate_size=36,
-      num_heads=2,
-      out_hidden_size=32,
-      patch_size=4,
-      window_size=16,
-      fullatt_block_indexes=(1,),
-    ),
+    vision=_TOWERS[family],
     tie_word_embeddings=tied,
+    family=family,
     **IDS,
     **changes,
   )
@@ -92,8 +148,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
   Matrices keep the size of what they multiply, so that attention is far from
   uniform; norms and biases differ from their initial values.
   """
-  name = name.replace("model.language_model.", "model.", 1)
-  name = name.replace("model.visual.", "visual.", 1)
+  name = weights_lib.canonical(name)
   values = np.random.RandomState(zlib.crc32(name.encode())).randn(*shape)
   if len(shape) > 1:
     values /= np.sqrt(np.prod(shape[1:]))
@@ -107,9 +162,23 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def weights(config: ModelConfig) -> dict[str, np.ndarray]:
   """Every tensor of the model, by Hugging Face name, written out by hand."""
-  text, tower = config.text, config.vision
-  width, inner = text.hidden_size, text.intermediate_size
-  kv = text.num_key_value_heads * text.head_dim
+  shapes = _decoder_shapes(config) | _tower_shapes(config)
+  if config.family == "qwen3_vl":
+    shapes = {nested(name): shape for name, shape in shapes.items()}
+  return {name: weight(name, shape) for name, shape in shapes.items()}
+
+
+def nested(name: str) -> str:
+  """A tensor's name where both halves of a model are inside of `model`."""
+  if name.startswith("visual."):
+    return "model." + name
+  return name.replace("model.", "model.language_model.", 1)
+
+
+def _decoder_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+  text = config.text
+  width, inner, head = text.hidden_size, text.intermediate_size, text.head_dim
+  q, kv = text.num_attention_heads * head, text.num_key_value_heads * head
   shapes: dict[str, tuple[int, ...]] = {
     "model.embed_tokens.weight": (text.vocab_size, width),
     "model.norm.weight": (width,),
@@ -121,68 +190,101 @@ def weights(config: ModelConfig) -> dict[str, np.ndarray]:
     shapes |= {
       layer + "input_layernorm.weight": (width,),
       layer + "post_attention_layernorm.weight": (width,),
-      layer + "self_attn.q_proj.weight": (width, width),
-      layer + "self_attn.q_proj.bias": (width,),
+      layer + "self_attn.q_proj.weight": (q, width),
       layer + "self_attn.k_proj.weight": (kv, width),
-      layer + "self_attn.k_proj.bias": (kv,),
       layer + "self_attn.v_proj.weight": (kv, width),
-      layer + "self_attn.v_proj.bias": (kv,),
-      layer + "self_attn.o_proj.weight": (width, width),
+      layer + "self_attn.o_proj.weight": (width, q),
       layer + "mlp.gate_proj.weight": (inner, width),
       layer + "mlp.up_proj.weight": (inner, width),
       layer + "mlp.down_proj.weight": (width, inner),
     }
+    if config.family == "qwen3_vl":
+      shapes[layer + "self_attn.q_norm.weight"] = (head,)
+      shapes[layer + "self_attn.k_norm.weight"] = (head,)
+    else:
+      shapes[layer + "self_attn.q_proj.bias"] = (q,)
+      shapes[layer + "self_attn.k_proj.bias"] = (kv,)
+      shapes[layer + "self_attn.v_proj.bias"] = (kv,)
+  return shapes
+
+
+def _tower_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+  family, tower, width = config.family, config.vision, config.text.hidden_size
   seen, hidden = tower.hidden_size, tower.intermediate_size
   merged = seen * tower.spatial_merge_size**2
   patch = (3, tower.temporal_patch_size, tower.patch_size, tower.patch_size)
-  shapes |= {
-    "visual.patch_embed.proj.weight": (seen, *patch),
-    "visual.merger.ln_q.weight": (seen,),
-    "visual.merger.mlp.0.weight": (merged, merged),
-    "visual.merger.mlp.0.bias": (merged,),
-    "visual.merger.mlp.2.weight": (width, merged),
-    "visual.merger.mlp.2.bias": (width,),
-  }
+  # (name of the norm, of the two layers, width of the norm)
+  mergers = [("visual.merger.", ("ln_q", "mlp.0", "mlp.2"), seen)]
+  if family == "qwen3_vl":
+    names = "norm", "linear_fc1", "linear_fc2"
+    mergers = [("visual.merger.", names, seen)] + [
+      (f"visual.deepstack_merger_list.{i}.", names, merged)
+      for i in range(len(tower.deepstack_visual_indexes))
+    ]
+  norm_biases = family != "qwen2_5_vl"
+  mlp = {
+    "qwen2_vl": [("mlp.fc1", hidden, seen), ("mlp.fc2", seen, hidden)],
+    "qwen2_5_vl": [
+      ("mlp.gate_proj", hidden, seen),
+      ("mlp.up_proj", hidden, seen),
+      ("mlp.down_proj", seen, hidden),
+    ],
+    "qwen3_vl": [
+      ("mlp.linear_fc1", hidden, seen),
+      ("mlp.linear_fc2", seen, hidden),
+    ],
+  }[family]
+  norms: dict[str, int] = {}
+  dense: dict[str, tuple[int, int]] = {}
+  for prefix, (norm, first, second), size in mergers:
+    norms[prefix + norm] = size
+    dense[prefix + first] = merged, merged
+    dense[prefix + second] = width, merged
   for i in range(tower.depth):
     block = f"visual.blocks.{i}."
-    shapes |= {
-      block + "norm1.weight": (seen,),
-      block + "norm2.weight": (seen,),
-      block + "attn.qkv.weight": (3 * seen, seen),
-      block + "attn.qkv.bias": (3 * seen,),
-      block + "attn.proj.weight": (seen, seen),
-      block + "attn.proj.bias": (seen,),
-    }
-    for name in ("gate", "up"):
-      shapes[f"{block}mlp.{name}_proj.weight"] = (hidden, seen)
-      shapes[f"{block}mlp.{name}_proj.bias"] = (hidden,)
-    shapes[block + "mlp.down_proj.weight"] = (seen, hidden)
-    shapes[block + "mlp.down_proj.bias"] = (seen,)
-  return {name: weight(name, shape) for name, shape in shapes.items()}
+    norms |= {block + "norm1": seen, block + "norm2": seen}
+    dense |= {block + "attn.qkv": (3 * seen, seen)}
+    dense |= {block + "attn.proj": (seen, seen)}
+    dense |= {block + name: (out, into) for name, out, into in mlp}
+  shapes: dict[str, tuple[int, ...]] = {
+    "visual.patch_embed.proj.weight": (seen, *patch)
+  }
+  if family == "qwen3_vl":
+    shapes["visual.patch_embed.proj.bias"] = (seen,)
+    shapes["visual.pos_embed.weight"] = (tower.position_grid**2, seen)
+  for name, size in norms.items():
+    shapes[name + ".weight"] = (size,)
+    if norm_biases:
+      shapes[name + ".bias"] = (size,)
+  for name, shape in dense.items():
+    shapes[name + ".weight"] = shape
+    shapes[name + ".bias"] = shape[:1]
+  return shapes
 
 
 def write_weights(path: pathlib.Path, config: ModelConfig) -> pathlib.Path:
   """A model directory without a tokenizer; returns `path`."""
   path.mkdir(parents=True, exist_ok=True)
-  raw = config_lib.to_hf(config, "float32")
-  (path / "config.json").write_text(json.dumps(raw))
-  safetensors.numpy.save_file(weights(config), path / "model.safetensors")
+  config_json.write(config, path, "float32")
+  safetensors.numpy.save_file(weights(config), path / weights_lib.FILE)
   return path
 
 
 def make_params(config: ModelConfig):
-  """The parameters whose tensors are `weights(config)`."""
+  """The parameters whose tensors are drawn by `weight`."""
+  drawn: dict[str, list[np.ndarray]] = {}
+  for name, tensor in weights_lib._tensors(config).items():
+    values = weight(name, tensor.shape)
+    if tensor.leaf.endswith("/kernel"):
+      values = values.reshape(len(values), -1).T
+    drawn.setdefault(tensor.leaf, []).append(values)
 
   def one(path, leaf):
-    ours = checkpoint.path_name(path)
-    name, stacked = checkpoint._hf_name(ours)
-    names = [name.format(i) for i in range(leaf.shape[0] if stacked else 1)]
-    arrays = [checkpoint._from_hf_array(ours, tensors[n]) for n in names]
-    return jax.numpy.asarray(np.stack(arrays) if stacked else arrays[0])
+    return jax.numpy.asarray(
+      np.stack(drawn[parameters.path_name(path)]).reshape(leaf.shape)
+    )
 
-  tensors = weights(config)
-  abstract = checkpoint.abstract_params(config)
-  return jax.tree_util.tree_map_with_path(one, abstract)
+  return jax.tree_util.tree_map_with_path(one, parameters.shapes(config))
 
 
 def on_device(prompt: Prompt) -> Prompt:
@@ -212,7 +314,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 def make_processor(config: ModelConfig) -> Processor:
   """Bytes, and the pictures of `small_config`."""
-  return Processor(make_tokenizer(), config, PICTURE)
+  return Processor(make_tokenizer(), config, PICTURE, VIDEO)
 
 
 def make_model(config: ModelConfig) -> models.Model:
@@ -225,15 +327,24 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
   return rng.randint(0, 256, (height, width, 3), np.uint8)
 
 
+def clip(
+  frames: int, height: int, width: int, fps: float, seed: int = 0
+) -> dict:
+  """A message part of random frames."""
+  video = np.stack([picture(height, width, seed + i) for i in range(frames)])
+  return {"type": "video", "video": video, "fps": fps}
+
+
 def user(*parts) -> list[dict]:
-  """A conversation with one message of texts and pictures."""
-  content = [
-    {"type": "text", "text": part}
-    if isinstance(part, str)
-    else {"type": "image", "image": part}
-    for part in parts
-  ]
-  return [{"role": "user", "content": content}]
+  """A conversation with one message of texts, pictures and other parts."""
+
+  def whole(part):
+    if isinstance(part, dict):
+      return part
+    kind = "text" if isinstance(part, str) else "image"
+    return {"type": kind, kind: part}
+
+  return [{"role": "user", "content": [whole(part) for part in parts]}]
 
 
 def conversations() -> list[list[dict]]:
@@ -245,17 +356,39 @@ def conversations() -> list[list[dict]]:
   ]
 
 
+def mixed() -> list[list[dict]]:
+  """The same, and one of a video and a picture.
+
+  The video has an odd number of frames, which are a second apart.
+  """
+  video = clip(3, 16, 24, 1.0, 20)
+  return [*conversations(), user("in ", video, " as ", picture(16, 8, 5), "?")]
+
+
 def golden_cases() -> dict[str, tuple[ModelConfig, list]]:
   """The models and conversations of testdata/transformers_*.npz."""
-  pair = [user(picture(23, 41, 4), "what?"), user("say yes")]
+  chats = [
+    user(picture(23, 41, 4), "a", picture(16, 8, 5), "what?"),
+    user("in ", clip(3, 15, 25, 1.5, 20), "?"),
+  ]
   return {
-    "tied": (small_config(), pair),
-    "untied": (small_config(tied=False), conversations()[1:]),
+    "qwen2_vl": (small_config(family="qwen2_vl", tied=False), chats),
+    "qwen2_5_vl": (small_config(family="qwen2_5_vl"), chats),
+    "qwen3_vl": (small_config(family="qwen3_vl", tied=False), chats),
   }
 
 
+def no_patches(rows: int) -> Patches:
+  """Where the visual tokens are given, or there are none."""
+  return Patches(*(jax.numpy.zeros((rows, 1, 1)) for _ in range(6)))
+
+
 def full_rows(prompt: Prompt, tokens: np.ndarray) -> Prompt:
-  """P * G prompts that end in the answers [P, G, R]."""
+  """P * G prompts that end in the answers [P, G, R].
+
+  Their pictures are packed in rows of their own, one for each answer, so the
+  prompt's must have one row a prompt.
+  """
   answers, count = tokens.shape[1:]
   repeated = jax.tree.map(lambda x: np.repeat(x, answers, axis=0), prompt)
   tokens = np.reshape(tokens, (-1, count))
@@ -299,9 +432,12 @@ def pad_prompt(
     patches=Patches(
       pixels=after(old.pixels, patches, 0),
       rows_columns=after(old.rows_columns, patches, 0),
-      image=after(old.image, patches, -1),
-      windows=after(old.windows, patches, -1),
-      window_slot=after(old.window_slot, patches, 0),
+      extent=after(old.extent, patches, 1),
+      frame=after(old.frame, patches, 0),
+      windows=None if old.windows is None else after(old.windows, patches, -1),
+      window_slot=None
+      if old.windows is None
+      else after(old.window_slot, patches, 0),
     ),
   )
 

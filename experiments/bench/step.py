@@ -33,6 +33,7 @@ from experiments import tiny_model
 from mmrl import data, models
 from mmrl.models import config as config_lib
 from mmrl.models import pictures
+from mmrl.models.families import FAMILIES
 from mmrl.models.processor import Processor
 from mmrl.train import defaults, loop, metrics
 from mmrl.train import run as run_lib
@@ -103,6 +104,7 @@ def build_model(flags: argparse.Namespace) -> models.Model:
       num_hidden_layers=flags.layers,
       num_attention_heads=flags.heads,
       num_key_value_heads=flags.kv_heads,
+      head_dim=flags.hidden // flags.heads,
       mrope_section=(time_part, height, half - time_part - height),
     ),
     vision=config_lib.VisionConfig(
@@ -118,14 +120,16 @@ def build_model(flags: argparse.Namespace) -> models.Model:
     video_token_id=ids("<|video_pad|>"),
     vision_start_token_id=ids("<|vision_start|>"),
     vision_end_token_id=ids("<|vision_end|>"),
-    # An id that can't be sampled never ends an answer.
-    eos_token_id=ids("<|im_end|>") if flags.free_length else -1,
+    # A placeholder can't be sampled, so it never ends an answer.
+    eos_token_id=ids("<|im_end|>" if flags.free_length else "<|video_pad|>"),
     pad_token_id=ids("<|endoftext|>"),
   )
   area = flags.image_size**2
   picture = pictures.PictureConfig(min(56 * 56, area), max(area, 56 * 56))
   params = models.init(jax.random.key(flags.seed), config)
-  return models.Model(config, params, Processor(tokenizer, config, picture))
+  video = FAMILIES[config.family].video
+  processor = Processor(tokenizer, config, picture, video)
+  return models.Model(config, params, processor)
 
 
 def write_questions(folder: pathlib.Path, flags: argparse.Namespace) -> str:

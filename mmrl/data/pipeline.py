@@ -20,7 +20,8 @@ class Samples:
     examples: the questions.
     prompt: their padded prompts, NumPy.
     shrunk: pictures that the pixel budget made smaller.
-    grids: rows and columns of visual tokens of each first picture, or None.
+    grids: rows and columns of visual tokens of each question's first picture;
+      None where it has none or begins with a video.
   """
 
   examples: Sequence[Example]
@@ -48,13 +49,26 @@ def collate(
   *,
   lengths: Sequence[int],
   patches: Sequence[int],
+  group: int,
 ) -> Samples:
-  """Pads encoded examples to one batch; see `Processor.__call__`."""
+  """Pads encoded examples to one batch; see `Processor.__call__`.
+
+  Args:
+    rows: examples.
+    processor: the model's.
+    lengths: buckets of S.
+    patches: buckets of M per prompt.
+    group: prompts whose pictures are packed together.
+  """
   examples, encoded = zip(*rows, strict=True)
-  prompt = processor.collate(encoded, lengths=lengths, patches=patches)
+  prompt = processor.collate(
+    encoded, lengths=lengths, patches=patches, rows=len(rows) // group
+  )
   merge = processor.config.vision.spatial_merge_size
   grids = [
-    (e.cuts[0].grid[1] // merge, e.cuts[0].grid[2] // merge) if e.cuts else None
+    (e.cuts[0].grid[1] // merge, e.cuts[0].grid[2] // merge)
+    if e.cuts and e.cuts[0].kind == "image"
+    else None
     for e in encoded
   ]
   return Samples(examples, prompt, sum(e.shrunk for e in encoded), grids)
@@ -69,6 +83,7 @@ def batches(
   seed: int,
   lengths: Sequence[int] = (),
   patches: Sequence[int] = (),
+  group: int = 1,
   threads: int = 2,
 ) -> grain.DatasetIterator:
   """Endless shuffled batches; each epoch has its own order.
@@ -83,7 +98,8 @@ def batches(
     answer_length: R, which a right answer must fit.
     seed: of the order.
     lengths: buckets of S.
-    patches: buckets of M.
+    patches: buckets of M per prompt.
+    group: prompts whose pictures are packed together; divides `batch_size`.
     threads: that read, decode and cut pictures ahead.
 
   Raises:
@@ -104,7 +120,7 @@ def batches(
       batch_size,
       drop_remainder=True,
       batch_fn=lambda rows: collate(
-        rows, processor, lengths=lengths, patches=patches
+        rows, processor, lengths=lengths, patches=patches, group=group
       ),
     )
   )
@@ -124,7 +140,8 @@ def in_order(
 ) -> Iterator[tuple[Samples, int]]:
   """Batches of chosen examples, once, in order, for evaluation.
 
-  The last batch is filled up with its last example.
+  The last batch is filled up with its last example. The pictures of a whole
+  batch are packed together.
 
   Yields:
     (samples, how many of them count).
@@ -135,6 +152,8 @@ def in_order(
     chosen += chosen[-1:] * (batch_size - count)
     rows = [encode(source[int(i)], processor, answer_length) for i in chosen]
     yield (
-      collate(rows, processor, lengths=lengths, patches=patches),
+      collate(
+        rows, processor, lengths=lengths, patches=patches, group=batch_size
+      ),
       count,
     )

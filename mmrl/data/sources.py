@@ -47,10 +47,10 @@ class Example:
     return None
 
 
-def ask(question: str, prompt: str, images: Sequence[dict]) -> list[dict]:
-  """One user turn: pictures, then the question set into the prompt."""
+def ask(question: str, prompt: str, shown: Sequence[dict]) -> list[dict]:
+  """One user turn: pictures and videos, then the question in its prompt."""
   text = {"type": "text", "text": prompt.replace("{question}", question)}
-  return [{"role": "user", "content": [*images, text]}]
+  return [{"role": "user", "content": [*shown, text]}]
 
 
 def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
@@ -138,11 +138,11 @@ class EasyVQA:
 
 
 class JsonLines:
-  """A JSON Lines file of questions about pictures.
+  """A JSON Lines file of questions about pictures and videos.
 
   Each line is an object with `answer`, and either `question` and optionally
-  `images` (paths, relative to the file), or `messages` in the form of chat
-  templates, whose image parts hold paths. `region` (a box in pixels of the
+  `images` and `videos` (paths, relative to the file), or `messages` in the
+  form of chat templates, whose image and video parts hold paths. `region` (a box in pixels of the
   first picture) and `kind` are optional.
   """
 
@@ -194,8 +194,12 @@ class JsonLines:
         f"{name}: expected either 'question' or 'messages', found {sorted(row)}"
       )
     if "question" in row:
-      images = [self._image(image, name) for image in row.get("images", [])]
-      messages = ask(row["question"], prompt, images)
+      shown = [
+        self._file({"type": kind, kind: path}, name)
+        for kind in ("image", "video")
+        for path in row.get(f"{kind}s", [])
+      ]
+      messages = ask(row["question"], prompt, shown)
     else:
       messages = [self._message(message, name) for message in row["messages"]]
       if not messages:
@@ -211,11 +215,18 @@ class JsonLines:
       example.picture["region"] = _box(row["region"], name)
     return example
 
-  def _image(self, path: Any, name: str) -> dict:
+  def _file(self, part: Any, name: str) -> Any:
+    """A picture or video part, its path made relative to the data file's."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("image", "video"):
+      return part
+    rest = dict(part)
+    path = rest.pop(kind, None) or rest.pop("path", None)
     file = self._path.parent / str(path)
     if not file.is_file():
-      raise UserError(f"{name}: expected a picture at {file}, found no file")
-    return {"type": "image", "image": str(file)}
+      what = {"image": "a picture", "video": "a video"}[kind]
+      raise UserError(f"{name}: expected {what} at {file}, found no file")
+    return rest | {kind: str(file)}
 
   def _message(self, message: Any, name: str) -> dict:
     if not isinstance(message, dict) or not {"role", "content"} <= set(message):
@@ -226,14 +237,7 @@ class JsonLines:
     content = message["content"]
     if isinstance(content, str):
       return message
-    return message | {
-      "content": [
-        self._image(part.get("image", part.get("path")), name)
-        if part.get("type") == "image"
-        else part
-        for part in content
-      ]
-    }
+    return message | {"content": [self._file(part, name) for part in content]}
 
 
 def _box(values: Any, name: str) -> Box:

@@ -130,7 +130,7 @@ def evaluate(
     shown: how many to keep with their attention.
     form: see `rewards.answer_format`.
     lengths: buckets of S.
-    patches: buckets of M.
+    patches: buckets of M per prompt.
   """
   indices = spread(len(source), questions)
   keep = set(spread(len(indices), shown))
@@ -188,12 +188,9 @@ def _cells(prompt: Prompt, row: int, heat: np.ndarray, grid) -> list:
   """Attention on the first picture's visual tokens, as rows of columns."""
   if grid is None:
     return []
-  index = prompt.visual_index[row]
-  rows, columns = grid
-  cells = np.zeros(rows * columns)
-  for column in np.nonzero((index >= 0) & (index < len(cells)))[0]:
-    cells[index[column]] = heat[column]
-  return cells.reshape(rows, columns).tolist()
+  (columns,) = np.nonzero(prompt.visual_index[row] >= 0)
+  first = columns[: math.prod(grid)]
+  return heat[first].reshape(grid).tolist()
 
 
 def blind_baseline(train: Any, test: Any) -> float:

@@ -1,9 +1,12 @@
-"""Qwen2.5-VL as pure functions over a parameter tree."""
+"""Qwen-VL models as pure functions over a parameter tree."""
 
 from mmrl.models.attention import attention_rows
 from mmrl.models.checkpoint import Model, load, save
+from mmrl.models.decoding import decode
+from mmrl.models.parameters import init
 from mmrl.models.policy import attention_policy, score, token_logprobs
-from mmrl.models.vlm import apply, decode, extend, init, logits, prefill, vision
+from mmrl.models.tower import vision
+from mmrl.models.vlm import apply, extend, logits, prefill
 
 __all__ = [
   "Model",

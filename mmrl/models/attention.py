@@ -13,25 +13,23 @@ MASKED = -1e30
 
 
 def rotary_angles(
-  positions: Int[Array, "*batch axes"],
-  sections: tuple[int, ...],
-  theta: float,
+  positions: Int[Array, "*batch axes"], axes: tuple[int, ...], theta: float
 ) -> Float[Array, "*batch half"]:
   """Rotary angles whose channels are shared out among position axes.
 
-  `angle_c = position[axis(c)] / theta^(c / half)`, where the first
-  `sections[0]` channels read axis 0, the next axis 1, and so on. M-RoPE
-  (Qwen2-VL, arXiv 2409.12191, section 2.1) has the axes time, height, width.
+      angle_c = position[axes[c]] / theta^(c / half)
+
+  M-RoPE (Qwen2-VL, arXiv 2409.12191, section 2.1) has the axes time, height,
+  width; `TextConfig.rotary_axes` says which channel reads which.
 
   Args:
     positions: position of each token on each axis.
-    sections: how many of the `half` channels read each axis.
+    axes: the axis that each of the `half` channels reads.
     theta: the base.
   """
-  axis = [a for a, count in enumerate(sections) for _ in range(count)]
-  channel = jnp.arange(len(axis), dtype=jnp.float32)
-  return positions[..., axis].astype(jnp.float32) / theta ** (
-    channel / len(axis)
+  channel = jnp.arange(len(axes), dtype=jnp.float32)
+  return positions[..., list(axes)].astype(jnp.float32) / theta ** (
+    channel / len(axes)
   )
 
 
@@ -99,12 +97,12 @@ def attend(
 
 
 def attend_windows(
-  queries: Float[Array, "P M H head"],
-  keys: Float[Array, "P M H head"],
-  values: Float[Array, "P M H head"],
-  windows: Int[Array, "P W patches"],
-  window_slot: Int[Array, "P M"],
-) -> Float[Array, "P M H head"]:
+  queries: Float[Array, "B M H head"],
+  keys: Float[Array, "B M H head"],
+  values: Float[Array, "B M H head"],
+  windows: Int[Array, "B W patches"],
+  window_slot: Int[Array, "B M"],
+) -> Float[Array, "B M H head"]:
   """Attention inside windows, gathered: linear in the number of patches."""
 
   def gather(x):

@@ -1,4 +1,4 @@
-"""Flax linen leaves of the Qwen2.5-VL architecture.
+"""Flax linen leaves of the architecture.
 
 A block computes projections, norms and the MLP; *how* its queries meet keys is
 a function handed in (`attend`), so that prefill, extend and decode are the
@@ -7,6 +7,7 @@ whatever else the caller wants kept.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -77,6 +78,49 @@ class RMSNorm(nn.Module):
     return (x * scale).astype(self.dtype)
 
 
+class LayerNorm(nn.Module):
+  """`(x - mean(x)) / std(x) * scale + bias`, computed in float32."""
+
+  epsilon: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+    x = x.astype(jnp.float32)
+    x = x - jnp.mean(x, -1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.epsilon)
+    return (x * scale + bias).astype(self.dtype)
+
+
+ACTIVATIONS = {
+  "silu": jax.nn.silu,
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+  "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+_VISION_NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+_VISION_EPSILON = 1e-6
+
+
+def _vision_norm(config: VisionConfig, dtype: str, name: str) -> nn.Module:
+  return _VISION_NORMS[config.norm](_VISION_EPSILON, dtype, name=name)
+
+
+class MLP(nn.Module):
+  """`fc2(activation(fc1(x)))`, with biases."""
+
+  width: int
+  activation: str
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    h = Dense(self.width, True, self.dtype, name="fc1")(x)
+    h = ACTIVATIONS[self.activation](h)
+    return Dense(x.shape[-1], True, self.dtype, name="fc2")(h)
+
+
 class SwiGLU(nn.Module):
   """`down(silu(gate(x)) * up(x))`."""
 
@@ -94,7 +138,7 @@ class SwiGLU(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-  """Pre-norm grouped-query attention and SwiGLU, with q/k/v biases."""
+  """Pre-norm grouped-query attention and SwiGLU."""
 
   config: ModelConfig
 
@@ -108,25 +152,31 @@ class DecoderBlock(nn.Module):
     text, dtype = self.config.text, self.config.dtype
 
     def heads(x, count, name):
-      x = Dense(count * text.head_dim, True, dtype, name=name)(x)
+      width = count * text.head_dim
+      x = Dense(width, text.qkv_bias, dtype, name=name)(x)
       return x.reshape(*x.shape[:-1], count, text.head_dim)
 
-    h = RMSNorm(text.rms_norm_eps, dtype, name="input_norm")(x)
+    def norm(x, name):
+      return RMSNorm(text.rms_norm_eps, dtype, name=name)(x)
+
+    h = norm(x, "input_norm")
     queries = heads(h, text.num_attention_heads, "q")
     keys = heads(h, text.num_key_value_heads, "k")
     values = heads(h, text.num_key_value_heads, "v")
+    if text.qk_norm:
+      queries, keys = norm(queries, "q_norm"), norm(keys, "k_norm")
     out, kept = attend(
       attention.rotate(queries, angles), attention.rotate(keys, angles), values
     )
     out = out.reshape(*out.shape[:-2], -1)
     x = x + Dense(text.hidden_size, False, dtype, name="o")(out)
-    h = RMSNorm(text.rms_norm_eps, dtype, name="mlp_norm")(x)
+    h = norm(x, "mlp_norm")
     x = x + SwiGLU(text.intermediate_size, False, dtype, name="mlp")(h)
     return x, kept
 
 
 class VisionBlock(nn.Module):
-  """Pre-norm attention over patches and SwiGLU, all with biases."""
+  """Pre-norm attention over patches and an MLP, all with biases."""
 
   config: VisionConfig
   dtype: str
@@ -139,7 +189,7 @@ class VisionBlock(nn.Module):
     attend: Attend,
   ) -> Float[Array, "*batch D"]:
     vision = self.config
-    h = RMSNorm(1e-6, self.dtype, name="norm1")(x)
+    h = _vision_norm(vision, self.dtype, "norm1")(x)
     qkv = Dense(3 * vision.hidden_size, True, self.dtype, name="qkv")(h)
     qkv = qkv.reshape(*qkv.shape[:-1], 3, vision.num_heads, vision.head_dim)
     queries, keys, values = jnp.moveaxis(qkv, -3, 0)
@@ -148,22 +198,34 @@ class VisionBlock(nn.Module):
     )
     out = out.reshape(*out.shape[:-2], -1)
     x = x + Dense(vision.hidden_size, True, self.dtype, name="proj")(out)
-    h = RMSNorm(1e-6, self.dtype, name="norm2")(x)
-    return x + SwiGLU(vision.intermediate_size, True, self.dtype, name="mlp")(h)
+    h = _vision_norm(vision, self.dtype, "norm2")(x)
+    if vision.gated_mlp:
+      mlp = SwiGLU(vision.intermediate_size, True, self.dtype, name="mlp")
+    else:
+      width, activation = vision.intermediate_size, vision.hidden_act
+      mlp = MLP(width, activation, self.dtype, name="mlp")
+    return x + mlp(h)
 
 
 class PatchMerger(nn.Module):
-  """Projects each 2x2 block of patches to one visual token."""
+  """Projects each 2x2 block of patches to one visual token.
+
+  Attributes:
+    norm_merged: whether the norm spans the block (DeepStack's mergers)
+      instead of each of its patches.
+  """
 
   config: VisionConfig
   dtype: str
+  norm_merged: bool = False
 
   @nn.compact
-  def __call__(self, x: Float[Array, "P M width"]) -> Float[Array, "P N D"]:
-    unit = self.config.spatial_merge_size**2
-    x = RMSNorm(1e-6, self.dtype, name="norm")(x)
-    x = x.reshape(x.shape[0], -1, unit * x.shape[-1])
-    x = Dense(x.shape[-1], True, self.dtype, name="fc1")(x)
+  def __call__(self, x: Float[Array, "B M width"]) -> Float[Array, "B N D"]:
+    merged = self.config.spatial_merge_size**2 * x.shape[-1]
+    norm = _vision_norm(self.config, self.dtype, "norm")
+    shape = (x.shape[0], -1, merged)
+    x = norm(x.reshape(shape)) if self.norm_merged else norm(x).reshape(shape)
+    x = Dense(merged, True, self.dtype, name="fc1")(x)
     x = jax.nn.gelu(x, approximate=False)
     width = self.config.out_hidden_size
     return Dense(width, True, self.dtype, name="fc2")(x)

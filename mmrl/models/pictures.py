@@ -1,10 +1,11 @@
-"""Pictures to patches, grids, rotary positions and attention windows."""
+"""Pictures to patches, grids, rotary positions and attention windows.
+
+A picture is a video of one frame; `mmrl.models.videos` reads longer ones.
+"""
 
 import dataclasses
 import io
-import json
 import math
-import pathlib
 from typing import Any
 
 from jaxtyping import Float, Int, UInt8
@@ -12,7 +13,10 @@ import numpy as np
 from PIL import Image
 
 from mmrl.errors import UserError
+from mmrl.models import sizes
 from mmrl.models.config import VisionConfig
+from mmrl.models.families import Span
+from mmrl.models.families.family import Grid
 from mmrl.types import Box
 
 
@@ -29,42 +33,6 @@ class PictureConfig:
   max_pixels: int = 28 * 28 * 1280
   mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
   std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-
-
-def from_hf(path: pathlib.Path) -> PictureConfig:
-  """Reads preprocessor_config.json of a model directory."""
-  path = pathlib.Path(path) / "preprocessor_config.json"
-  try:
-    raw = json.loads(path.read_text())
-  except (FileNotFoundError, json.JSONDecodeError) as error:
-    raise UserError(f"expected a readable {path}: {error}") from error
-  size = raw.get("size", {})
-  default = PictureConfig()
-  return PictureConfig(
-    raw.get("min_pixels") or size.get("shortest_edge") or default.min_pixels,
-    raw.get("max_pixels") or size.get("longest_edge") or default.max_pixels,
-    tuple(raw.get("image_mean", default.mean)),
-    tuple(raw.get("image_std", default.std)),
-  )
-
-
-def to_hf(config: PictureConfig, vision: VisionConfig) -> dict:
-  """The preprocessor_config.json of `config`."""
-  return {
-    "image_processor_type": "Qwen2VLImageProcessor",
-    "processor_class": "Qwen2_5_VLProcessor",
-    "size": {
-      "shortest_edge": config.min_pixels,
-      "longest_edge": config.max_pixels,
-    },
-    "min_pixels": config.min_pixels,
-    "max_pixels": config.max_pixels,
-    "patch_size": vision.patch_size,
-    "temporal_patch_size": vision.temporal_patch_size,
-    "merge_size": vision.spatial_merge_size,
-    "image_mean": list(config.mean),
-    "image_std": list(config.std),
-  }
 
 
 # Pillow raises the third of these on None, say, the fourth on broken PNGs.
@@ -99,65 +67,35 @@ def read(source: Any, name: str) -> Image.Image:
     ) from error
 
 
-def fit(
-  height: int,
-  width: int,
-  factor: int,
-  min_pixels: int,
-  max_pixels: int | float,
-) -> tuple[int, int]:
-  """The size a picture is scaled to, as Qwen2-VL's processor chooses it.
-
-  Both sides become multiples of `factor`, the area lands in [min_pixels,
-  max_pixels], and the aspect ratio is kept as well as that allows.
-  """
-  if max(height, width) > 200 * min(height, width):
-    raise ValueError(
-      f"expected sides within a ratio of 200, found {width} x {height} pixels"
-    )
-  rows = round(height / factor) * factor
-  columns = round(width / factor) * factor
-  if rows * columns > max_pixels:
-    shrink = math.sqrt(height * width / max_pixels)
-    rows = max(factor, math.floor(height / shrink / factor) * factor)
-    columns = max(factor, math.floor(width / shrink / factor) * factor)
-  elif rows * columns < min_pixels:
-    grow = math.sqrt(min_pixels / (height * width))
-    rows = math.ceil(height * grow / factor) * factor
-    columns = math.ceil(width * grow / factor) * factor
-  return rows, columns
-
-
 @dataclasses.dataclass(frozen=True)
 class Cut:
-  """One picture, cut.
+  """One picture or video, cut.
 
   Attributes:
+    kind: "image" or "video".
     pixels: patch values, in merge order.
-    rows_columns: row and column of each patch.
-    grid: frames, patch rows, patch columns.
+    grid: frames of patches, patch rows, patch columns.
+    spans: how its visual tokens stand in the prompt.
     shrunk: whether the pixel budget made it smaller.
-    region: share of each merged cell that the region covers.
+    region: share of each merged cell that the marked region covers.
   """
 
+  kind: str
   pixels: Float[np.ndarray, "M C"]
-  rows_columns: Int[np.ndarray, "M 2"]
-  grid: tuple[int, int, int]
+  grid: Grid
+  spans: tuple[Span, ...]
   shrunk: bool
   region: Float[np.ndarray, "N"]
 
 
 def patchify(
-  frames: UInt8[np.ndarray, "frames height width 3"],
-  config: PictureConfig,
-  vision: VisionConfig,
-) -> tuple[Float[np.ndarray, "M C"], tuple[int, int, int]]:
-  """Normalises frames of equal size and cuts them into patches.
+  values: Float[np.ndarray, "frames height width 3"], vision: VisionConfig
+) -> tuple[Float[np.ndarray, "M C"], Grid]:
+  """Cuts frames of equal size into patches.
 
   Args:
-    frames: as many as a multiple of the temporal patch size; sides are
-      multiples of patch size times merge size.
-    config: normalisation.
+    values: normalised; sides are multiples of patch size times merge size.
+      The last frame is repeated up to a multiple of the temporal patch size.
     vision: patch and merge sizes.
 
   Returns:
@@ -166,10 +104,10 @@ def patchify(
   """
   size, merge = vision.patch_size, vision.spatial_merge_size
   span = vision.temporal_patch_size
-  count, height, width, channels = frames.shape
+  missing = -len(values) % span
+  values = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+  count, height, width, channels = values.shape
   grid = (count // span, height // size, width // size)
-  values = frames.astype(np.float32) / np.float32(255)
-  values = (values - np.float32(config.mean)) / np.float32(config.std)
   t, rows, columns = grid
   values = values.reshape(
     (
@@ -188,10 +126,33 @@ def patchify(
   return values.reshape(t * rows * columns, -1), grid
 
 
+def pixels_of(
+  cut: Cut, config: PictureConfig, vision: VisionConfig
+) -> UInt8[np.ndarray, "frames height width 3"]:
+  """What the model sees of a picture: `patchify` undone, as colours."""
+  frames, rows, columns = cut.grid
+  size, merge = vision.patch_size, vision.spatial_merge_size
+  span, channels = vision.temporal_patch_size, vision.in_channels
+  blocks = (rows // merge, columns // merge, merge, merge)
+  values = cut.pixels.reshape(frames, *blocks, channels, span, size, size)
+  values = values.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
+  values = values.reshape(frames * span, rows * size, columns * size, channels)
+  values = values * np.float32(config.std) + np.float32(config.mean)
+  return (values * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def scale(picture: Image.Image, height: int, width: int) -> Image.Image:
+  """The picture at another size, bicubic as in Qwen-VL's processors."""
+  if picture.size == (width, height):
+    return picture
+  return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def cut(
   picture: Image.Image,
   config: PictureConfig,
   vision: VisionConfig,
+  placeholder: str,
   region: Box | None = None,
 ) -> Cut:
   """Scales a still picture into the budget and cuts it into patches.
@@ -200,26 +161,29 @@ def cut(
     picture: RGB.
     config: pixel budget and normalisation.
     vision: patch and merge sizes.
+    placeholder: text of the token that stands for its visual tokens.
     region: x0, y0, x1, y1 in pixels of the picture, or None.
+
+  Raises:
+    ValueError: if one side is more than 200 times the other.
   """
-  factor = vision.patch_size * vision.spatial_merge_size
-  size = (picture.height, picture.width, factor, config.min_pixels)
-  height, width = fit(*size, config.max_pixels)
-  scaled = picture
-  if picture.size != (width, height):
-    scaled = picture.resize((width, height), Image.Resampling.BICUBIC)
-  frame = np.asarray(scaled, np.uint8)
-  frames = np.stack([frame] * vision.temporal_patch_size)
-  pixels, grid = patchify(frames, config, vision)
+  cell = vision.cell_size
+  size = (picture.height, picture.width, cell, config.min_pixels)
+  height, width = sizes.fit(*size, config.max_pixels)
+  frame = np.asarray(scale(picture, height, width), np.float32)
+  values = frame / np.float32(255)
+  values = (values - np.float32(config.mean)) / np.float32(config.std)
+  pixels, grid = patchify(values[None], vision)
   cells = np.zeros(grid[1] * grid[2] // vision.spatial_merge_size**2)
   if region is not None:
-    scale = np.array([width / picture.width, height / picture.height] * 2)
-    cells = coverage(np.array(region) * scale, factor, (height, width))
+    factor = np.array([width / picture.width, height / picture.height] * 2)
+    cells = coverage(np.array(region) * factor, cell, (height, width))
   return Cut(
+    kind="image",
     pixels=pixels,
-    rows_columns=merge_order(grid, vision.spatial_merge_size),
     grid=grid,
-    shrunk=(height, width) != fit(*size, math.inf),
+    spans=(Span(placeholder, grid),),
+    shrunk=(height, width) != sizes.fit(*size, math.inf),
     region=cells.astype(np.float32),
   )
 
@@ -238,20 +202,18 @@ def coverage(
   return np.outer(overlap(y0, y1, size[0]), overlap(x0, x1, size[1])).ravel()
 
 
-def merge_order(
-  grid: tuple[int, int, int], merge: int
-) -> Int[np.ndarray, "M 2"]:
+def merge_order(grid: Grid, merge: int) -> Int[np.ndarray, "M 2"]:
   """Row and column of each patch, with merge blocks adjacent."""
-  t, rows, columns = grid
+  frames, rows, columns = grid
   index = np.indices((rows, columns)).reshape(
     2, rows // merge, merge, columns // merge, merge
   )
   index = index.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
-  return np.tile(index, (t, 1)).astype(np.int32)
+  return np.tile(index, (frames, 1)).astype(np.int32)
 
 
 def window_lists(
-  grid: tuple[int, int, int], vision: VisionConfig
+  grid: Grid, vision: VisionConfig
 ) -> list[Int[np.ndarray, "patches"]]:
   """The patches (in merge order) of each attention window of a picture."""
   t, rows, columns = grid
@@ -268,17 +230,19 @@ def window_lists(
 
 
 def visual_positions(
-  grid: tuple[int, int, int], merge: int, start: int, interval: float = 1
+  grid: Grid, merge: int, start: int, interval: float = 1.0
 ) -> Int[np.ndarray, "N 3"]:
-  """M-RoPE positions of the visual tokens of one picture or video.
+  """M-RoPE positions of a run of visual tokens.
 
   Args:
     grid: frames, patch rows, patch columns.
     merge: patches along a side of a token.
     start: the position after the text before.
-    interval: time steps between frames (1 for pictures).
+    interval: time positions between frames; they are rounded down.
   """
   t, rows, columns = grid
   index = np.indices((t, rows // merge, columns // merge)).reshape(3, -1).T
-  index = index * np.array([interval, 1, 1])
-  return index.astype(np.int32) + start
+  # In float32, as Transformers computes it: 3 * 0.66... must round alike.
+  time = index[:, 0].astype(np.float32) * np.float32(interval)
+  index[:, 0] = time.astype(np.int64)
+  return (index + start).astype(np.int32)

@@ -1,14 +1,13 @@
 """Conversations to padded prompts.
 
-A prompt is built together with its pictures: the chat template's placeholder
-of each picture is replaced by exactly as many ids as it has visual tokens,
-and every position knows which visual token stands there. What doesn't fit a
-bucket is refused by name; an image span is never cut.
+A prompt is built together with its pictures and videos: the placeholder that
+the chat template sets for each is replaced by exactly as many ids as it has
+visual tokens, and every position knows which visual token stands there. What
+doesn't fit a bucket is refused by name; an image span is never cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 import re
 from typing import Any
@@ -17,8 +16,10 @@ import numpy as np
 import transformers
 
 from mmrl.errors import UserError
-from mmrl.models import pictures
+from mmrl.models import pictures, preprocessor_json, videos
 from mmrl.models.config import ModelConfig
+from mmrl.models.config_json import read_json
+from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.types import Patches, Prompt
 
 # Buckets when none are given: multiples of these.
@@ -37,7 +38,7 @@ class Encoded:
     positions: [S, 3] rotary positions.
     visual_index: [S] visual token at each position, -1 for text.
     region: [S] share of the token's cell that the marked region covers.
-    cuts: its pictures.
+    cuts: its pictures and videos.
   """
 
   name: str
@@ -49,34 +50,47 @@ class Encoded:
 
   @property
   def shrunk(self) -> int:
-    """How many pictures the pixel budget made smaller."""
+    """How many pictures and videos the pixel budget made smaller."""
     return sum(cut.shrunk for cut in self.cuts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-  """Tokenizer, chat template and picture settings of a model.
+  """Tokenizer, chat template, picture and video settings of a model.
 
   Attributes:
     tokenizer: a fast Transformers tokenizer.
     config: the model it belongs to.
     picture: pixel budget and normalisation; `dataclasses.replace` changes it.
+    video: which frames of a video are taken, and their pixel budget.
   """
 
   tokenizer: Any
   config: ModelConfig
   picture: pictures.PictureConfig
+  video: VideoConfig
 
   @classmethod
   def load(cls, path: str | pathlib.Path, config: ModelConfig) -> "Processor":
-    """Reads tokenizer, chat template and preprocessor of a model directory."""
+    """Reads tokenizer, chat template and settings of a model directory."""
     path = pathlib.Path(path)
     if not (path / "tokenizer.json").exists():
       raise UserError(
         f"expected a tokenizer in {path}, found no tokenizer.json; copy the"
         " tokenizer files of the model there"
       )
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(path)
+    try:
+      # Of this class whatever the files ask for: no code of theirs is run.
+      tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(path)
+    except Exception as error:  # The tokenizers package raises bare ones.
+      raise UserError(
+        f"expected a readable tokenizer in {path}: {error!s:.200}; download"
+        " the model's files again"
+      ) from error
+    apart = path / "chat_template.json"
+    if apart.exists() and not (path / "chat_template.jinja").exists():
+      template = read_json(apart, "a chat template")
+      tokenizer.chat_template = template["chat_template"]
     if tokenizer.chat_template is None:
       raise UserError(
         f"expected a chat template in {path}, found none; add"
@@ -87,15 +101,13 @@ class Processor:
         f"{path}: the tokenizer has {len(tokenizer)} entries, the model only"
         f" {config.text.vocab_size}; they don't belong together"
       )
-    return cls(tokenizer, config, pictures.from_hf(path))
+    return cls(tokenizer, config, *preprocessor_json.read(path, config))
 
   def save(self, path: str | pathlib.Path) -> None:
-    """Writes tokenizer, chat template and preprocessor to a directory."""
+    """Writes tokenizer, chat template and settings to a directory."""
     path = pathlib.Path(path)
     self.tokenizer.save_pretrained(path)
-    preprocessor = pictures.to_hf(self.picture, self.config.vision)
-    text = json.dumps(preprocessor, indent=2) + "\n"
-    (path / "preprocessor_config.json").write_text(text)
+    preprocessor_json.write(self.picture, self.video, self.config, path)
 
   def __call__(
     self,
@@ -103,16 +115,24 @@ class Processor:
     *,
     lengths: Sequence[int] = (),
     patches: Sequence[int] = (),
+    rows: int = 1,
   ) -> Prompt:
     """A list of chat conversations to one padded prompt batch.
 
     Args:
       conversations: each a list of messages `{"role", "content"}`, content
-        being text or parts `{"type": "text", "text"}` and `{"type": "image",
-        "image"}` with a path, bytes, PIL image or uint8 array, and optionally
-        `"region"`, a box in its pixels.
+        being text or parts:
+        `{"type": "text", "text"}`;
+        `{"type": "image", "image"}` with a path, bytes, PIL image or uint8
+        array, and optionally `"region"`, a box in its pixels;
+        `{"type": "video", "video"}` with a path or bytes of a file, of which
+        "fps" frames a second are taken (the processor's number by default),
+        or with frames taken already, an array or a list of pictures, and
+        "fps", how many of them make a second.
       lengths: allowed S; multiples of 32 if empty.
-      patches: allowed M; multiples of 64 if empty.
+      patches: allowed M per prompt of a row, on average; multiples of 64 if
+        empty.
+      rows: B, rows that the pictures are packed into.
 
     Returns:
       NumPy arrays, padded on the left to the smallest buckets that fit.
@@ -121,7 +141,7 @@ class Processor:
       self.encode(conversation, f"conversation {i}")
       for i, conversation in enumerate(conversations)
     ]
-    return self.collate(encoded, lengths=lengths, patches=patches)
+    return self.collate(encoded, lengths=lengths, patches=patches, rows=rows)
 
   def encode(self, conversation: Sequence[dict], name: str) -> Encoded:
     """Tokens, positions and patches of one conversation.
@@ -132,25 +152,15 @@ class Processor:
       name: what errors call the sample.
 
     Raises:
-      UserError: if a picture can't be read, or a message part is of a kind
-        that isn't known.
+      UserError: if a picture or video can't be read, or a message part is of
+        a kind that isn't known.
     """
-    parts = [
-      part
-      for message in conversation
-      if not isinstance(message["content"], str)
-      for part in message["content"]
-    ]
-    unknown = {part.get("type") for part in parts} - {"text", "image"}
-    if unknown:
-      raise UserError(
-        f"{name}: expected message parts of type 'text' or 'image', found"
-        f" {sorted(map(str, unknown))}"
-      )
     cuts = tuple(
-      self._cut(part, name) for part in parts if part["type"] == "image"
+      self._cut(part, name)
+      for part in _parts(conversation, name)
+      if part["type"] != "text"
     )
-    tokens = self._tokenize(conversation)
+    tokens = self._tokenize(conversation, cuts, name)
     return self._place(np.array(tokens, np.int32), cuts, name)
 
   def encode_answer(self, text: str, length: int, name: str) -> list[int]:
@@ -181,20 +191,52 @@ class Processor:
     ]
     return self.tokenizer.batch_decode(rows, skip_special_tokens=False)
 
-  def _cut(self, part: dict, name: str) -> pictures.Cut:
-    source = part.get("image", part.get("path"))
-    picture = pictures.read(source, name)
+  def _text(self, token_id: int) -> str:
+    return self.tokenizer.convert_ids_to_tokens(token_id)
+
+  def _cut(self, part: Mapping[str, Any], name: str) -> pictures.Cut:
+    config, kind = self.config, part["type"]
+    source = _source(part, name)
     try:
-      return pictures.cut(
-        picture, self.picture, self.config.vision, part.get("region")
+      if kind == "image":
+        return pictures.cut(
+          pictures.read(source, name),
+          self.picture,
+          config.vision,
+          self._text(config.image_token_id),
+          part.get("region"),
+        )
+      video, family = self.video, FAMILIES[config.family]
+      if part.get("fps"):
+        video = dataclasses.replace(video, fps=float(part["fps"]), frames=0)
+
+      def sample(total, fps):
+        span = config.vision.temporal_patch_size
+        return family.sample_frames(total, fps, video, span)
+
+      clip = videos.read(source, name, sample, part.get("fps"))
+      marks = (
+        config.video_token_id,
+        config.vision_start_token_id,
+        config.vision_end_token_id,
       )
+      return videos.cut(
+        clip, video, self.picture, config, tuple(map(self._text, marks))
+      )
+    except UserError:
+      raise
     except ValueError as error:
-      raise UserError(f"{name}: {error}; crop the picture") from error
+      raise UserError(f"{name}: {error}; change the {kind}") from error
 
-  def _tokenize(self, conversation: Sequence[dict]) -> list[int]:
-    """Ids of the rendered conversation, one placeholder per picture.
+  def _tokenize(
+    self,
+    conversation: Sequence[dict],
+    cuts: Sequence[pictures.Cut],
+    name: str,
+  ) -> list[int]:
+    """Ids of the rendered conversation, one placeholder per span.
 
-    Special tokens that a user typed stay text: such texts are rendered as
+    Special tokens that somebody typed stay text: such texts are rendered as
     marks and tokenised apart, with special tokens split like other text.
     """
     typed: list[str] = []
@@ -213,15 +255,13 @@ class Processor:
 
     def plain(message: dict) -> dict:
       content = message["content"]
-      if message["role"] == "assistant":
-        return message
       if isinstance(content, str):
         return message | {"content": protect(content)}
       return message | {
         "content": [
           part | {"text": protect(part["text"])}
           if part["type"] == "text"
-          else {"type": "image"}
+          else {"type": part["type"]}
           for part in content
         ]
       }
@@ -232,6 +272,7 @@ class Processor:
       tokenize=False,
       add_generation_prompt=open_answer,
     )
+    text = self._expand(text, cuts, name)
     ids: list[int] = []
     for i, piece in enumerate(re.split(_MARK.format(r"(\d+)"), text)):
       if i % 2:
@@ -242,42 +283,56 @@ class Processor:
         ids += self.tokenizer.encode(piece, add_special_tokens=False)
     return ids
 
+  def _expand(self, text: str, cuts: Sequence[pictures.Cut], name: str) -> str:
+    """Sets the text of each picture's spans where its placeholder stands."""
+    kinds = {
+      self._text(self.config.image_token_id): "image",
+      self._text(self.config.video_token_id): "video",
+    }
+    pieces = re.split("(" + "|".join(map(re.escape, kinds)) + ")", text)
+    found = [kinds[placeholder] for placeholder in pieces[1::2]]
+    wanted = [cut.kind for cut in cuts]
+    if found != wanted:
+      raise UserError(
+        f"{name}: the chat template made placeholders for {found}, expected"
+        f" {wanted}; use a template that makes one per picture and video"
+      )
+    pieces[1::2] = ["".join(span.text for span in cut.spans) for cut in cuts]
+    return "".join(pieces)
+
   def _place(
     self, ids: np.ndarray, cuts: tuple[pictures.Cut, ...], name: str
   ) -> Encoded:
-    """Puts each picture's visual tokens where its placeholder stands."""
+    """Puts each span's visual tokens where its placeholder stands."""
     config, merge = self.config, self.config.vision.spatial_merge_size
-    (holes,) = np.nonzero(ids == config.image_token_id)
-    if len(holes) != len(cuts):
-      raise UserError(
-        f"{name}: the chat template made {len(holes)} image placeholders for"
-        f" {len(cuts)} pictures; use a template that makes one per picture"
-      )
-    tokens, positions, index, region = [], [], [], []
+    (holes,) = np.nonzero(np.isin(ids, config.banned_token_ids))
+    spans = [span for cut in cuts for span in cut.spans]
+    tokens, positions, index = [], [], []
     start = at = seen = 0
-    for hole, cut in zip([*holes, len(ids)], [*cuts, None], strict=True):
+    for hole, span in zip([*holes, len(ids)], [*spans, None], strict=True):
       text = ids[start:hole]
       tokens.append(text)
       positions.append(np.tile(at + np.arange(len(text))[:, None], (1, 3)))
       index.append(np.full(len(text), -1))
-      region.append(np.zeros(len(text)))
       at += len(text)
-      if cut is None:
+      if span is None:
         break
-      count = len(cut.region)
-      tokens.append(np.full(count, config.image_token_id))
-      positions.append(pictures.visual_positions(cut.grid, merge, at))
-      index.append(seen + np.arange(count))
-      region.append(cut.region)
-      at += max(cut.grid[1:]) // merge
-      seen += count
+      place = pictures.visual_positions(span.grid, merge, at, span.interval)
+      tokens.append(np.full(len(place), ids[hole]))
+      positions.append(place)
+      index.append(seen + np.arange(len(place)))
+      at += max(span.grid[1:]) // merge
+      seen += len(place)
       start = hole + 1
+    index = np.concatenate(index).astype(np.int32)
+    # The last entry is what text, at -1, reads.
+    region = np.concatenate([*(cut.region for cut in cuts), [0]])
     return Encoded(
       name=name,
       tokens=np.concatenate(tokens).astype(np.int32),
       positions=np.concatenate(positions).astype(np.int32),
-      visual_index=np.concatenate(index).astype(np.int32),
-      region=np.concatenate(region).astype(np.float32),
+      visual_index=index,
+      region=region[index].astype(np.float32),
       cuts=cuts,
     )
 
@@ -287,74 +342,154 @@ class Processor:
     *,
     lengths: Sequence[int] = (),
     patches: Sequence[int] = (),
+    rows: int = 1,
   ) -> Prompt:
-    """Pads conversations to one batch. See `__call__`."""
+    """Pads conversations to one batch. See `__call__`.
+
+    Raises:
+      UserError: naming the conversation that fits no bucket.
+      ValueError: if `rows` doesn't divide the conversations.
+    """
+    if len(encoded) % rows:
+      raise ValueError(f"{len(encoded)} prompts don't divide into {rows} rows")
     length = _bucket(
       {e.name: len(e.tokens) for e in encoded}, lengths, _TOKENS_STEP, "tokens"
     )
 
-    def pad(rows, fill):
-      shape = (len(rows), length, *rows[0].shape[1:])
-      out = np.full(shape, fill, rows[0].dtype)
-      for i, row in enumerate(rows):
-        out[i, length - len(row) :] = row
+    def pad(arrays, fill):
+      shape = (len(arrays), length, *arrays[0].shape[1:])
+      out = np.full(shape, fill, arrays[0].dtype)
+      for i, array in enumerate(arrays):
+        out[i, length - len(array) :] = array
       return out
 
+    group = len(encoded) // rows
+    packed = [encoded[i : i + group] for i in range(0, len(encoded), group)]
     return Prompt(
       tokens=pad([e.tokens for e in encoded], self.config.pad_token_id),
       mask=pad([np.ones(len(e.tokens), bool) for e in encoded], False),
       positions=pad([e.positions for e in encoded], 0),
-      visual_index=pad([e.visual_index for e in encoded], -1),
+      visual_index=pad([i for row in packed for i in _row_index(row)], -1),
       next_position=np.array(
-        [e.positions.max() + 1 for e in encoded], np.int32
+        [e.positions[-1].max() + 1 for e in encoded], np.int32
       ),
       region=pad([e.region for e in encoded], 0),
-      patches=self._collate_patches(encoded, patches),
+      patches=self._pack(packed, patches),
     )
 
-  def _collate_patches(
-    self, encoded: Sequence[Encoded], buckets: Sequence[int]
+  def _pack(
+    self, packed: Sequence[Sequence[Encoded]], buckets: Sequence[int]
   ) -> Patches:
-    vision = self.config.vision
-    per_window = (vision.window_cells * vision.spatial_merge_size) ** 2
-    # Windows at the right and lower edge are cut off, so there are more of
-    # them than patches / per_window. A batch of M patches has room for twice
-    # as many; pictures so thin that they need more count as more patches.
-    need = {
-      e.name: sum(
-        max(
-          len(c.pixels),
-          len(pictures.window_lists(c.grid, vision)) * per_window // 2,
-        )
-        for c in e.cuts
-      )
-      for e in encoded
-    }
-    count = _bucket(need, buckets, _PATCHES_STEP, "patches")
-    windows = 2 * -(-count // per_window)
-    rows = len(encoded)
-    out = Patches(
-      pixels=np.zeros((rows, count, vision.patch_values), np.float32),
-      rows_columns=np.zeros((rows, count, 2), np.int32),
-      image=np.full((rows, count), -1, np.int32),
-      windows=np.full((rows, windows, per_window), -1, np.int32),
-      window_slot=np.zeros((rows, count), np.int32),
+    """The pictures of each row of conversations, one after the other."""
+    tower, group = self.config.vision, len(packed[0])
+    per_window = (tower.window_cells * tower.spatial_merge_size) ** 2
+    count = _bucket(
+      {
+        e.name: -(-sum(self._room(c) for e in row for c in e.cuts) // group)
+        for row in packed
+        for e in [max(row, key=lambda e: sum(len(c.pixels) for c in e.cuts))]
+      },
+      buckets,
+      _PATCHES_STEP,
+      "patches" if group == 1 else f"patches a prompt, {group} packed together",
     )
-    for row, one in enumerate(encoded):
+    shape = (len(packed), count * group)
+    windows = slots = None
+    if per_window:
+      windows = np.full(
+        (len(packed), 2 * -(-shape[1] // per_window), per_window), -1, np.int32
+      )
+      slots = np.zeros(shape, np.int32)
+    out = Patches(
+      pixels=np.zeros((*shape, tower.patch_values), np.float32),
+      rows_columns=np.zeros((*shape, 2), np.int32),
+      extent=np.ones((*shape, 2), np.int32),
+      frame=np.zeros((*shape, 2), np.int32),
+      windows=windows,
+      window_slot=slots,
+    )
+    for row, conversations in enumerate(packed):
       start = window = 0
-      for number, cut in enumerate(one.cuts):
+      for cut in (c for e in conversations for c in e.cuts):
         span = slice(start, start + len(cut.pixels))
+        size = cut.grid[1] * cut.grid[2]
+        first = start + np.arange(len(cut.pixels)) // size * size
         out.pixels[row, span] = cut.pixels
-        out.rows_columns[row, span] = cut.rows_columns
-        out.image[row, span] = number
-        for members in pictures.window_lists(cut.grid, vision):
-          members = members + start
-          out.windows[row, window, : len(members)] = members
-          slots = window * per_window + np.arange(len(members))
-          out.window_slot[row, members] = slots
-          window += 1
+        out.rows_columns[row, span] = pictures.merge_order(
+          cut.grid, tower.spatial_merge_size
+        )
+        out.extent[row, span] = cut.grid[1:]
+        out.frame[row, span] = np.stack([first, first + size], axis=-1)
+        if per_window:
+          for members in pictures.window_lists(cut.grid, tower):
+            members = members + start
+            windows[row, window, : len(members)] = members
+            places = window * per_window + np.arange(len(members))
+            slots[row, members] = places
+            window += 1
         start = span.stop
     return out
+
+  def _room(self, cut: pictures.Cut) -> int:
+    """Patches that a picture takes up in its row.
+
+    Windows at the right and lower edge are cut off, so there are more of them
+    than patches / patches of a window. A row has room for twice as many;
+    pictures so thin that they need more count as more patches.
+    """
+    tower = self.config.vision
+    if not tower.window_size:
+      return len(cut.pixels)
+    per_window = (tower.window_cells * tower.spatial_merge_size) ** 2
+    windows = len(pictures.window_lists(cut.grid, tower))
+    return max(len(cut.pixels), windows * per_window // 2)
+
+
+def _parts(conversation: Sequence[dict], name: str) -> Iterator[dict]:
+  """The message parts of a conversation, checked."""
+  for message in conversation:
+    if isinstance(message["content"], str):
+      continue
+    for part in message["content"]:
+      kind = part.get("type") if isinstance(part, Mapping) else None
+      if kind not in ("text", "image", "video"):
+        raise UserError(
+          f"{name}: expected message parts of type 'text', 'image' or"
+          f" 'video', found {part!s:.80}"
+        )
+      yield part
+
+
+def _source(part: Mapping[str, Any], name: str) -> Any:
+  """What a picture or video part holds, under any of the usual keys."""
+  kind = part["type"]
+  for key in (kind, "path", "url"):
+    if part.get(key) is not None:
+      source = part[key]
+      break
+  else:
+    raise UserError(
+      f"{name}: expected the part to hold {kind!r} or 'path', found"
+      f" {sorted(part)}"
+    )
+  if isinstance(source, str):
+    if re.match(r"https?://", source):
+      raise UserError(
+        f"{name}: expected a {kind} on this machine, found {source:.200};"
+        " download it first"
+      )
+    source = source.removeprefix("file://")
+  return source
+
+
+def _row_index(row: Sequence[Encoded]) -> Iterator[np.ndarray]:
+  """Visual indices that count on through the conversations of a row."""
+  seen = 0
+  for e in row:
+    yield np.where(e.visual_index >= 0, e.visual_index + seen, -1).astype(
+      np.int32
+    )
+    seen += int((e.visual_index >= 0).sum())
 
 
 def _bucket(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int
 
-from mmrl.models import policy, vlm
+from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prefix, Prompt, PyTree, Rollout, Scores
 
@@ -31,11 +31,11 @@ class Scorer:
   row: str
 
   def prefill(
-    self, params: PyTree, prompt: Prompt, visual: Float[Array, "P N D"] | None
+    self, params: PyTree, prompt: Prompt, visual: Float[Array, "B N E"] | None
   ) -> Prefix:
     """The prompts' prefix; runs the vision tower if `visual` is None."""
     if visual is None:
-      visual = vlm.vision(params, self.config, prompt.patches)
+      visual = tower.vision(params, self.config, prompt.patches)
     return vlm.prefill(
       params, self.config, prompt, visual, attention_layers=self.layers
     )

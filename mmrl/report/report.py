@@ -70,6 +70,7 @@ def overlay(
   *,
   size: int = 256,
   region: Box | None = None,
+  top: float | None = None,
 ) -> Image.Image:
   """Draws attention over a picture, scaled to the most attended cell.
 
@@ -78,6 +79,8 @@ def overlay(
     heat: [rows, columns] over the picture; negative or not finite means 0.
     size: longer side of the result, in pixels.
     region: box to outline, as x0, y0, x1, y1 in pixels of `picture`.
+    top: heat to draw at full strength, for pictures that are to be compared;
+      the most attended cell's if None.
 
   Returns:
     The picture with its heat, RGB; just the picture where all heat is 0.
@@ -91,9 +94,10 @@ def overlay(
     raise ValueError(f"heat must be [rows, columns], not {cells.shape}")
   cells = np.where(np.isfinite(cells), cells, 0).clip(0)
   if cells.max() > 0:
+    share = 1.0 if top is None else min(1.0, cells.max() / top)
     cells = Image.fromarray((cells / cells.max()).astype(np.float32))
     level = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC))
-    level = level.clip(0) / level.max()
+    level = share * level.clip(0) / level.max()
     stops = np.linspace(0, 1, len(_COLOURS))
     colour = np.stack([np.interp(level, stops, c) for c in _COLOURS.T], -1)
     alpha = _OPACITY * level[..., None]

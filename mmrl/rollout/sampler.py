@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrl.models import policy, vlm
+from mmrl.models import decoding, policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollout import sampling
 from mmrl.types import Prefix, Prompt, PyTree, Rollout, pytree
@@ -34,7 +34,7 @@ class State:
   logprobs: Float[Array, "P G R"]
   mask: Bool[Array, "P G R"]
   done: Bool[Array, "P G"]
-  cache: vlm.Cache
+  cache: decoding.Cache
 
 
 def generate(
@@ -103,7 +103,7 @@ def generate(
     newest = jax.lax.dynamic_index_in_dim(
       state.tokens, state.step - 1, axis=2, keepdims=False
     )
-    hidden, cache = vlm.decode(params, config, prefix, state.cache, newest)
+    hidden, cache = decoding.decode(params, config, prefix, state.cache, newest)
     state = State(**(vars(state) | {"cache": cache}))
     return draw(state, hidden)
 
@@ -115,7 +115,7 @@ def generate(
     logprobs=jnp.zeros(shape, jnp.float32),
     mask=jnp.zeros(shape, bool),
     done=jnp.zeros(shape[:2], bool),
-    cache=vlm.empty_cache(config, prefix, answers, length),
+    cache=decoding.empty_cache(config, prefix, answers, length),
   )
   # The prefix emits the first token of every answer: no decoding needed.
   first = jnp.broadcast_to(
@@ -144,7 +144,7 @@ def rollout(
     attention_layers: see `vlm.prefill`.
     **options: see `generate`.
   """
-  visual = vlm.vision(params, config, prompt.patches)
+  visual = tower.vision(params, config, prompt.patches)
   prefix = vlm.prefill(
     params, config, prompt, visual, attention_layers=attention_layers
   )

@@ -10,7 +10,9 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from mmrl.errors import UserError
+from mmrl.train import optimizer
 from mmrl.train.step import State
+from mmrl.types import PyTree
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -125,6 +127,37 @@ class Checkpoints:
     )
     restored = self._manager.restore(self.latest, args=args)
     return State(**restored.state), restored.data
+
+  def restore_params(
+    self, trainable: dict[str, Any], frozen: dict[str, Any]
+  ) -> PyTree:
+    """The model's parameters of the newest checkpoint, nested.
+
+    Args:
+      trainable, frozen: shapes, types and placement, as `partition` splits
+        them.
+
+    Raises:
+      UserError: if the checkpoint holds other parameters.
+    """
+    wanted = {"trainable": trainable, "frozen": frozen}
+    args = ocp.args.PyTreeRestore(
+      item=wanted,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+      partial_restore=True,
+    )
+    try:
+      restored = self._manager.restore(
+        self.latest, args=ocp.args.Composite(state=args)
+      )
+    except (ValueError, KeyError) as error:
+      raise UserError(
+        f"{self._path}: expected the parameters of the run's model and config,"
+        f" found others: {error!s:.200}"
+      ) from error
+    return optimizer.merge(
+      restored.state["trainable"], restored.state["frozen"]
+    )
 
   def close(self) -> None:
     """Waits and frees the manager's threads."""

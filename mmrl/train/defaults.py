@@ -25,6 +25,10 @@ def get_config() -> ml_collections.ConfigDict:
         "remat": True,
         # Largest picture area in pixels; 0 keeps the model's own budget.
         "max_pixels": 0,
+        # How frames are taken from videos; 0 keeps the model's own setting.
+        # `frames` takes that many whatever the length; else `fps` decides, up
+        # to `max_frames`.
+        "video": {"fps": 0.0, "frames": 0, "max_frames": 0, "max_pixels": 0},
       },
       "data": {
         # Specs of `mmrl.data`; "{question}" in a prompt is the question.
@@ -34,7 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
           "prompt": "{question}",
         },
         "test": {"name": "EasyVQA", "split": "test", "prompt": "{question}"},
-        # Allowed padded prompt lengths and patch counts. Each pair that
+        # Allowed padded prompt lengths, and patches of a prompt on average
+        # over the prompts whose pictures are packed together. Each pair that
         # occurs is compiled once; what fits none is an error.
         "lengths": (40,),
         "patches": (64,),

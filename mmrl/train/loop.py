@@ -56,6 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     seed=config.seed,
     lengths=config.data.lengths,
     patches=config.data.patches,
+    group=run.group,
     threads=config.data.threads,
   )
   if checkpoints.latest is not None:

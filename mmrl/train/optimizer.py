@@ -8,7 +8,7 @@ import optax
 
 from mmrl import build
 from mmrl.errors import UserError
-from mmrl.models.checkpoint import path_name
+from mmrl.models.parameters import path_name
 from mmrl.types import PyTree
 
 

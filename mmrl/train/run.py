@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -51,6 +52,7 @@ class Run:
     frozen_vision: whether visual tokens outlive an update.
     optimizer: the optax transformation.
     frozen: parameter rules.
+    group: prompts whose pictures are packed together.
   """
 
   model_config: ModelConfig
@@ -65,6 +67,7 @@ class Run:
   frozen_vision: bool
   optimizer: Any
   frozen: tuple[str, ...]
+  group: int
 
   def initial_state(self) -> State:
     """State of step 0. Copies what trains: updates donate their state."""
@@ -92,14 +95,30 @@ def load_model(config: ml_collections.ConfigDict) -> models.Model:
     model.config, dtype=wanted.dtype, remat=wanted.remat
   )
   processor = dataclasses.replace(model.processor, config=model_config)
-  if wanted.max_pixels:
-    picture = dataclasses.replace(
-      processor.picture,
-      max_pixels=wanted.max_pixels,
-      min_pixels=min(processor.picture.min_pixels, wanted.max_pixels),
-    )
-    processor = dataclasses.replace(processor, picture=picture)
+  processor = dataclasses.replace(
+    processor,
+    picture=_changed(
+      processor.picture, {"max_pixels": wanted.max_pixels}, "config.model"
+    ),
+    video=_changed(
+      processor.video, wanted.video.to_dict(), "config.model.video"
+    ),
+  )
   return models.Model(model_config, model.params, processor)
+
+
+def _changed(settings, values: Mapping[str, int | float], where: str):
+  """Picture or video settings, with the values that aren't 0."""
+  for name, value in values.items():
+    if value < 0:
+      raise UserError(f"{where}.{name}: expected at least 0, found {value}")
+  changes = {name: value for name, value in values.items() if value}
+  if "max_pixels" in changes:
+    low = min(settings.min_pixels, changes["max_pixels"])
+    changes["min_pixels"] = low
+  if "max_frames" in changes:
+    changes["min_frames"] = min(settings.min_frames, changes["max_frames"])
+  return dataclasses.replace(settings, **changes)
 
 
 def _check_sizes(config: ml_collections.ConfigDict, model: ModelConfig):
@@ -215,7 +234,21 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     frozen_vision=not any(path.startswith("vision/") for path in trainable),
     optimizer=optimizer,
     frozen=tuple(config.frozen),
+    group=_group(config),
   )
+
+
+def _group(config: ml_collections.ConfigDict) -> int:
+  """Prompts whose pictures are packed together.
+
+  As many as can be: every cut through a batch (minibatches, their parts, the
+  prompts that shares of the gradient are measured on) falls between groups.
+  """
+  parts = config.train.minibatches * config.train.accumulate
+  cuts = [config.rollout.prompts // parts]
+  if config.shares.every:
+    cuts.append(config.shares.prompts)
+  return math.gcd(*cuts)
 
 
 def _bind_rewards(specs: Mapping) -> list[tuple[str, float, build.Bound]]:

@@ -256,5 +256,15 @@ def make_shares(
 
 
 def take_prompts(batch: Batch, start: int, count: int) -> Batch:
-  """Prompts `start` to `start + count` of a batch."""
-  return jax.tree.map(lambda x: x[start : start + count], batch)
+  """Prompts `start` to `start + count` of a batch, and their pictures.
+
+  Both numbers are multiples of the prompts whose pictures are packed together
+  (`Run.group`).
+  """
+  prompts = batch.mask.shape[0]
+
+  def take(x):
+    group = prompts // x.shape[0]
+    return x[start // group : (start + count) // group]
+
+  return jax.tree.map(take, batch)

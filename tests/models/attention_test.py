@@ -169,9 +169,9 @@ def test_windows_are_a_block_mask():
 
 
 def test_rotary_angles_by_hand():
-  """Four channels, base 16: frequencies 1, 1/2, 1/4, 1/8; sections 1, 1, 2."""
+  """Four channels, base 16: frequencies 1, 1/2, 1/4, 1/8."""
   positions = jnp.array([[3, 5, 7], [2, 2, 2]])
-  angles = attention.rotary_angles(positions, (1, 1, 2), 16.0)
+  angles = attention.rotary_angles(positions, (0, 1, 2, 2), 16.0)
   np.testing.assert_allclose(
     angles, [[3, 5 / 2, 7 / 4, 7 / 8], [2, 1, 1 / 2, 1 / 4]], rtol=1e-6
   )
@@ -196,7 +196,7 @@ def test_scores_depend_on_distance_only():
 
   def score(at, to):
     angles = [
-      attention.rotary_angles(jnp.full((1, 3), p), (1, 1, 2), 1e4)
+      attention.rotary_angles(jnp.full((1, 3), p), (0, 1, 2, 2), 1e4)
       for p in (at, to)
     ]
     return jnp.vdot(

@@ -1,30 +1,181 @@
-"""Transformers' Qwen2.5-VL with the reproducible weights of `small_models`."""
+"""Transformers' models and processors, for the models of `small_models`.
 
-import json
+Its video processors are written on torchvision. What it calls there is
+stood in for by `_normalize` and `_resize` (by PIL: another
+resampling is another picture), so that everything else is Transformers' own
+code: sampling, sizes, patches, timestamps, text, positions, model.
+"""
+
+import contextlib
+import importlib
 import pathlib
+import sys
 import tempfile
+import types
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 import small_models
 import torch
 import transformers
+from transformers import image_processing_backends, video_processing_utils
+from transformers.processing_utils import ProcessorMixin
+from transformers.video_utils import VideoMetadata
 
-from mmrl.models import config as config_lib
+from mmrl.models import config_json
 from mmrl.models.config import ModelConfig
+from mmrl.models.families import FAMILIES
+from mmrl.models.processor import Processor
 
-Torch = transformers.Qwen2_5_VLForConditionalGeneration
+Torch = transformers.PreTrainedModel
+# The models are so small that threads would only wait for each other.
+torch.set_num_threads(1)
+
+
+def _normalize(frames, mean, std, inplace=False):
+  mean, std = (torch.as_tensor(x)[:, None, None] for x in (mean, std))
+  return (frames - mean) / std
+
+
+def _resize(frames, size, interpolation=None, antialias=True):
+  if tuple(frames.shape[-2:]) == tuple(size):
+    return frames
+  flat = frames.reshape(-1, *frames.shape[-3:])
+  scaled = [
+    np.asarray(
+      Image.fromarray(frame.permute(1, 2, 0).numpy()).resize(
+        tuple(size)[::-1], Image.Resampling.BICUBIC
+      )
+    )
+    for frame in flat
+  ]
+  stacked = torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2)
+  return stacked.reshape(*frames.shape[:-2], *size)
+
+
+_FUNCTIONAL = types.ModuleType("torchvision.transforms.v2.functional")
+_FUNCTIONAL.normalize = _normalize
+_FUNCTIONAL.resize = _resize
+_FUNCTIONAL.grayscale_to_rgb = lambda frames: frames
+_FUNCTIONAL.InterpolationMode = mock.MagicMock()
+
+
+@contextlib.contextmanager
+def _torchvision():
+  """While this lasts, `torchvision` is the stand-in."""
+  names = ["torchvision", "torchvision.transforms", "torchvision.transforms.v2"]
+  modules = {name: types.ModuleType(name) for name in names}
+  modules[names[-1]].functional = _FUNCTIONAL
+  modules[_FUNCTIONAL.__name__] = _FUNCTIONAL
+  with mock.patch.dict(sys.modules, modules):
+    yield
+
+
+def _video_processor(name: str) -> type:
+  module = {"Qwen2VLVideoProcessor": "qwen2_vl"}.get(name, "qwen3_vl")
+  with _torchvision():
+    found = importlib.import_module(
+      f"transformers.models.{module}.video_processing_{module}"
+    )
+  return getattr(found, name)
+
+
+for _module in (video_processing_utils, image_processing_backends):
+  _module.tvF = _FUNCTIONAL
+image_processing_backends.pil_torch_interpolation_mapping = {
+  Image.Resampling.BICUBIC: "bicubic"
+}
+
+
+def video_processor(ours: Processor):
+  """Its processor of videos, with our settings."""
+  tower, video = ours.config.vision, ours.video
+  return _video_processor(FAMILIES[ours.config.family].video_processor)(
+    size={
+      "shortest_edge": video.min_pixels,
+      "longest_edge": video.max_pixels,
+    },
+    image_mean=list(ours.picture.mean),
+    image_std=list(ours.picture.std),
+    patch_size=tower.patch_size,
+    merge_size=tower.spatial_merge_size,
+    temporal_patch_size=tower.temporal_patch_size,
+    cap_pixels_per_frame=False,
+  )
+
+
+def make_processor(ours: Processor) -> ProcessorMixin:
+  """Its processor of conversations, with our tokenizer and settings."""
+  tower, picture = ours.config.vision, ours.picture
+  pictures = transformers.Qwen2VLImageProcessorPil(
+    patch_size=tower.patch_size,
+    merge_size=tower.spatial_merge_size,
+    temporal_patch_size=tower.temporal_patch_size,
+    image_mean=list(picture.mean),
+    image_std=list(picture.std),
+    min_pixels=picture.min_pixels,
+    max_pixels=picture.max_pixels,
+  )
+  cls = getattr(transformers, FAMILIES[ours.config.family].processor)
+  # Its check of classes looks for torchvision.
+  with mock.patch.object(cls, "check_argument_for_proper_class"):
+    return cls(
+      image_processor=pictures,
+      tokenizer=ours.tokenizer,
+      video_processor=video_processor(ours),
+      chat_template=ours.tokenizer.chat_template,
+    )
+
+
+def make_inputs(ours: Processor, conversations: list) -> dict:
+  """What its processor makes of conversations with arrays in them."""
+  processor = make_processor(ours)
+  parts = [
+    part
+    for conversation in conversations
+    for message in conversation
+    if not isinstance(message["content"], str)
+    for part in message["content"]
+  ]
+  images = [p["image"] for p in parts if p["type"] == "image"]
+  clips = [p for p in parts if p["type"] == "video"]
+  media = {}
+  if images:
+    media["images"] = [Image.fromarray(image) for image in images]
+  if clips:
+    media["videos"] = [
+      torch.from_numpy(clip["video"]).permute(0, 3, 1, 2) for clip in clips
+    ]
+    media["video_metadata"] = [
+      VideoMetadata(
+        total_num_frames=len(clip["video"]),
+        fps=clip["fps"],
+        frames_indices=list(range(len(clip["video"]))),
+      )
+      for clip in clips
+    ]
+    media["do_sample_frames"] = False
+  texts = [
+    ours.tokenizer.apply_chat_template(
+      conversation,
+      tokenize=False,
+      add_generation_prompt=conversation[-1]["role"] != "assistant",
+    )
+    for conversation in conversations
+  ]
+  found = processor(text=texts, padding=True, return_tensors="pt", **media)
+  return {k: v for k, v in found.items() if k != "video_metadata"}
 
 
 def make_torch(config: ModelConfig) -> Torch:
   """The model, its weights set by name: our loader has no part in it."""
   with tempfile.TemporaryDirectory() as name:
-    path = pathlib.Path(name)
-    raw = json.dumps(config_lib.to_hf(config, "float32"))
-    (path / "config.json").write_text(raw)
-    hf_config = transformers.AutoConfig.from_pretrained(path)
+    config_json.write(config, pathlib.Path(name), "float32")
+    hf_config = transformers.AutoConfig.from_pretrained(name)
   hf_config._attn_implementation = "eager"
-  model = Torch(hf_config).eval()
+  cls = getattr(transformers, FAMILIES[config.family].architecture)
+  model = cls(hf_config).eval()
   with torch.no_grad():
     for tensor_name, tensor in model.named_parameters():
       values = small_models.weight(tensor_name, tuple(tensor.shape))
@@ -32,61 +183,18 @@ def make_torch(config: ModelConfig) -> Torch:
   return model
 
 
-def make_inputs(config: ModelConfig, conversations: list) -> dict:
-  """What `Qwen2_5_VLProcessor` returns, without its video half.
-
-  That class needs torchvision to be built. Its work on text is to repeat
-  each placeholder, which is done here as it does it.
-  """
-  tokenizer = small_models.make_tokenizer()
-  picture, vision = small_models.PICTURE, config.vision
-  processor = transformers.Qwen2VLImageProcessorPil(
-    patch_size=vision.patch_size,
-    merge_size=vision.spatial_merge_size,
-    temporal_patch_size=vision.temporal_patch_size,
-    min_pixels=picture.min_pixels,
-    max_pixels=picture.max_pixels,
-  )
-  images = [
-    Image.fromarray(part["image"])
-    for conversation in conversations
-    for message in conversation
-    if not isinstance(message["content"], str)
-    for part in message["content"]
-    if part["type"] == "image"
-  ]
-  inputs = processor(images=images, return_tensors="pt") if images else {}
-  grids = iter(inputs.get("image_grid_thw", []))
-  texts = []
-  for conversation in conversations:
-    text, *pieces = tokenizer.apply_chat_template(
-      conversation, tokenize=False, add_generation_prompt=True
-    ).split("<|image_pad|>")
-    for piece in pieces:
-      count = int(next(grids).prod()) // vision.spatial_merge_size**2
-      text += "<|image_pad|>" * count + piece
-    texts.append(text)
-  encoded = tokenizer(
-    texts, padding=True, padding_side="left", return_tensors="pt"
-  )
-  ids = encoded["input_ids"]
-  return {
-    "input_ids": ids,
-    "attention_mask": encoded["attention_mask"],
-    "mm_token_type_ids": (ids == config.image_token_id).int(),
-    **inputs,
-  }
+_ROPE = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
-def positions(model: Torch, inputs: dict) -> np.ndarray:
-  """Rotary positions [P, S, 3]."""
-  found, _ = model.model.get_rope_index(
+def positions(model: Torch, inputs: dict) -> tuple[np.ndarray, np.ndarray]:
+  """Rotary positions [P, S, 3], and how far on each prompt goes [P]."""
+  found, deltas = model.model.get_rope_index(
     inputs["input_ids"],
     mm_token_type_ids=inputs["mm_token_type_ids"],
-    image_grid_thw=inputs.get("image_grid_thw"),
     attention_mask=inputs["attention_mask"],
+    **{name: inputs[name] for name in _ROPE if name in inputs},
   )
-  return found.permute(1, 2, 0).numpy()
+  return found.permute(1, 2, 0).numpy(), deltas[:, 0].numpy()
 
 
 def outputs(model: Torch, inputs: dict) -> tuple[np.ndarray, np.ndarray]:

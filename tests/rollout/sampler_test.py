@@ -9,7 +9,7 @@ import pytest
 import small_models
 
 from mmrl import models
-from mmrl.models import vlm
+from mmrl.models import decoding, vlm
 from mmrl.rollout import sampler
 
 ANSWERS, LENGTH = 4, 8
@@ -25,7 +25,8 @@ def params():
 @pytest.fixture(scope="module")
 def prompt():
   processor = small_models.make_processor(CONFIG)
-  return processor(small_models.conversations())
+  chats = small_models.mixed()
+  return processor(chats, rows=len(chats))
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +108,13 @@ def test_answers_end_once_and_are_padded(params, prefix, favour):
 def steps(monkeypatch):
   """Grows by one each time the compiled loop decodes a token."""
   counted = []
-  decode = vlm.decode
+  decode = decoding.decode
 
   def counting(*args):
     jax.debug.callback(lambda: counted.append(1))
     return decode(*args)
 
-  monkeypatch.setattr(vlm, "decode", counting)
+  monkeypatch.setattr(decoding, "decode", counting)
   return counted
 
 

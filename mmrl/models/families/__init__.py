@@ -1,0 +1,16 @@
+"""Model families: what sets them apart, one file each.
+
+A family that fits the fields of `TextConfig` and `VisionConfig` is a new file
+here and its name below. Its config.json, tensor names and treatment of videos
+are in that file; nothing else asks for it by name.
+"""
+
+from mmrl.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl
+from mmrl.models.families.family import Family, Span, VideoConfig
+
+FAMILIES = {
+  module.FAMILY.model_type: module.FAMILY
+  for module in (qwen2_vl, qwen2_5_vl, qwen3_vl)
+}
+
+__all__ = ["FAMILIES", "Family", "Span", "VideoConfig"]

@@ -1,0 +1,91 @@
+"""What a model family is: how its models are stored and shown videos."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from jaxtyping import Int
+import numpy as np
+
+from mmrl.models.config import VisionConfig
+
+# Frames, patch rows and patch columns of a picture or video.
+Grid = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoConfig:
+  """How frames are taken from a video and scaled.
+
+  Attributes:
+    fps: frames per second to take.
+    frames: how many to take instead, whatever the video's length; 0 leaves it
+      to `fps`.
+    min_frames, max_frames: bounds where `fps` decides.
+    min_pixels, max_pixels: the area a frame is scaled into; for families that
+      budget the whole video, the area of all frames together.
+  """
+
+  min_pixels: int
+  max_pixels: int | float
+  fps: float = 2.0
+  frames: int = 0
+  min_frames: int = 4
+  max_frames: int = 768
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """A run of visual tokens that stands in the prompt without a break.
+
+  Attributes:
+    text: its text, in which one placeholder stands for the run.
+    grid: of the run.
+    interval: time positions between its frames.
+  """
+
+  text: str
+  grid: Grid
+  interval: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A model family. Code outside of this folder asks for no family by name.
+
+  Attributes:
+    model_type: in config.json.
+    architecture, processor, image_processor, video_processor: the classes
+      that Transformers and vLLM look for.
+    text: (the decoder's part of config.json) -> fields of `TextConfig` that
+      have other names there, or that the family fixes.
+    text_json: fields that such a config.json has besides.
+    vision: (vision_config) -> the same for `VisionConfig`.
+    vision_json: (VisionConfig) -> vision_config.
+    tensors: our module paths -> Hugging Face's names as published; "{}" is
+      the number of a layer.
+    video: budget where the model's directory says nothing.
+    sample_frames: (frames of the video, its frames per second, config, frames
+      of a patch) -> indices of the frames to take.
+    fit_video: (frames taken, height, width, cell size, frames of a patch,
+      config) -> (height, width) that they are scaled to.
+    video_spans: (grid, seconds at which each frame stands, frames per second
+      of those taken, tower, placeholder, start mark, end mark) -> spans.
+  """
+
+  model_type: str
+  architecture: str
+  processor: str
+  image_processor: str
+  video_processor: str
+  text: Callable[[Mapping[str, Any]], dict[str, Any]]
+  text_json: Mapping[str, Any]
+  vision: Callable[[Mapping[str, Any]], dict[str, Any]]
+  vision_json: Callable[[VisionConfig], dict[str, Any]]
+  tensors: Mapping[str, str]
+  video: VideoConfig
+  sample_frames: Callable[
+    [int, float, VideoConfig, int], Int[np.ndarray, "frames"]
+  ]
+  fit_video: Callable[[int, int, int, int, int, VideoConfig], tuple[int, int]]
+  video_spans: Callable[..., list[Span]]

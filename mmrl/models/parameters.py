@@ -1,0 +1,87 @@
+"""The parameter tree: random values, shapes, names of its leaves."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mmrl.models import layers
+from mmrl.models.config import ModelConfig
+from mmrl.types import PyTree
+
+
+def init(rng: Array, config: ModelConfig) -> PyTree:
+  """Random float32 parameters: normal(0.02) matrices, unit norms, no biases.
+
+  Args:
+    rng: PRNG key.
+    config: the architecture.
+
+  Returns:
+    `{"vision": {"patch_embed", "blocks", "merger"}, "text": {"embed",
+    "layers", "norm"}}`; blocks and layers are stacked on axis 0. Where the
+    architecture has them, `vision` holds "positions" and "deepstack" (mergers
+    stacked on axis 0), too, and `text` holds an untied "head".
+  """
+  text, tower = config.text, config.vision
+  keys = iter(jax.random.split(rng, 9))
+
+  def normal(*shape):
+    return 0.02 * jax.random.normal(next(keys), shape)
+
+  def stacked(module, depth, *inputs):
+    """`depth` modules' parameters, initialised by what they read."""
+
+    def one(key):
+      return module.init(key, *inputs)["params"]
+
+    return jax.vmap(one)(jax.random.split(next(keys), depth))
+
+  def blocks(module, depth, width, head_dim):
+    inputs = jnp.zeros((1, width)), jnp.zeros((1, head_dim // 2))
+    return stacked(module, depth, *inputs, lambda q, k, v: (q, None))
+
+  merged = jnp.zeros((1, tower.spatial_merge_size**2, tower.hidden_size))
+  merger = layers.PatchMerger(tower, "float32")
+  vision = {
+    "patch_embed": {"kernel": normal(tower.patch_values, tower.hidden_size)},
+    "blocks": blocks(
+      layers.VisionBlock(tower, "float32"),
+      tower.depth,
+      tower.hidden_size,
+      tower.head_dim,
+    ),
+    "merger": merger.init(next(keys), merged)["params"],
+  }
+  if tower.patch_bias:
+    vision["patch_embed"]["bias"] = jnp.zeros(tower.hidden_size)
+  if tower.position_grid:
+    shape = tower.position_grid**2, tower.hidden_size
+    vision["positions"] = {"embedding": normal(*shape)}
+  if tower.deepstack_visual_indexes:
+    deep = layers.PatchMerger(tower, "float32", norm_merged=True)
+    count = len(tower.deepstack_visual_indexes)
+    vision["deepstack"] = stacked(deep, count, merged)
+  decoder = {
+    "embed": {"embedding": normal(text.vocab_size, text.hidden_size)},
+    "layers": blocks(
+      layers.DecoderBlock(config),
+      text.num_hidden_layers,
+      text.hidden_size,
+      text.head_dim,
+    ),
+    "norm": {"scale": jnp.ones(text.hidden_size)},
+  }
+  if not config.tie_word_embeddings:
+    shape = text.hidden_size, text.vocab_size
+    decoder["head"] = {"kernel": normal(*shape)}
+  return {"vision": vision, "text": decoder}
+
+
+def shapes(config: ModelConfig) -> PyTree:
+  """Shapes of the parameters, without allocating any."""
+  return jax.eval_shape(lambda: init(jax.random.key(0), config))
+
+
+def path_name(path) -> str:
+  """A pytree path as `a/b/c`."""
+  return "/".join(str(key.key) for key in path)

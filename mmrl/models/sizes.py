@@ -1,0 +1,46 @@
+"""Sizes that pictures and frames are scaled to."""
+
+import math
+
+
+def fit(
+  height: int,
+  width: int,
+  factor: int,
+  min_pixels: int,
+  max_pixels: int | float,
+  *,
+  frames: int = 1,
+  rounded: int = 1,
+) -> tuple[int, int]:
+  """The size a picture is scaled to, as the Qwen-VL processors choose it.
+
+  Both sides become multiples of `factor`, the pixels of all frames land in
+  [min_pixels, max_pixels], and the aspect ratio is kept as well as that
+  allows.
+
+  Args:
+    height, width: pixels.
+    factor: side of a visual token.
+    min_pixels, max_pixels: of all frames together.
+    frames: how many share the budget.
+    rounded: the same as a multiple of the temporal patch size.
+
+  Raises:
+    ValueError: if one side is more than 200 times the other.
+  """
+  if max(height, width) > 200 * min(height, width):
+    raise ValueError(
+      f"expected sides within a ratio of 200, found {width} x {height} pixels"
+    )
+  rows = round(height / factor) * factor
+  columns = round(width / factor) * factor
+  if rounded * rows * columns > max_pixels:
+    shrink = math.sqrt(frames * height * width / max_pixels)
+    rows = max(factor, math.floor(height / shrink / factor) * factor)
+    columns = max(factor, math.floor(width / shrink / factor) * factor)
+  elif rounded * rows * columns < min_pixels:
+    grow = math.sqrt(min_pixels / (frames * height * width))
+    rows = math.ceil(height * grow / factor) * factor
+    columns = math.ceil(width * grow / factor) * factor
+  return rows, columns

@@ -1,0 +1,113 @@
+"""The vision tower: packed patches to visual tokens."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmrl.models import attention, blocked, layers
+from mmrl.models.config import ModelConfig
+from mmrl.types import Patches, PyTree
+
+
+def vision(
+  params: PyTree, config: ModelConfig, patches: Patches
+) -> Float[Array, "B N E"]:
+  """Visual tokens of packed pictures, in the order of their patches.
+
+  Args:
+    params: model parameters.
+    config: the architecture.
+    patches: pictures cut into patches.
+
+  Returns:
+    One token per merged block of patches. Its first D values are what the
+    decoder embeds; D more follow for each of its first layers that DeepStack
+    feeds. Padding holds values that `Prompt.visual_index` never points at.
+  """
+  tower, params = config.vision, params["vision"]
+  patches = jax.tree.map(jnp.asarray, patches)
+  block = layers.VisionBlock(tower, config.dtype)
+  angles = attention.axial_angles(patches.rows_columns, tower.head_dim)
+  # Inside a scan, what is kept is written into slots of the carry.
+  stacks = jnp.array(tower.deepstack_visual_indexes, jnp.int32)
+
+  def full(queries, keys, values):
+    return blocked.attend_runs(queries, keys, values, patches.frame)
+
+  def windowed(queries, keys, values):
+    return attention.attend_windows(
+      queries, keys, values, patches.windows, patches.window_slot
+    )
+
+  def body(carry, layer):
+    x, kept = carry
+    layer_params, index, is_full = layer
+
+    def attend(*arrays):
+      if not tower.window_size:
+        return full(*arrays), None
+      return jax.lax.cond(is_full, full, windowed, *arrays), None
+
+    x = block.apply({"params": layer_params}, x, angles, attend)
+    if len(stacks):
+      kept = jnp.where((stacks == index)[:, None, None, None], x, kept)
+    return (x, kept), None
+
+  x = _embed(params, config, patches)
+  kept = jnp.zeros((len(stacks), *x.shape), x.dtype)
+  indices = jnp.arange(tower.depth)
+  is_full = jnp.isin(indices, jnp.array(tower.fullatt_block_indexes, jnp.int32))
+  (x, kept), _ = jax.lax.scan(
+    jax.checkpoint(body, prevent_cse=False) if config.remat else body,
+    (x, kept),
+    (params["blocks"], indices, is_full),
+  )
+  merger = layers.PatchMerger(tower, config.dtype)
+  tokens = [merger.apply({"params": params["merger"]}, x)]
+  if len(stacks):
+    merger = layers.PatchMerger(tower, config.dtype, norm_merged=True)
+    deep = jax.vmap(lambda p, x: merger.apply({"params": p}, x))
+    tokens += list(deep(params["deepstack"], kept))
+  return jnp.concatenate(tokens, axis=-1)
+
+
+def _embed(params: PyTree, config: ModelConfig, patches: Patches) -> Array:
+  """Linear embedding of patches, and their learned positions if any."""
+  embed = params["patch_embed"]
+  x = layers.matmul(
+    patches.pixels.astype(config.dtype), embed["kernel"].astype(config.dtype)
+  )
+  if config.vision.patch_bias:
+    x = x + embed["bias"].astype(config.dtype)
+  if config.vision.position_grid:
+    x = x + _positions(params["positions"]["embedding"], patches).astype(
+      x.dtype
+    )
+  return x
+
+
+def _positions(
+  grid: Float[Array, "points width"], patches: Patches
+) -> Float[Array, "B M width"]:
+  """A square grid of learned positions, stretched over each frame.
+
+  Bilinear, with the corners of the grid on the corner patches.
+  """
+  side = round(grid.shape[0] ** 0.5)
+  at = patches.rows_columns.astype(jnp.float32) * (side - 1)
+  at = at / jnp.maximum(patches.extent - 1, 1)
+  low = jnp.floor(at)
+  share = (at - low)[..., None]
+  low = low.astype(jnp.int32)
+  high = jnp.minimum(low + 1, side - 1)
+
+  def corner(rows, columns, weight):
+    return jnp.take(grid, rows * side + columns, axis=0) * weight
+
+  down, right = share[..., 0, :], share[..., 1, :]
+  return (
+    corner(low[..., 0], low[..., 1], (1 - down) * (1 - right))
+    + corner(low[..., 0], high[..., 1], (1 - down) * right)
+    + corner(high[..., 0], low[..., 1], down * (1 - right))
+    + corner(high[..., 0], high[..., 1], down * right)
+  )

@@ -1,0 +1,1 @@
+"""Answers to single questions, and a picture of their attention."""
