@@ -142,8 +142,8 @@ class JsonLines:
 
   Each line is an object with `answer`, and either `question` and optionally
   `images` and `videos` (paths, relative to the file), or `messages` in the
-  form of chat templates, whose image and video parts hold paths. `region` (a box in pixels of the
-  first picture) and `kind` are optional.
+  form of chat templates, whose image and video parts hold paths. `region` (a
+  box in pixels of the first picture) and `kind` are optional.
   """
 
   def __init__(self, *, path: str, prompt: str = "{question}"):

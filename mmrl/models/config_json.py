@@ -71,7 +71,7 @@ def read(path: str | pathlib.Path) -> ModelConfig:
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
   _check_decoder(text, rope, path)
   tower = {
-    k: v for k, v in raw.get("vision_config", {}).items() if v is not None
+    k: v for k, v in (raw.get("vision_config") or {}).items() if v is not None
   }
   try:
     text_config = _pick(

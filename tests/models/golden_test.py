@@ -12,8 +12,7 @@ import safetensors.numpy
 import small_models
 
 from mmrl import models
-from mmrl.models import checkpoint
-from mmrl.models import config as config_lib
+from mmrl.models import config_json, weights
 
 TESTDATA = pathlib.Path(__file__).parents[1] / "testdata"
 
@@ -29,8 +28,8 @@ def case(request, tmp_path_factory):
   (path / "config.json").write_text(str(golden["config"]))
   tensors = small_models.weights(config)
   safetensors.numpy.save_file(tensors, path / "model.safetensors")
-  config = config_lib.from_hf(path)
-  params = checkpoint.load_params(path, config)
+  config = config_json.read(path)
+  params = weights.load_params(path, config)
   prompt = small_models.make_processor(config)(conversations)
   output = jax.jit(models.apply, static_argnums=1, static_argnames="attention")(
     params, config, prompt, attention="all"
@@ -46,7 +45,7 @@ def test_config_is_read(name, tmp_path):
   config, _ = small_models.golden_cases()[name]
   with np.load(TESTDATA / f"transformers_{name}.npz") as file:
     (tmp_path / "config.json").write_text(str(file["config"]))
-  assert config_lib.from_hf(tmp_path) == config
+  assert config_json.read(tmp_path) == config
 
 
 def test_tokens_and_positions(case):

@@ -9,7 +9,7 @@ import small_models
 from transformers import Qwen2VLImageProcessorPil
 
 from mmrl.errors import UserError
-from mmrl.models import pictures
+from mmrl.models import pictures, sizes
 
 VISION = small_models.small_config().vision
 
@@ -42,7 +42,7 @@ def reference(size: int = 4) -> Qwen2VLImageProcessorPil:
 def test_patches_are_those_of_transformers(height, width):
   """Exact, resized or not: both resize with Pillow."""
   picture = Image.fromarray(small_models.picture(height, width))
-  ours = pictures.cut(picture, small_models.PICTURE, VISION)
+  ours = pictures.cut(picture, small_models.PICTURE, VISION, "<image>")
   theirs = reference()(images=[picture], return_tensors="np")
   assert ours.grid == tuple(theirs["image_grid_thw"][0])
   np.testing.assert_array_equal(ours.pixels, theirs["pixel_values"])
@@ -62,19 +62,19 @@ def test_sizes_are_those_of_transformers(factor):
   rng = np.random.RandomState(0)
   for height, width in rng.randint(factor, 900, (200, 2)).tolist():
     size = height, width, factor, 3136, 50176
-    assert pictures.fit(*size) == smart_resize(*size)
+    assert sizes.fit(*size) == smart_resize(*size)
 
 
 def test_thin_pictures_are_refused():
   with pytest.raises(ValueError, match="ratio of 200, found 201 x 1 pixels"):
-    pictures.fit(1, 201, 8, 64, 4096)
+    sizes.fit(1, 201, 8, 64, 4096)
 
 
 def test_values_of_a_patch():
   """Channel, time, row, column; a still picture is repeated in time."""
   frame = small_models.picture(8, 16)
-  config = pictures.PictureConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-  patches, grid = pictures.patchify(np.stack([frame, frame]), config, VISION)
+  values = frame[None].astype(np.float32) / 255
+  patches, grid = pictures.patchify(values, VISION)
   assert grid == (1, 2, 4)
   values = np.round(patches * 255).astype(np.uint8).reshape(8, 3, 2, 4, 4)
   order = pictures.merge_order(grid, 2)
@@ -123,7 +123,9 @@ def test_coverage_by_hand():
 def test_region_follows_the_picture_when_it_is_scaled():
   """128 x 128 shrinks to 64 x 64: the left half stays the left half."""
   picture = Image.fromarray(small_models.picture(128, 128))
-  one = pictures.cut(picture, small_models.PICTURE, VISION, (0, 0, 64, 128))
+  one = pictures.cut(
+    picture, small_models.PICTURE, VISION, "<image>", (0, 0, 64, 128)
+  )
   half = np.tile([1, 1, 1, 1, 0, 0, 0, 0], 8)
   np.testing.assert_array_equal(one.region, half)
 
@@ -131,7 +133,7 @@ def test_region_follows_the_picture_when_it_is_scaled():
 @pytest.mark.parametrize("size, shrunk", [((90, 131), True), ((64, 64), False)])
 def test_a_picture_over_the_budget_is_shrunk(size, shrunk):
   picture = Image.fromarray(small_models.picture(*size))
-  one = pictures.cut(picture, small_models.PICTURE, VISION)
+  one = pictures.cut(picture, small_models.PICTURE, VISION, "<image>")
   assert one.shrunk == shrunk
   assert len(one.pixels) * 16 <= small_models.PICTURE.max_pixels
 

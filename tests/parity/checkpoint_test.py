@@ -47,13 +47,16 @@ def theirs(config):
   return oracle.make_torch(config)
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
-def dtype(request):
-  return request.param
-
-
-@pytest.fixture(params=SHARDS)
-def shards(request):
+@pytest.fixture(
+  params=[
+    ("float32", "one file"),
+    ("float32", "shards"),
+    ("bfloat16", "one file"),
+  ],
+  ids=lambda param: "-".join(param),
+)
+def stored(request):
+  """Type and files of the weights."""
   return request.param
 
 
@@ -89,7 +92,8 @@ def equal(found, wanted) -> None:
     np.testing.assert_array_equal(one, other)
 
 
-def test_saved_here_loads_there(ours, theirs, dtype, shards, tmp_path):
+def test_saved_here_loads_there(ours, theirs, stored, tmp_path):
+  dtype, shards = stored
   models.save(cast(ours, dtype), tmp_path, max_shard_bytes=SHARDS[shards])
   check_files(tmp_path, shards)
   loaded, info = transformers.AutoModelForImageTextToText.from_pretrained(
@@ -106,7 +110,8 @@ def test_saved_here_loads_there(ours, theirs, dtype, shards, tmp_path):
     assert torch.equal(state[name], tensor), name
 
 
-def test_saved_there_loads_here(ours, theirs, dtype, shards, tmp_path):
+def test_saved_there_loads_here(ours, theirs, stored, tmp_path):
+  dtype, shards = stored
   theirs.to(getattr(torch, dtype)).save_pretrained(
     tmp_path / "theirs", max_shard_size=SHARDS[shards]
   )
