@@ -1,5 +1,7 @@
 """The three wrappers agree with one device, for RAL with uneven answers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from mmrl.types import Batch
 P = 16
 
 
+@functools.cache
 def make():
   """Loss, terms, parameters and a batch of uneven answers.
 

@@ -59,6 +59,9 @@ def test_tokens_and_positions(case):
   np.testing.assert_array_equal(
     prompt.positions[:, -count:][mask], golden["positions"][mask]
   )
+  np.testing.assert_array_equal(
+    prompt.next_position - mask.sum(1), golden["deltas"]
+  )
 
 
 def test_pixels(case):

@@ -11,41 +11,62 @@ import small_models
 
 from mmrl import models
 from mmrl.models import decoding
-from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
-from mmrl.types import Patches, Prompt
+from mmrl.models.config import ModelConfig
+from mmrl.types import Prompt
 
 ANSWERS, LENGTH = 2, 4
 LAYERS = (0, -1)
+# Families, and whether their output head is the embedding table.
+TIED = {"qwen2_vl": True, "qwen2_5_vl": False, "qwen3_vl": True}
+PROMPTS = len(small_models.mixed())
+# Room for the patches of each prompt and for all of them together, per prompt.
+PATCHES = (64,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
+  """A small model and prompts of text, pictures and videos.
+
+  Attributes:
+    prompt: each prompt's pictures in a row of their own.
+    packed: the same prompts, all pictures in one row.
+    tokens: answers.
+  """
+
   config: ModelConfig
   params: dict
   prompt: Prompt
+  packed: Prompt
   tokens: np.ndarray
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@functools.cache
+def make_case(family: str) -> Case:
+  config = small_models.small_config(family=family, tied=TIED[family])
+  shape = (PROMPTS, ANSWERS, LENGTH)
+  tokens = np.random.RandomState(0).randint(0, 256, shape, np.int32)
+  return Case(
+    config,
+    small_models.make_params(config),
+    process(config, small_models.mixed(), rows=PROMPTS),
+    process(config, small_models.mixed(), rows=1),
+    tokens,
+  )
+
+
+def process(config: ModelConfig, chats: list, rows: int) -> Prompt:
+  processor = small_models.make_processor(config)
+  return processor(chats, lengths=(96,), patches=PATCHES, rows=rows)
+
+
+@pytest.fixture(scope="module", params=TIED)
 def case(request) -> Case:
-  return make_case(tied=request.param == "tied")
+  return make_case(request.param)
 
 
 @pytest.fixture(scope="module")
 def untied() -> Case:
-  return make_case(tied=False)
-
-
-@functools.cache
-def make_case(*, tied: bool) -> Case:
-  config = small_models.small_config(tied=tied)
-  processor = small_models.make_processor(config)
-  chats = small_models.conversations()
-  prompt = processor(chats, rows=len(chats))
-  shape = (prompt.tokens.shape[0], ANSWERS, LENGTH)
-  tokens = np.random.RandomState(0).randint(0, 256, shape, np.int32)
-  params = small_models.make_params(config)
-  return Case(config, params, prompt, tokens)
+  return make_case("qwen2_5_vl")
 
 
 def extended(
@@ -113,15 +134,14 @@ def test_extend_is_apply(case, attention_layers):
 
 
 @functools.cache
-def gradient(*, tied: bool, remat: bool = True):
+def gradient(family: str, *, packed: bool = False, remat: bool = True):
   """Value and gradient of a loss on logits and rows, by `extend`."""
-  case = make_case(tied=tied)
+  case = make_case(family)
   config = dataclasses.replace(case.config, remat=remat)
+  prompt = case.packed if packed else case.prompt
 
   def loss(params):
-    return weigh(
-      extended(params, config, case.prompt, jnp.asarray(case.tokens))
-    )
+    return weigh(extended(params, config, prompt, jnp.asarray(case.tokens)))
 
   return jax.jit(jax.value_and_grad(loss))(case.params)
 
@@ -144,10 +164,10 @@ def check_same_gradient(one, other, rtol):
     np.testing.assert_allclose(leaf, wanted, atol=rtol * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_gradient_of_extend_is_that_of_full_rows(tied):
+@pytest.mark.parametrize("family", TIED)
+def test_gradient_of_extend_is_that_of_full_rows(family):
   """All leaves, vision too, through both the logits and the rows."""
-  case = make_case(tied=tied)
+  case = make_case(family)
   full = small_models.full_rows(case.prompt, case.tokens)
 
   def loss(params):
@@ -155,20 +175,25 @@ def test_gradient_of_extend_is_that_of_full_rows(tied):
     return weigh(rows_of(output, case.tokens.shape))
 
   theirs = jax.jit(jax.value_and_grad(loss))(case.params)
-  check_same_gradient(gradient(tied=tied), theirs, 3e-5)
+  check_same_gradient(gradient(family), theirs, 3e-5)
 
 
-def test_remat_changes_nothing():
-  plain = gradient(tied=False, remat=False)
-  check_same_gradient(gradient(tied=False), plain, 1e-5)
+@pytest.mark.parametrize("family", TIED)
+def test_packing_pictures_together_changes_no_gradient(family):
+  check_same_gradient(gradient(family, packed=True), gradient(family), 3e-5)
 
 
-def test_decode_is_extend(untied):
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_remat_changes_nothing(family):
+  check_same_gradient(gradient(family, remat=False), gradient(family), 1e-5)
+
+
+def test_decode_is_extend(case):
   """Token by token through the cache, in a cache longer than the answer."""
-  params, config, tokens = untied.params, untied.config, untied.tokens
-  visual = vision(params, config, untied.prompt.patches)
+  params, config, tokens = case.params, case.config, case.tokens
+  visual = vision(params, config, case.prompt.patches)
   prefix = jax.jit(models.prefill, static_argnums=1)(
-    params, config, untied.prompt, visual
+    params, config, case.prompt, visual
   )
   whole = jax.jit(models.extend, static_argnums=1)(
     params, config, prefix, tokens
@@ -181,42 +206,32 @@ def test_decode_is_extend(untied):
   assert cache.length == LENGTH
 
 
-@pytest.mark.parametrize(
-  "change", ["left", "right", "both", "patches", "right padded"]
-)
-def test_padding_changes_nothing(untied, change):
-  old = untied.prompt
+@pytest.mark.parametrize("change", ["left", "right", "both", "right padded"])
+def test_padding_changes_nothing(case, change):
+  old = case.prompt
   new = {
     "left": lambda: small_models.pad_prompt(old, left=5),
     "right": lambda: small_models.pad_prompt(old, right=5),
-    "both": lambda: small_models.pad_prompt(old, left=2, right=3),
-    "patches": lambda: small_models.pad_prompt(old, patches=8),
+    "both": lambda: small_models.pad_prompt(old, left=2, right=3, patches=8),
     "right padded": lambda: small_models.to_the_left(old),
   }[change]()
-  check_same_rows(untied, new, range(len(old.tokens)))
+  check_same_rows(case, new, range(PROMPTS))
 
 
-@pytest.mark.parametrize("rows", [(2, 0, 1), (1,), (0, 1, 0)])
-def test_place_in_the_batch_changes_nothing(untied, rows):
-  new = jax.tree.map(lambda x: x[list(rows)], untied.prompt)
-  check_same_rows(untied, new, rows)
+@pytest.mark.parametrize("rows", [(2, 0, 3, 1), (3,), (0, 3, 0)])
+def test_place_in_the_batch_changes_nothing(case, rows):
+  new = jax.tree.map(lambda x: x[list(rows)], case.prompt)
+  check_same_rows(case, new, rows)
 
 
-def check_same_rows(case: Case, new: Prompt, rows):
-  args = case.params, case.config
-  before = run(*args, case.prompt, case.tokens)
-  after = run(*args, new, case.tokens[list(rows)])
-  for i, row in enumerate(rows):
-    was, now = case.prompt.mask[row], new.mask[i]
-    np.testing.assert_allclose(after[0][i], before[0][row], atol=1e-5)
-    answer = np.ones(LENGTH, bool)
-    was_row, now_row = np.append(was, answer), np.append(now, answer)
-    np.testing.assert_allclose(
-      after[1][i][..., now_row], before[1][row][..., was_row], atol=1e-5
-    )
-    np.testing.assert_allclose(after[2][i][now], before[2][row][was], atol=1e-5)
-    assert not np.any(after[1][i][..., ~now_row])
-    assert not np.any(after[2][i][~now])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1), (3, 3, 1, 0)])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_pictures_packed_together_do_not_mix(case, order, rows):
+  """Whatever stands before and behind them, and however many rows."""
+  chats = small_models.mixed()
+  new = process(case.config, [chats[i] for i in order], rows)
+  assert len(new.patches.pixels) == rows
+  check_same_rows(case, new, order)
 
 
 def test_earlier_outputs_have_no_gradient_to_later_tokens(untied):
@@ -268,96 +283,43 @@ def test_bfloat16_is_close(untied):
   assert prefix.keys.dtype == prefix.values.dtype == jnp.bfloat16
 
 
-def test_visual_tokens_stand_at_their_placeholders(untied):
-  """The first layer's values tell which embedding stands where."""
-  params, config, prompt = untied.params, untied.config, untied.prompt
-  visual = vision(params, config, prompt.patches)
+@functools.partial(jax.jit, static_argnums=1)
+def values_of(params, config, prompt, visual):
+  """Values of every layer: the first layer's tell what was embedded."""
+  return models.prefill(params, config, prompt, visual).values
 
-  @jax.jit
-  def values(visual):
-    return models.prefill(params, config, prompt, visual).values[0]
 
-  before = values(visual)
-  holes = prompt.tokens == config.image_token_id
+@pytest.mark.parametrize("packed", [True, False])
+def test_visual_tokens_stand_at_their_placeholders(case, packed):
+  prompt = case.packed if packed else case.prompt
+  args = case.params, case.config, prompt
+  visual = vision(case.params, case.config, prompt.patches)
+  before = values_of(*args, visual)[0]
+  holes = np.isin(prompt.tokens, case.config.banned_token_ids)
   np.testing.assert_array_equal(prompt.visual_index >= 0, holes)
-  for token in (0, 3, 7, 14):
-    after = values(visual.at[:, token].add(1.0))
+  last = prompt.visual_index.max()
+  for token in (0, 3, 7, 14, last):
+    after = values_of(*args, visual.at[:, token].add(1.0))[0]
     moved = np.any(after != before, axis=(2, 3))
     np.testing.assert_array_equal(moved, prompt.visual_index == token)
+    if packed:
+      assert moved.sum() == 1
 
 
-@pytest.mark.parametrize(
-  "width, layers, heads, kv_heads, inner, vocab, tied, parameters",
-  [
-    (2048, 36, 16, 2, 11008, 151936, True, 3_754_622_976),
-    (3584, 28, 28, 4, 18944, 152064, False, 8_292_166_656),
-  ],
-  ids=["3B", "7B"],
-)
-def test_shapes_of_published_models(
-  width, layers, heads, kv_heads, inner, vocab, tied, parameters
-):
-  """Parameter counts are those of the published checkpoints."""
-  config = ModelConfig(
-    text=TextConfig(
-      vocab, width, inner, layers, heads, kv_heads, 128, (16, 24, 24)
-    ),
-    vision=VisionConfig(32, 1280, 3420, 16, width),
-    tie_word_embeddings=tied,
-    image_token_id=151655,
-    video_token_id=151656,
-    vision_start_token_id=151652,
-    vision_end_token_id=151653,
-    eos_token_id=151645,
-    pad_token_id=151643,
-    dtype="bfloat16",
-  )
-  params = jax.eval_shape(lambda: models.init(jax.random.key(0), config))
-  assert sum(x.size for x in jax.tree.leaves(params)) == parameters
-
-  def shape(*dims, dtype=jnp.int32):
-    return jax.ShapeDtypeStruct(dims, dtype)
-
-  prompt = Prompt(
-    tokens=shape(2, 512),
-    mask=shape(2, 512, dtype=bool),
-    positions=shape(2, 512, 3),
-    visual_index=shape(2, 512),
-    next_position=shape(2),
-    region=shape(2, 512, dtype=jnp.float32),
-    patches=Patches(
-      pixels=shape(2, 1024, 1176, dtype=jnp.float32),
-      rows_columns=shape(2, 1024, 2),
-      extent=shape(2, 1024, 2),
-      frame=shape(2, 1024, 2),
-      windows=shape(2, 32, 64),
-      window_slot=shape(2, 1024),
-    ),
-  )
-
-  def prefilled(params, prompt):
-    visual = models.vision(params, config, prompt.patches)
-    prefix = models.prefill(
-      params, config, prompt, visual, attention_layers=(-1,)
-    )
-    return visual, prefix
-
-  visual, prefix = jax.eval_shape(prefilled, params, prompt)
-  assert visual.shape == (2, 256, width)
-  assert prefix.keys.shape == (layers, 2, 512, kv_heads, width // heads)
-  assert prefix.last_row.shape == (2, 512)
-  output = jax.eval_shape(
-    lambda *args: models.extend(
-      args[0], config, *args[1:], attention_layers=(-1,)
-    ),
-    params,
-    prefix,
-    shape(2, 8, 64),
-  )
-  assert output.hidden.shape == (2, 8, 64, width)
-  assert output.hidden.dtype == jnp.bfloat16
-  assert output.attention.shape == (2, 8, 64, 512 + 64)
-  assert output.attention.dtype == jnp.float32
+def test_deepstack_feeds_the_first_layers():
+  """Part k of a visual token is added before layer k, at its place only."""
+  case = make_case("qwen3_vl")
+  args, width = (case.params, case.config, case.packed), 32
+  visual = vision(case.params, case.config, case.packed.patches)
+  parts = 1 + len(case.config.vision.deepstack_visual_indexes)
+  assert visual.shape[-1] == parts * width
+  before = values_of(*args, visual)
+  for part in range(parts):
+    changed = slice(part * width, (part + 1) * width)
+    after = values_of(*args, visual.at[:, 7, changed].add(1.0))
+    np.testing.assert_array_equal(after[:part], before[:part])
+    moved = np.any(after[part] != before[part], axis=(2, 3))
+    np.testing.assert_array_equal(moved, case.packed.visual_index == 7)
 
 
 def test_init_is_as_published():

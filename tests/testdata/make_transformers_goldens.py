@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from parity import oracle  # noqa: E402
-from small_models import golden_cases  # noqa: E402
+from small_models import golden_cases, make_processor  # noqa: E402
 
 STEP = 6
 
@@ -25,8 +25,9 @@ STEP = 6
 def main():
   for name, (config, conversations) in golden_cases().items():
     model = oracle.make_torch(config)
-    inputs = oracle.make_inputs(config, conversations)
+    inputs = oracle.make_inputs(make_processor(config), conversations)
     logits, attention = oracle.outputs(model, inputs)
+    positions, deltas = oracle.positions(model, inputs)
     path = HERE / f"transformers_{name}.npz"
     np.savez_compressed(
       path,
@@ -34,11 +35,15 @@ def main():
       config=model.config.to_json_string(),
       tokens=inputs["input_ids"].numpy().astype(np.int16),
       mask=inputs["attention_mask"].numpy().astype(bool),
-      positions=oracle.positions(model, inputs).astype(np.int16),
+      positions=positions.astype(np.int16),
+      deltas=deltas.astype(np.int16),
       rows=np.arange(logits.shape[1])[::-STEP],
       logits=logits[:, ::-STEP],
       attention=attention[:, :, :, ::-STEP],
-      pixel_sum=np.float64(inputs["pixel_values"].double().sum()),
+      pixel_sum=sum(
+        float(inputs[name].double().sum())
+        for name in ("pixel_values", "pixel_values_videos")
+      ),
     )
     print(path.name, path.stat().st_size)
 
