@@ -21,7 +21,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import jaxtyping
+import jaxtyping  # noqa: E402, JAX reads the flags above
 
 # Annotations of the library are checked at run time, in tests only.
 jaxtyping.install_import_hook("mmrl", "beartype.beartype")

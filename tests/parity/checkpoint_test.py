@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors
-import safetensors.torch
 import small_models
 
 torch = pytest.importorskip("torch")
 
+import safetensors.torch  # noqa: E402
 import transformers  # noqa: E402
 from transformers.video_utils import VideoMetadata  # noqa: E402
 
