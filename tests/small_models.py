@@ -157,6 +157,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     values *= 0.1
   else:
     values = 1 + 0.1 * values
+    values *= 1.6 if "q_norm" in name or "k_norm" in name else 1.0
   return values.astype(np.float32)
 
 

@@ -207,14 +207,15 @@ class Processor:
           part.get("region"),
         )
       video, family = self.video, FAMILIES[config.family]
-      if part.get("fps"):
-        video = dataclasses.replace(video, fps=float(part["fps"]), frames=0)
+      fps = float(part.get("fps") or 0)
+      if fps:
+        video = dataclasses.replace(video, fps=fps, frames=0)
 
       def sample(total, fps):
         span = config.vision.temporal_patch_size
         return family.sample_frames(total, fps, video, span)
 
-      clip = videos.read(source, name, sample, part.get("fps"))
+      clip = videos.read(source, name, sample, fps)
       marks = (
         config.video_token_id,
         config.vision_start_token_id,

@@ -37,7 +37,7 @@ class Clip:
   fps: float
 
 
-def read(source: Any, name: str, sample: Sample, fps: float | None) -> Clip:
+def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
   """Frames of a video: a file, its bytes, or the frames themselves.
 
   Args:
@@ -46,7 +46,7 @@ def read(source: Any, name: str, sample: Sample, fps: float | None) -> Clip:
       pictures (arrays, PIL images, paths or bytes).
     name: what to call the sample in an error.
     sample: which frames of a file to take.
-    fps: of frames that were taken already.
+    fps: of frames that were taken already; 0 if that isn't known.
 
   Raises:
     UserError: if there is no such file, nothing in it can be decoded, or
@@ -63,15 +63,17 @@ def read(source: Any, name: str, sample: Sample, fps: float | None) -> Clip:
       f"{name}: expected frames of one size, found heights and widths"
       f" {found[:4]}; scale them alike"
     )
-  if not fps or fps <= 0:
+  if fps <= 0:
     raise UserError(
       f"{name}: expected the time of a video's frames, found frames without"
       ' timestamps; give the part "fps", the frames per second that they are'
     )
-  return Clip(np.stack(frames), np.arange(len(frames)) / fps, float(fps))
+  return Clip(np.stack(frames), np.arange(len(frames)) / fps, fps)
 
 
-def _decode(source: str | pathlib.Path | bytes, name: str, sample: Sample):
+def _decode(
+  source: str | pathlib.Path | bytes, name: str, sample: Sample
+) -> Clip:
   shown = "bytes" if isinstance(source, bytes) else str(source)
   try:
     total, rate = _headline(source)
@@ -118,18 +120,20 @@ def _headline(source) -> tuple[int, float]:
 
 
 def _measure(source) -> tuple[int, float]:
-  """The same by decoding all frames; no rate if none of them has a time."""
-  total = timed = 0
+  """The same by decoding all frames; no rate if they have no times."""
+  total, times = 0, []
   with _open(source) as container:
     stream = container.streams.video[0]
     try:
       for frame in container.decode(stream):
         total += 1
-        timed += frame.pts is not None
+        times += [] if frame.time is None else [frame.time]
     except av.error.FFmpegError:
       pass  # A file that breaks off is a video up to there.
     rate = float(stream.average_rate or 0)
-  return total, rate if timed else 0.0
+  if len(times) < 2 or times[-1] <= times[0]:
+    return total, rate if times else 0.0
+  return total, rate or (len(times) - 1) / (times[-1] - times[0])
 
 
 def _take(source, total: int, rate: float, sample: Sample) -> Clip | None:

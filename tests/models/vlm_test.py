@@ -234,6 +234,24 @@ def test_pictures_packed_together_do_not_mix(case, order, rows):
   check_same_rows(case, new, order)
 
 
+def check_same_rows(case: Case, new: Prompt, rows):
+  """Every real token of prompt `rows[i]` is in row i of `new` what it was."""
+  args, rows = (case.params, case.config), list(rows)
+  before = run(*args, case.prompt, case.tokens)
+  after = run(*args, new, case.tokens[rows])
+  answer = np.ones(LENGTH, bool)
+  for i, row in enumerate(rows):
+    was, now = case.prompt.mask[row], new.mask[i]
+    np.testing.assert_allclose(after[0][i], before[0][row], atol=1e-5)
+    was_row, now_row = np.append(was, answer), np.append(now, answer)
+    np.testing.assert_allclose(
+      after[1][i][..., now_row], before[1][row][..., was_row], atol=1e-5
+    )
+    np.testing.assert_allclose(after[2][i][now], before[2][row][was], atol=1e-5)
+    assert not np.any(after[1][i][..., ~now_row])
+    assert not np.any(after[2][i][~now])
+
+
 def test_earlier_outputs_have_no_gradient_to_later_tokens(untied):
   """Each token has an id, and so an embedding row, of its own."""
   params, config = untied.params, untied.config
