@@ -392,7 +392,7 @@ def full_rows(prompt: Prompt, tokens: np.ndarray) -> Prompt:
   """
   answers, count = tokens.shape[1:]
   repeated = jax.tree.map(lambda x: np.repeat(x, answers, axis=0), prompt)
-  tokens = np.reshape(tokens, (-1, count))
+  tokens = np.reshape(tokens, (len(repeated.tokens), count))
   positions = repeated.next_position[:, None] + np.arange(count)
 
   def append(array, values):

@@ -9,7 +9,10 @@ _DTYPE = flags.DEFINE_enum(
   "dtype", "", ["", "float32", "bfloat16", "float16"], "Of the weights."
 )
 _SHARD_BYTES = flags.DEFINE_integer(
-  "max_shard_bytes", 5 * 10**9, "Size above which weights are split up."
+  "max_shard_bytes",
+  5 * 10**9,
+  "Size above which weights are split up.",
+  lower_bound=1,
 )
 
 

@@ -15,8 +15,12 @@ _MODEL = flags.DEFINE_string("model", None, "Model directory, or hub id.")
 _IMAGE = flags.DEFINE_multi_string("image", [], "Picture file; repeatable.")
 _VIDEO = flags.DEFINE_multi_string("video", [], "Video file; repeatable.")
 _PROMPT = flags.DEFINE_string("prompt", None, "Question.")
-_LENGTH = flags.DEFINE_integer("length", 128, "Most tokens of the answer.")
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
+_LENGTH = flags.DEFINE_integer(
+  "length", 128, "Most tokens of the answer.", lower_bound=1
+)
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature", 0.0, "0 is greedy.", lower_bound=0
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of sampling.")
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Of weights and computation."

@@ -72,38 +72,45 @@ def answer(
   encoded = model.processor.encode(messages, "the question")
   prompt = model.processor.collate([encoded])
 
-  @functools.partial(jax.jit, static_argnames=("layers",))
-  def run(params, prompt, key, layers):
-    rollout = sampler.rollout(
-      params,
-      model.config,
-      prompt,
-      key,
-      answers=1,
-      length=length,
-      temperature=temperature,
-    )
-    output = models.extend(
-      params,
-      model.config,
-      rollout.prefix,
-      rollout.tokens,
-      attention_layers=layers,
-    )
-    return rollout.tokens, rollout.mask, output.attention
-
-  key = jax.random.key(seed)
-  tokens, mask, rows = run(model.params, prompt, key, layers=(layer,))
+  tokens, mask, rows = _run(
+    model.params,
+    model.config,
+    prompt,
+    jax.random.key(seed),
+    layers=(layer,),
+    length=length,
+    temperature=temperature,
+  )
+  tokens, mask, rows = map(np.asarray, (tokens, mask, rows))
   count = int(mask.sum())
-  ids = np.asarray(tokens)[0, 0, :count]
   tokenizer = model.processor.tokenizer
   real = np.nonzero(prompt.mask[0])[0]
   return Answer(
     text=model.processor.decode(tokens, mask)[0],
-    tokens=[tokenizer.decode([i]) for i in ids],
+    tokens=[tokenizer.decode([i]) for i in tokens[0, 0, :count]],
     encoded=encoded,
-    attention=np.asarray(rows)[0, 0, :count, real].T,
+    attention=rows[0, 0, :count, real].T,
   )
+
+
+@functools.partial(
+  jax.jit, static_argnames=("config", "layers", "length", "temperature")
+)
+def _run(params, config, prompt, key, *, layers, length, temperature):
+  """Tokens and mask of one answer, and its attention in some layers."""
+  rollout = sampler.rollout(
+    params,
+    config,
+    prompt,
+    key,
+    answers=1,
+    length=length,
+    temperature=temperature,
+  )
+  output = models.extend(
+    params, config, rollout.prefix, rollout.tokens, attention_layers=layers
+  )
+  return rollout.tokens, rollout.mask, output.attention
 
 
 def draw(model: models.Model, found: Answer, token: str) -> Image.Image:

@@ -141,20 +141,28 @@ class Checkpoints:
       UserError: if the checkpoint holds other parameters.
     """
     wanted = {"trainable": trainable, "frozen": frozen}
+    folder = self._path / str(self.latest) / "state"
+    stored = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+    for part, leaves in wanted.items():
+      ours, theirs = (
+        {path: tuple(leaf.shape) for path, leaf in found.items()}
+        for found in (leaves, stored[part])
+      )
+      if ours != theirs:
+        path, _ = min(ours.items() ^ theirs.items())
+        raise UserError(
+          f"{folder}: expected the parameters of the run's config.json and its"
+          f" model, found {path} in shape {theirs.get(path)} instead of"
+          f" {ours.get(path)}; restore the config and model of the run"
+        )
     args = ocp.args.PyTreeRestore(
       item=wanted,
       restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
       partial_restore=True,
     )
-    try:
-      restored = self._manager.restore(
-        self.latest, args=ocp.args.Composite(state=args)
-      )
-    except (ValueError, KeyError) as error:
-      raise UserError(
-        f"{self._path}: expected the parameters of the run's model and config,"
-        f" found others: {error!s:.200}"
-      ) from error
+    restored = self._manager.restore(
+      self.latest, args=ocp.args.Composite(state=args)
+    )
     return optimizer.merge(
       restored.state["trainable"], restored.state["frozen"]
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import re
+from typing import Any
 
 import jax
 import optax
@@ -14,16 +15,16 @@ from mmrl.types import PyTree
 
 def partition(
   params: PyTree, frozen: Sequence[str]
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Splits parameters into those that train and those that don't.
 
   Args:
-    params: nested parameters.
+    params: nested parameters, or their shapes.
     frozen: regular expressions; a parameter whose path (`vision/blocks/...`)
       one of them matches from the start is frozen.
 
   Returns:
-    (trainable, frozen), each a flat dict from path to array.
+    (trainable, frozen), each a flat dict from path to leaf.
 
   Raises:
     UserError: if an expression matches nothing, or nothing is left.

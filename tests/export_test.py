@@ -1,0 +1,170 @@
+"""What a run trained, written as a model directory."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import small_models
+
+from mmrl import models
+from mmrl.errors import UserError
+from mmrl.export.export import export
+from mmrl.train import checkpoint, defaults, optimizer
+from mmrl.train.step import State
+
+FROZEN = ("vision/",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A directory as training leaves it.
+
+  Attributes:
+    path: of the run.
+    source: directory of the model that it started from.
+    params: of its newest checkpoint.
+  """
+
+  path: str
+  source: str
+  params: dict
+
+
+def train(tmp_path, config, **changes) -> Run:
+  """A run of two checkpoints: the model's parameters plus their step."""
+  source, workdir = tmp_path / "source", tmp_path / "run"
+  model = small_models.make_model(config)
+  models.save(model, source)
+  settings = defaults.get_config()
+  settings.model.path = str(source)
+  settings.frozen = FROZEN
+  settings.update(changes)
+  workdir.mkdir()
+  (workdir / "config.json").write_text(settings.to_json())
+  saved = checkpoint.Checkpoints(workdir, keep=2)
+  for step in (3, 6):
+    params = jax.tree.map(functools.partial(jnp.add, step), model.params)
+    trainable, frozen = optimizer.partition(params, FROZEN)
+    state = State(
+      step=jnp.asarray(step, jnp.int32),
+      trainable=trainable,
+      frozen=frozen,
+      optimizer=({"mu": jnp.zeros(4)}, ()),
+    )
+    saved.save(state, {"next_index": 0})
+  saved.wait()
+  saved.close()
+  return Run(str(workdir), str(source), params)
+
+
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def run(request, tmp_path_factory):
+  config = small_models.small_config(tied=False, family=request.param)
+  return train(tmp_path_factory.mktemp("run"), config)
+
+
+def check_same(params, wanted):
+  jax.tree.map(np.testing.assert_array_equal, params, wanted)
+
+
+def test_newest_checkpoint_is_written(run, tmp_path):
+  """Trained and frozen parameters together, to the last bit."""
+  assert export(run.path, str(tmp_path / "out")) == 6
+  exported, source = models.load(tmp_path / "out"), models.load(run.source)
+  check_same(exported.params, run.params)
+  assert exported.config == source.config
+  assert exported.processor.picture == source.processor.picture
+  assert exported.processor.video == source.processor.video
+  chats = small_models.mixed()
+  check_same(exported.processor(chats), source.processor(chats))
+
+
+def test_type_and_shards(run, tmp_path):
+  export(run.path, str(tmp_path), dtype="bfloat16", max_shard_bytes=60_000)
+  files = sorted(tmp_path.glob("model-*.safetensors"))
+  assert len(files) > 2
+  tensors = [t for f in files for t in safetensors.numpy.load_file(f).values()]
+  assert {str(tensor.dtype) for tensor in tensors} == {"bfloat16"}
+  assert json.loads((tmp_path / "config.json").read_text())["dtype"] == (
+    "bfloat16"
+  )
+  wanted = jax.tree.map(lambda x: x.astype(jnp.bfloat16), run.params)
+  check_same(models.load(tmp_path, dtype="bfloat16").params, wanted)
+
+
+def test_no_run(tmp_path):
+  with pytest.raises(UserError, match="expected the --workdir of a run, found"):
+    export(str(tmp_path), str(tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+
+
+def test_no_checkpoint_yet(tmp_path):
+  config = defaults.get_config()
+  (tmp_path / "config.json").write_text(config.to_json())
+  with pytest.raises(UserError, match="expected a checkpoint in .* found none"):
+    export(str(tmp_path), str(tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_another_model(run, tmp_path):
+  """The run's config was changed by hand, or its model replaced."""
+  settings = json.loads(pathlib.Path(run.path, "config.json").read_text())
+  other = train(tmp_path, small_models.small_config())
+  settings["model"]["path"] = other.source
+  path = tmp_path / "mixed"
+  path.mkdir()
+  (path / "config.json").write_text(json.dumps(settings))
+  (path / "checkpoints").symlink_to(f"{run.path}/checkpoints")
+  with pytest.raises(
+    UserError, match="found text/head/kernel in shape|norm/bias"
+  ):
+    export(str(path), str(tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+
+
+def test_output_is_a_file(run, tmp_path):
+  (tmp_path / "out").write_text("mine")
+  with pytest.raises(UserError, match="expected to write a model to .*out"):
+    export(run.path, str(tmp_path / "out"))
+  assert (tmp_path / "out").read_text() == "mine"
+
+
+def command(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "mmrl.export", *arguments],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_command(tmp_path):
+  run = train(tmp_path, small_models.small_config())
+  out = tmp_path / "out"
+  done = command(f"--workdir={run.path}", f"--output={out}", "--dtype=float16")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == f"wrote step 6 of {run.path} to {out}\n"
+  wanted = jax.tree.map(lambda x: x.astype(jnp.float16), run.params)
+  check_same(models.load(out, dtype="float16").params, wanted)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--workdir=x"], "expected --output, found none"),
+    (["--workdir=x", "--output=y"], "expected the --workdir of a run, found x"),
+  ],
+)
+def test_mistakes_are_one_line(arguments, message):
+  done = command(*arguments)
+  assert done.returncode == 2
+  assert message in done.stderr
+  assert done.stderr.count("\n") == 1
