@@ -221,12 +221,16 @@ class JsonLines:
     if kind not in ("image", "video"):
       return part
     rest = dict(part)
-    path = rest.pop(kind, None) or rest.pop("path", None)
-    file = self._path.parent / str(path)
-    if not file.is_file():
-      what = {"image": "a picture", "video": "a video"}[kind]
-      raise UserError(f"{name}: expected {what} at {file}, found no file")
-    return rest | {kind: str(file)}
+    source = rest.pop(kind, None) or rest.pop("path", None)
+    # A video may be given as its frames.
+    listed = source if isinstance(source, list) else [source]
+    files = [self._path.parent / str(path) for path in listed]
+    for file in files:
+      if not file.is_file():
+        what = {"image": "a picture", "video": "a video"}[kind]
+        raise UserError(f"{name}: expected {what} at {file}, found no file")
+    files = [str(file) for file in files]
+    return rest | {kind: files if listed is source else files[0]}
 
   def _message(self, message: Any, name: str) -> dict:
     if not isinstance(message, dict) or not {"role", "content"} <= set(message):

@@ -1,5 +1,7 @@
 """Batches: deterministic, restorable, in order."""
 
+import json
+
 import jax
 import numpy as np
 from PIL import Image
@@ -111,3 +113,45 @@ def test_an_answer_that_no_rollout_could_give(processor, tmp_path):
   iterator = start(data.JsonLines(path=str(path)), processor, batch_size=1)
   with pytest.raises(UserError, match=r"data.jsonl:1: .* at most 10 tokens"):
     next(iterator)
+
+
+def test_videos_and_pictures_are_packed_by_group(processor, tmp_path):
+  """Four questions, two to a row; the first video has no grid."""
+  frames = []
+  for i in range(4):
+    Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    frames.append(f"{i}.png")
+  video = {"type": "video", "video": frames, "fps": 2}
+  picture = {"type": "image", "image": "0.png"}
+  text = {"type": "text", "text": "q"}
+  parts = [[video, text], [picture, video, text], [text], [picture, text]]
+  path = tmp_path / "data.jsonl"
+  path.write_text(
+    "".join(
+      json.dumps({"messages": [{"role": "user", "content": p}], "answer": "a"})
+      + "\n"
+      for p in parts
+    )
+  )
+  iterator = data.batches(
+    data.JsonLines(path=str(path)),
+    processor,
+    batch_size=4,
+    answer_length=10,
+    seed=0,
+    group=2,
+  )
+  samples = next(iterator)
+  which = [int(name.rpartition(":")[2]) - 1 for name in names(samples)]
+  cells = (32 // processor.config.vision.cell_size,) * 2
+  assert samples.grids == [[None, cells, None, cells][i] for i in which]
+  per_picture = cells[0] * cells[1]
+  frames = 4 // processor.config.vision.temporal_patch_size
+  tokens = [frames, frames + 1, 0, 1]
+  found = (samples.prompt.visual_index >= 0).sum(1)
+  assert found.tolist() == [per_picture * tokens[i] for i in which]
+  patches = samples.prompt.patches
+  assert len(patches.pixels) == 2
+  used = (patches.frame[..., 1] > 0).sum(1)
+  merged = processor.config.vision.spatial_merge_size**2
+  assert used.tolist() == (found.reshape(2, 2).sum(1) * merged).tolist()

@@ -110,6 +110,45 @@ def test_json_lines_question_and_messages(folder):
   assert list(source.pairs()) == [("what?", "3"), ("and now?", "yes")]
 
 
+def test_json_lines_videos(folder):
+  """Files, with a rate or without, and frames that were taken before."""
+  (folder / "b.mp4").touch()
+  frames = {"type": "video", "video": ["a.png", "a.png"], "fps": 2}
+  file = {"type": "video", "path": "b.mp4", "fps": 0.5}
+  text = {"type": "text", "text": "which?"}
+  path = write(
+    folder,
+    json.dumps(
+      {
+        "question": "what?",
+        "answer": "yes",
+        "images": ["a.png"],
+        "videos": ["b.mp4"],
+      }
+    ),
+    json.dumps(
+      {
+        "messages": [{"role": "user", "content": [frames, file, text]}],
+        "answer": "no",
+      }
+    ),
+  )
+  first, second = data.JsonLines(path=path)
+  picture, video = str(folder / "a.png"), str(folder / "b.mp4")
+  assert first.messages[0]["content"] == [
+    {"type": "image", "image": picture},
+    {"type": "video", "video": video},
+    {"type": "text", "text": "what?"},
+  ]
+  assert second.messages[0]["content"] == [
+    {"type": "video", "video": [picture, picture], "fps": 2},
+    {"type": "video", "video": video, "fps": 0.5},
+    text,
+  ]
+  assert second.picture is None
+  assert second.question == "which?"
+
+
 @pytest.mark.parametrize(
   ("line", "message"),
   [
@@ -124,6 +163,14 @@ def test_json_lines_question_and_messages(folder):
     (
       '{"question": "a", "answer": "a", "images": ["b.png"]}',
       "data.jsonl:2: expected a picture at .*b.png, found no file",
+    ),
+    (
+      '{"question": "a", "answer": "a", "videos": ["b.mp4"]}',
+      "data.jsonl:2: expected a video at .*b.mp4, found no file",
+    ),
+    (
+      '{"question": "a", "answer": "a", "videos": [["a.png", "c.png"]]}',
+      "data.jsonl:2: expected a video at .*c.png, found no file",
     ),
     (
       '{"messages": ["hello"], "answer": "a"}',

@@ -5,9 +5,10 @@ import dataclasses
 import pathlib
 
 import numpy as np
+from PIL import Image
 import pytest
 import small_models
-from small_models import IDS, picture, user
+from small_models import IDS, clip, picture, user
 
 from mmrl.errors import UserError
 
@@ -125,6 +126,20 @@ def test_typed_special_tokens_stay_text(processor, typed, as_parts):
   assert typed in processor.tokenizer.decode(tokens)
 
 
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_typed_special_tokens_of_other_roles_stay_text(processor, role):
+  """A model's own text can't open a turn or a picture either."""
+  typed = "<|vision_start|><|image_pad|><|im_end|>"
+  chat = [{"role": role, "content": typed}, *user(picture(16, 16), "q")]
+  plain = [{"role": role, "content": "x"}, *user(picture(16, 16), "q")]
+  specials = set(IDS.values())
+  found, wanted = (
+    [t for t in processor.encode(c, "x").tokens.tolist() if t in specials]
+    for c in (chat, plain)
+  )
+  assert found == wanted
+
+
 @pytest.mark.parametrize(
   "typed", ["\ue0000\ue001", "a\ue0007\ue001b", "\ue000"]
 )
@@ -209,6 +224,37 @@ def test_missing_picture_is_named(processor):
     processor.encode(user(pathlib.Path("none.png")), "q7")
 
 
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_addresses_are_refused(processor, kind):
+  """Nothing is fetched."""
+  part = {"type": kind, "url": "https://example.org/a.mp4"}
+  with pytest.raises(
+    UserError, match=f"q7: expected a {kind} on this machine, .*download it"
+  ):
+    processor.encode(user(part), "q7")
+
+
+def test_part_without_a_picture_is_named(processor):
+  with pytest.raises(UserError, match=r"q7: .*'image' or 'path', found"):
+    processor.encode(user({"type": "image"}), "q7")
+
+
+def test_keys_of_a_picture(processor, tmp_path):
+  """Those that Transformers' chat templates take; any file address."""
+  file = tmp_path / "a.png"
+  Image.fromarray(picture(16, 24)).save(file)
+  wanted = processor.encode(user(picture(16, 24)), "x")
+  for part in (
+    {"type": "image", "image": str(file)},
+    {"type": "image", "path": str(file)},
+    {"type": "image", "url": f"file://{file}"},
+    {"type": "image", "image": file.read_bytes()},
+  ):
+    found = processor.encode(user(part), "x")
+    np.testing.assert_array_equal(found.tokens, wanted.tokens)
+    np.testing.assert_array_equal(found.cuts[0].pixels, wanted.cuts[0].pixels)
+
+
 def test_thin_picture_is_named(processor):
   with pytest.raises(UserError, match="q7: expected sides within a ratio"):
     processor.encode(user(picture(1, 201)), "q7")
@@ -217,6 +263,86 @@ def test_thin_picture_is_named(processor):
 def test_shrunk_pictures_are_counted(processor):
   chat = user(picture(90, 131), "a", picture(16, 16), picture(100, 100))
   assert processor.encode(chat, "x").shrunk == 2
+
+
+def make(family):
+  return small_models.make_processor(small_models.small_config(family=family))
+
+
+def video_positions(encoded):
+  """Of visual tokens, time counted from the first one's."""
+  places = encoded.positions[encoded.visual_index >= 0]
+  return (places - [places[0, 0], places[0, 1], places[0, 2]]).tolist()
+
+
+@pytest.mark.parametrize(
+  "family, fps, times",
+  [
+    # One position a temporal patch, whatever the time.
+    ("qwen2_vl", 0.5, [0, 1]),
+    # 2 frames of 2 s a patch, at 4 positions a second.
+    ("qwen2_5_vl", 0.5, [0, 16]),
+    ("qwen2_5_vl", 4.0, [0, 2]),
+  ],
+)
+def test_time_of_frames(family, fps, times):
+  processor = make(family)
+  encoded = processor.encode(user(clip(4, 8, 16, fps)), "x")
+  assert video_positions(encoded) == [[t, 0, c] for t in times for c in (0, 1)]
+
+
+def test_time_of_frames_is_text_in_qwen3_vl():
+  """Four frames, 2 s apart: the middles of two patches are at 1 and 5 s."""
+  processor = make("qwen3_vl")
+  encoded = processor.encode(user(clip(4, 8, 16, 0.5)), "x")
+  pad = "<|vision_start|>" + "<|video_pad|>" * 2 + "<|vision_end|>"
+  text = processor.tokenizer.decode(encoded.tokens)
+  assert f"<1.0 seconds>{pad}<5.0 seconds>{pad}" in text
+  opened = len(processor.tokenizer.encode("<5.0 seconds>")) + 2
+  times = encoded.positions[encoded.visual_index >= 0][:, 0]
+  # Each picture stands still and is as long as its longer side, 2.
+  assert (times - times[0]).tolist() == [0, 0, 2 + opened, 2 + opened]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_mixed_batch_is_its_conversations(family):
+  """Row by row, whatever stands beside it."""
+  processor, chats = make(family), small_models.mixed()
+  prompt = processor(chats, rows=2)
+  for row, chat in enumerate(chats):
+    alone = processor([chat])
+    mask = prompt.mask[row]
+    assert mask.sum() == alone.mask.sum()
+    for name in ("tokens", "positions", "region"):
+      np.testing.assert_array_equal(
+        getattr(prompt, name)[row][mask],
+        getattr(alone, name)[0][alone.mask[0]],
+      )
+    assert prompt.next_position[row] == alone.next_position[0]
+    # Its visual tokens, wherever they are in the row.
+    index = prompt.visual_index[row][mask]
+    wanted = alone.visual_index[0][alone.mask[0]]
+    np.testing.assert_array_equal(index >= 0, wanted >= 0)
+    merge = processor.config.vision.spatial_merge_size**2
+    packed = prompt.patches.pixels[row // 2].reshape(
+      -1, merge, prompt.patches.pixels.shape[-1]
+    )
+    lone = alone.patches.pixels[0].reshape(-1, *packed.shape[1:])
+    np.testing.assert_array_equal(
+      packed[index[index >= 0]], lone[wanted[wanted >= 0]]
+    )
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_large_picture_does_not_widen_the_small_ones(family):
+  """A batch takes the room of its patches, not P times the largest."""
+  processor = make(family)
+  small = [user(picture(8, 8, i), "?") for i in range(15)]
+  prompt = processor([user(picture(64, 64)), *small])
+  patches = 16 * 16 + 15 * 4
+  room = prompt.patches.pixels.shape[0] * prompt.patches.pixels.shape[1]
+  assert patches <= room <= 16 * 64
+  assert (prompt.patches.frame[..., 1] > 0).sum() == patches
 
 
 def test_region_stands_on_visual_tokens(processor):
