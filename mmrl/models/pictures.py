@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxtyping import Float, Int, UInt8
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmrl.errors import UserError
 from mmrl.models import sizes
@@ -42,6 +42,9 @@ _UNREADABLE = (OSError, ValueError, AttributeError, SyntaxError, TypeError)
 def read(source: Any, name: str) -> Image.Image:
   """Opens a picture: a path, bytes, a PIL image or a uint8 array.
 
+  As in Transformers, files are turned upright as their EXIF data says, lose
+  an alpha channel, and what else is transparent is laid on white.
+
   Args:
     source: the picture.
     name: what to call the sample in an error.
@@ -58,6 +61,12 @@ def read(source: Any, name: str) -> Image.Image:
       picture = Image.open(io.BytesIO(source))
     else:
       picture = Image.open(source)
+    if not isinstance(source, Image.Image | np.ndarray):
+      picture = ImageOps.exif_transpose(picture).convert("RGB")
+    if picture.has_transparency_data:
+      picture = picture.convert("RGBA")
+      white = Image.new("RGBA", picture.size, "white")
+      picture = Image.alpha_composite(white, picture)
     return picture.convert("RGB")
   except (*_UNREADABLE, Image.DecompressionBombError) as error:
     what = "bytes" if isinstance(source, bytes) else source

@@ -185,3 +185,28 @@ def test_huge_pictures_name_the_sample(monkeypatch):
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
   with pytest.raises(UserError, match="sample 7: expected a readable picture"):
     pictures.read(encoded("PNG"), "sample 7")
+
+
+def test_photographs_stand_upright(tmp_path):
+  """As the camera says; a picture that was opened before is left alone."""
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turned to the right
+  pixels = small_models.picture(4, 6)
+  path = tmp_path / "a.png"
+  Image.fromarray(pixels).save(path, exif=exif)
+  upright = np.rot90(pixels, -1)
+  for source in (path, path.read_bytes()):
+    np.testing.assert_array_equal(pictures.read(source, "x"), upright)
+  with Image.open(path) as opened:
+    np.testing.assert_array_equal(pictures.read(opened, "x"), pixels)
+
+
+def test_transparent_pictures_are_laid_on_white():
+  pixels = np.zeros((2, 2, 4), np.uint8)
+  pixels[0, 0] = 10, 20, 30, 255
+  pixels[1, 1] = 0, 0, 0, 128
+  wanted = np.full((2, 2, 3), 255)
+  wanted[0, 0] = 10, 20, 30
+  wanted[1, 1] = 127
+  for source in (pixels, Image.fromarray(pixels)):
+    np.testing.assert_array_equal(pictures.read(source, "x"), wanted)

@@ -21,12 +21,12 @@ import torch
 import transformers
 from transformers import image_processing_backends, video_processing_utils
 from transformers.processing_utils import ProcessorMixin
-from transformers.video_utils import VideoMetadata
+from transformers.video_utils import VideoMetadata, load_video
 
 from mmrl.models import config_json
 from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES
-from mmrl.models.processor import Processor
+from mmrl.models.processor import Encoded, Processor
 
 Torch = transformers.PreTrainedModel
 # The models are so small that threads would only wait for each other.
@@ -102,7 +102,16 @@ def video_processor(ours: Processor):
     merge_size=tower.spatial_merge_size,
     temporal_patch_size=tower.temporal_patch_size,
     cap_pixels_per_frame=False,
+    fps=None if video.frames else video.fps,
+    num_frames=video.frames or None,
+    min_frames=video.min_frames,
+    max_frames=video.max_frames,
   )
+
+
+def smart_resize(name: str):
+  """The function by which that processor of videos chooses sizes."""
+  return _video_processor(name).patchify.__globals__["smart_resize"]
 
 
 def make_processor(ours: Processor) -> ProcessorMixin:
@@ -168,6 +177,34 @@ def make_inputs(ours: Processor, conversations: list) -> dict:
   return {k: v for k, v in found.items() if k != "video_metadata"}
 
 
+def _fetch(paths: list, sample_indices_fn) -> list:
+  """Files by its PyAV reader; its first choice, torchcodec, isn't here."""
+  read = [
+    load_video(path, backend="pyav", sample_indices_fn=sample_indices_fn)
+    for path in paths
+  ]
+  return list(zip(*read, strict=True))
+
+
+def read_inputs(ours: Processor, conversation: list, **kwargs) -> dict:
+  """What its processor makes of a conversation with files in it.
+
+  It reads them itself, renders the template and samples with our settings.
+  `kwargs` go to its `apply_chat_template`.
+  """
+  processor = make_processor(ours)
+  processor.video_processor.fetch_videos = _fetch
+  return processor.apply_chat_template(
+    [conversation],
+    add_generation_prompt=conversation[-1]["role"] != "assistant",
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
+    processor_kwargs={"do_sample_frames": True},
+    **kwargs,
+  )
+
+
 def make_torch(config: ModelConfig) -> Torch:
   """The model, its weights set by name: our loader has no part in it."""
   with tempfile.TemporaryDirectory() as name:
@@ -195,6 +232,24 @@ def positions(model: Torch, inputs: dict) -> tuple[np.ndarray, np.ndarray]:
     **{name: inputs[name] for name in _ROPE if name in inputs},
   )
   return found.permute(1, 2, 0).numpy(), deltas[:, 0].numpy()
+
+
+def check(encoded: Encoded, inputs: dict, model: Torch) -> None:
+  """One conversation, prepared by either library, to the last bit."""
+  np.testing.assert_array_equal(encoded.tokens, inputs["input_ids"][0])
+  for kind, grids, pixels in (
+    ("image", "image_grid_thw", "pixel_values"),
+    ("video", "video_grid_thw", "pixel_values_videos"),
+  ):
+    cuts = [cut for cut in encoded.cuts if cut.kind == kind]
+    assert (grids in inputs) == bool(cuts)
+    if cuts:
+      assert [list(cut.grid) for cut in cuts] == inputs[grids].tolist()
+      np.testing.assert_array_equal(
+        np.concatenate([cut.pixels for cut in cuts]), inputs[pixels]
+      )
+  found, _ = positions(model, inputs)
+  np.testing.assert_array_equal(encoded.positions, found[0])
 
 
 def outputs(model: Torch, inputs: dict) -> tuple[np.ndarray, np.ndarray]:
