@@ -234,6 +234,22 @@ def test_pictures_packed_together_do_not_mix(case, order, rows):
   check_same_rows(case, new, order)
 
 
+@pytest.mark.parametrize("family", TIED)
+def test_any_mix_runs_the_same_program(family):
+  """Text, pictures, videos: what is in a batch isn't compiled into it."""
+  config, chats = small_models.small_config(family=family), small_models.mixed()
+  params = make_case(family).params
+
+  @jax.jit
+  def program(params, prompt):
+    visual = models.vision(params, config, prompt.patches)
+    return models.prefill(params, config, prompt, visual).last_hidden
+
+  for places in ((0, 1), (2, 2), (3, 2), (1, 3)):
+    program(params, process(config, [chats[i] for i in places], rows=1))
+  assert program._cache_size() == 1
+
+
 def check_same_rows(case: Case, new: Prompt, rows):
   """Every real token of prompt `rows[i]` is in row i of `new` what it was."""
   args, rows = (case.params, case.config), list(rows)

@@ -1,0 +1,40 @@
+"""The published models' tensors, by name and shape; nothing is allocated."""
+
+import pathlib
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import transformers  # noqa: E402
+
+from mmrl.models import config_json, weights  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "testdata" / "configs"
+
+
+@pytest.mark.parametrize(
+  "file", sorted(CONFIGS.glob("*.json")), ids=lambda file: file.stem
+)
+def test_tensors(file, tmp_path):
+  """Those that Transformers' model has, for the same config.json."""
+  shutil.copy(file, tmp_path / "config.json")
+  config = config_json.read(tmp_path)
+  with torch.device("meta"):
+    theirs = transformers.AutoModelForImageTextToText.from_config(
+      transformers.AutoConfig.from_pretrained(tmp_path)
+    )
+  wanted = {
+    weights.canonical(name): tuple(tensor.shape)
+    for name, tensor in theirs.state_dict().items()
+  }
+  if config.tie_word_embeddings:
+    del wanted["lm_head.weight"]
+  found = {
+    weights.canonical(name): tensor.shape
+    for name, tensor in weights._tensors(config).items()
+  }
+  assert found == wanted
