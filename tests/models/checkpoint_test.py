@@ -1,27 +1,33 @@
-"""Model directories: written, read back, and refused by name."""
+"""Model directories: found, loaded, saved, and refused by name."""
 
 import dataclasses
 import json
+import os
+import runpy
 import shutil
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 import small_models
 
 from mmrl import models
 from mmrl.errors import UserError
-from mmrl.models import checkpoint, config_json, parameters
+from mmrl.models import checkpoint, parameters
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
-def directory(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def model():
+  return small_models.make_model(small_models.small_config())
+
+
+@pytest.fixture(scope="module")
+def directory(model, tmp_path_factory):
   """A saved model; tests that change it copy it first."""
-  config = small_models.small_config(tied=request.param == "tied")
-  path = tmp_path_factory.mktemp("model") / request.param
-  models.save(small_models.make_model(config), path)
+  path = tmp_path_factory.mktemp("model") / "saved"
+  models.save(model, path)
   return path
 
 
@@ -30,164 +36,119 @@ def changed(directory, tmp_path):
   return shutil.copytree(directory, tmp_path / "copy")
 
 
-def read(path):
-  return safetensors.numpy.load_file(path / "model.safetensors")
+def edit(file, **changes):
+  file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def write(path, tensors):
-  safetensors.numpy.save_file(tensors, path / "model.safetensors")
+def assert_same(one, other):
+  """Values and types."""
+
+  def check(x, y):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+  jax.tree.map(check, one, other)
 
 
-def edit(path, **changes):
-  raw = json.loads((path / "config.json").read_text()) | changes
-  (path / "config.json").write_text(json.dumps(raw))
+# Saved and loaded.
 
 
-def same(one, other):
-  """Bit for bit, types too."""
-  jax.tree.map(np.testing.assert_array_equal, one, other)
-  types = [jax.tree.map(lambda x: x.dtype, tree) for tree in (one, other)]
-  return types[0] == types[1]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_round_trip(tmp_path, tied, dtype):
-  model = small_models.make_model(small_models.small_config(tied=tied))
+@pytest.mark.parametrize(
+  "family, tied, dtype",
+  [
+    ("qwen2_vl", True, "bfloat16"),
+    ("qwen3_vl", False, "float16"),
+  ],
+)
+def test_round_trip(tmp_path, family, tied, dtype):
+  model = small_models.make_model(
+    small_models.small_config(family=family, tied=tied)
+  )
   params = jax.tree.map(lambda x: x.astype(dtype), model.params)
   model = dataclasses.replace(model, params=params)
-  models.save(model, tmp_path / "a")
-  loaded = models.load(tmp_path / "a", dtype=dtype)
-  assert same(loaded.params, params)
-  assert loaded.config == model.config
-  assert loaded.processor.picture == model.processor.picture
-  chats = small_models.conversations()
-  assert same(loaded.processor(chats), model.processor(chats))
-  raw = json.loads((tmp_path / "a" / "config.json").read_text())
+  models.save(model, tmp_path)
+  raw = json.loads((tmp_path / "config.json").read_text())
   assert raw["dtype"] == dtype
-  # Saving what was loaded writes the same bytes.
-  models.save(loaded, tmp_path / "b")
-  for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
-    one, other = (tmp_path / d / name for d in "ab")
-    assert one.read_bytes() == other.read_bytes()
+  assert_loaded(models.load(tmp_path, dtype=dtype), model)
 
 
-def test_tensors_are_named_and_laid_out_as_published(directory):
-  tensors = read(directory)
-  wanted = small_models.weights(config_json.read(directory))
-  assert set(tensors) == set(wanted)
-  for name, tensor in wanted.items():
-    np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
+def assert_loaded(loaded, model):
+  """Whole, and as it was saved."""
+  assert_same(loaded.params, model.params)
+  assert loaded.config == model.config
+  assert loaded.processor.config == model.config
+  assert loaded.processor.picture == model.processor.picture
+  assert loaded.processor.video == model.processor.video
+  chats = small_models.mixed()
+  assert_same(loaded.processor(chats), model.processor(chats))
 
 
-def test_newer_tensor_names(directory, changed):
-  """Transformers 4.52 and later nest both halves under `model`."""
-
-  def rename(name):
-    if name.startswith("visual."):
-      return "model." + name
-    return name.replace("model.", "model.language_model.", 1)
-
-  write(changed, {rename(k): v for k, v in read(changed).items()})
-  assert same(models.load(changed).params, models.load(directory).params)
-
-
-def test_shards(directory, changed):
-  tensors = read(changed)
-  (changed / "model.safetensors").unlink()
-  weight_map = {}
-  for shard in range(3):
-    file = f"model-0000{shard + 1}-of-00003.safetensors"
-    names = sorted(tensors)[shard::3]
-    part = {name: tensors[name] for name in names}
-    safetensors.numpy.save_file(part, changed / file)
-    weight_map |= dict.fromkeys(names, file)
-  index = changed / "model.safetensors.index.json"
-  index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-  assert same(models.load(changed).params, models.load(directory).params)
-  (changed / "model-00002-of-00003.safetensors").unlink()
-  with pytest.raises(UserError, match="model-00002-of-00003"):
-    models.load(changed)
+def test_saving_what_was_loaded_writes_the_same_bytes(
+  directory, model, tmp_path
+):
+  loaded = models.load(directory)
+  assert_loaded(loaded, model)
+  models.save(loaded, tmp_path)
+  names = set(os.listdir(directory))
+  assert names == {
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+  }
+  assert set(os.listdir(tmp_path)) == names
+  # Where Transformers notes that it has read a tokenizer from a directory.
+  for name in names - {"tokenizer_config.json"}:
+    one, other = (path / name for path in (directory, tmp_path))
+    assert one.read_bytes() == other.read_bytes(), name
 
 
-def test_saving_over_shards(changed):
-  """An old index must not outlive the file that replaces its shards."""
-  model = models.load(changed)
-  (changed / "model.safetensors").rename(changed / "old.safetensors")
-  weight_map = dict.fromkeys(read_names(changed), "old.safetensors")
-  index = changed / "model.safetensors.index.json"
-  index.write_text(json.dumps({"weight_map": weight_map}))
-  params = jax.tree.map(lambda x: x + 1, model.params)
-  models.save(dataclasses.replace(model, params=params), changed)
-  assert same(models.load(changed).params, params)
-
-
-def read_names(path):
-  return safetensors.numpy.load_file(path / "old.safetensors")
+def test_saving_makes_the_directory(model, tmp_path):
+  path = tmp_path / "a" / "new" / "one"
+  models.save(model, str(path), max_shard_bytes=40_000)
+  assert len(list(path.glob("model-*-of-*.safetensors"))) > 2
 
 
 def test_saving_over_a_model(changed):
-  model = models.load(changed)
-  params = jax.tree.map(lambda x: x + 1, model.params)
-  before = {file.name for file in changed.iterdir()}
-  models.save(dataclasses.replace(model, params=params), changed)
-  assert same(models.load(changed).params, params)
-  assert {file.name for file in changed.iterdir()} == before
+  """Nothing of the older one, of another family here, is left."""
+  before = set(os.listdir(changed))
+  config = small_models.small_config(family="qwen3_vl", tied=False)
+  model = small_models.make_model(config)
+  models.save(model, changed)
+  assert set(os.listdir(changed)) == before
+  loaded = models.load(changed)
+  assert loaded.config == config
+  assert_same(loaded.params, model.params)
 
 
-def test_a_tied_head_may_be_stored(directory, changed):
-  tensors = read(changed)
-  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-  write(changed, tensors)
-  edit(changed, tie_word_embeddings=True)
-  loaded = models.load(changed).params
-  assert "head" not in loaded["text"]
-  wanted = models.load(directory).params["text"]["embed"]
-  assert same(loaded["text"]["embed"], wanted)
+def test_placement_is_handed_on(directory):
+  class Placed(Exception):
+    pass
+
+  def placement(name, shape):
+    raise Placed(name)
+
+  with pytest.raises(Placed):
+    models.load(directory, placement=placement)
 
 
-def test_missing_tensors(changed):
-  tensors = read(changed)
-  del tensors["model.layers.1.self_attn.q_proj.bias"]
-  del tensors["visual.merger.ln_q.weight"]
-  write(changed, tensors)
-  with pytest.raises(
-    UserError,
-    match=r"2 missing tensors: model\.layers\.1\.self_attn\.q_proj\.bias,"
-    r" visual\.merger\.ln_q\.weight",
-  ):
-    models.load(changed)
+def test_the_shipped_model_loads():
+  model = models.load("tiny", dtype="bfloat16")
+  leaves = jax.tree.leaves(model.params)
+  assert all(leaf.dtype == jnp.bfloat16 for leaf in leaves)
+  assert sum(leaf.size for leaf in leaves) < 1e6
+  wanted = parameters.shapes(model.config)
+  assert jax.tree.map(jnp.shape, model.params) == jax.tree.map(
+    jnp.shape, wanted
+  )
+  prompt = model.processor(small_models.conversations())
+  assert prompt.tokens.max() < model.config.text.vocab_size
 
 
-def test_extra_tensors(changed):
-  write(changed, read(changed) | {"model.layers.9.x": np.zeros(2)})
-  with pytest.raises(UserError, match=r"1 tensors that .*model\.layers\.9\.x"):
-    models.load(changed)
-
-
-def test_misshaped_tensors(changed):
-  tensors = read(changed)
-  tensors["model.norm.weight"] = np.ones(31, np.float32)
-  tensors["visual.blocks.0.attn.proj.bias"] = np.ones(5, np.float32)
-  write(changed, tensors)
-  with pytest.raises(UserError, match="2 misshaped tensors") as error:
-    models.load(changed)
-  assert "model.norm.weight is (31,) in the file, (32,) in" in str(error.value)
-  assert "proj.bias is (5,) in the file, (24,) in" in str(error.value)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"garbage" * 9])
-def test_unreadable_weights(changed, content):
-  (changed / "model.safetensors").unlink()
-  if content is not None:
-    (changed / "model.safetensors").write_bytes(content)
-  with pytest.raises(UserError, match="expected safetensors weights at"):
-    models.load(changed)
-
-
-def test_missing_directory(tmp_path):
-  with pytest.raises(UserError, match="found none at .*nowhere"):
-    models.load(tmp_path / "nowhere")
+# Refused.
 
 
 @pytest.mark.parametrize(
@@ -197,139 +158,259 @@ def test_missing_directory(tmp_path):
     ("tokenizer.json", "found no tokenizer.json"),
     ("chat_template.jinja", "expected a chat template"),
     ("preprocessor_config.json", "preprocessor_config.json, found no file"),
+    ("model.safetensors", "expected safetensors weights at"),
   ],
 )
 def test_missing_files(changed, name, message):
   (changed / name).unlink()
-  with pytest.raises(UserError, match=message):
+  with pytest.raises(UserError, match=message) as error:
     models.load(changed)
-
-
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
-def test_broken_json(changed, name):
-  (changed / name).write_text("{")
-  with pytest.raises(UserError, match=name):
-    models.load(changed)
+  assert str(changed) in str(error.value)
 
 
 @pytest.mark.parametrize(
-  "changes, message",
+  "name, content",
   [
-    ({"model_type": "llama"}, "'qwen3_vl', found 'llama'"),
-    ({"model_type": None}, "'qwen3_vl', found None"),
-    ({"quantization_config": {"bits": 4}}, "found a quantised checkpoint"),
-    ({"vision_config": {}}, "the fields of a qwen2_5_vl config"),
-    ({"vision_config": None}, "the fields of a qwen2_5_vl config"),
+    ("config.json", "{"),
+    ("preprocessor_config.json", "{"),
+    ("tokenizer.json", ""),
+    ("tokenizer.json", "{"),
+    ("tokenizer.json", '{"version": "1.0"}'),
+    ("tokenizer_config.json", "{"),
   ],
 )
-def test_refused_configs(changed, changes, message):
-  edit(changed, **changes)
-  with pytest.raises(UserError, match=message):
+def test_broken_files(changed, name, content):
+  (changed / name).write_text(content)
+  with pytest.raises(UserError) as error:
     models.load(changed)
+  assert str(changed) in str(error.value)
 
 
-def test_tokenizer_larger_than_the_model(changed):
+def test_tokenizer_of_a_larger_model(changed):
   raw = json.loads((changed / "config.json").read_text())
-  edit(changed, text_config=raw["text_config"] | {"vocab_size": 200})
-  with pytest.raises(
-    UserError, match="image_token_id in a vocabulary of 200, found 261"
-  ):
+  ids = dict.fromkeys(small_models.IDS, 7)
+  text = raw["text_config"] | {"vocab_size": 200}
+  edit(changed / "config.json", text_config=text, **ids)
+  message = "tokenizer has 263 entries, the model only 200; they don't belong"
+  with pytest.raises(UserError, match=message):
     models.load(changed)
 
 
-def test_config_round_trip(tmp_path):
-  config = small_models.small_config(tied=False)
-  config_json.write(config, tmp_path, "bfloat16")
-  assert config_json.read(tmp_path) == config
+def test_weights_of_another_model(changed):
+  """Of another family, another depth, or with another head."""
+  file = changed / "config.json"
+  raw = json.loads(file.read_text())
+  edit(file, text_config=raw["text_config"] | {"num_hidden_layers": 2})
+  with pytest.raises(UserError, match=r"have: model\.layers\.2\.input_layer"):
+    models.load(changed)
+  file.write_text(json.dumps(raw | {"tie_word_embeddings": False}))
+  with pytest.raises(UserError, match=r"missing tensors: lm_head\.weight;"):
+    models.load(changed)
 
 
-def test_flat_config_of_the_hub(tmp_path):
-  """The published 7B file: decoder fields on top, `rope_scaling`."""
-  (tmp_path / "config.json").write_text(
-    json.dumps(
-      {
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-        "attention_dropout": 0.0,
-        "bos_token_id": 151643,
-        "eos_token_id": 151645,
-        "vision_start_token_id": 151652,
-        "vision_end_token_id": 151653,
-        "vision_token_id": 151654,
-        "image_token_id": 151655,
-        "video_token_id": 151656,
-        "hidden_act": "silu",
-        "hidden_size": 3584,
-        "initializer_range": 0.02,
-        "intermediate_size": 18944,
-        "max_position_embeddings": 128000,
-        "max_window_layers": 28,
-        "model_type": "qwen2_5_vl",
-        "num_attention_heads": 28,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 4,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000.0,
-        "sliding_window": 32768,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vision_config": {
-          "depth": 32,
-          "hidden_act": "silu",
-          "hidden_size": 1280,
-          "intermediate_size": 3420,
-          "num_heads": 16,
-          "in_chans": 3,
-          "out_hidden_size": 3584,
-          "patch_size": 14,
-          "spatial_merge_size": 2,
-          "spatial_patch_size": 14,
-          "window_size": 112,
-          "fullatt_block_indexes": [7, 15, 23, 31],
-          "tokens_per_second": 2,
-          "temporal_patch_size": 2,
-        },
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "vocab_size": 152064,
-      }
+# No code of a directory is run.
+
+# Leaves a file where it is imported.
+CODE = "import pathlib\npathlib.Path({!r}).touch()\n"
+
+
+def test_no_code_is_run(changed, model, tmp_path):
+  ran = tmp_path / "ran"
+  for kind in ("configuration", "modeling", "tokenization", "processing"):
+    (changed / f"{kind}_x.py").write_text(
+      CODE.format(str(ran))
+      + "class XConfig: pass\nclass XModel: pass\nclass XTokenizer: pass\n"
+      "class XProcessor: pass\n"
     )
+  edit(
+    changed / "config.json",
+    architectures=["XModel"],
+    auto_map={
+      "AutoConfig": "configuration_x.XConfig",
+      "AutoModel": "modeling_x.XModel",
+      "AutoModelForCausalLM": "modeling_x.XModel",
+    },
   )
-  config = config_json.read(tmp_path)
-  assert config.text.hidden_size == 3584
-  assert config.text.mrope_section == (16, 24, 24)
-  assert config.text.rope_theta == 1e6
-  assert config.vision.fullatt_block_indexes == (7, 15, 23, 31)
-  assert config.vision.tokens_per_second == 2
-  assert not config.tie_word_embeddings
-  assert config.eos_token_id == 151645
-  # Written in the nested layout, it is still the same model.
-  config_json.write(config, tmp_path, "bfloat16")
-  assert config_json.read(tmp_path) == config
+  edit(
+    changed / "tokenizer_config.json",
+    tokenizer_class="XTokenizer",
+    auto_map={
+      "AutoTokenizer": [
+        "tokenization_x.XTokenizer",
+        "tokenization_x.XTokenizer",
+      ]
+    },
+    trust_remote_code=True,
+  )
+  for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+    edit(
+      changed / name,
+      processor_class="XProcessor",
+      image_processor_type="XProcessor",
+      auto_map={
+        "AutoProcessor": "processing_x.XProcessor",
+        "AutoImageProcessor": "processing_x.XProcessor",
+      },
+    )
+  loaded = models.load(changed)
+  assert not ran.exists()
+  assert_same(loaded.params, model.params)
+  chats = small_models.conversations()
+  assert_same(loaded.processor(chats), model.processor(chats))
+  assert not ran.exists()
+  # It would have left its mark.
+  runpy.run_path(str(changed / "tokenization_x.py"))
+  assert ran.exists()
 
 
-def test_the_shipped_model_loads():
-  model = models.load("tiny", dtype="bfloat16")
-  leaves = jax.tree.leaves(model.params)
-  assert all(leaf.dtype == jnp.bfloat16 for leaf in leaves)
-  count = sum(x.size for x in jax.tree.leaves(model.params))
-  assert count < 1e6
-  wanted = parameters.shapes(model.config)
-  assert jax.tree.map(lambda x: x.shape, model.params) == jax.tree.map(
-    lambda x: x.shape, wanted
-  )
+def test_pickles_are_not_read(changed):
+  """They run code; weights in nothing else are no weights."""
+  (changed / "model.safetensors").rename(changed / "pytorch_model.bin")
+  with pytest.raises(UserError, match="expected safetensors weights at"):
+    models.load(changed)
+
+
+# Found.
+
+COMMITS = {"main": "1" * 40, "other": "2" * 40, "v1.0": "3" * 40}
+
+
+def put_snapshot(cache, name, revision, files):
+  """Files of a repository as huggingface_hub lays them out."""
+  root = cache / f"models--{name.replace('/', '--')}"
+  commit = COMMITS[revision]
+  snapshot = root / "snapshots" / commit
+  for folder in (root / "refs", root / "blobs", snapshot):
+    folder.mkdir(parents=True, exist_ok=True)
+  (root / "refs" / revision).write_text(commit)
+  for file in files:
+    blob = root / "blobs" / f"{commit[0]}{file.name}"
+    shutil.copy(file, blob)
+    (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+  return snapshot
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  """An empty cache of the hub, which can't be reached."""
+  path = tmp_path / "hub"
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(path))
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+  return path
+
+
+def test_a_hub_id_is_found_in_the_cache(cache, directory, model):
+  """All that is needed where the hub can't be reached."""
+  files = list(directory.iterdir())
+  snapshot = put_snapshot(cache, "owner/name", "main", files)
+  assert checkpoint.find("owner/name") == snapshot
+  assert_same(models.load("owner/name").params, model.params)
+
+
+def test_a_revision_is_found_in_the_cache(cache):
+  """A branch, a tag or a commit; the folder is named by the commit."""
+  paths = {
+    revision: put_snapshot(cache, "owner/a.name-x_1", revision, [])
+    for revision in COMMITS
+  }
+  assert checkpoint.find("owner/a.name-x_1").name == COMMITS["main"]
+  for revision, path in paths.items():
+    for pinned in (revision, COMMITS[revision]):
+      found = checkpoint.find(f"owner/a.name-x_1@{pinned}")
+      assert found == path
+      assert found.name == COMMITS[revision]
+
+
+def test_a_revision_with_a_slash(cache):
+  root = put_snapshot(cache, "owner/name", "main", []).parents[1]
+  (root / "refs" / "pr").mkdir()
+  (root / "refs" / "pr" / "7").write_text(COMMITS["v1.0"])
+  wanted = root / "snapshots" / COMMITS["v1.0"]
+  wanted.mkdir()
+  assert checkpoint.find("owner/name@pr/7") == wanted
 
 
 @pytest.mark.parametrize(
-  "change",
+  "name",
   [
-    {"rope_parameters": {"rope_type": "yarn", "mrope_section": [4, 4, 4]}},
-    {"use_sliding_window": True},
+    "owner/other",
+    "owner/name@other",
+    "owner/name@1111111",
+    "owner/name@" + "9" * 40,
+    "owner/na--me",
   ],
 )
-def test_what_is_not_computed_is_refused(tmp_path, change):
-  raw = json.loads((checkpoint.tiny_path() / "config.json").read_text())
-  raw["text_config"] |= change
-  (tmp_path / "config.json").write_text(json.dumps(raw))
-  with pytest.raises(UserError, match="aren't computed"):
-    config_json.read(tmp_path)
+def test_a_hub_id_that_is_not_in_the_cache(cache, name):
+  """One line that names it."""
+  put_snapshot(cache, "owner/name", "main", [])
+  with pytest.raises(
+    UserError, match=f"couldn't get {name} from the hub:"
+  ) as e:
+    models.load(name)
+  assert f"found no directory {name} and" in str(e.value)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("kind", ["text", "pathlib"])
+def test_a_directory_comes_before_a_hub_id(tmp_path, cache, monkeypatch, kind):
+  put_snapshot(cache, "owner/name", "main", [])
+  (tmp_path / "owner" / "name").mkdir(parents=True)
+  monkeypatch.chdir(tmp_path)
+  name = "owner/name" if kind == "text" else tmp_path / "owner" / "name"
+  found = checkpoint.find(name)
+  assert found.resolve() == (tmp_path / "owner" / "name").resolve()
+
+
+def test_tiny():
+  assert checkpoint.find("tiny") == checkpoint.tiny_path()
+  assert (checkpoint.tiny_path() / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+  "name", ["nowhere", "a/b/c", "/a/b", "../a", "a/b@", "a b/c", "hf://a/b"]
+)
+def test_missing_directory(tmp_path, monkeypatch, name):
+  """What can't be a hub id isn't looked for there."""
+  monkeypatch.chdir(tmp_path)
+
+  def download(*args, **kwargs):
+    raise AssertionError(f"was to download {args}")
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+  with pytest.raises(UserError) as error:
+    models.load(name)
+  message = f"expected a model directory, found none at {name}; pass a"
+  assert str(error.value).startswith(message)
+  assert "Qwen/Qwen2.5-VL-3B-Instruct" in str(error.value)
+
+
+def test_a_file_is_no_directory(directory):
+  with pytest.raises(UserError, match="found none at .*config.json"):
+    models.load(directory / "config.json")
+
+
+def test_only_what_is_read_is_downloaded(cache, monkeypatch):
+  """Neither pickles nor code."""
+  asked = {}
+
+  def download(repository, **options):
+    asked.update(options, repository=repository)
+    return str(cache)
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+  assert checkpoint.find("owner/name@v1.0") == cache
+  assert (asked["repository"], asked["revision"]) == ("owner/name", "v1.0")
+  files = [
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "merges.txt",
+    "pytorch_model.bin",
+    "modeling_x.py",
+    "optimizer.pt",
+  ]
+  kept = huggingface_hub.utils.filter_repo_objects(
+    files, allow_patterns=asked["allow_patterns"]
+  )
+  assert list(kept) == files[:5]
