@@ -5,7 +5,6 @@ import pathlib
 import re
 
 import huggingface_hub
-import huggingface_hub.errors
 import jax
 
 from mmrl.errors import UserError
@@ -88,10 +87,11 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     found = huggingface_hub.snapshot_download(
       repository, revision=revision or None, allow_patterns=_HUB_FILES
     )
-  except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+  except Exception as error:  # Those of its HTTP client are of any kind.
+    reason = " ".join(str(error).split())
     raise UserError(
       f"expected a model directory or a hub id, found no directory {path} and"
-      f" couldn't get {name} from the hub: {error!s:.200}; download it where"
+      f" couldn't get {name} from the hub: {reason:.200}; download it where"
       " there is a network, and pass its folder"
     ) from error
   return pathlib.Path(found)

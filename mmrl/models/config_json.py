@@ -1,15 +1,15 @@
 """config.json of a model directory, read and written."""
 
-from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
 from typing import Any
 
 from mmrl.errors import UserError
-from mmrl.models import layers
+from mmrl.models import json_files, layers
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 from mmrl.models.families import FAMILIES
+from mmrl.models.families.family import Family
 
 # Of Qwen's vocabulary, where a config.json leaves them out.
 _IDS = {
@@ -18,26 +18,7 @@ _IDS = {
   "vision_start_token_id": 151652,
   "vision_end_token_id": 151653,
 }
-
-
-def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
-  """A JSON object from a file.
-
-  Raises:
-    UserError: if there is no such file or it isn't one, naming `what` it is.
-  """
-  try:
-    raw = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
-    raise UserError(
-      f"expected {what} at {path}, found no file; pass a directory in the"
-      " Hugging Face layout"
-    ) from error
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} is not readable JSON: {error}") from error
-  if not isinstance(raw, dict):
-    raise UserError(f"{path}: expected a JSON object, found {raw!s:.80}")
-  return raw
+_WHOLE = (*_IDS, "pad_token_id", "tie_word_embeddings")
 
 
 def read(path: str | pathlib.Path) -> ModelConfig:
@@ -54,67 +35,64 @@ def read(path: str | pathlib.Path) -> ModelConfig:
       a field, or asks for something that isn't computed here.
   """
   path = pathlib.Path(path) / "config.json"
-  raw = read_json(path, "a model directory with config.json")
-  family = FAMILIES.get(raw.get("model_type"))
+  raw = json_files.read(path, "a model directory with config.json")
+  family = FAMILIES.get(str(raw.get("model_type")))
   if family is None:
     raise UserError(
       f"{path}: expected model_type {' or '.join(map(repr, FAMILIES))}, found"
       f" {raw.get('model_type')!r}; models of other families can't be loaded"
     )
-  if "quantization_config" in raw:
+  if raw.get("quantization_config"):
     raise UserError(
       f"{path}: expected plain weights, found a quantised checkpoint; use the"
       " unquantised model"
     )
-  text = raw.get("text_config") or raw
-  text = {k: v for k, v in text.items() if v is not None}
-  rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-  _check_decoder(text, rope, path)
-  tower = {
-    k: v for k, v in (raw.get("vision_config") or {}).items() if v is not None
-  }
   try:
-    text_config = _pick(
-      TextConfig,
-      {"num_key_value_heads": text["num_attention_heads"]}
-      | text
-      | {"mrope_section": rope["mrope_section"]}
-      | {k: float(v) for k, v in (text | rope).items() if k == "rope_theta"}
-      | family.text(text),
-    )
-    vision_config = _pick(VisionConfig, tower | family.vision(tower))
-  except (KeyError, TypeError, ValueError) as error:
+    config = _build(raw, family, path)
+  except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
     raise UserError(
       f"{path}: expected the fields of a {family.model_type} config; missing"
       f" or mistyped: {error}"
     ) from error
-  eos = raw.get("eos_token_id", text.get("eos_token_id", 151645))
-  eos = eos[0] if isinstance(eos, list) else eos
-  pad = raw.get("pad_token_id", text.get("pad_token_id"))
-  config = ModelConfig(
-    text=text_config,
-    vision=vision_config,
-    tie_word_embeddings=bool(
-      raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-    ),
-    eos_token_id=eos,
-    pad_token_id=eos if pad is None else pad,
-    family=family.model_type,
-    **{name: raw.get(name, default) for name, default in _IDS.items()},
-  )
   _check_model(config, path)
   return config
 
 
-def _pick(cls, values: Mapping[str, Any]):
-  """Builds dataclass `cls` from the entries of `values` that it names."""
-  names = {field.name for field in dataclasses.fields(cls)}
-  return cls(
-    **{
-      name: tuple(value) if isinstance(value, list) else value
-      for name, value in values.items()
-      if name in names
-    }
+def _build(
+  raw: dict[str, Any], family: Family, path: pathlib.Path
+) -> ModelConfig:
+  """The configuration in `raw`; `path` is named in errors."""
+  raw = json_files.without_nulls(raw)
+  text = json_files.part(raw, "text_config") or raw
+  rope = json_files.part(text, "rope_parameters")
+  rope = rope or json_files.part(text, "rope_scaling")
+  tower = json_files.part(raw, "vision_config")
+  _check_decoder(text, rope, path)
+  text_config = json_files.build(
+    TextConfig,
+    {"num_key_value_heads": text["num_attention_heads"]}
+    | text
+    | rope
+    | family.text(text),
+  )
+  vision_config = json_files.build(VisionConfig, tower | family.vision(tower))
+  # Ids and the like stand outside of the decoder's part, or in both.
+  whole = text | raw
+  eos = whole.get("eos_token_id", 151645)
+  eos = eos[0] if isinstance(eos, list) else eos
+  return json_files.build(
+    ModelConfig,
+    _IDS
+    | {"pad_token_id": eos, "tie_word_embeddings": False}
+    | {k: v for k, v in whole.items() if k in _WHOLE}
+    | {
+      "text": text_config,
+      "vision": vision_config,
+      "eos_token_id": eos,
+      "family": family.model_type,
+    },
   )
 
 

@@ -1,13 +1,14 @@
 """Picture and video settings of a model directory, read and written."""
 
 from collections.abc import Mapping
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 from mmrl.errors import UserError
+from mmrl.models import json_files
 from mmrl.models.config import ModelConfig
-from mmrl.models.config_json import read_json
 from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.models.pictures import PictureConfig
 
@@ -25,44 +26,67 @@ def read(
   Raises:
     UserError: if there are no such files, or they are for another model.
   """
-  both = read_json(path / _BOTH, "") if (path / _BOTH).exists() else {}
-  raw = both.get("image_processor")
-  if raw is None:
-    raw = read_json(path / _PICTURES, "picture settings")
+  try:
+    return _build(*_files(path), config, path)
+  except (TypeError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(
+      f"{path}: expected settings of pictures and videos; mistyped: {error}"
+    ) from error
+
+
+def _files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Settings of pictures and of videos, without nulls."""
+  both = json_files.read(path / _BOTH, "") if (path / _BOTH).exists() else {}
+  picture = json_files.part(both, "image_processor")
+  if not picture:
+    raw = json_files.read(path / _PICTURES, "picture settings")
+    picture = json_files.without_nulls(raw)
   if (path / _VIDEOS).exists():
-    video = read_json(path / _VIDEOS, "video settings")
-  else:
-    # As Transformers does: what holds for a picture holds for a frame.
-    video = both.get("video_processor", raw)
-  for settings in (raw, video):
+    raw = json_files.read(path / _VIDEOS, "video settings")
+    return picture, json_files.without_nulls(raw)
+  # As Transformers does: what holds for a picture holds for a frame.
+  return picture, json_files.part(both, "video_processor") or picture
+
+
+def _build(
+  raw: Mapping[str, Any],
+  raw_video: Mapping[str, Any],
+  config: ModelConfig,
+  path: pathlib.Path,
+) -> tuple[PictureConfig, VideoConfig]:
+  for settings in (raw, raw_video):
     _check(settings, config, path)
-  default = PictureConfig()
-  picture = PictureConfig(
-    *_pixels(raw, default),
-    tuple(raw.get("image_mean", default.mean)),
-    tuple(raw.get("image_std", default.std)),
+  default = dataclasses.asdict(PictureConfig())
+  found = json_files.without_nulls(
+    {"mean": raw.get("image_mean"), "std": raw.get("image_std")}
   )
+  picture = json_files.build(PictureConfig, default | _pixels(raw) | found)
   for name, value in (("image_mean", picture.mean), ("image_std", picture.std)):
-    if tuple(video.get(name, value)) != value:
+    other = raw_video.get(name, value)
+    if list(other) != list(value):
       raise UserError(
         f"{path}: expected the same {name} for pictures and videos, found"
-        f" {value} and {tuple(video[name])}"
+        f" {value} and {tuple(other)}"
       )
-  default = FAMILIES[config.family].video
-  return picture, VideoConfig(
-    *_pixels(video, default),
-    fps=float(video.get("fps") or default.fps),
-    frames=video.get("num_frames") or default.frames,
-    min_frames=video.get("min_frames") or default.min_frames,
-    max_frames=video.get("max_frames") or default.max_frames,
+  default = dataclasses.asdict(FAMILIES[config.family].video)
+  found = {k: v for k, v in raw_video.items() if k in default}
+  if "num_frames" in raw_video:
+    found["frames"] = raw_video["num_frames"]
+  return picture, json_files.build(
+    VideoConfig, default | found | _pixels(raw_video)
   )
 
 
-def _pixels(raw: Mapping[str, Any], default) -> tuple[int, int]:
-  size = raw.get("size") or {}
-  return (
-    raw.get("min_pixels") or size.get("shortest_edge") or default.min_pixels,
-    raw.get("max_pixels") or size.get("longest_edge") or default.max_pixels,
+def _pixels(raw: Mapping[str, Any]) -> dict[str, Any]:
+  """The budget, which is written in either of two ways."""
+  size = json_files.part(raw, "size")
+  return json_files.without_nulls(
+    {
+      "min_pixels": raw.get("min_pixels", size.get("shortest_edge")),
+      "max_pixels": raw.get("max_pixels", size.get("longest_edge")),
+    }
   )
 
 
@@ -116,6 +140,8 @@ def write(
   }
   for name, settings in files.items():
     (path / name).write_text(json.dumps(settings, indent=2) + "\n")
+  # It would go before these.
+  (path / _BOTH).unlink(missing_ok=True)
 
 
 def _size(config: PictureConfig | VideoConfig) -> dict[str, Any]:

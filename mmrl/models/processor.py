@@ -16,9 +16,8 @@ import numpy as np
 import transformers
 
 from mmrl.errors import UserError
-from mmrl.models import pictures, preprocessor_json, videos
+from mmrl.models import json_files, pictures, preprocessor_json, videos
 from mmrl.models.config import ModelConfig
-from mmrl.models.config_json import read_json
 from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.types import Patches, Prompt
 
@@ -87,10 +86,13 @@ class Processor:
         f"expected a readable tokenizer in {path}: {error!s:.200}; download"
         " the model's files again"
       ) from error
+    # What it would write down of where it was read, and of code that isn't.
+    for name in ("auto_map", "is_local", "local_files_only"):
+      tokenizer.init_kwargs.pop(name, None)
     apart = path / "chat_template.json"
     if apart.exists() and not (path / "chat_template.jinja").exists():
-      template = read_json(apart, "a chat template")
-      tokenizer.chat_template = template["chat_template"]
+      template = json_files.read(apart, "a chat template")
+      tokenizer.chat_template = template.get("chat_template")
     if tokenizer.chat_template is None:
       raise UserError(
         f"expected a chat template in {path}, found none; add"

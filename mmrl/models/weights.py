@@ -17,15 +17,13 @@ import tempfile
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
-import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from mmrl.errors import UserError
-from mmrl.models import parameters
+from mmrl.models import json_files, parameters
 from mmrl.models.config import ModelConfig
-from mmrl.models.config_json import read_json
 from mmrl.models.families import FAMILIES
 from mmrl.types import PyTree
 
@@ -34,11 +32,10 @@ Placement = Callable[[str, tuple[int, ...]], Sharding]
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FLOATS = {
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_SHARD = "model-{:05}-of-{:05}.safetensors"
+# What files may hold, and parameters may be held in.
+_STORED = ("F32", "F16", "BF16")
+_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +101,14 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   index = path / INDEX
   if not index.exists():
     return [path / FILE]
-  names = read_json(index, "an index of weights").get("weight_map")
-  if not isinstance(names, dict):
-    raise UserError(f"{index}: expected a weight_map, found none")
+  names = json_files.read(index, "an index of weights").get("weight_map")
+  if not isinstance(names, dict) or not all(
+    isinstance(name, str) for name in names.values()
+  ):
+    raise UserError(
+      f"{index}: expected a weight_map from tensors to files, found"
+      f" {names!s:.80}; download the model's files again"
+    )
   files = [path / name for name in sorted(set(names.values()))]
   missing = [file.name for file in files if not file.is_file()]
   if missing:
@@ -157,9 +159,9 @@ def _check(
   _refuse(path, "tensors that the model doesn't have", sorted(extra))
   for name in wanted:
     here = found[name]
-    if here.dtype not in _FLOATS:
+    if here.dtype not in _STORED:
       raise UserError(
-        f"{here.file}: expected weights of type {', '.join(_FLOATS)}, found"
+        f"{here.file}: expected weights of type {', '.join(_STORED)}, found"
         f" {here.dtype} in {here.key}; use the unquantised model"
       )
   misshaped = [
@@ -198,10 +200,15 @@ def load_params(
       reads only the parts that its own devices hold.
 
   Raises:
-    UserError: if a file is missing, or tensors are missing, extra, of the
-      wrong shape or not floating point. Nothing has been placed then.
+    UserError: if a file is missing, tensors are missing, extra, of the wrong
+      shape or not floating point, or `dtype` isn't. Nothing has been placed
+      then.
   """
   path = pathlib.Path(path)
+  if dtype not in _DTYPES:
+    raise UserError(
+      f"expected parameters of type {' or '.join(_DTYPES)}, found {dtype!r}"
+    )
   files = _files(path)
   wanted = {canonical(name): t for name, t in _tensors(config).items()}
   found = _scan(files)
@@ -232,7 +239,7 @@ def load_params(
           continue
         layer = _place(shape[1:], _of_layer(where[ours], len(shape)), read)
         if ours not in placed:
-          placed[ours] = _zeros(shape, target, where[ours])
+          placed[ours] = _zeros(shape, target, where[ours])()
         put = _put(where[ours])
         # Waited for, or the host would hold the tensors still to be put.
         placed[ours] = put(placed[ours], layer, tensor.layer)
@@ -273,8 +280,9 @@ def _of_layer(where: Sharding, axes: int) -> Sharding:
   return NamedSharding(where.mesh, PartitionSpec(*spec[1:]))
 
 
-def _zeros(shape, dtype, where: Sharding) -> jax.Array:
-  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=where)()
+@functools.cache
+def _zeros(shape, dtype, where: Sharding):
+  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=where)
 
 
 @functools.cache
@@ -296,8 +304,9 @@ def save_params(
 ) -> None:
   """Writes parameters under the names that the hub uses.
 
-  Files are written under temporary names and take the place of older ones
-  when all of them are whole, so an interrupted save leaves the old weights.
+  Files are written under temporary names first, so a save that is interrupted
+  while it writes leaves the older weights. Only while whole new shards take
+  the place of older ones is there no index, and `load_params` refuses.
 
   Args:
     params: the parameters; their type is kept.
@@ -311,37 +320,37 @@ def save_params(
     for p, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
   }
   shards = list(_shards(leaves, config, max_shard_bytes))
-  several = len(shards) > 1
   names = [
-    f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if several else FILE
+    _SHARD.format(i + 1, len(shards)) if len(shards) > 1 else FILE
     for i in range(len(shards))
   ]
-  with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as folder:
-    for name, shard in zip(names, shards, strict=True):
+  with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as name:
+    folder = pathlib.Path(name)
+    for file, shard in zip(names, shards, strict=True):
       arrays = {
         key: _to_file(leaves[tensor.leaf], tensor)
         for key, tensor in shard.items()
       }
-      safetensors.numpy.save_file(
-        arrays, pathlib.Path(folder) / name, {"format": "pt"}
-      )
-    # The index of other shards would hide the new files.
-    (path / INDEX).unlink(missing_ok=True)
-    for name in names:
-      os.chmod(pathlib.Path(folder) / name, 0o644)
-      os.replace(pathlib.Path(folder) / name, path / name)
-  if several:
+      safetensors.numpy.save_file(arrays, folder / file, {"format": "pt"})
     weight_map = {
-      key: name
-      for name, shard in zip(names, shards, strict=True)
+      key: file
+      for file, shard in zip(names, shards, strict=True)
       for key in shard
     }
     size = sum(leaf.nbytes for leaf in leaves.values())
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (path / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-  for stale in path.glob("model*.safetensors"):
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    if any((path / file).exists() for file in names if file != FILE):
+      (path / INDEX).unlink(missing_ok=True)
+    for file in [*names, INDEX]:
+      # safetensors lets nobody else read; this is as open as other files.
+      os.chmod(folder / file, (folder / INDEX).stat().st_mode)
+      os.replace(folder / file, path / file)
+  if len(names) == 1:
+    (path / INDEX).unlink()
+  for stale in [path / FILE, *path.glob("model-*-of-*.safetensors")]:
     if stale.name not in names:
-      stale.unlink()
+      stale.unlink(missing_ok=True)
 
 
 def _shards(

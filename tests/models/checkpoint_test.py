@@ -414,3 +414,26 @@ def test_only_what_is_read_is_downloaded(cache, monkeypatch):
     files, allow_patterns=asked["allow_patterns"]
   )
   assert list(kept) == files[:5]
+
+
+@pytest.mark.parametrize(
+  "error", [RuntimeError("proxy: 403\nForbidden"), OSError("no route")]
+)
+def test_a_hub_that_cannot_be_reached(monkeypatch, error):
+  """Whatever its HTTP client raises; in one line."""
+
+  def download(*args, **kwargs):
+    raise error
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+  with pytest.raises(UserError, match="couldn't get owner/name .*: ") as found:
+    checkpoint.find("owner/name")
+  assert "\n" not in str(found.value)
+  assert str(error).split()[0] in str(found.value)
+
+
+def test_a_template_file_without_a_template(changed):
+  (changed / "chat_template.jinja").unlink()
+  (changed / "chat_template.json").write_text("{}")
+  with pytest.raises(UserError, match="expected a chat template in"):
+    models.load(changed)

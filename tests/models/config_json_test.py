@@ -386,6 +386,64 @@ def test_mistyped_fields(tmp_path, family, part, changes):
   refused(tmp_path, raw, f"the fields of a {family} config")
 
 
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"image_token_id": "7"}, "image_token_id is '7'"),
+    ({"image_token_id": 1.5}, "image_token_id is 1.5"),
+    ({"eos_token_id": []}, "mistyped"),
+    ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+    ({"text_config": [1]}, "text_config is [1], not an object"),
+    ({"vision_config": [1]}, "vision_config is [1], not an object"),
+  ],
+)
+def test_mistyped_fields_on_top(tmp_path, changes, message):
+  refused(tmp_path, nested(**changes), message)
+
+
+@pytest.mark.parametrize(
+  "part, name, value",
+  [
+    ("text_config", "vocab_size", "272"),
+    ("text_config", "num_hidden_layers", True),
+    ("text_config", "intermediate_size", 3.5),
+    ("text_config", "rms_norm_eps", "1e-6"),
+    ("vision_config", "patch_size", "12"),
+    ("vision_config", "fullatt_block_indexes", [1, "2"]),
+    ("vision_config", "fullatt_block_indexes", 1),
+  ],
+)
+def test_mistyped_fields_are_named(tmp_path, part, name, value):
+  raw = inside(nested(), part, **{name: value})
+  bad = "2" if isinstance(value, list) else value
+  refused(tmp_path, raw, f"{name} is {bad!r}")
+
+
+@pytest.mark.parametrize("section", [[4, 4], "444", 12, [4.0, 2, 2]])
+def test_mistyped_rotary_sections(tmp_path, section):
+  raw = nested()
+  raw["text_config"]["rope_parameters"]["mrope_section"] = section
+  refused(tmp_path, raw, "mrope_section is ")
+
+
+def test_no_heads(tmp_path):
+  raw = inside(nested("qwen2_vl"), "text_config", num_attention_heads=0)
+  refused(tmp_path, raw, "the fields of a qwen2_vl config")
+
+
+def test_an_uneven_tower(tmp_path):
+  """Qwen2-VL writes its inner width as a multiple of the outer one."""
+  raw = inside(nested("qwen2_vl"), "vision_config", mlp_ratio=1.5)
+  config = read(tmp_path, raw)
+  assert config.vision.intermediate_size == 36
+  config_json.write(config, tmp_path, "float32")
+  assert config_json.read(tmp_path) == config
+
+
+def test_no_quantisation(tmp_path):
+  assert read(tmp_path, nested(quantization_config=None))
+
+
 def test_uneven_rotary_sections(tmp_path, family):
   raw = nested(family)
   half = sum(raw["text_config"]["rope_parameters"]["mrope_section"])

@@ -255,3 +255,39 @@ def test_broken_files(tmp_path, name, content, message):
   (tmp_path / PICTURES).write_text(json.dumps(TOWER))
   (tmp_path / name).write_text(content)
   refused(tmp_path, {}, str(tmp_path / name), message)
+
+
+@pytest.mark.parametrize(
+  "raw, message",
+  [
+    ({"image_mean": 0.5}, "mean is 0.5"),
+    ({"image_mean": [0.5, "x"]}, "mean is 'x'"),
+    ({"size": 5}, "size is 5, not an object"),
+    ({"min_pixels": "5"}, "min_pixels is '5'"),
+    ({"fps": "x"}, "fps is 'x'"),
+    ({"num_frames": 1.5}, "frames is 1.5"),
+  ],
+)
+def test_mistyped_settings(tmp_path, raw, message):
+  refused(tmp_path, {"preprocessor_config.json": raw}, message)
+
+
+def test_mistyped_parts_of_one_file(tmp_path):
+  raw = {"image_processor": [1]}
+  refused(tmp_path, {"processor_config.json": raw}, "image_processor is [1]")
+
+
+def test_whole_numbers_for_colours(tmp_path):
+  raw = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+  picture, _ = read(tmp_path, {"preprocessor_config.json": raw})
+  assert (picture.mean, picture.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_saving_over_one_file_for_both(tmp_path):
+  """It would hide the new settings."""
+  config = small_models.small_config()
+  old = {"image_processor": {"min_pixels": 1, "max_pixels": 2}}
+  (tmp_path / "processor_config.json").write_text(json.dumps(old))
+  picture = PictureConfig(100, 200)
+  preprocessor_json.write(picture, small_models.VIDEO, config, tmp_path)
+  assert preprocessor_json.read(tmp_path, config)[0] == picture

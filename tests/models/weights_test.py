@@ -509,8 +509,10 @@ def test_a_tensor_in_no_shard(tmp_path, one):
   [
     ("{", "is not readable JSON"),
     ("[1]", "expected a JSON object, found [1]"),
-    ("{}", "expected a weight_map, found none"),
-    ('{"weight_map": ["a"]}', "expected a weight_map, found none"),
+    ("{}", "to files, found None"),
+    ('{"weight_map": ["a"]}', "to files, found ['a']"),
+    ('{"weight_map": {"a": 3}}', "to files, found {'a': 3}"),
+    ('{"weight_map": {"a": null}}', "to files, found {'a': None}"),
     (
       '{"weight_map": {"x": "model.safetensors", "y": "other.safetensors"}}',
       "names 1 files that don't exist: other.safetensors;",
@@ -626,6 +628,48 @@ def test_interrupted_save(
     weights.save_params(changed(one_params), one, path, max_shard_bytes=most)
   assert len(calls) == fails_at
   assert contents(path) == before
+
+
+def test_interrupted_between_shards(tmp_path, monkeypatch, one_sharded, one):
+  """Old and new shards together are refused, not mixed."""
+  path = shutil.copytree(one_sharded, tmp_path / "copy")
+  replace, calls = os.replace, []
+
+  def failing(*names):
+    calls.append(names)
+    if len(calls) == 2:
+      raise OSError("disk full")
+    replace(*names)
+
+  monkeypatch.setattr(os, "replace", failing)
+  params = changed(weights.load_params(path, one))
+  with pytest.raises(OSError, match="disk full"):
+    weights.save_params(params, one, path, max_shard_bytes=SHARD)
+  refused(path, one, "expected safetensors weights at")
+  monkeypatch.undo()
+  weights.save_params(params, one, path, max_shard_bytes=SHARD)
+  assert_same(weights.load_params(path, one), params)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float99", "float64"])
+def test_type_of_parameters(one_saved, one, dtype):
+  with pytest.raises(UserError, match=f"float16 or bfloat16, found '{dtype}'"):
+    weights.load_params(one_saved, one, dtype=dtype)
+
+
+def test_files_of_others_stay(tmp_path, one, one_params):
+  (tmp_path / "model_ema.safetensors").write_bytes(b"mine")
+  weights.save_params(one_params, one, tmp_path)
+  assert (tmp_path / "model_ema.safetensors").read_bytes() == b"mine"
+
+
+def test_files_may_be_kept_private(tmp_path, one, one_params):
+  before = os.umask(0o077)
+  try:
+    weights.save_params(one_params, one, tmp_path, max_shard_bytes=SHARD)
+  finally:
+    os.umask(before)
+  assert not any(f.stat().st_mode & 0o077 for f in tmp_path.iterdir())
 
 
 def test_others_may_read_the_files(tmp_path, one, one_params):

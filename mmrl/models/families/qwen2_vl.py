@@ -53,7 +53,7 @@ def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
   return {
     "depth": raw.get("depth", 32),
     "hidden_size": width,
-    "intermediate_size": int(width * raw.get("mlp_ratio", 4)),
+    "intermediate_size": round(width * raw.get("mlp_ratio", 4)),
     "num_heads": raw.get("num_heads", 16),
     "out_hidden_size": raw.get("hidden_size", 3584),
     "hidden_act": raw.get("hidden_act", "quick_gelu"),
@@ -67,11 +67,12 @@ def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def vision_json(config: VisionConfig) -> dict[str, Any]:
   """Here `hidden_size` is the decoder's width."""
+  ratio = config.intermediate_size / config.hidden_size
   return {
     "depth": config.depth,
     "embed_dim": config.hidden_size,
     "hidden_size": config.out_hidden_size,
-    "mlp_ratio": config.intermediate_size // config.hidden_size,
+    "mlp_ratio": int(ratio) if ratio.is_integer() else ratio,
     "num_heads": config.num_heads,
     "hidden_act": config.hidden_act,
     "in_channels": config.in_channels,
