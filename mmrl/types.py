@@ -8,7 +8,7 @@ Dimension letters, used in every annotation of the library:
   R  padded answer length          H  query heads,  K  key/value heads
   B  rows of packed patches        M  padded patches of a row
   N  padded visual tokens of a row W  padded vision windows of a row
-  C  values of one flattened patch
+  C  values of one flattened patch  A  layers whose attention is read
   E  width of a visual token: D for the embedding and D for each decoder layer
      that DeepStack feeds
 
@@ -103,8 +103,8 @@ class Prefix:
     next_position: rotary position of the first answer token.
     last_hidden: final hidden state of the last real prompt token, whose
       logits emit the first answer token.
-    last_row: head-mean attention row of that token over the prompt, mean of
-      the chosen layers; None if no attention was asked for.
+    last_query: that token's queries in the chosen layers; None if no
+      attention was asked for.
   """
 
   keys: Float[Array, "L P S K head"]
@@ -112,7 +112,28 @@ class Prefix:
   mask: Bool[Array, "P S"]
   next_position: Int[Array, "P"]
   last_hidden: Float[Array, "P D"]
-  last_row: Float[Array, "P S"] | None = None
+  last_query: Float[Array, "P A H head"] | None = None
+
+
+@pytree
+class Attention:
+  """Attention of answer tokens, not computed yet: see `mmrl.models.rows`.
+
+  Attributes:
+    queries: rotated queries of the answer tokens in the chosen layers.
+    keys: their rotated keys.
+    prefix_keys: the prompt's.
+    prefix_mask: True on real prompt tokens.
+    last_query: queries of the last real prompt token.
+    row: "" for plain rows, else which policy: "self" or "emit".
+  """
+
+  queries: Float[Array, "P G R A H head"]
+  keys: Float[Array, "P G R A K head"]
+  prefix_keys: Float[Array, "P S A K head"]
+  prefix_mask: Bool[Array, "P S"]
+  last_query: Float[Array, "P A H head"]
+  row: str = dataclasses.field(default="", metadata={"static": True})
 
 
 @pytree
@@ -122,13 +143,13 @@ class Output:
   Attributes:
     hidden: final (normalised) hidden states, [P, G, R, D] or [P, S, D].
     logits: float32 [..., V]; None unless asked for.
-    attention: float32 attention rows, [P, G, R, S+R] from `extend` (head and
-      layer mean), [L, P, H, S, S] from `apply`; None unless asked for.
+    attention: that of the answer tokens from `extend`, float32 maps
+      [L, P, H, S, S] from `apply`; None unless asked for.
   """
 
   hidden: Float[Array, "..."]
   logits: Float[Array, "..."] | None = None
-  attention: Float[Array, "..."] | None = None
+  attention: Attention | Float[Array, "L P H S S"] | None = None
 
 
 @pytree
@@ -162,7 +183,7 @@ class Scores:
 
   logprobs: Float[Array, "P G R"]
   entropies: Float[Array, "P G R"]
-  attention: Float[Array, "P G R keys"] | None = None
+  attention: Attention | None = None
 
 
 @pytree

@@ -38,7 +38,7 @@ from mmrl.probes.policies import Scorer
 from mmrl.train import defaults, objective
 from mmrl.train import run as run_lib
 from mmrl.train.step import State
-from mmrl.types import Batch, Prefix, Prompt, Rollout, Scores
+from mmrl.types import Attention, Batch, Prefix, Prompt, Rollout, Scores
 
 # Package, name, options that a spec may set.
 METHODS = [
@@ -183,14 +183,13 @@ class Table(Scorer):
   def prefill(self, params, prompt, visual):
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     keys, last = params["key"][prompt.tokens], prompt.tokens[:, -1]
-    scores = jnp.einsum("pd,psd->ps", params["query"][last], keys)
     return Prefix(
       keys=keys,
       values=keys,
       mask=prompt.mask,
       next_position=prompt.next_position,
       last_hidden=params["next"][last],
-      last_row=jax.nn.softmax(jnp.where(prompt.mask, scores, -1e30)),
+      last_query=params["query"][last][:, None, None],
     )
 
   def __call__(self, params, prefix, tokens):
@@ -203,23 +202,16 @@ class Table(Scorer):
     attention = None
     if self.layers:
       query, own = params["query"][tokens], params["key"][tokens]
-      scores = jnp.concatenate(
-        [
-          jnp.where(
-            prefix.mask[:, None, None],
-            jnp.einsum("pgrd,psd->pgrs", query, prefix.keys),
-            -1e30,
-          ),
-          jnp.where(
-            jnp.tri(R, dtype=bool),
-            jnp.einsum("pgrd,pgud->pgru", query, own),
-            -1e30,
-          ),
-        ],
-        axis=-1,
-      )
       attention = models.attention_policy(
-        jax.nn.softmax(scores), prefix.mask, prefix.last_row, row=self.row
+        Attention(
+          # Without the scale of the softmax.
+          queries=query[..., None, None, :] * D**0.5,
+          keys=own[..., None, None, :],
+          prefix_keys=prefix.keys[..., None, None, :],
+          prefix_mask=prefix.mask,
+          last_query=prefix.last_query * D**0.5,
+        ),
+        row=self.row,
       )
     return Scores(logprobs, -(jnp.exp(logs) * logs).sum(-1), attention)
 
@@ -362,6 +354,9 @@ def probe_case(row) -> Case:
     fields = bound(context)._asdict()
     assert tuple(fields) == build.provides(bound.function)
     mask = data["mask"]
+    for name, value in fields.items():
+      if isinstance(value, Attention):
+        fields[name] = models.attention_rows(value)
     return {
       name: jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 3)), x, 0)
       for name, x in fields.items()

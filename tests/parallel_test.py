@@ -2,6 +2,8 @@
 
 import functools
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,9 @@ def make():
   prefix = scorer.prefill(model.params, prompt, None)
   old = scorer(model.params, prefix, tokens)
   noise = 0.1 * rng.standard_normal((3, P, 2, 5)).astype(np.float32)
-  attention = old.attention**1.1
+  attention = dataclasses.replace(
+    old.attention, queries=1.1 * old.attention.queries
+  )
   batch = Batch(
     prompt=prompt,
     visual=None,
@@ -56,7 +60,7 @@ def make():
     fields={
       "logprobs_old": old.logprobs + noise[0],
       "logprobs_ref": old.logprobs + noise[1],
-      "attention_old": attention / attention.sum(-1, keepdims=True),
+      "attention_old": attention,
       "advantages": jnp.asarray(rng.standard_normal((P, 2)), jnp.float32),
       "token_weights": jnp.ones((P, 2, 5)),
     },

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmrl import data
+from mmrl import data, models
 from mmrl.models.processor import Processor
 from mmrl.probes.policies import Scorer
 from mmrl.rewards import answer as answer_rewards
@@ -96,8 +96,9 @@ def make_answer(scorer: Scorer, length: int):
     )
     scores = scorer(params, rollout.prefix, rollout.tokens)
     counts = rollout.mask[..., None]
-    heat = (scores.attention * counts).sum((1, 2)) / counts.sum((1, 2))
-    shares = region_share(scores.attention, prompt, rollout.mask)
+    rows = models.attention_rows(scores.attention)
+    heat = (rows * counts).sum((1, 2)) / counts.sum((1, 2))
+    shares = region_share(rows, prompt, rollout.mask)
     return rollout.tokens, rollout.mask, heat, shares
 
   return answer

@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.losses.policy import per_token
+from mmrl.models.rows import map_rows
+from mmrl.types import Attention
+
+# Policies that are computed row by row, or are there already.
+Rows = Attention | Float[Array, "P G R keys"]
 
 
 def _log_to_middle(p: Array, q: Array) -> Array:
@@ -53,8 +58,8 @@ def _jensen_shannon_jvp(primals, tangents):
 
 
 def attention_jsd(
-  attention: Float[Array, "P G R keys"],
-  attention_old: Float[Array, "P G R keys"],
+  attention: Rows,
+  attention_old: Rows,
   advantages: Float[Array, "P G"] | Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
 ) -> Float[Array, "P G R"]:
@@ -81,8 +86,13 @@ def attention_jsd(
   maximised; the consistent reading, minimise -clipped + beta KL + lambda
   attention, is what the losses of a config add up to.
   """
-  # Before the divergence: what padding holds must not reach its derivative.
-  attention = jnp.where(mask[..., None], attention, 0.0)
-  divergence = jensen_shannon(attention, jax.lax.stop_gradient(attention_old))
+
+  def of_rows(p, q, mask):
+    # Before the divergence: what padding holds must not reach its derivative.
+    return jensen_shannon(jnp.where(mask[..., None], p, 0.0), q)
+
+  divergence = map_rows(
+    of_rows, attention, jax.lax.stop_gradient(attention_old), mask
+  )
   advantages = jax.lax.stop_gradient(per_token(advantages))
   return jnp.where(mask, advantages * divergence, 0.0)

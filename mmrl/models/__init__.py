@@ -1,10 +1,10 @@
 """Qwen-VL models as pure functions over a parameter tree."""
 
-from mmrl.models.attention import attention_rows
 from mmrl.models.checkpoint import Model, load, save
 from mmrl.models.decoding import decode
 from mmrl.models.parameters import init
-from mmrl.models.policy import attention_policy, score, token_logprobs
+from mmrl.models.policy import score, token_logprobs
+from mmrl.models.rows import attention_policy, attention_rows, map_rows
 from mmrl.models.tower import vision
 from mmrl.models.vlm import apply, extend, logits, prefill
 
@@ -18,6 +18,7 @@ __all__ = [
   "init",
   "load",
   "logits",
+  "map_rows",
   "prefill",
   "save",
   "score",

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Finite, so that a row with every key masked is uniform instead of NaN.
-MASKED = -1e30
+from mmrl.models import blocked
+from mmrl.models.blocked import MASKED
+
+# Attention maps of fewer numbers are computed whole, others block by block.
+_DENSE_VALUES = 2**22
 
 
 def rotary_angles(
@@ -66,6 +69,11 @@ def _group(
   return queries.reshape(*batch, kv_heads, heads // kv_heads, size) * size**-0.5
 
 
+def causal_mask(mask: Bool[Array, "P S"]) -> Bool[Array, "P S S"]:
+  """A key mask as the mask of a causal sequence."""
+  return mask[:, None, :] & jnp.tri(mask.shape[-1], dtype=bool)
+
+
 def weights(
   queries: Float[Array, "*batch T H head"],
   keys: Float[Array, "*batch U K head"],
@@ -94,6 +102,30 @@ def attend(
   probabilities = weights(queries, keys, mask).astype(values.dtype)
   out = jnp.einsum("...khtu,...ukd->...tkhd", probabilities, values)
   return out.reshape(queries.shape)
+
+
+def attend_causal(
+  queries: Float[Array, "P S H head"],
+  keys: Float[Array, "P S K head"],
+  values: Float[Array, "P S K head"],
+  mask: Bool[Array, "P S"],
+) -> Float[Array, "P S H head"]:
+  """Attention of each token over itself and the real tokens before it.
+
+  Args:
+    queries, keys, values: of whole sequences.
+    mask: True on real tokens, which stand side by side.
+
+  Returns:
+    The output; on padding it means nothing.
+  """
+  prompts, count, heads = queries.shape[:3]
+  if prompts * heads * count**2 <= _DENSE_VALUES:
+    return attend(queries, keys, values, causal_mask(mask))
+  first = jnp.argmax(mask, axis=-1)[:, None]
+  runs = jnp.stack(jnp.broadcast_arrays(first, jnp.arange(count) + 1), -1)
+  runs = jnp.where(mask[..., None], runs, 0)[:, :, None]
+  return blocked.attend_runs(queries, keys, values, runs)
 
 
 def attend_windows(
@@ -173,62 +205,44 @@ def attend_prefix(
   return out.astype(values.dtype).reshape(queries.shape)
 
 
-def attention_rows(
-  queries: Float[Array, "P G T H head"],
+def attend_answers(
+  queries: Float[Array, "P G R H head"],
   prefix_keys: Float[Array, "P S K head"],
+  prefix_values: Float[Array, "P S K head"],
   prefix_mask: Bool[Array, "P S"],
-  keys: Float[Array, "P G U K head"],
-  mask: Bool[Array, "T U"],
-) -> Float[Array, "P G T keys"]:
-  """Head-mean attention rows of answer tokens over prefix and answer.
+  keys: Float[Array, "P G R K head"],
+  values: Float[Array, "P G R K head"],
+) -> Float[Array, "P G R H head"]:
+  """Attention of whole answers over the prompt they share and themselves.
 
-  The same softmax as `attend_prefix`. A scan over key heads, recomputed in
-  the backward pass, keeps one key head's maps alive at a time.
-
-  Returns:
-    float32 rows over S + U keys that sum to one.
+  See `attend_prefix`. Long ones go block by block: the answers of a prompt
+  stand one after the other behind it, and each token sees two runs.
   """
-  grouped = _group(queries, keys.shape[-2])
-  heads = queries.shape[-2]
-
-  @jax.checkpoint
-  def one_key_head(total, arrays):
-    query, prefix_key, key = arrays
-    scores = jnp.concatenate(
-      [
-        jnp.where(
-          prefix_mask[:, None, None, None, :],
-          jnp.einsum(
-            "pgthd,psd->pghts",
-            query,
-            prefix_key,
-            preferred_element_type=jnp.float32,
-          ),
-          MASKED,
-        ),
-        jnp.where(
-          mask,
-          jnp.einsum(
-            "pgthd,pgud->pghtu",
-            query,
-            key,
-            preferred_element_type=jnp.float32,
-          ),
-          MASKED,
-        ),
-      ],
-      axis=-1,
+  prompts, answers, count = queries.shape[:3]
+  length = prefix_mask.shape[-1]
+  if queries.size // queries.shape[-1] * (length + count) <= _DENSE_VALUES:
+    mask = jnp.tri(count, dtype=bool)
+    return attend_prefix(
+      queries, prefix_keys, prefix_values, prefix_mask, keys, values, mask
     )
-    return total + jax.nn.softmax(scores, axis=-1).sum(axis=2), None
 
-  shape = (*queries.shape[:3], prefix_mask.shape[-1] + keys.shape[2])
-  total, _ = jax.lax.scan(
-    one_key_head,
-    jnp.zeros(shape, jnp.float32),
-    (
-      jnp.moveaxis(grouped, 3, 0),
-      jnp.moveaxis(prefix_keys, 2, 0),
-      jnp.moveaxis(keys, 3, 0),
-    ),
+  def joined(prefix, own):
+    return jnp.concatenate(
+      [prefix, own.reshape(prompts, -1, *own.shape[3:])], 1
+    )
+
+  # The prompt's real tokens stand side by side.
+  first = jnp.argmax(prefix_mask, axis=-1)
+  last = first + prefix_mask.sum(-1)
+  at = jnp.arange(answers * count)
+  own = length + jnp.stack([at // count * count, at + 1], -1)
+  runs = jnp.stack(
+    jnp.broadcast_arrays(jnp.stack([first, last], -1)[:, None], own), axis=2
   )
-  return total / heads
+  out = blocked.attend_runs(
+    queries.reshape(prompts, -1, *queries.shape[3:]),
+    joined(prefix_keys, keys),
+    joined(prefix_values, values),
+    runs,
+  )
+  return out.reshape(queries.shape)

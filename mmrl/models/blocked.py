@@ -1,86 +1,116 @@
-"""Attention inside runs of a packed sequence, block by block.
+"""Softmax attention block by block, over runs of keys.
 
-Pictures of all sizes lie one after the other in one sequence, and a patch
-attends to its own frame. Blocks of queries visit only the blocks of keys that
-their frames touch, so the cost is the sum of the squares of the frames, and
-no map larger than a pair of blocks exists, forward or backward. The blocks to
-visit are data, not shapes: any mix of pictures runs the same program.
+A query sees one run of keys or several: a patch its frame, a prompt's token
+what stands before it, an answer's token the whole prompt and its own answer up
+to itself. Blocks of queries visit only the blocks of keys that their runs
+touch, and no map larger than a pair of blocks exists, forward or backward. The
+blocks to visit are data, not shapes: any mix of lengths is the same program.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from mmrl.models.attention import MASKED
+# Finite, so that a row with every key masked is uniform instead of NaN.
+MASKED = -1e30
 
 
 def _side() -> int:
-  """Patches along the side of a block.
-
-  On a CPU small blocks waste least on small pictures (measured); elsewhere
-  they would leave the matrix units idle.
-  """
-  return 64 if jax.default_backend() == "cpu" else 512
+  """Queries and keys along the sides of a block (measured on a CPU)."""
+  return 256 if jax.default_backend() == "cpu" else 512
 
 
 def attend_runs(
-  queries: Float[Array, "B M H head"],
-  keys: Float[Array, "B M H head"],
-  values: Float[Array, "B M H head"],
-  runs: Int[Array, "B M 2"],
+  queries: Float[Array, "B T H head"],
+  keys: Float[Array, "B U K head"],
+  values: Float[Array, "B U K head"],
+  runs: Int[Array, "B T runs 2"],
   *,
   block: int = 0,
-) -> Float[Array, "B M H head"]:
-  """Softmax attention of each patch over the run that it is part of.
+) -> Float[Array, "B T H head"]:
+  """Attention of each query over its runs of keys, by one softmax.
 
   Args:
-    queries, keys, values: of packed patches.
-    runs: first patch and one past the last of each patch's run. Runs are
-      contiguous. Where both are equal there is padding: its output is zero.
-    block: patches of a block; 0 leaves the choice to the backend.
+    queries, keys, values: rotated; H is a multiple of K.
+    runs: the first key and one past the last of each run that a query sees;
+      runs of a query don't overlap, and equal numbers are an empty run. A
+      query that sees nothing has the output zero.
+    block: queries and keys of a block; 0 leaves the choice to the backend.
 
   Returns:
     The output, of the queries' type. Softmax is float32.
   """
-  count = queries.shape[1]
-  block = min(block or _side(), count)
-  pad = ((0, 0), (0, -count % block), (0, 0))
-  arrays = (jnp.pad(x, (*pad, (0, 0))) for x in (queries, keys, values))
-  attend = functools.partial(_attend, block)
-  return jax.vmap(attend)(*arrays, jnp.pad(runs, pad))[:, :count]
+  block = block or _side()
+  sides = min(block, queries.shape[1]), min(block, keys.shape[1])
+  return _attend(sides, queries, keys, values, runs)
 
 
-def _blocks(x: Array, block: int) -> Array:
-  return x.reshape(-1, block, *x.shape[1:])
+# Blocks are laid out as [blocks, B, K, rows, head], the queries' rows being
+# (query head of the key head, query): one matrix product for each key head.
 
 
-def _touched(runs: Int[Array, "n block 2"]) -> Int[Array, "n 2"]:
-  """First block and one past the last that the runs of each block touch."""
-  size = runs.shape[1]
+def _query_blocks(x: Array, side: int, heads: int) -> Array:
+  """[B, T, H, c] to [blocks, B, K, rep * side, c]."""
+  batch, count, all_heads, size = x.shape
+  x = jnp.pad(x, ((0, 0), (0, -count % side), (0, 0), (0, 0)))
+  rep = all_heads // heads
+  x = x.reshape(batch, -1, side, heads, rep, size)
+  x = x.transpose(1, 0, 3, 4, 2, 5)
+  return x.reshape(-1, batch, heads, rep * side, size)
+
+
+def _from_query_blocks(x: Array, side: int, shape: tuple[int, ...]) -> Array:
+  batch, count, all_heads, size = shape
+  blocks, _, heads, rows, _ = x.shape
+  x = x.reshape(blocks, batch, heads, rows // side, side, size)
+  x = x.transpose(1, 0, 4, 2, 3, 5)
+  return x.reshape(batch, -1, all_heads, size)[:, :count]
+
+
+def _key_blocks(x: Array, side: int) -> Array:
+  """[B, U, K, head] to [blocks, B, K, side, head]."""
+  batch, count, heads, size = x.shape
+  x = jnp.pad(x, ((0, 0), (0, -count % side), (0, 0), (0, 0)))
+  return x.reshape(batch, -1, side, heads, size).transpose(1, 0, 3, 2, 4)
+
+
+def _from_key_blocks(x: Array, shape: tuple[int, ...]) -> Array:
+  batch, count, heads, size = shape
+  x = x.transpose(1, 0, 3, 2, 4).reshape(batch, -1, heads, size)
+  return x[:, :count]
+
+
+def _run_blocks(runs: Array, side: int) -> Array:
+  """[B, T, runs, 2] to [blocks, runs, B, side, 2]."""
+  batch, count, number, _ = runs.shape
+  runs = jnp.pad(runs, ((0, 0), (0, -count % side), (0, 0), (0, 0)))
+  return runs.reshape(batch, -1, side, number, 2).transpose(1, 3, 0, 2, 4)
+
+
+def _touched(runs: Int[Array, "n runs B side 2"], side: int) -> Array:
+  """First block of keys and one past the last that a block of queries visits
+  for each of its runs: [n, runs, 2]."""
   first, last = runs[..., 0], runs[..., 1]
-  first = jnp.where(last > first, first, size * runs.shape[0]).min(-1)
-  return jnp.stack([first // size, -(-last.max(-1) // size)], axis=-1)
+  # A block that sees nothing goes from 0 to 0.
+  first = jnp.where(last > first, first, jnp.iinfo(jnp.int32).max)
+  first, last = first.min((2, 3)), last.max((2, 3))
+  return jnp.stack([jnp.minimum(first, last) // side, -(-last // side)], -1)
 
 
-def _take(x: Array, index: Array, block: int) -> Array:
-  return jax.lax.dynamic_slice_in_dim(x, index * block, block)
+def _seen(runs: Int[Array, "B side 2"], start: Array, side: int, rep: int):
+  """Which of `side` keys from `start` on the queries of a block see."""
+  key = start + jnp.arange(side)
+  seen = (key >= runs[..., :1]) & (key < runs[..., 1:])
+  return jnp.tile(seen, (1, rep, 1))[:, None]
 
 
-def _seen(
-  runs: Int[Array, "block 2"], index: Array
-) -> Bool[Array, "1 block block"]:
-  """Which keys of block `index` the queries with these runs see."""
-  key = index * runs.shape[0] + jnp.arange(runs.shape[0])
-  return ((key >= runs[:, :1]) & (key < runs[:, 1:]))[None]
-
-
-def _scores(queries: Array, keys: Array, seen: Array) -> Array:
-  scores = jnp.einsum(
-    "qhd,khd->hqk", queries, keys, preferred_element_type=jnp.float32
-  )
-  return jnp.where(seen, scores * queries.shape[-1] ** -0.5, MASKED)
+def _visit_all(visit, runs: Array, touched: Array, carry):
+  """`visit(run, index of a block of keys, carry)` for every run's blocks."""
+  for run, (first, last) in zip(runs, touched, strict=True):
+    carry = jax.lax.fori_loop(first, last, functools.partial(visit, run), carry)
+  return carry
 
 
 def _dot(pattern: str, *arrays: Array) -> Array:
@@ -88,95 +118,113 @@ def _dot(pattern: str, *arrays: Array) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(block, queries, keys, values, runs):
-  return _forward(block, queries, keys, values, runs)[0]
+def _attend(sides, queries, keys, values, runs):
+  return _forward(sides, queries, keys, values, runs)[0]
 
 
-def _forward(block, queries, keys, values, runs):
-  heads, size = queries.shape[1:]
+def _forward(sides, queries, keys, values, runs):
+  rows, columns = sides
+  heads = keys.shape[2]
+  rep = queries.shape[2] // heads
+  scale = queries.shape[-1] ** -0.5
+  key_blocks, value_blocks = (_key_blocks(x, columns) for x in (keys, values))
+  run_blocks = _run_blocks(runs, rows)
 
   def one(arrays):
-    query, run, (first, last) = arrays
+    query, runs, touched = arrays
 
-    def visit(index, carry):
+    def visit(run, index, carry):
       total, weight, top = carry
-      scores = _scores(query, _take(keys, index, block), _seen(run, index))
+      scores = scale * _dot("bkqd,bksd->bkqs", query, key_blocks[index])
+      seen = _seen(run, index * columns, columns, rep)
+      scores = jnp.where(seen, scores, MASKED)
       highest = jnp.maximum(top, scores.max(-1))
-      scores = jnp.exp(scores - highest[..., None])
-      scores = jnp.where(_seen(run, index), scores, 0.0)
+      scores = jnp.where(seen, jnp.exp(scores - highest[..., None]), 0.0)
       shrink = jnp.exp(top - highest)
-      value = _take(values, index, block)
+      value = value_blocks[index]
       total = total * shrink[..., None] + _dot(
-        "hqk,khd->hqd", scores.astype(value.dtype), value
+        "bkqs,bksd->bkqd", scores.astype(value.dtype), value
       )
       return total, weight * shrink + scores.sum(-1), highest
 
     start = (
-      jnp.zeros((heads, block, size), jnp.float32),
-      jnp.zeros((heads, block), jnp.float32),
-      jnp.full((heads, block), MASKED, jnp.float32),
+      jnp.zeros(query.shape, jnp.float32),
+      jnp.zeros(query.shape[:-1], jnp.float32),
+      jnp.full(query.shape[:-1], MASKED, jnp.float32),
     )
-    total, weight, top = jax.lax.fori_loop(first, last, visit, start)
+    total, weight, top = _visit_all(visit, runs, touched, start)
     weight = jnp.where(weight > 0, weight, 1.0)
     out = (total / weight[..., None]).astype(queries.dtype)
-    return jnp.moveaxis(out, 0, 1), (top + jnp.log(weight)).T
+    return out, top + jnp.log(weight)
 
-  run_blocks = _blocks(runs, block)
+  query_blocks = _query_blocks(queries, rows, heads)
   out, logs = jax.lax.map(
-    one, (_blocks(queries, block), run_blocks, _touched(run_blocks))
+    one, (query_blocks, run_blocks, _touched(run_blocks, columns))
   )
-  out, logs = out.reshape(queries.shape), logs.reshape(-1, heads)
+  out = _from_query_blocks(out, rows, queries.shape)
+  logs = _from_query_blocks(logs[..., None], rows, (*queries.shape[:3], 1))[
+    ..., 0
+  ]
   return out, (queries, keys, values, runs, out, logs)
 
 
-def _backward(block, residuals, gradient):
-  """Two softmaxes a pair of blocks: one for its queries, one for its keys.
-
-  "Sees" is symmetric, so the blocks whose queries see a block of keys are the
-  blocks whose keys its queries see.
-  """
+def _backward(sides, residuals, slope):
+  """One pass: a block of queries adds to every block of keys it has seen."""
   queries, keys, values, runs, out, logs = residuals
+  rows, columns = sides
+  heads = keys.shape[2]
+  rep = queries.shape[2] // heads
   scale = queries.shape[-1] ** -0.5
-  inner = jnp.sum(
-    gradient.astype(jnp.float32) * out.astype(jnp.float32), axis=-1
+  inner = jnp.sum(slope.astype(jnp.float32) * out.astype(jnp.float32), -1)
+  key_blocks, value_blocks = (_key_blocks(x, columns) for x in (keys, values))
+  run_blocks = _run_blocks(runs, rows)
+
+  def one(carry, arrays):
+    query, slope, log, inner, runs, touched = arrays
+
+    def visit(run, index, carry):
+      of_query, of_keys, of_values = carry
+      key, value = key_blocks[index], value_blocks[index]
+      scores = scale * _dot("bkqd,bksd->bkqs", query, key)
+      seen = _seen(run, index * columns, columns, rep)
+      weights = jnp.where(seen, jnp.exp(scores - log), 0.0)
+      change = _dot("bkqd,bksd->bkqs", slope, value) - inner
+      change = (scale * weights * change).astype(query.dtype)
+      of_query += _dot("bkqs,bksd->bkqd", change, key)
+      of_key = _dot("bkqs,bkqd->bksd", change, query)
+      of_value = _dot("bkqs,bkqd->bksd", weights.astype(slope.dtype), slope)
+      return (
+        of_query,
+        of_keys.at[index].add(of_key),
+        of_values.at[index].add(of_value),
+      )
+
+    of_query = jnp.zeros(query.shape, jnp.float32)
+    of_query, *carry = _visit_all(visit, runs, touched, (of_query, *carry))
+    return tuple(carry), of_query
+
+  zeros = jnp.zeros(key_blocks.shape, jnp.float32)
+  blocks = functools.partial(_query_blocks, side=rows, heads=heads)
+  carry, of_queries = jax.lax.scan(
+    one,
+    (zeros, zeros),
+    (
+      blocks(queries),
+      blocks(slope),
+      blocks(logs[..., None]),
+      blocks(inner[..., None]),
+      run_blocks,
+      _touched(run_blocks, columns),
+    ),
   )
-  run_blocks = _blocks(runs, block)
-
-  def pair(at_queries, at_keys):
-    """Probabilities and score gradients of one pair of blocks."""
-    query, slope, log, dot, run = (
-      _take(x, at_queries, block)
-      for x in (queries, gradient, logs, inner, runs)
-    )
-    key, value = (_take(x, at_keys, block) for x in (keys, values))
-    seen = _seen(run, at_keys)
-    weights = jnp.exp(_scores(query, key, seen) - log.T[..., None])
-    weights = jnp.where(seen, weights, 0.0)
-    change = _dot("qhd,khd->hqk", slope, value) - dot.T[..., None]
-    change = weights * change * scale
-    return weights.astype(query.dtype), change.astype(query.dtype)
-
-  def one(arrays):
-    here, (first, last) = arrays
-
-    def visit(there, carry):
-      of_query, of_key, of_value = carry
-      key = _take(keys, there, block)
-      query, slope = (_take(x, there, block) for x in (queries, gradient))
-      _, change = pair(here, there)
-      of_query += _dot("hqk,khd->qhd", change, key)
-      weights, change = pair(there, here)
-      of_key += _dot("hqk,qhd->khd", change, query)
-      of_value += _dot("hqk,qhd->khd", weights, slope)
-      return of_query, of_key, of_value
-
-    zeros = jnp.zeros((block, *queries.shape[1:]), jnp.float32)
-    return jax.lax.fori_loop(first, last, visit, (zeros,) * 3)
-
-  numbers = jnp.arange(len(run_blocks))
-  found = jax.lax.map(one, (numbers, _touched(run_blocks)))
-  gradients = (x.reshape(queries.shape).astype(queries.dtype) for x in found)
-  return (*gradients, None)
+  of_queries = _from_query_blocks(of_queries, rows, queries.shape)
+  of_keys, of_values = (_from_key_blocks(x, keys.shape) for x in carry)
+  return (
+    of_queries.astype(queries.dtype),
+    of_keys.astype(keys.dtype),
+    of_values.astype(values.dtype),
+    None,
+  )
 
 
 _attend.defvjp(_forward, _backward)

@@ -6,9 +6,9 @@ precision, or a divergence between them would measure noise.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from mmrl.models import vlm
+from mmrl.models import rows, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prefix, PyTree, Scores
 
@@ -84,68 +84,6 @@ def token_logprobs(
   return logprobs.reshape(shape), entropies.reshape(shape)
 
 
-def attention_policy(
-  rows: Float[Array, "P G R keys"],
-  prompt_mask: Bool[Array, "P S"],
-  last_row: Float[Array, "P S"] | None = None,
-  *,
-  row: str = "self",
-) -> Float[Array, "P G R keys"]:
-  """Attention rows as policies over earlier positions (RAL, eq. 2).
-
-      p^t(i) = alpha_{t,i} / sum_{j<t} alpha_{t,j},    i < t
-
-  Args:
-    rows: rows of the answer tokens over prompt and answer, from `extend`.
-    prompt_mask: True on real prompt tokens.
-    last_row: row of the last prompt token, from `prefill`; for `row="emit"`.
-    row: "self", the row of token t with its own position dropped and the
-      rest renormalised, or "emit", the row t-1 whose logits emit token t
-      (the last prompt token's for the first), which sums to one already.
-
-  Returns:
-    The policy of each answer token. Padding, later positions and, with
-    "self", the token itself are exactly zero; a row with no earlier position
-    is all zero.
-
-  Raises:
-    ValueError: if `row` is neither, or `last_row` is missing for "emit".
-
-  Reference: arXiv 2602.04884, eq. 2.
-  Reconstructed: the paper doesn't say which row "position t" is; "self" is
-  the reading in which its normaliser does something.
-  """
-  answers, count = rows.shape[1:3]
-  if row == "emit":
-    if last_row is None:
-      raise ValueError(
-        "row='emit' needs last_row, the row of the last prompt token"
-      )
-    first = jnp.pad(last_row, ((0, 0), (0, count)))[:, None, None]
-    first = jnp.broadcast_to(
-      first, (first.shape[0], answers, 1, first.shape[-1])
-    )
-    rows = jnp.concatenate([first, rows[:, :, :-1]], axis=2)
-  elif row != "self":
-    raise ValueError(f"row must be 'self' or 'emit', got {row!r}")
-  earlier = jnp.tri(count, k=-1, dtype=bool)
-  valid = jnp.concatenate(
-    [
-      jnp.broadcast_to(
-        prompt_mask[:, None, :],
-        (prompt_mask.shape[0], count, prompt_mask.shape[1]),
-      ),
-      jnp.broadcast_to(earlier, (prompt_mask.shape[0], count, count)),
-    ],
-    axis=-1,
-  )[:, None]
-  rows = jnp.where(valid, rows, 0.0)
-  total = rows.sum(-1, keepdims=True)
-  # The sum goes through `where` before the division, or 0/0 would put NaN in
-  # the gradient of rows without an earlier position.
-  return jnp.where(total > 0, rows / jnp.where(total > 0, total, 1.0), 0.0)
-
-
 def score(
   params: PyTree,
   config: ModelConfig,
@@ -166,7 +104,7 @@ def score(
     tokens: answer ids, right-padded.
     temperature: the sampling temperature.
     attention_layers: layers whose attention is a policy; none if empty.
-    attention_row: see `attention_policy`.
+    attention_row: see `rows.attention_policy`.
   """
   output = vlm.extend(
     params, config, prefix, tokens, attention_layers=attention_layers
@@ -177,9 +115,7 @@ def score(
   logprobs, entropies = token_logprobs(
     params, config, hidden, tokens, temperature
   )
-  attention = None
-  if attention_layers:
-    attention = attention_policy(
-      output.attention, prefix.mask, prefix.last_row, row=attention_row
-    )
+  attention = output.attention
+  if attention is not None:
+    attention = rows.attention_policy(attention, row=attention_row)
   return Scores(logprobs=logprobs, entropies=entropies, attention=attention)

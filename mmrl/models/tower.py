@@ -31,8 +31,10 @@ def vision(
   # Inside a scan, what is kept is written into slots of the carry.
   stacks = jnp.array(tower.deepstack_visual_indexes, jnp.int32)
 
+  runs = patches.frame[:, :, None]
+
   def full(queries, keys, values):
-    return blocked.attend_runs(queries, keys, values, patches.frame)
+    return blocked.attend_runs(queries, keys, values, runs)
 
   def windowed(queries, keys, values):
     return attention.attend_windows(

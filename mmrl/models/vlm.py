@@ -5,9 +5,9 @@ computed once (`prefill`) and the answers attend to it and to themselves
 (`extend`). Running `prefill` then `extend` is the
 same function, in value and gradient, as running P * G full rows.
 
-Depth is a scan over stacked parameters. Attention rows of chosen layers are
-outputs: the scan carries the queries and keys of those layers out, and the
-rows are computed from them once, so no layer holds a map it doesn't need.
+Depth is a scan over stacked parameters. The scan carries the queries and keys
+of chosen layers out: attention rows are computed from them where they are read
+(`mmrl.models.rows`), and no layer holds a map.
 """
 
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from mmrl.models import attention, layers, tower
 from mmrl.models.config import ModelConfig
-from mmrl.types import Output, Prefix, Prompt, PyTree
+from mmrl.types import Attention, Output, Prefix, Prompt, PyTree
 
 
 def _remat(body, config: ModelConfig):
@@ -109,11 +109,6 @@ def _add_deep(
   return x + jnp.where(index < count, own, 0)
 
 
-def _causal(mask: Array) -> Array:
-  """[P, S] key mask to the [P, S, S] mask of a causal sequence."""
-  return mask[:, None, :] & jnp.tri(mask.shape[-1], dtype=bool)
-
-
 def prefill(
   params: PyTree,
   config: ModelConfig,
@@ -129,8 +124,8 @@ def prefill(
     config: the architecture.
     prompt: padded on either side.
     visual: visual tokens from `tower.vision`.
-    attention_layers: layers (negative from the end) whose attention row of
-      the last real token is wanted.
+    attention_layers: layers (negative from the end) whose query of the last
+      real token is wanted.
 
   Returns:
     Keys and values of every layer and what emits the first answer token.
@@ -138,7 +133,6 @@ def prefill(
   prompt = jax.tree.map(jnp.asarray, prompt)
   x, deep, angles = _embed_prompt(params, config, prompt, visual)
   block = layers.DecoderBlock(config)
-  mask = _causal(prompt.mask)
   length = prompt.mask.shape[-1]
   last = length - 1 - jnp.argmax(prompt.mask[:, ::-1], axis=-1)
   chosen = _layer_indices(config, attention_layers)
@@ -152,7 +146,7 @@ def prefill(
     layer_params, index = layer
 
     def attend(queries, keys, values):
-      out = attention.attend(queries, keys, values, mask)
+      out = attention.attend_causal(queries, keys, values, prompt.mask)
       return out, (queries, keys, values)
 
     x, (queries, keys, values) = block.apply(
@@ -169,22 +163,13 @@ def prefill(
   (x, kept), (keys, values) = jax.lax.scan(
     _remat(body, config), (x, kept), (params["text"]["layers"], indices)
   )
-  last_row = None
-  if chosen:
-    rows = [
-      attention.weights(
-        query[:, None], keys[layer], prompt.mask[:, None, :]
-      ).mean((1, 2))[:, 0]
-      for query, layer in zip(kept, chosen, strict=True)
-    ]
-    last_row = sum(rows) / len(rows)
   return Prefix(
     keys=keys,
     values=values,
     mask=prompt.mask,
     next_position=prompt.next_position,
     last_hidden=at_last(final_norm(params, config, x)),
-    last_row=last_row,
+    last_query=jnp.moveaxis(kept, 0, 1) if chosen else None,
   )
 
 
@@ -215,20 +200,20 @@ def extend(
     config: the architecture.
     prefix: from `prefill` under the parameters that are to attend.
     tokens: answer ids.
-    attention_layers: layers (negative from the end) whose rows are wanted.
+    attention_layers: layers (negative from the end) whose rows are wanted;
+      `prefix` has the same.
 
   Returns:
     `hidden` [P, G, R, D], which emits the token *after* each answer token
-    (the prefix emits the first), and `attention` [P, G, R, S+R]: the row of
-    each answer token over prompt and answer, its own position included, mean
-    over heads and the chosen layers.
+    (the prefix emits the first), and `attention`, of which
+    `attention_rows` makes the row of each answer token over prompt and
+    answer, its own position included, [P, G, R, S+R].
   """
   x = embed(params, config, tokens)
   count = tokens.shape[-1]
   angles = answer_angles(config, prefix, 0, count)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
-  mask = jnp.tri(count, dtype=bool)
   chosen = _layer_indices(config, attention_layers)
 
   def body(carry, layer):
@@ -236,8 +221,8 @@ def extend(
     layer_params, prefix_keys, prefix_values, index = layer
 
     def attend(queries, keys, values):
-      out = attention.attend_prefix(
-        queries, prefix_keys, prefix_values, prefix.mask, keys, values, mask
+      out = attention.attend_answers(
+        queries, prefix_keys, prefix_values, prefix.mask, keys, values
       )
       return out, (queries, keys)
 
@@ -255,16 +240,16 @@ def extend(
     (x, kept),
     (params["text"]["layers"], prefix.keys, prefix.values, indices),
   )
-  rows = [
-    attention.attention_rows(
-      queries[slot], prefix.keys[layer], prefix.mask, keys[slot], mask
+  kept = None
+  if chosen:
+    kept = Attention(
+      queries=jnp.moveaxis(queries, 0, 3),
+      keys=jnp.moveaxis(keys, 0, 3),
+      prefix_keys=jnp.stack([prefix.keys[i] for i in chosen], axis=2),
+      prefix_mask=prefix.mask,
+      last_query=prefix.last_query,
     )
-    for slot, layer in enumerate(chosen)
-  ]
-  return Output(
-    hidden=final_norm(params, config, x),
-    attention=sum(rows) / len(rows) if rows else None,
-  )
+  return Output(hidden=final_norm(params, config, x), attention=kept)
 
 
 def apply(
@@ -299,7 +284,7 @@ def apply(
 def _apply(params, config, prompt, visual, maps: bool) -> Output:
   x, deep, angles = _embed_prompt(params, config, prompt, visual)
   block = layers.DecoderBlock(config)
-  mask = _causal(prompt.mask)
+  mask = attention.causal_mask(prompt.mask)
 
   def body(x, layer):
     layer_params, index = layer

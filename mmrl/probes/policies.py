@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int
 
-from mmrl.models import policy, tower, vlm
+from mmrl.models import policy, rows, tower, vlm
 from mmrl.models.config import ModelConfig
-from mmrl.types import Prefix, Prompt, PyTree, Rollout, Scores
+from mmrl.types import Attention, Prefix, Prompt, PyTree, Rollout, Scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Behaviour(NamedTuple):
 
   logprobs_old: Float[Array, "P G R"]
   entropies_old: Float[Array, "P G R"]
-  attention_old: Float[Array, "P G R keys"]
+  attention_old: Attention | Float[Array, "P G R keys"]
 
 
 class Reference(NamedTuple):
@@ -73,10 +73,12 @@ def behaviour(scorer: Scorer, params: PyTree, rollout: Rollout) -> Behaviour:
   """Log-probabilities, entropies and attention policies of the sampler.
 
   They come from the scorer that training uses, not from the decoding loop,
-  over the prefix that the rollout has computed already.
+  over the prefix that the rollout has computed already. The attention is kept
+  as rows or as what makes them, whichever is smaller.
   """
   scores = scorer(params, rollout.prefix, rollout.tokens)
-  return Behaviour(scores.logprobs, scores.entropies, scores.attention)
+  kept = rows.smaller(scores.attention)
+  return Behaviour(scores.logprobs, scores.entropies, kept)
 
 
 def reference(

@@ -103,6 +103,7 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
     config,
     prompt,
     key,
+    attention_layers=layers,
     answers=1,
     length=length,
     temperature=temperature,
@@ -110,7 +111,8 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
   output = models.extend(
     params, config, rollout.prefix, rollout.tokens, attention_layers=layers
   )
-  return rollout.tokens, rollout.mask, output.attention
+  rows = models.attention_rows(output.attention)
+  return rollout.tokens, rollout.mask, rows
 
 
 def draw(model: models.Model, found: Answer, token: str) -> Image.Image:

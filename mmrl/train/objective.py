@@ -12,6 +12,7 @@ from mmrl import build, losses
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import policy, reduce
+from mmrl.models import map_rows
 from mmrl.types import Scores
 
 _REDUCTIONS = {
@@ -144,8 +145,9 @@ def _policy_metrics(context: Mapping[str, Any], mean) -> dict[str, Array]:
 
 def _attention_metrics(context: Mapping[str, Any], mean) -> dict[str, Array]:
   """How far attention has moved, for all answers, good ones and bad ones."""
-  divergence = attention_losses.jensen_shannon(
-    context["attention"], context["attention_old"]
+  divergence = map_rows(
+    attention_losses.jensen_shannon,
+    *jax.lax.stop_gradient((context["attention"], context["attention_old"])),
   )
   good = policy.per_token(context["advantages"]) > 0
   bad = policy.per_token(context["advantages"]) < 0

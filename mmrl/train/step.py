@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import optax
 
-from mmrl import build
+from mmrl import build, models
 from mmrl.probes.policies import Scorer
 from mmrl.rollout import sampler
 from mmrl.train import objective as objective_lib
 from mmrl.train import optimizer as optimizer_lib
 from mmrl.train.objective import Term
-from mmrl.types import Batch, Prompt, PyTree, Rollout, pytree
+from mmrl.types import Attention, Batch, Prompt, PyTree, Rollout, pytree
 
 
 @pytree
@@ -104,7 +104,7 @@ def make_probe(scorer: Scorer, probes: Sequence[build.Bound]) -> Callable:
 
 
 def region_share(
-  attention: Float[Array, "P G R keys"],
+  attention: Attention | Float[Array, "P G R keys"],
   prompt: Prompt,
   mask: Bool[Array, "P G R"],
 ) -> Float[Array, "P"]:
@@ -113,10 +113,16 @@ def region_share(
   Mean over the answer tokens of each prompt; a visual token that the region
   covers in part counts in part. NaN where no region is marked.
   """
-  on_prompt = attention[..., : prompt.mask.shape[-1]]
-  on_region = jnp.einsum("pgrs,ps->pgr", on_prompt, prompt.region)
   visual = (prompt.visual_index >= 0).astype(jnp.float32)
-  on_visual = jnp.einsum("pgrs,ps->pgr", on_prompt, visual)
+  weights = jnp.stack([prompt.region, visual], axis=-1)
+
+  def of_rows(rows):
+    on_prompt = rows[..., : prompt.mask.shape[-1]]
+    return jnp.einsum("pgrs,psn->pgrn", on_prompt, weights)
+
+  on_region, on_visual = jnp.moveaxis(
+    models.map_rows(of_rows, attention), -1, 0
+  )
   marked = (prompt.region.sum(-1) > 0)[:, None, None]
   counts = mask & marked & (on_visual > 0)
   share = jnp.where(counts, on_region / jnp.where(counts, on_visual, 1.0), 0.0)

@@ -105,29 +105,6 @@ def test_attend_is_attend_prefix_without_a_prefix():
   np.testing.assert_allclose(alone, dense, atol=1e-6)
 
 
-def test_attention_rows_are_head_means_of_weights():
-  queries, prefix_keys, _, keys, _ = make_answers()
-
-  def rows(queries, prefix_keys, keys):
-    return attention.attention_rows(
-      queries, prefix_keys, PREFIX_MASK, keys, OWN_MASK
-    )
-
-  def dense(queries, prefix_keys, keys):
-    everything = concatenated(prefix_keys, keys)
-    return attention.weights(queries, everything, dense_mask()).mean((2, 3))
-
-  args = queries, prefix_keys, keys
-  cotangent = normal(5, P, G, T, S + T)
-  ours, ours_grads = value_and_vjp(rows, args, cotangent)
-  theirs, theirs_grads = value_and_vjp(dense, args, cotangent)
-  np.testing.assert_allclose(ours, theirs, atol=1e-6)
-  np.testing.assert_allclose(ours.sum(-1), 1, rtol=1e-6)
-  assert (np.asarray(ours)[~np.asarray(dense_mask())] == 0).all()
-  for one, other in zip(ours_grads, theirs_grads, strict=True):
-    np.testing.assert_allclose(one, other, atol=1e-6)
-
-
 def test_weights_by_hand():
   """Keys (1,0), (0,1); scores (1, 0) / sqrt 2 -> sigmoid(0.7071) = 0.669761."""
   queries = jnp.array([[[1.0, 0.0]]])

@@ -1,4 +1,4 @@
-"""The token policy and the attention policy."""
+"""The token policy, and the scorer of both."""
 
 import dataclasses
 import functools
@@ -10,116 +10,8 @@ import pytest
 import small_models
 
 from mmrl import models
-from mmrl.models import attention, policy
+from mmrl.models import policy
 from mmrl.rollout import sampler
-
-# One sequence of four positions; two query heads on one key head of size 2.
-KEYS = np.array([[1, 0], [0, 1], [1, 1], [-1, 0.5]], np.float32)
-QUERIES = {
-  1: [[0.5, 0], [0, 1]],
-  2: [[1, -1], [0.5, 0.5]],
-  3: [[0, 2], [1, 0]],
-}
-# softmax(q @ k / sqrt 2), mean of both heads.
-ROWS = {
-  1: [0.458859, 0.541141, 0, 0],
-  2: [0.434011, 0.216038, 0.349952, 0],
-  3: [0.227162, 0.272838, 0.365472, 0.134528],
-}
-
-
-def make_rows(keys: np.ndarray, prompt_mask: list[bool]):
-  """Rows of positions 2 and 3 as answer to a prompt of padding, 0 and 1."""
-  prompt_mask = jnp.array([prompt_mask])
-  answer = jnp.array([QUERIES[2], QUERIES[3]], jnp.float32)
-  prefix_keys = jnp.asarray(keys[:-2])[None, :, None]
-  rows = attention.attention_rows(
-    answer[None, None],
-    prefix_keys,
-    prompt_mask,
-    jnp.asarray(keys[-2:])[None, None, :, None],
-    jnp.tri(2, dtype=bool),
-  )
-  last = attention.weights(
-    jnp.array(QUERIES[1], jnp.float32)[None, None],
-    prefix_keys,
-    prompt_mask[:, None],
-  ).mean((1, 2))[:, 0]
-  return rows, prompt_mask, last
-
-
-@pytest.mark.parametrize(
-  "row, wanted",
-  [
-    ("self", [[0.667659, 0.332341, 0, 0], [0.262472, 0.315247, 0.422281, 0]]),
-    ("emit", [ROWS[1], ROWS[2]]),
-  ],
-)
-def test_golden_policy(row, wanted):
-  rows, mask, last = make_rows(KEYS, [True, True])
-  np.testing.assert_allclose(rows[0, 0], [ROWS[2], ROWS[3]], atol=1e-6)
-  np.testing.assert_allclose(last[0], ROWS[1][:2], atol=1e-6)
-  p = policy.attention_policy(rows, mask, last, row=row)
-  np.testing.assert_allclose(p[0, 0], wanted, atol=1e-6)
-
-
-def test_golden_policy_with_padding_on_the_left():
-  keys = np.concatenate([[[9.0, 9.0]], KEYS]).astype(np.float32)
-  p = policy.attention_policy(*make_rows(keys, [False, True, True]))
-  np.testing.assert_allclose(
-    p[0, 0],
-    [[0, 0.667659, 0.332341, 0, 0], [0, 0.262472, 0.315247, 0.422281, 0]],
-    atol=1e-6,
-  )
-
-
-@pytest.mark.parametrize(
-  "row, wanted",
-  [
-    (
-      "self",
-      [[0.667659, 0.332341, 0, 0, 0], [0.262472, 0.315247, 0, 0.422281, 0]],
-    ),
-    (
-      "emit",
-      [[0.458859, 0.541141, 0, 0, 0], [0.434011, 0.216038, 0, 0.349952, 0]],
-    ),
-  ],
-)
-def test_golden_policy_with_padding_before_the_answer(row, wanted):
-  keys = np.insert(KEYS, 2, 9.0, axis=0)
-  rows, mask, last = make_rows(keys, [True, True, False])
-  p = policy.attention_policy(rows, mask, last, row=row)
-  np.testing.assert_allclose(p[0, 0], wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize("real, wanted", [(True, [1, 0]), (False, [0, 0])])
-def test_golden_policy_of_one_earlier_key_and_of_none(real, wanted):
-  rows = jnp.array([[[[0.458859 if real else 0.0, 0.541141]]]])
-  p = policy.attention_policy(rows, jnp.array([[real]]))
-  np.testing.assert_array_equal(p[0, 0, 0], wanted)
-
-
-@pytest.mark.parametrize("row", ["self", "emit"])
-def test_gradient_is_finite_without_an_earlier_key(row):
-  """0/0 in the unused branch of a `where` would make it NaN."""
-
-  def total(rows, last):
-    mask = jnp.array([[False], [True]])
-    p = policy.attention_policy(rows, mask, last, row=row)
-    return jnp.square(p).sum()
-
-  rows = jnp.array([[[[0.0, 1.0]]], [[[0.5, 0.5]]]])
-  grads = jax.grad(total, (0, 1))(rows, jnp.array([[0.0], [1.0]]))
-  assert all(np.isfinite(g).all() for g in grads)
-
-
-def test_policy_refuses():
-  rows, mask = jnp.ones((1, 1, 2, 4)), jnp.ones((1, 2), bool)
-  with pytest.raises(ValueError, match="'self' or 'emit', got 'other'"):
-    policy.attention_policy(rows, mask, row="other")
-  with pytest.raises(ValueError, match="needs last_row"):
-    policy.attention_policy(rows, mask, row="emit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +50,7 @@ def make_sampled(row: str) -> Sampled:
 def test_rows_of_a_model_sum_to_one_and_skip_their_token(row):
   """Later positions and padding are exactly zero; "self" drops the diagonal."""
   sampled = make_sampled(row)
-  p = np.asarray(sampled.scores.attention)
+  p = np.asarray(models.attention_rows(sampled.scores.attention))
   np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
   real = np.asarray(sampled.rollout.prefix.mask)
   prompt_length = real.shape[1]

@@ -97,9 +97,11 @@ def test_shapes(config):
     output = models.extend(
       params, config, prefix, answers, attention_layers=(-1,)
     )
-    return visual, prefix, output, models.logits(params, config, output.hidden)
+    rows = models.attention_rows(output.attention)
+    logits = models.logits(params, config, output.hidden)
+    return visual, prefix, output, rows, logits
 
-  visual, prefix, output, logits = jax.eval_shape(
+  visual, prefix, output, attention, logits = jax.eval_shape(
     run,
     parameters.shapes(config),
     prompt_shapes(config),
@@ -115,10 +117,9 @@ def test_shapes(config):
     text.num_key_value_heads,
     128,
   )
-  assert prefix.last_row.shape == (PROMPTS, LENGTH)
   rows = (PROMPTS, ANSWERS, NEW)
   assert output.hidden.shape == (*rows, text.hidden_size)
-  assert output.attention.shape == (*rows, LENGTH + NEW)
+  assert attention.shape == (*rows, LENGTH + NEW)
   assert logits.shape == (*rows, text.vocab_size)
 
 

@@ -10,7 +10,7 @@ import pytest
 import small_models
 
 from mmrl import models
-from mmrl.models import decoding
+from mmrl.models import attention, blocked, decoding
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prompt
 
@@ -85,7 +85,10 @@ def extended(
   first = jnp.broadcast_to(first, (*tokens.shape[:2], 1, first.shape[-1]))
   hidden = jnp.concatenate([first, output.hidden], axis=2)
   logits = models.logits(params, config, hidden)
-  return logits, output.attention, prefix.last_row
+  # The row of the last prompt token is the first of "emit".
+  emit = models.attention_policy(output.attention, row="emit")
+  last_row = models.attention_rows(emit, 0, 1)[:, 0, 0, : -tokens.shape[-1]]
+  return logits, models.attention_rows(output.attention), last_row
 
 
 def rows_of(output, shape, attention_layers=LAYERS):
@@ -181,6 +184,25 @@ def test_gradient_of_extend_is_that_of_full_rows(family):
 @pytest.mark.parametrize("family", TIED)
 def test_packing_pictures_together_changes_no_gradient(family):
   check_same_gradient(gradient(family, packed=True), gradient(family), 3e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_long_sequences_are_the_same_function(monkeypatch, family):
+  """Attention block by block, in value and gradient, padding on either side."""
+  wanted = gradient(family)
+  monkeypatch.setattr(attention, "_DENSE_VALUES", 0)
+  monkeypatch.setattr(blocked, "_side", lambda: 24)
+  check_same_gradient(gradient.__wrapped__(family), wanted, 3e-5)
+  case = make_case(family)
+  right = small_models.to_the_left(case.prompt)
+  args = case.params, case.config, right, jnp.asarray(case.tokens)
+  logits, rows, _ = jax.jit(extended, static_argnums=1)(*args)
+  monkeypatch.undo()
+  tolerances = 2e-5, 2e-6
+  for one, other, atol in zip(
+    (logits, rows), extended(*args), tolerances, strict=False
+  ):
+    np.testing.assert_allclose(one, other, atol=atol, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])

@@ -1,0 +1,169 @@
+"""Attention rows of answer tokens, computed where they are read.
+
+`extend` hands out the queries and keys of chosen layers. Rows of S + R numbers
+come into being a few tokens at a time, in the forward and again in the
+backward pass, so what is kept for a loss on attention doesn't grow with the
+length of the prompt times that of the answer.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from mmrl.models.blocked import MASKED
+from mmrl.types import Attention, PyTree
+
+# Numbers of the attention maps that exist at once; 64 MiB.
+_CHUNK_VALUES = 2**24
+
+
+def attention_policy(attention: Attention, *, row: str = "self") -> Attention:
+  """The same attention as policies over earlier positions (RAL, eq. 2).
+
+      p^t(i) = alpha_{t,i} / sum_{j<t} alpha_{t,j},    i < t
+
+  Args:
+    attention: from `extend`.
+    row: "self", the row of token t with its own position dropped and the
+      rest renormalised, or "emit", the row t-1 whose logits emit token t
+      (the last prompt token's for the first), which sums to one already.
+
+  Returns:
+    Attention whose rows are the policies of the answer tokens. Padding,
+    later positions and, with "self", the token itself are exactly zero; a
+    row with no earlier position is all zero.
+
+  Raises:
+    ValueError: if `row` is neither.
+
+  Reference: arXiv 2602.04884, eq. 2.
+  Reconstructed: the paper doesn't say which row "position t" is; "self" is
+  the reading in which its normaliser does something.
+  """
+  if row not in ("self", "emit"):
+    raise ValueError(f"row must be 'self' or 'emit', got {row!r}")
+  queries = attention.queries
+  if row == "emit":
+    first = attention.last_query[:, None, None]
+    first = jnp.broadcast_to(first, (*queries.shape[:2], 1, *queries.shape[3:]))
+    queries = jnp.concatenate([first, queries[:, :, :-1]], axis=2)
+  return dataclasses.replace(attention, queries=queries, row=row)
+
+
+def attention_rows(
+  attention: Attention, start: Array | int = 0, count: int = 0
+) -> Float[Array, "P G count keys"]:
+  """Float32 rows over S + R keys, mean over heads and layers.
+
+  Args:
+    attention: of answer tokens; policies if `attention_policy` made it.
+    start: first of the answer tokens.
+    count: how many of them; 0 is all.
+  """
+  length, kv_heads = attention.queries.shape[2], attention.keys.shape[-2]
+  count = count or length
+  queries = jax.lax.dynamic_slice_in_dim(attention.queries, start, count, 2)
+  *batch, heads, size = queries.shape
+  grouped = queries.reshape(*batch, kv_heads, heads // kv_heads, size)
+  scores = [
+    jnp.einsum(pattern, grouped, keys, preferred_element_type=jnp.float32)
+    for pattern, keys in (
+      ("pgtckhd,psckd->pgckhts", attention.prefix_keys),
+      ("pgtckhd,pguckd->pgckhtu", attention.keys),
+    )
+  ]
+  # Row t of "emit" is that of the token before.
+  at = start + jnp.arange(count)[:, None]
+  earlier = jnp.arange(length) < at
+  own = earlier if attention.row == "emit" else jnp.arange(length) <= at
+  prompt = attention.prefix_mask[:, None, None, None, None, None, :]
+  scores = jnp.concatenate(
+    [
+      jnp.where(prompt, scores[0], MASKED),
+      jnp.where(own, scores[1], MASKED),
+    ],
+    axis=-1,
+  )
+  rows = jax.nn.softmax(scores * size**-0.5, axis=-1).mean((2, 3, 4))
+  if not attention.row:
+    return rows
+  prompt = jnp.broadcast_to(
+    prompt[:, :, 0, 0, 0], (*rows.shape[:3], prompt.shape[-1])
+  )
+  valid = jnp.concatenate(
+    [prompt, jnp.broadcast_to(earlier, (*rows.shape[:3], length))], axis=-1
+  )
+  rows = jnp.where(valid, rows, 0.0)
+  total = rows.sum(-1, keepdims=True)
+  # The sum goes through `where` before the division, or 0/0 would put NaN
+  # in the gradient of rows without an earlier position.
+  return jnp.where(total > 0, rows / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def smaller(attention: Attention) -> Attention | Float[Array, "P G R keys"]:
+  """Attention, or its rows if they take less memory."""
+  prompts, answers, length = attention.queries.shape[:3]
+  keys = attention.prefix_keys.shape[1] + length
+  own = sum(x.nbytes for x in jax.tree.leaves(attention))
+  rows = 4 * prompts * answers * length * keys
+  return attention if own < rows else attention_rows(attention)
+
+
+def map_rows(
+  function: Callable[..., PyTree],
+  *arguments: Attention | Shaped[Array, "P G R ..."],
+) -> PyTree:
+  """`function` of rows, a few answer tokens at a time.
+
+  Args:
+    function: reads `count` answer tokens of every argument, of attention the
+      rows [P, G, count, keys], and returns arrays [P, G, count, ...].
+    *arguments: attention of the same answers, the first of them at least, and
+      arrays.
+
+  Returns:
+    Its results for all rows, [P, G, R, ...]. In the backward pass they are
+    computed again.
+  """
+  length = jax.tree.leaves(arguments[0])[0].shape[2]
+  values = sum(map(_values, arguments))
+  chunks = min(length, -(-values // _CHUNK_VALUES))
+  if chunks <= 1:
+    return function(*(_take(one, 0, length) for one in arguments))
+  count = -(-length // chunks)
+  chunks = -(-length // count)
+
+  @jax.checkpoint
+  def part(start):
+    return function(*(_take(one, start, count) for one in arguments))
+
+  # The last part begins early enough to be whole; what it repeats is dropped.
+  starts = jnp.minimum(jnp.arange(chunks) * count, length - count)
+  found = jax.lax.map(part, starts)
+  repeated = chunks * count - length
+
+  def join(parts):
+    parts = jnp.moveaxis(parts, 0, 2)
+    head = parts[:, :, :-1].reshape(*parts.shape[:2], -1, *parts.shape[4:])
+    return jnp.concatenate([head, parts[:, :, -1, repeated:]], axis=2)
+
+  return jax.tree.map(join, found)
+
+
+def _values(argument: Any) -> int:
+  """Numbers of its maps; an array takes nothing more."""
+  if not isinstance(argument, Attention):
+    return 0
+  *batch, _ = argument.queries.shape
+  return math.prod(batch) * (argument.prefix_keys.shape[1] + batch[2])
+
+
+def _take(argument: Any, start: Array | int, count: int) -> Array:
+  if isinstance(argument, Attention):
+    return attention_rows(argument, start, count)
+  return jax.lax.dynamic_slice_in_dim(argument, start, count, 2)
