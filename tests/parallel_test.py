@@ -1,8 +1,7 @@
 """The three wrappers agree with one device, for RAL with uneven answers."""
 
-import functools
-
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
