@@ -73,12 +73,15 @@ class Run:
     """State of step 0. Copies what trains: updates donate their state."""
     trainable, frozen = optimizer_lib.partition(self.params, self.frozen)
     trainable = jax.tree.map(jnp.copy, trainable)
-    return State(
+    state = State(
       step=jnp.zeros((), jnp.int32),
       trainable=trainable,
       frozen=jax.tree.map(jnp.copy, frozen),
       optimizer=self.optimizer.init(trainable),
     )
+    # As bound to the device as what comes back from an update, or the second
+    # update would be compiled again.
+    return jax.device_put(state, jax.devices()[0])
 
 
 def load_model(config: ml_collections.ConfigDict) -> models.Model:
