@@ -33,7 +33,8 @@ from mmrl.data import sources
 from mmrl.losses import reduce
 from mmrl.models import config as config_lib
 from mmrl.models import pictures
-from mmrl.models.processor import Encoded, Processor
+from mmrl.models.packing import Encoded
+from mmrl.models.processor import Processor
 from mmrl.rollout import sampler
 from mmrl.types import PyTree
 

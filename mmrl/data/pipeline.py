@@ -8,7 +8,8 @@ import grain
 
 from mmrl.data.sources import Example
 from mmrl.errors import UserError
-from mmrl.models.processor import Encoded, Processor
+from mmrl.models.packing import Encoded
+from mmrl.models.processor import Processor
 from mmrl.types import Prompt
 
 

@@ -65,6 +65,11 @@ class VisionConfig:
     """Visual tokens along one side of an attention window."""
     return self.window_size // self.cell_size
 
+  @property
+  def window_patches(self) -> int:
+    """Patches of a whole attention window; 0 where there are none."""
+    return (self.window_cells * self.spatial_merge_size) ** 2
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from mmrl import models
 from mmrl.errors import UserError
 from mmrl.models import pictures
-from mmrl.models.processor import Encoded
+from mmrl.models.packing import Encoded
 from mmrl.report import overlay
 from mmrl.rollout import sampler
 

@@ -56,7 +56,7 @@ def prompt_shapes(config):
 
   windows = slots = None
   if tower.window_size:
-    per_window = (tower.window_cells * tower.spatial_merge_size) ** 2
+    per_window = tower.window_patches
     windows, slots = ints(1, 4, per_window), ints(1, PATCHES)
   return Prompt(
     tokens=ints(PROMPTS, LENGTH),

@@ -26,7 +26,8 @@ from transformers.video_utils import VideoMetadata, load_video
 from mmrl.models import config_json
 from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES
-from mmrl.models.processor import Encoded, Processor
+from mmrl.models.packing import Encoded
+from mmrl.models.processor import Processor
 
 Torch = transformers.PreTrainedModel
 # The models are so small that threads would only wait for each other.

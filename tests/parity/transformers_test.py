@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 from mmrl import models  # noqa: E402
 from mmrl.models import config_json  # noqa: E402
 from mmrl.models.families import FAMILIES, VideoConfig  # noqa: E402
-from mmrl.models.processor import Encoded  # noqa: E402
+from mmrl.models.packing import Encoded  # noqa: E402
 from mmrl.rollout import sampler  # noqa: E402
 from mmrl.types import Output, Prompt, Rollout  # noqa: E402
 from parity import oracle  # noqa: E402
