@@ -61,7 +61,7 @@ def rotate(
   return rotated.astype(x.dtype)
 
 
-def _group(
+def group(
   queries: Float[Array, "*batch H head"], kv_heads: int
 ) -> Float[Array, "*batch K rep head"]:
   """Groups query heads by the key head they read, scaled for the softmax."""
@@ -80,7 +80,7 @@ def weights(
   mask: Bool[Array, "*batch #T U"],
 ) -> Float[Array, "*batch K rep T U"]:
   """Attention probabilities, float32, one map per query head."""
-  grouped = _group(queries, keys.shape[-2])
+  grouped = group(queries, keys.shape[-2])
   scores = jnp.einsum(
     "...tkhd,...ukd->...khtu",
     grouped,
@@ -169,7 +169,7 @@ def attend_prefix(
     keys, values: the answer's own.
     mask: which own keys each new token sees.
   """
-  grouped = _group(queries, keys.shape[-2])
+  grouped = group(queries, keys.shape[-2])
   over_prefix = jnp.einsum(
     "pgtkhd,pskd->pgkhts",
     grouped,

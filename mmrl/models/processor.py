@@ -317,18 +317,9 @@ class Processor:
       cuts=cuts,
     )
 
-  def collate(
-    self,
-    encoded: Sequence[Encoded],
-    *,
-    lengths: Sequence[int] = (),
-    patches: Sequence[int] = (),
-    rows: int = 1,
-  ) -> Prompt:
+  def collate(self, encoded: Sequence[Encoded], **buckets) -> Prompt:
     """Pads conversations to one batch; see `packing.collate`."""
-    return packing.collate(
-      encoded, self.config, lengths=lengths, patches=patches, rows=rows
-    )
+    return packing.collate(encoded, self.config, **buckets)
 
 
 def _parts(conversation: Sequence[dict], name: str) -> Iterator[dict]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from mmrl.models.blocked import MASKED
+from mmrl.models.attention import MASKED, group
 from mmrl.types import Attention, PyTree
 
 # Numbers of the attention maps that exist at once; 64 MiB.
@@ -68,8 +68,7 @@ def attention_rows(
   length, kv_heads = attention.queries.shape[2], attention.keys.shape[-2]
   count = count or length
   queries = jax.lax.dynamic_slice_in_dim(attention.queries, start, count, 2)
-  *batch, heads, size = queries.shape
-  grouped = queries.reshape(*batch, kv_heads, heads // kv_heads, size)
+  grouped = group(queries, kv_heads)
   scores = [
     jnp.einsum(pattern, grouped, keys, preferred_element_type=jnp.float32)
     for pattern, keys in (
@@ -89,7 +88,7 @@ def attention_rows(
     ],
     axis=-1,
   )
-  rows = jax.nn.softmax(scores * size**-0.5, axis=-1).mean((2, 3, 4))
+  rows = jax.nn.softmax(scores, axis=-1).mean((2, 3, 4))
   if not attention.row:
     return rows
   prompt = jnp.broadcast_to(
