@@ -76,7 +76,13 @@ def make_rollout(scorer: Scorer, options: Mapping) -> Callable[..., Rollout]:
 
 
 def make_probe(scorer: Scorer, probes: Sequence[build.Bound]) -> Callable:
-  """Runs all probes of a config, and measures the rollout with them."""
+  """Runs all probes of a config, and measures the rollout with them.
+
+  How far sampler and scorer differ is said in two ways: the largest difference
+  of log-probabilities, and the share of answer tokens with
+
+      |p_scorer / p_sampler - 1| > 1 %  and  > 10 %.
+  """
 
   def probe(state: State, params_ref: PyTree, prompt: Prompt, rollout: Rollout):
     context = {
@@ -90,9 +96,15 @@ def make_probe(scorer: Scorer, probes: Sequence[build.Bound]) -> Callable:
     for bound in probes:
       fields |= bound(context)._asdict()
     mask = rollout.mask
-    gap = jnp.abs(rollout.logprobs - fields["logprobs_old"])
+    gap = jnp.where(mask, fields["logprobs_old"] - rollout.logprobs, 0.0)
+
+    def outside(bound):
+      return (jnp.abs(jnp.expm1(gap)) > bound).sum() / mask.sum()
+
     metrics = {
-      "rollout/sampler_scorer_gap": jnp.max(jnp.where(mask, gap, 0.0)),
+      "rollout/sampler_scorer_gap": jnp.abs(gap).max(),
+      "rollout/sampler_scorer_outside_1_percent": outside(0.01),
+      "rollout/sampler_scorer_outside_10_percent": outside(0.10),
       "rollout/length": mask.sum(-1).mean(),
       "attention/region": jnp.nanmean(
         region_share(fields["attention_old"], prompt, mask)

@@ -124,6 +124,7 @@ def test_a_run_leaves_what_it_says(finished):
     } <= set(line)
     assert all(np.isfinite(value) for value in line.values())
     assert line["rollout/sampler_scorer_gap"] < 1e-4
+    assert line["rollout/sampler_scorer_outside_1_percent"] == 0
   assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
