@@ -12,6 +12,13 @@ the steps after `--warmup`; compilation is apart, in `compile_s`.
   reward_s    of it, decoding texts and computing rewards on the host
   probe_s     of it, waiting for behaviour and reference scores
   update_s    loss, gradient and optimiser
+
+`model_flops` is the work of a step by the formula of `mmrl.models.flops`,
+padding and recomputation left out; `model_tflops_per_s` is that divided by
+`step_s`, and `utilisation` its share of the device's peak, as
+`update_utilisation` is for the update alone. The peak is the published one in
+bfloat16, or where there is none, as on a CPU, a large float32 matrix product
+timed in this process just before the steps (`experiments.bench.peak`).
 """
 
 import argparse
@@ -30,9 +37,10 @@ import tokenizers
 import transformers
 
 from experiments import tiny_model
+from experiments.bench import peak
 from mmrl import data, models
 from mmrl.models import config as config_lib
-from mmrl.models import pictures
+from mmrl.models import flops, pictures
 from mmrl.models.families import FAMILIES
 from mmrl.models.processor import Processor
 from mmrl.train import defaults, loop, metrics
@@ -187,6 +195,7 @@ def main() -> None:
     path = write_questions(folder, flags)
     config = build_config(flags, str(folder / "model"), path)
     run = run_lib.build_run(config)
+    fastest, source = peak.flops_per_second()
     rows, compiled = time_steps(flags, config, run, compilations)
   kept = rows[flags.warmup :]
 
@@ -195,6 +204,7 @@ def main() -> None:
 
   tokens = flags.prompts * flags.group * flags.new_tokens
   parts = ("step", "rollout", "generate", "reward", "probe", "update")
+  work, of_updates = (median(f"{name}_flops") for name in ("step", "update"))
   line = {
     "bench": "step",
     "params": sum(x.size for x in jax.tree.leaves(model.params)),
@@ -203,6 +213,12 @@ def main() -> None:
     "compile_s": round(compilations.seconds, 2),
     "compilations_after_warmup": compilations.count - compiled,
     "new_tokens_per_s": round(tokens / median("step")),
+    "model_flops": int(work),
+    "model_tflops_per_s": round(work / median("step") / 1e12, 6),
+    "utilisation": round(work / median("step") / fastest, 5),
+    "update_utilisation": round(of_updates / median("update") / fastest, 5),
+    "peak_tflops_per_s": round(fastest / 1e12, 6),
+    "peak": source,
     "peak_rss_mib": round(
       resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     ),
@@ -210,6 +226,29 @@ def main() -> None:
     "versions": {"jax": jax.__version__},
   }
   print(json.dumps(line))
+
+
+def step_flops(config, run, samples) -> dict[str, int]:
+  """Model FLOPs of a step on questions with one picture each.
+
+  An answer that may end early (`--free-length`) counts as a whole one.
+  """
+  merge = run.model_config.vision.spatial_merge_size
+  layers = len(config.attention.layers)
+  work = flops.step(
+    run.model_config,
+    grids=[
+      (1, rows * merge, columns * merge) for rows, columns in samples.grids
+    ],
+    lengths=samples.prompt.mask.sum(-1).tolist(),
+    answers=config.rollout.answers,
+    count=config.rollout.length,
+    rows_probed=layers,
+    rows_trained=layers * ("attention" in config.losses),
+    reference="reference" in config.probes,
+    epochs=config.train.epochs,
+  )
+  return {"step_flops": sum(work.values()), "update_flops": work["update"]}
 
 
 def time_steps(flags, config, run, compilations):
@@ -240,6 +279,7 @@ def time_steps(flags, config, run, compilations):
           "reward": values["time/reward"],
           "probe": values["time/probe"],
           "update": ended - collected,
+          **step_flops(config, run, samples),
         }
       )
       if step == flags.warmup:
