@@ -4,14 +4,17 @@ Everything here is a pure function of rotated queries, keys and values. Scores
 and softmax are float32; products with values return to the input type.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrl.models import blocked
+from mmrl.models import blocked, splash
 from mmrl.models.blocked import MASKED
 
-# Attention maps of fewer numbers are computed whole, others block by block.
+# Attention maps of fewer numbers are computed whole, others block by block: on
+# a TPU by its own kernel.
 _DENSE_VALUES = 2**22
 
 
@@ -122,10 +125,17 @@ def attend_causal(
   prompts, count, heads = queries.shape[:3]
   if prompts * heads * count**2 <= _DENSE_VALUES:
     return attend(queries, keys, values, causal_mask(mask))
-  first = jnp.argmax(mask, axis=-1)[:, None]
-  runs = jnp.stack(jnp.broadcast_arrays(first, jnp.arange(count) + 1), -1)
-  runs = jnp.where(mask[..., None], runs, 0)[:, :, None]
-  return blocked.attend_runs(queries, keys, values, runs)
+
+  def by_runs(queries, keys, values, mask):
+    first = jnp.argmax(mask, axis=-1)[:, None]
+    runs = jnp.stack(jnp.broadcast_arrays(first, jnp.arange(count) + 1), -1)
+    runs = jnp.where(mask[..., None], runs, 0)[:, :, None]
+    return blocked.attend_runs(queries, keys, values, runs)
+
+  # Chosen when lowered, so that a program for another machine has its own.
+  return jax.lax.platform_dependent(
+    queries, keys, values, mask, tpu=splash.attend_causal, default=by_runs
+  )
 
 
 def attend_windows(
@@ -150,17 +160,18 @@ def attend_windows(
 
 def attend_prefix(
   queries: Float[Array, "P G T H head"],
-  prefix_keys: Float[Array, "P S K head"],
-  prefix_values: Float[Array, "P S K head"],
+  prefix_keys: Float[Array, "P K S head"],
+  prefix_values: Float[Array, "P K S head"],
   prefix_mask: Bool[Array, "P S"],
-  keys: Float[Array, "P G U K head"],
-  values: Float[Array, "P G U K head"],
+  keys: Float[Array, "P G K U head"],
+  values: Float[Array, "P G K U head"],
   mask: Bool[Array, "T U"],
 ) -> Float[Array, "P G T H head"]:
   """Attention of G answers over a prefix they share and over themselves.
 
   One softmax over S + U keys. The prefix is read once for all G * T queries
-  of a prompt: no copy of it per answer exists.
+  of a prompt: no copy of it per answer exists. Keys and values come heads
+  first: every product of scores is then one matrix product as it lies.
 
   Args:
     queries: T new tokens of each answer.
@@ -169,39 +180,46 @@ def attend_prefix(
     keys, values: the answer's own.
     mask: which own keys each new token sees.
   """
-  grouped = group(queries, keys.shape[-2])
+  grouped = group(queries, keys.shape[2])
   over_prefix = jnp.einsum(
-    "pgtkhd,pskd->pgkhts",
+    "pgtkhd,pksd->pkgths",
     grouped,
     prefix_keys,
     preferred_element_type=jnp.float32,
   )
   over_own = jnp.einsum(
-    "pgtkhd,pgukd->pgkhtu",
+    "pgtkhd,pgkud->pgkthu",
     grouped,
     keys,
     preferred_element_type=jnp.float32,
   )
   prefix_mask = prefix_mask[:, None, None, None, None, :]
   over_prefix = jnp.where(prefix_mask, over_prefix, MASKED)
-  over_own = jnp.where(mask, over_own, MASKED)
+  over_own = jnp.where(mask[:, None], over_own, MASKED)
+
+  def swap(x):  # pk... to pg... and back
+    return jnp.moveaxis(x, 1, 2)
+
   # One softmax in two parts: the parts share the maximum and the sum.
-  top = jnp.maximum(over_prefix.max(-1), over_own.max(-1))
-  top = jax.lax.stop_gradient(top)[..., None]
-  over_prefix, over_own = jnp.exp(over_prefix - top), jnp.exp(over_own - top)
-  total = over_prefix.sum(-1) + over_own.sum(-1)
-  out = jnp.einsum(
-    "pgkhts,pskd->pgtkhd",
-    over_prefix.astype(values.dtype),
-    prefix_values,
-    preferred_element_type=jnp.float32,
+  top = jnp.maximum(swap(over_prefix.max(-1)), over_own.max(-1))
+  top = jax.lax.stop_gradient(top)
+  over_prefix = jnp.exp(over_prefix - swap(top)[..., None])
+  over_own = jnp.exp(over_own - top[..., None])
+  total = swap(over_prefix.sum(-1)) + over_own.sum(-1)
+  out = swap(
+    jnp.einsum(
+      "pkgths,pksd->pkgthd",
+      over_prefix.astype(values.dtype),
+      prefix_values,
+      preferred_element_type=jnp.float32,
+    )
   ) + jnp.einsum(
-    "pgkhtu,pgukd->pgtkhd",
+    "pgkthu,pgkud->pgkthd",
     over_own.astype(values.dtype),
     values,
     preferred_element_type=jnp.float32,
   )
-  out = out / jnp.moveaxis(total, -1, 2)[..., None]
+  out = jnp.moveaxis(out / total[..., None], 2, 3)
   return out.astype(values.dtype).reshape(queries.shape)
 
 
@@ -222,27 +240,32 @@ def attend_answers(
   length = prefix_mask.shape[-1]
   if queries.size // queries.shape[-1] * (length + count) <= _DENSE_VALUES:
     mask = jnp.tri(count, dtype=bool)
-    return attend_prefix(
-      queries, prefix_keys, prefix_values, prefix_mask, keys, values, mask
-    )
+    prefix = (jnp.swapaxes(x, 1, 2) for x in (prefix_keys, prefix_values))
+    own = (jnp.swapaxes(x, 2, 3) for x in (keys, values))
+    return attend_prefix(queries, *prefix, prefix_mask, *own, mask)
 
   def joined(prefix, own):
     return jnp.concatenate(
       [prefix, own.reshape(prompts, -1, *own.shape[3:])], 1
     )
 
-  # The prompt's real tokens stand side by side.
-  first = jnp.argmax(prefix_mask, axis=-1)
-  last = first + prefix_mask.sum(-1)
-  at = jnp.arange(answers * count)
-  own = length + jnp.stack([at // count * count, at + 1], -1)
-  runs = jnp.stack(
-    jnp.broadcast_arrays(jnp.stack([first, last], -1)[:, None], own), axis=2
-  )
-  out = blocked.attend_runs(
+  def by_runs(queries, keys, values, prefix_mask):
+    # The prompt's real tokens stand side by side.
+    first = jnp.argmax(prefix_mask, axis=-1)
+    last = first + prefix_mask.sum(-1)
+    at = jnp.arange(answers * count)
+    own = length + jnp.stack([at // count * count, at + 1], -1)
+    runs = jnp.stack(
+      jnp.broadcast_arrays(jnp.stack([first, last], -1)[:, None], own), axis=2
+    )
+    return blocked.attend_runs(queries, keys, values, runs)
+
+  out = jax.lax.platform_dependent(
     queries.reshape(prompts, -1, *queries.shape[3:]),
     joined(prefix_keys, keys),
     joined(prefix_values, values),
-    runs,
+    prefix_mask,
+    tpu=functools.partial(splash.attend_answers, answers=answers),
+    default=by_runs,
   )
   return out.reshape(queries.shape)

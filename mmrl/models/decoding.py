@@ -1,5 +1,5 @@
 """Sampling's step: `extend` by one token, with a cache of the answer's own
-keys and values. The prompt's are read from its prefix, never copied."""
+keys and values. The prompt's are read once for all its answers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,35 +9,105 @@ from mmrl.models import attention, layers, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prefix, PyTree, pytree
 
+# Decoders of at most this many bytes are decoded layer by layer, larger ones
+# in a scan. Apart, no layer's weights and keys are cut out of a stack at every
+# token, but all weights are copied once per rollout; 256 MiB.
+_APART_BYTES = 2**28
+
+
+@pytree
+class Layers:
+  """What decoding reads of n consecutive layers at every token.
+
+  Attributes:
+    params: their stacked parameters.
+    keys, values: of the prompts, heads first, as products want them.
+  """
+
+  params: PyTree
+  keys: Float[Array, "n P K S head"]
+  values: Float[Array, "n P K S head"]
+
 
 @pytree
 class Cache:
   """Keys and values of the answers so far.
 
   Attributes:
-    keys, values: rotated keys and values of every layer.
+    keys, values: rotated keys and values, for each of `Layers`.
     length: how many answer tokens are in.
   """
 
-  keys: Float[Array, "L P G R K head"]
-  values: Float[Array, "L P G R K head"]
+  keys: tuple[Float[Array, "n P G K R head"], ...]
+  values: tuple[Float[Array, "n P G K R head"], ...]
   length: Int[Array, ""]
 
 
-def empty_cache(
-  config: ModelConfig, prefix: Prefix, answers: int, length: int
-) -> Cache:
+def cast(params: PyTree, config: ModelConfig) -> PyTree:
+  """The decoder's parameters as its matrix products read them.
+
+  Kernels held in a wider type than the compute type are rounded once, not at
+  every token. Norms and biases stay.
+  """
+
+  def narrow(path, x):
+    read = path[-1].key in ("kernel", "embedding")
+    return x.astype(config.dtype) if read else x
+
+  return {"text": jax.tree_util.tree_map_with_path(narrow, params["text"])}
+
+
+def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...]:
+  """The decoder in the runs of layers that `decode` scans over.
+
+  Args:
+    params: model parameters.
+    prefix: from `prefill`.
+  """
+  stacked = Layers(
+    params=params["text"]["layers"],
+    keys=jnp.swapaxes(prefix.keys, 2, 3),
+    values=jnp.swapaxes(prefix.values, 2, 3),
+  )
+  size = sum(x.nbytes for x in jax.tree.leaves(stacked.params))
+  depth = len(prefix.keys)
+  run = 1 if size <= _APART_BYTES else depth
+  return tuple(
+    jax.tree.map(lambda x: x[i : i + run], stacked)  # noqa: B023
+    for i in range(0, depth, run)
+  )
+
+
+def empty_cache(runs: tuple[Layers, ...], answers: int, length: int) -> Cache:
   """A cache for `answers` answers of at most `length` tokens per prompt."""
-  layers_, prompts, _, heads, size = prefix.keys.shape
-  shape = (layers_, prompts, answers, length, heads, size)
-  zeros = jnp.zeros(shape, prefix.keys.dtype)
+  zeros = []
+  for run in runs:
+    count, prompts, heads, _, size = run.keys.shape
+    shape = (count, prompts, answers, heads, length, size)
+    zeros.append(jnp.zeros(shape, run.keys.dtype))
+  zeros = tuple(zeros)
   return Cache(keys=zeros, values=zeros, length=jnp.zeros((), jnp.int32))
+
+
+def lengthen(cache: Cache, length: int) -> Cache:
+  """The same cache with room for `length` tokens."""
+
+  def pad(x):
+    more = length - x.shape[4]
+    return jnp.pad(x, [(0, 0)] * 4 + [(0, more), (0, 0)])
+
+  return Cache(
+    keys=jax.tree.map(pad, cache.keys),
+    values=jax.tree.map(pad, cache.values),
+    length=cache.length,
+  )
 
 
 def decode(
   params: PyTree,
   config: ModelConfig,
   prefix: Prefix,
+  runs: tuple[Layers, ...],
   cache: Cache,
   token: Int[Array, "P G"],
 ) -> tuple[Float[Array, "P G D"], Cache]:
@@ -47,6 +117,7 @@ def decode(
     params: model parameters.
     config: the architecture.
     prefix: from `prefill`.
+    runs: from `take_apart`.
     cache: earlier tokens of the same answers.
     token: the next token of every answer.
 
@@ -57,40 +128,37 @@ def decode(
   angles = vlm.answer_angles(config, prefix, cache.length, 1)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
-  mask = (jnp.arange(cache.keys.shape[3]) <= cache.length)[None]
+  mask = (jnp.arange(cache.keys[0].shape[4]) <= cache.length)[None]
 
   def body(carry, layer):
     x, all_keys, all_values = carry
-    layer_params, prefix_keys, prefix_values, index = layer
+    layer, index = layer
 
     def attend(queries, keys, values):
       # Written in place in the carry: stacking scanned-out caches would copy
       # all of them at every token.
-      where = (index, 0, 0, cache.length, 0, 0)
-      update = jax.lax.dynamic_update_slice
-      new_keys = update(all_keys, keys[None], where)
-      new_values = update(all_values, values[None], where)
+      def write(cached, new):
+        new = jnp.swapaxes(new, 2, 3)[None]
+        where = (index, 0, 0, 0, cache.length, 0)
+        return jax.lax.dynamic_update_slice(cached, new, where)
+
+      def read(cached):
+        return jax.lax.dynamic_index_in_dim(cached, index, keepdims=False)
+
+      kept = write(all_keys, keys), write(all_values, values)
       out = attention.attend_prefix(
-        queries,
-        prefix_keys,
-        prefix_values,
-        prefix.mask,
-        jax.lax.dynamic_index_in_dim(new_keys, index, keepdims=False),
-        jax.lax.dynamic_index_in_dim(new_values, index, keepdims=False),
-        mask,
+        queries, layer.keys, layer.values, prefix.mask, *map(read, kept), mask
       )
-      return out, (new_keys, new_values)
+      return out, kept
 
-    x, (all_keys, all_values) = block.apply(
-      {"params": layer_params}, x, angles, attend
-    )
-    return (x, all_keys, all_values), None
+    x, kept = block.apply({"params": layer.params}, x, angles, attend)
+    return (x, *kept), None
 
-  indices = jnp.arange(config.text.num_hidden_layers)
-  (x, keys, values), _ = jax.lax.scan(
-    body,
-    (x, cache.keys, cache.values),
-    (params["text"]["layers"], prefix.keys, prefix.values, indices),
-  )
+  new = []
+  for run, *old in zip(runs, cache.keys, cache.values, strict=True):
+    steps = (run, jnp.arange(len(run.keys)))
+    (x, *kept), _ = jax.lax.scan(body, (x, *old), steps)
+    new.append(kept)
   hidden = vlm.final_norm(params, config, x)[:, :, 0]
+  keys, values = zip(*new, strict=True)
   return hidden, Cache(keys=keys, values=values, length=cache.length + 1)

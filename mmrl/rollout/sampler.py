@@ -4,6 +4,8 @@ The prompt's keys and values are stored once per prompt. The loop ends when
 every answer has ended, so a batch of short answers costs what it is long.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -13,6 +15,9 @@ from mmrl.models.config import ModelConfig
 from mmrl.rollout import sampling
 from mmrl.types import Prefix, Prompt, PyTree, Rollout, pytree
 
+# Tokens that the caches have room for at first; they double when full.
+_FIRST_ROOM = 128
+
 
 @pytree
 class State:
@@ -21,9 +26,8 @@ class State:
   Attributes:
     step: tokens drawn so far, the same for every answer.
     key: PRNG key of the next draw.
-    tokens: drawn ids, the pad id elsewhere.
+    tokens: drawn ids; what stands behind an answer's end means nothing.
     logprobs: their log-probabilities.
-    mask: True on drawn tokens.
     done: whether the answer has drawn its end of sequence.
     cache: keys and values of all drawn tokens but the newest.
   """
@@ -32,9 +36,20 @@ class State:
   key: Array
   tokens: Int[Array, "P G R"]
   logprobs: Float[Array, "P G R"]
-  mask: Bool[Array, "P G R"]
   done: Bool[Array, "P G"]
   cache: decoding.Cache
+
+
+def rooms(length: int) -> list[int]:
+  """How long the caches get: doubled until they hold `length` tokens.
+
+  Attention reads all of a cache, so an answer pays for the room of its own
+  length, not for that of the longest allowed.
+  """
+  found = [min(length, _FIRST_ROOM)]
+  while found[-1] < length:
+    found.append(min(length, 2 * found[-1]))
+  return found
 
 
 def generate(
@@ -68,6 +83,8 @@ def generate(
   """
   greedy = temperature == 0
   prompts = prefix.mask.shape[0]
+  params = decoding.cast(params, config)
+  runs = decoding.take_apart(params, prefix)
 
   def draw(state: State, hidden) -> State:
     key, now = jax.random.split(state.key)
@@ -77,9 +94,7 @@ def generate(
     token = sampling.sample(
       now, logits, greedy=greedy, top_k=top_k, top_p=top_p
     )
-    logs = jax.nn.log_softmax(logits, axis=-1)
-    logprob = jnp.take_along_axis(logs, token[..., None], axis=-1)[..., 0]
-    token = jnp.where(state.done, config.pad_token_id, token)
+    chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
 
     def write(array, column):
       return jax.lax.dynamic_update_slice(
@@ -90,39 +105,51 @@ def generate(
       step=state.step + 1,
       key=key,
       tokens=write(state.tokens, token),
-      logprobs=write(state.logprobs, jnp.where(state.done, 0.0, logprob)),
-      mask=write(state.mask, ~state.done),
+      logprobs=write(
+        state.logprobs, chosen - jax.nn.logsumexp(logits, axis=-1)
+      ),
       done=state.done | (token == config.eos_token_id),
       cache=state.cache,
     )
-
-  def unfinished(state: State):
-    return (state.step < length) & ~jnp.all(state.done)
 
   def advance(state: State) -> State:
     newest = jax.lax.dynamic_index_in_dim(
       state.tokens, state.step - 1, axis=2, keepdims=False
     )
-    hidden, cache = decoding.decode(params, config, prefix, state.cache, newest)
-    state = State(**(vars(state) | {"cache": cache}))
-    return draw(state, hidden)
+    hidden, cache = decoding.decode(
+      params, config, prefix, runs, state.cache, newest
+    )
+    return draw(dataclasses.replace(state, cache=cache), hidden)
 
   shape = (prompts, answers, length)
+  first_room, *larger = rooms(length)
   state = State(
     step=jnp.zeros((), jnp.int32),
     key=key,
     tokens=jnp.full(shape, config.pad_token_id, jnp.int32),
     logprobs=jnp.zeros(shape, jnp.float32),
-    mask=jnp.zeros(shape, bool),
     done=jnp.zeros(shape[:2], bool),
-    cache=decoding.empty_cache(config, prefix, answers, length),
+    cache=decoding.empty_cache(runs, answers, first_room),
   )
   # The prefix emits the first token of every answer: no decoding needed.
   first = jnp.broadcast_to(
     prefix.last_hidden[:, None], (*shape[:2], prefix.last_hidden.shape[-1])
   )
-  state = jax.lax.while_loop(unfinished, advance, draw(state, first))
-  return state.tokens, state.mask, state.logprobs
+  state = draw(state, first)
+  for room in (first_room, *larger):
+
+    def unfinished(state: State, room=room):
+      return (state.step < room) & ~jnp.all(state.done)
+
+    cache = decoding.lengthen(state.cache, room)
+    state = dataclasses.replace(state, cache=cache)
+    state = jax.lax.while_loop(unfinished, advance, state)
+  ends = state.tokens == config.eos_token_id
+  mask = (jnp.cumsum(ends, axis=-1) - ends == 0) & (
+    jnp.arange(length) < state.step
+  )
+  tokens = jnp.where(mask, state.tokens, config.pad_token_id)
+  return tokens, mask, jnp.where(mask, state.logprobs, 0.0)
 
 
 def rollout(

@@ -56,9 +56,9 @@ def dense_mask():
 
 
 def by_prefix(queries, prefix_keys, prefix_values, keys, values):
-  return attention.attend_prefix(
-    queries, prefix_keys, prefix_values, PREFIX_MASK, keys, values, OWN_MASK
-  )
+  prefix = (x.swapaxes(1, 2) for x in (prefix_keys, prefix_values))
+  own = (x.swapaxes(2, 3) for x in (keys, values))
+  return attention.attend_prefix(queries, *prefix, PREFIX_MASK, *own, OWN_MASK)
 
 
 def by_hand(queries, prefix_keys, prefix_values, keys, values):
@@ -96,9 +96,11 @@ def test_attend_prefix_bears_large_scores():
 
 def test_attend_is_attend_prefix_without_a_prefix():
   queries, _, _, keys, values = make_answers()
-  nothing = jnp.zeros((P, S, K, HEAD))
+  nothing = jnp.zeros((P, K, S, HEAD))
+  no_mask = jnp.zeros((P, S), bool)
+  own = (x.swapaxes(2, 3) for x in (keys, values))
   alone = attention.attend_prefix(
-    queries, nothing, nothing, jnp.zeros((P, S), bool), keys, values, OWN_MASK
+    queries, nothing, nothing, no_mask, *own, OWN_MASK
   )
   mask = jnp.broadcast_to(OWN_MASK, (P, G, T, T))
   dense = attention.attend(queries, keys, values, mask)

@@ -1,5 +1,6 @@
 """The decoding loop against whole sequences."""
 
+import dataclasses
 import functools
 
 import jax
@@ -188,3 +189,66 @@ def test_logprobs_are_those_of_the_unfiltered_policy(params, prefix, options):
   np.testing.assert_allclose(
     logprobs[mask], np.asarray(scores.logprobs)[mask], atol=2e-5
   )
+
+
+@pytest.fixture(scope="module")
+def whole(params, prefix):
+  """Answers from caches of the whole length, layers taken apart."""
+  return generate(params, prefix, length=13)
+
+
+def check_same(result, whole):
+  tokens, mask, logprobs = result
+  np.testing.assert_array_equal(tokens, whole[0])
+  np.testing.assert_array_equal(mask, whole[1])
+  np.testing.assert_allclose(logprobs, whole[2], atol=2e-5)
+
+
+def test_room_changes_nothing(params, prefix, whole, monkeypatch):
+  """Caches of 3, 6, 12 and 13 tokens, one after the other."""
+  monkeypatch.setattr(sampler, "_FIRST_ROOM", 3)
+  assert sampler.rooms(13) == [3, 6, 12, 13]
+  assert sampler.rooms(3) == [3]
+  assert sampler.rooms(2) == [2]
+  check_same(generate(params, prefix, length=13), whole)
+
+
+def test_answers_end_in_any_room(params, prefix, favour, steps, monkeypatch):
+  favour([EOS], 4.5)
+  monkeypatch.setattr(sampler, "_FIRST_ROOM", 2)
+  _, mask, _ = generate(params, prefix, length=64, answers=2)
+  jax.effects_barrier()
+  assert len(steps) == mask.sum(-1).max() - 1 < 63
+
+
+def test_layers_together_are_layers_apart(params, prefix, whole, monkeypatch):
+  assert len(decoding.take_apart(params, prefix)) > 1
+  monkeypatch.setattr(decoding, "_APART_BYTES", 0)
+  assert len(decoding.take_apart(params, prefix)) == 1
+  check_same(generate(params, prefix, length=13), whole)
+
+
+def test_casting_once_changes_nothing(params, prefix, monkeypatch):
+  """Float32 weights, bfloat16 products: rounded ahead or in each product."""
+  config = dataclasses.replace(CONFIG, dtype="bfloat16")
+  prefix = jax.tree.map(
+    lambda x: x.astype("bfloat16") if x.dtype == jnp.float32 else x, prefix
+  )
+  run = functools.partial(
+    jax.jit(
+      functools.partial(sampler.generate, answers=ANSWERS, length=5),
+      static_argnums=1,
+    ),
+    params,
+    config,
+    prefix,
+    jax.random.key(0),
+  )
+  ahead = run()
+  cast = jax.jit(decoding.cast, static_argnums=1)(params, config)
+  kernels = cast["text"]["layers"]["q"]["kernel"]
+  assert kernels.dtype == jnp.bfloat16
+  assert cast["text"]["norm"]["scale"].dtype == jnp.float32
+  monkeypatch.setattr(decoding, "cast", lambda params, config: params)
+  jax.clear_caches()
+  check_same(run(), jax.tree.map(np.asarray, ahead))

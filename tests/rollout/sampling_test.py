@@ -77,3 +77,30 @@ def test_top_k_of_one_is_greedy():
   greedy = sampling.sample(jax.random.key(1), logits, greedy=True)
   np.testing.assert_array_equal(one, greedy)
   np.testing.assert_array_equal(greedy, jnp.argmax(logits, -1))
+
+
+def test_draws_from_a_wide_vocabulary():
+  """1,000 tokens in eight blocks, the last one in part; one in three can't be
+  drawn. Blocks and tokens each come as often as they must."""
+  logits = np.random.RandomState(0).randn(1000) * 2
+  logits[::3] = -np.inf
+  probabilities = np.exp(logits) / np.exp(logits).sum()
+  count = 200_000
+  rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (20_000, 1000))
+  draw = jax.jit(sampling.categorical)
+  tokens = np.concatenate(
+    [draw(jax.random.key(seed), rows) for seed in range(10)]
+  )
+  counts = np.bincount(tokens, minlength=1000)
+  assert len(counts) == 1000
+  assert counts[::3].sum() == 0
+  deviation = np.sqrt(count * probabilities * (1 - probabilities))
+  error = np.abs(counts - count * probabilities)
+  assert (error <= 5 * deviation + 1).all()
+
+
+@pytest.mark.parametrize("place", [0, 127, 128, 299])
+def test_the_only_possible_token_is_drawn(place):
+  logits = jnp.full((500, 300), -jnp.inf).at[:, place].set(-7.0)
+  tokens = sampling.sample(jax.random.key(0), logits)
+  np.testing.assert_array_equal(tokens, place)
