@@ -8,6 +8,7 @@ Which tokens are padding is data: a query sees keys of its own segment only.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention
@@ -134,41 +135,51 @@ def _attend(
   key_segment: Bool[Array, "P U"],
   interpret: bool,
 ) -> Float[Array, "P T H head"]:
-  count, heads, size = queries.shape[1:]
+  prompts, count, heads, size = queries.shape
   rows, padded_queries = _sides(count)
   columns, padded_keys = _sides(keys.shape[1])
   mask = make_mask(padded_queries, padded_keys)
-  kernel = splash_attention.make_splash_mha(
-    splash_attention.MultiHeadMask((mask,) * heads),
-    block_sizes=splash_attention.BlockSizes(
-      block_q=rows,
-      block_kv=columns,
-      block_q_dkv=rows,
-      block_kv_dkv=columns,
-      block_q_dq=rows,
-      block_kv_dq=columns,
-    ),
-    head_shards=1,
-    q_seq_shards=1,
-    interpret=interpret,
-  )
 
-  def padded(x, length):
-    return jnp.pad(
-      x, ((0, 0), (0, length - x.shape[1]), *[(0, 0)] * (x.ndim - 2))
+  def attend(queries, keys, values, segments):
+    kernel = splash_attention.make_splash_mha(
+      splash_attention.MultiHeadMask((mask,) * heads),
+      block_sizes=splash_attention.BlockSizes(
+        block_q=rows,
+        block_kv=columns,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_q_dq=rows,
+        block_kv_dq=columns,
+      ),
+      head_shards=1,
+      q_seq_shards=1,
+      interpret=interpret,
+    )
+    return jax.vmap(kernel)(queries, keys, values, segments)
+
+  # The compiler can't part a kernel: over the devices of `jax.set_mesh`, the
+  # prompts are shared out here.
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.auto_axes:
+    devices = math.prod(mesh.shape[axis] for axis in mesh.auto_axes)
+    spec = jax.P(mesh.auto_axes) if prompts % devices == 0 else jax.P()
+    attend = jax.shard_map(
+      attend, in_specs=spec, out_specs=spec, check_vma=False
     )
 
-  def heads_first(x, length):
-    return jnp.swapaxes(padded(x, length), 1, 2)
+  def pad(x: Array, length: int) -> Array:
+    rest = [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), *rest))
 
-  # The kernel doesn't scale.
-  out = jax.vmap(kernel)(
-    heads_first(queries * size**-0.5, padded_queries),
-    heads_first(keys, padded_keys),
-    heads_first(values, padded_keys),
-    splash_attention.SegmentIds(
-      padded(query_segment, padded_queries).astype(jnp.int32),
-      padded(key_segment, padded_keys).astype(jnp.int32),
-    ),
+  def heads_first(x: Array, length: int) -> Array:
+    return jnp.swapaxes(pad(x, length), 1, 2)
+
+  segments = splash_attention.SegmentIds(
+    pad(query_segment.astype(jnp.int32), padded_queries),
+    pad(key_segment.astype(jnp.int32), padded_keys),
   )
+  # The kernel doesn't scale.
+  queries = heads_first(queries * size**-0.5, padded_queries)
+  keys, values = (heads_first(x, padded_keys) for x in (keys, values))
+  out = attend(queries, keys, values, segments)
   return jnp.swapaxes(out, 1, 2)[:, :count]
