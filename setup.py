@@ -44,6 +44,9 @@ setuptools.setup(
       "ruff>=0.15",
       "scipy>=1.14",
     ],
+    # A TPU's runtime and compiler, in JAX's own choice of version; without a
+    # TPU it compiles for one: some tests, experiments/bench/memory.py.
+    "tpu": ["jax[tpu]"],
     # torch first and pinned: a looser range takes several GB of CUDA.
     # The last two are data: Qwen's vocabulary, and real videos.
     "parity": [
