@@ -9,11 +9,6 @@ from mmrl.models import attention, layers, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prefix, PyTree, pytree
 
-# Decoders of at most this many bytes are decoded layer by layer, larger ones
-# in a scan. Apart, no layer's weights and keys are cut out of a stack at every
-# token, but all weights are copied once per rollout; 256 MiB.
-_APART_BYTES = 2**28
-
 
 @pytree
 class Layers:
@@ -60,6 +55,10 @@ def cast(params: PyTree, config: ModelConfig) -> PyTree:
 def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...]:
   """The decoder in the runs of layers that `decode` scans over.
 
+  All in one; each layer alone if the model unrolls them. Then no layer's
+  weights and keys are cut out of a stack at every token, but all are copied
+  once.
+
   Args:
     params: model parameters.
     prefix: from `prefill`.
@@ -69,9 +68,8 @@ def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...]:
     keys=jnp.swapaxes(prefix.keys, 2, 3),
     values=jnp.swapaxes(prefix.values, 2, 3),
   )
-  size = sum(x.nbytes for x in jax.tree.leaves(stacked.params))
   depth = len(prefix.keys)
-  run = 1 if size <= _APART_BYTES else depth
+  run = 1 if vlm.unrolled(params) else depth
   return tuple(
     jax.tree.map(lambda x: x[i : i + run], stacked)  # noqa: B023
     for i in range(0, depth, run)

@@ -4,16 +4,12 @@ Behaviour, current, reference and teacher all go through `score`, at the same
 precision, or a divergence between them would measure noise.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmrl.models import rows, vlm
+from mmrl.models import rows, vlm, vocabulary
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prefix, PyTree, Scores
-
-# Values of a logits chunk; 64 MiB in float32.
-_CHUNK_VALUES = 2**24
 
 
 def token_logits(
@@ -41,8 +37,7 @@ def token_logprobs(
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
   """Log-probabilities of `tokens` and entropies of their distributions.
 
-  Rows go through the output head in chunks that the backward pass computes
-  again, so the [rows, V] logits are never held in full.
+  [rows, V] logits are never held in full: see `mmrl.models.vocabulary`.
 
   Args:
     params: model parameters.
@@ -54,34 +49,17 @@ def token_logprobs(
   Returns:
     (log-probabilities, entropies), float32, in nats.
   """
-
-  @jax.checkpoint
-  def chunk(hidden, tokens):
-    logits = token_logits(params, config, hidden, temperature)
-    logs = jax.nn.log_softmax(logits, axis=-1)
-    chosen = jnp.take_along_axis(logs, tokens[..., None], axis=-1)[..., 0]
-    return chosen, -jnp.sum(jnp.exp(logs) * logs, axis=-1)
-
-  shape, rows = tokens.shape, tokens.size
-  hidden, tokens = hidden.reshape(rows, -1), tokens.reshape(rows)
-  size = max(1, _CHUNK_VALUES // config.text.vocab_size)
-  chunks = -(-rows // size)
-  if chunks == 1:
-    logprobs, entropies = chunk(hidden, tokens)
-  else:
-    pad = -rows % chunks
-    hidden = jnp.pad(hidden, ((0, pad), (0, 0)))
-    tokens = jnp.pad(tokens, (0, pad))
-    logprobs, entropies = jax.lax.map(
-      lambda arrays: chunk(*arrays),
-      (
-        hidden.reshape(chunks, -1, hidden.shape[-1]),
-        tokens.reshape(chunks, -1),
-      ),
-    )
-    logprobs = logprobs.reshape(-1)[:rows]
-    entropies = entropies.reshape(-1)[:rows]
-  return logprobs.reshape(shape), entropies.reshape(shape)
+  head, pattern = vlm.head(params, config)
+  found = vocabulary.chosen(
+    hidden.reshape(-1, hidden.shape[-1]),
+    head,
+    tokens.reshape(-1),
+    pattern=pattern,
+    banned=config.banned_token_ids,
+    temperature=temperature,
+  )
+  logprobs, entropies = (x.reshape(tokens.shape) for x in found)
+  return logprobs, entropies
 
 
 def score(

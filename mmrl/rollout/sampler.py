@@ -15,6 +15,8 @@ from mmrl.models.config import ModelConfig
 from mmrl.rollout import sampling
 from mmrl.types import Prefix, Prompt, PyTree, Rollout, pytree
 
+# Logits that exist at once in a draw; 256 MiB.
+_DRAWN_VALUES = 2**26
 # Tokens that the caches have room for at first; they double when full.
 _FIRST_ROOM = 128
 
@@ -86,15 +88,24 @@ def generate(
   params = decoding.cast(params, config)
   runs = decoding.take_apart(params, prefix)
 
-  def draw(state: State, hidden) -> State:
-    key, now = jax.random.split(state.key)
+  def draw_one(arrays):
+    key, hidden = arrays
     logits = policy.token_logits(
       params, config, hidden, 1.0 if greedy else temperature
     )
     token = sampling.sample(
-      now, logits, greedy=greedy, top_k=top_k, top_p=top_p
+      key, logits, greedy=greedy, top_k=top_k, top_p=top_p
     )
-    chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+    return token, logits[token] - jax.nn.logsumexp(logits)
+
+  def draw(state: State, hidden) -> State:
+    key, now = jax.random.split(state.key)
+    keys = jax.random.split(now, hidden.shape[0] * hidden.shape[1])
+    rows = keys, hidden.reshape(len(keys), -1)
+    token, logprob = jax.lax.map(
+      draw_one, rows, batch_size=max(1, _DRAWN_VALUES // config.text.vocab_size)
+    )
+    token, logprob = (x.reshape(hidden.shape[:2]) for x in (token, logprob))
 
     def write(array, column):
       return jax.lax.dynamic_update_slice(
@@ -105,9 +116,7 @@ def generate(
       step=state.step + 1,
       key=key,
       tokens=write(state.tokens, token),
-      logprobs=write(
-        state.logprobs, chosen - jax.nn.logsumexp(logits, axis=-1)
-      ),
+      logprobs=write(state.logprobs, logprob),
       done=state.done | (token == config.eos_token_id),
       cache=state.cache,
     )

@@ -10,7 +10,7 @@ import pytest
 import small_models
 
 from mmrl import models
-from mmrl.models import policy
+from mmrl.models import policy, vocabulary
 from mmrl.rollout import sampler
 
 
@@ -97,36 +97,62 @@ def test_logprobs_and_entropies_directly(hidden_and_tokens, tied, temperature):
   np.testing.assert_allclose(entropies, -(p * logs).sum(-1), atol=1e-5)
 
 
-# 30 rows: even chunks, a remainder, one row at a time.
-@pytest.mark.parametrize("rows_per_chunk", [10, 7, 1])
-def test_chunks_change_nothing(hidden_and_tokens, monkeypatch, rows_per_chunk):
-  config = small_models.small_config()
+# 256 entries: even parts, a remainder, and one in which a part is cut short
+# among the placeholders.
+@pytest.mark.parametrize("entries", [128, 100, 11])
+@pytest.mark.parametrize("tied", [True, False])
+def test_parts_change_nothing(hidden_and_tokens, monkeypatch, entries, tied):
+  """Values and gradients are those of a log-softmax over all entries."""
+  config = small_models.small_config(tied=tied)
   params = small_models.make_params(config)
   hidden, tokens = hidden_and_tokens
   weights = np.random.RandomState(1).randn(2, *tokens.shape)
 
-  def run():
-    # A function of its own each time, or the first trace would be reused.
+  def directly(params, config, hidden, tokens, temperature):
+    logits = policy.token_logits(params, config, hidden, temperature)
+    logs = jax.nn.log_softmax(logits)
+    own = jnp.take_along_axis(logs, tokens[..., None], -1)[..., 0]
+    return own, -jnp.sum(jnp.exp(logs) * logs, -1)
+
+  def run(function):
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def grad(params, hidden):
-      pair = policy.token_logprobs(params, config, hidden, tokens, 0.8)
+      pair = function(params, config, hidden, tokens, 0.8)
       total = sum((w * x).sum() for w, x in zip(weights, pair, strict=True))
       return total, pair
 
     return grad(params, hidden)
 
-  whole = run()
-  monkeypatch.setattr(
-    policy, "_CHUNK_VALUES", rows_per_chunk * config.text.vocab_size
-  )
-  chunked = run()
+  monkeypatch.setattr(vocabulary, "_CHUNK_VALUES", entries * tokens.size)
+  monkeypatch.setattr(vocabulary, "_LEAST_ENTRIES", 1)
+  chunked, whole = run(policy.token_logprobs), run(directly)
   for one, other in zip(
     jax.tree.leaves(chunked),
     jax.tree.leaves(whole),
     strict=True,
   ):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+
+
+def test_memory_does_not_grow_with_tokens_times_entries():
+  """Four times the tokens, four times the entries: not sixteen times."""
+
+  def temporary(count, entries):
+    def loss(hidden, head):
+      tokens = jnp.zeros(count, jnp.int32)
+      pair = vocabulary.chosen(
+        hidden, head, tokens, pattern="vd", banned=(3,), temperature=1.0
+      )
+      return pair[0].sum() + pair[1].sum()
+
+    shapes = [jax.ShapeDtypeStruct((n, 8), "float32") for n in (count, entries)]
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+  logits = 4 * 4096 * 32768
+  assert temporary(4096, 32768) < 0.6 * logits
+  assert temporary(4096, 4 * 32768) < 0.2 * 4 * logits
 
 
 def test_placeholders_have_no_probability(hidden_and_tokens):

@@ -10,7 +10,7 @@ import pytest
 import small_models
 
 from mmrl import models
-from mmrl.models import attention, blocked, decoding
+from mmrl.models import attention, blocked, decoding, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prompt
 
@@ -208,6 +208,14 @@ def test_long_sequences_are_the_same_function(monkeypatch, family):
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_remat_changes_nothing(family):
   check_same_gradient(gradient(family, remat=False), gradient(family), 1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_scan_is_the_unrolled_layers(family, monkeypatch):
+  wanted = gradient(family)
+  assert vlm.unrolled(make_case(family).params)
+  monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 0)
+  check_same_gradient(gradient.__wrapped__(family), wanted, 1e-5)
 
 
 def test_decode_is_extend(case):
