@@ -157,8 +157,8 @@ def _attend(
     )
     return jax.vmap(kernel)(queries, keys, values, segments)
 
-  # The compiler can't part a kernel: over the devices of `jax.set_mesh`, the
-  # prompts are shared out here.
+  # The compiler can't part a kernel, so the prompts are shared out here, over
+  # the mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`).
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.auto_axes:
     devices = math.prod(mesh.shape[axis] for axis in mesh.auto_axes)

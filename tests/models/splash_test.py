@@ -176,14 +176,19 @@ def test_answers_to_nothing():
     np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def test_prompts_are_shared_out():
-  """Over the devices of a mesh; three prompts are on each of them."""
+@pytest.mark.parametrize("devices", [2, 8])
+def test_prompts_are_shared_out(devices):
+  """One on each of two devices; two don't go into eight, which have both."""
+  mesh = parallel.data_mesh(jax.devices()[:devices])
+  everywhere = jax.NamedSharding(mesh, jax.P())
+  function = jax.jit(by_kernel, in_shardings=everywhere)
   wanted = jax.jit(by_kernel)(*causal_arrays(2))
-  for devices in (1, 2, 8):
-    mesh = parallel.data_mesh(jax.devices()[:devices])
-    with jax.set_mesh(mesh):
-      found = jax.jit(by_kernel)(*causal_arrays(2))
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    found = function(*causal_arrays(2))
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  assert found.sharding.shard_shape(found.shape)[0] == (
+    1 if devices == 2 else 2
+  )
 
 
 def test_mask_of_answers():
@@ -220,6 +225,8 @@ def tpu_compiler(monkeypatch):
   jax.devices()  # The CPU has read its flags.
   monkeypatch.undo()
   monkeypatch.delenv("XLA_FLAGS", raising=False)
+  # No chip is used, so that another process may have it.
+  monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
 @functools.cache
@@ -264,6 +271,29 @@ def test_the_tpu_program_holds_the_kernel(tpu_compiler):
   for kernel in ("fwd", "dq", "dkv"):
     assert f"splash_mha_{kernel}_segmented" in program
   assert "tpu_custom_call" in program
+
+
+def test_the_tpu_program_of_a_mesh(tpu_compiler):
+  """Each of four chips runs the kernel on its own prompt."""
+  chips = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices
+  mesh = parallel.data_mesh(chips)
+  spread = jax.NamedSharding(mesh, jax.P(parallel.AXIS))
+  shapes = (4, 2048, H, 128), (4, 2048, 2, 128), (4, 2048, 2, 128), (4, 2048)
+
+  def loss(queries, keys, values, mask):
+    return attention.attend_causal(queries, keys, values, mask > 0).sum()
+
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    program = gradient.lower(
+      *(
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spread)
+        for shape in shapes
+      )
+    ).compile()
+  text = program.as_text()
+  assert text.count("tpu_custom_call") == 3
+  assert "all-gather" not in text
 
 
 def test_memory_on_a_tpu_is_linear(tpu_compiler):
