@@ -33,44 +33,21 @@ import time
 
 import jax
 from PIL import Image, ImageDraw
-import tokenizers
-import transformers
 
-from experiments import tiny_model
-from experiments.bench import peak
+from experiments.bench import peak, random_model
 from mmrl import data, models
-from mmrl.models import config as config_lib
-from mmrl.models import flops, pictures
-from mmrl.models.families import FAMILIES
-from mmrl.models.processor import Processor
+from mmrl.models import flops
 from mmrl.train import defaults, loop, metrics
 from mmrl.train import run as run_lib
 
-_COLOURS = {
-  "red": (220, 40, 40),
-  "green": (40, 180, 70),
-  "blue": (50, 80, 220),
-  "yellow": (235, 210, 40),
-}
+_QUESTION = ["what", "is", "the", "colour", "of", "the", "circle?"]
 
 
-def parse_flags() -> argparse.Namespace:
-  """The sizes."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def make_parser(description: str) -> argparse.ArgumentParser:
+  """The flags of the model and of a step on it."""
+  parser = argparse.ArgumentParser(description=description.split("\n")[0])
   add = parser.add_argument
-  add("--hidden", type=int, default=128, help="text width")
-  add("--layers", type=int, default=4, help="text layers")
-  add("--heads", type=int, default=4)
-  add("--kv-heads", type=int, default=2)
-  add("--intermediate", type=int, default=0, help="0 = 3 x hidden")
-  add("--vision-hidden", type=int, default=64)
-  add("--vision-depth", type=int, default=2)
-  add("--vision-heads", type=int, default=4)
-  add("--vocab", type=int, default=512, help="ignored with --tokenizer")
-  add("--tokenizer", default="", help="path of a tokenizer.json")
-  add("--untied", action="store_true", help="separate output head")
-  add("--image-size", type=int, default=112)
-  add("--dtype", default="float32", choices=["float32", "bfloat16"])
+  random_model.add_flags(parser)
   add("--prompts", type=int, default=4, help="prompts per step")
   add("--group", type=int, default=8, help="answers per prompt")
   add("--new-tokens", type=int, default=32)
@@ -80,83 +57,37 @@ def parse_flags() -> argparse.Namespace:
   add("--lr", type=float, default=1e-4)
   add("--beta", type=float, default=0.0, help="KL weight")
   add("--grad-ckpt", action="store_true", help="recompute layers backward")
-  add("--free-length", action="store_true", help="let an answer end")
   add("--ral", type=float, default=0.0, help="weight of RAL's attention term")
   add("--minibatches", type=int, default=1, help="updates per step")
-  add("--seed", type=int, default=0)
-  return parser.parse_args()
-
-
-def build_model(flags: argparse.Namespace) -> models.Model:
-  """A random model of the asked size, with its processor."""
-  texts = [f"what is the colour of the {c} shape?" for c in _COLOURS] * 9
-  tokenizer = tiny_model.build_tokenizer(texts, flags.vocab)
-  size = flags.vocab
-  if flags.tokenizer:
-    inner = tokenizers.Tokenizer.from_file(flags.tokenizer)
-    inner.add_special_tokens(tiny_model.SPECIALS)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-      tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = tiny_model.CHAT_TEMPLATE
-    size = -(-len(tokenizer) // 64) * 64
-  half = flags.hidden // flags.heads // 2
-  time_part = half // 4
-  height = (half - time_part) // 2
-  ids = tokenizer.convert_tokens_to_ids
-  config = config_lib.ModelConfig(
-    text=config_lib.TextConfig(
-      vocab_size=size,
-      hidden_size=flags.hidden,
-      intermediate_size=flags.intermediate or 3 * flags.hidden,
-      num_hidden_layers=flags.layers,
-      num_attention_heads=flags.heads,
-      num_key_value_heads=flags.kv_heads,
-      head_dim=flags.hidden // flags.heads,
-      mrope_section=(time_part, height, half - time_part - height),
-    ),
-    vision=config_lib.VisionConfig(
-      depth=flags.vision_depth,
-      hidden_size=flags.vision_hidden,
-      intermediate_size=3 * flags.vision_hidden,
-      num_heads=flags.vision_heads,
-      out_hidden_size=flags.hidden,
-      fullatt_block_indexes=(flags.vision_depth - 1,),
-    ),
-    tie_word_embeddings=not flags.untied,
-    image_token_id=ids("<|image_pad|>"),
-    video_token_id=ids("<|video_pad|>"),
-    vision_start_token_id=ids("<|vision_start|>"),
-    vision_end_token_id=ids("<|vision_end|>"),
-    # A placeholder can't be sampled, so it never ends an answer.
-    eos_token_id=ids("<|im_end|>" if flags.free_length else "<|video_pad|>"),
-    pad_token_id=ids("<|endoftext|>"),
-  )
-  area = flags.image_size**2
-  picture = pictures.PictureConfig(min(56 * 56, area), max(area, 56 * 56))
-  params = models.init(jax.random.key(flags.seed), config)
-  video = FAMILIES[config.family].video
-  processor = Processor(tokenizer, config, picture, video)
-  return models.Model(config, params, processor)
+  add("--words", type=int, default=7, help="of a question")
+  return parser
 
 
 def write_questions(folder: pathlib.Path, flags: argparse.Namespace) -> str:
   """Pictures of one shape and a JSON Lines file about them."""
   rng, size, lines = random.Random(flags.seed), flags.image_size, []
   for i in range(max(32, flags.prompts)):
-    colour = rng.choice(sorted(_COLOURS))
+    colour = rng.choice(sorted(random_model.COLOURS))
     side = rng.randint(size // 4, size // 2)
     x, y = (rng.randint(2, size - side - 2) for _ in range(2))
     picture = Image.new("RGB", (size, size), (235, 240, 245))
     ImageDraw.Draw(picture).ellipse(
-      [x, y, x + side, y + side], fill=_COLOURS[colour]
+      [x, y, x + side, y + side], fill=random_model.COLOURS[colour]
     )
     picture.save(folder / f"{i}.png")
-    question = "what is the colour of the circle?"
+    question = _QUESTION * -(-flags.words // len(_QUESTION))
+    question = " ".join(question[: flags.words])
     row = {"question": question, "answer": colour, "images": [f"{i}.png"]}
     lines.append(json.dumps(row) + "\n")
   (folder / "questions.jsonl").write_text("".join(lines))
   return str(folder / "questions.jsonl")
+
+
+def prompt_length(processor, questions: str) -> int:
+  """Tokens of the longest prompt, up to the next multiple of 8."""
+  source = data.JsonLines(path=questions)
+  encoded = (processor.encode(row.messages, row.name) for row in source)
+  return -(-max(len(e.tokens) for e in encoded) // 8) * 8
 
 
 def build_config(flags: argparse.Namespace, model: str, questions: str):
@@ -164,7 +95,7 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   config = defaults.get_config()
   source = {"name": "JsonLines", "path": questions}
   config.data.train = config.data.test = source
-  config.data.lengths = config.data.patches = ()
+  config.data.patches = ()
   config.model.path = model
   config.model.dtype = flags.dtype
   config.model.remat = flags.grad_ckpt
@@ -186,14 +117,15 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
 
 def main() -> None:
   """Runs the steps and prints the line."""
-  flags = parse_flags()
+  flags = make_parser(__doc__).parse_args()
   compilations = metrics.Compilations()
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    model = build_model(flags)
+    model = random_model.build(flags)
     models.save(model, folder / "model")
     path = write_questions(folder, flags)
     config = build_config(flags, str(folder / "model"), path)
+    config.data.lengths = (prompt_length(model.processor, path),)
     run = run_lib.build_run(config)
     fastest, source = peak.flops_per_second()
     rows, compiled = time_steps(flags, config, run, compilations)
@@ -251,37 +183,49 @@ def step_flops(config, run, samples) -> dict[str, int]:
   return {"step_flops": sum(work.values()), "update_flops": work["update"]}
 
 
-def time_steps(flags, config, run, compilations):
-  """(timings of each step, compilations at the end of the warm-up)."""
-  state = run.initial_state()
-  questions = data.batches(
+def batches(config, run):
+  """Questions as a run of the config reads them."""
+  return data.batches(
     run.train_source,
     run.processor,
-    batch_size=flags.prompts,
-    answer_length=flags.new_tokens,
-    seed=flags.seed,
+    batch_size=config.rollout.prompts,
+    answer_length=config.rollout.length,
+    seed=config.seed,
+    lengths=config.data.lengths,
+    patches=config.data.patches,
+    group=run.group,
+    threads=config.data.threads,
   )
+
+
+def one_step(config, run, state, questions, step: int, pool):
+  """(the state after a step, its timings, its questions)."""
+  began = time.perf_counter()
+  samples = next(questions)
+  batch, values = loop.collect(config, run, state, samples, step, pool)
+  collected = time.perf_counter()
+  state, values = loop.learn(config, run, state, batch, values, step, 0)
+  jax.block_until_ready(state)
+  ended = time.perf_counter()
+  row = {
+    "step": ended - began,
+    "rollout": collected - began,
+    "generate": values["time/rollout"],
+    "reward": values["time/reward"],
+    "probe": values["time/probe"],
+    "update": ended - collected,
+  }
+  return state, row, samples
+
+
+def time_steps(flags, config, run, compilations):
+  """(timings of each step, compilations at the end of the warm-up)."""
+  state, questions = run.initial_state(), batches(config, run)
   rows, compiled = [], 0
   with futures.ThreadPoolExecutor() as pool:
     for step in range(1, flags.steps + 1):
-      began = time.perf_counter()
-      samples = next(questions)
-      batch, values = loop.collect(config, run, state, samples, step, pool)
-      collected = time.perf_counter()
-      state, values = loop.learn(config, run, state, batch, values, step, 0)
-      jax.block_until_ready(state)
-      ended = time.perf_counter()
-      rows.append(
-        {
-          "step": ended - began,
-          "rollout": collected - began,
-          "generate": values["time/rollout"],
-          "reward": values["time/reward"],
-          "probe": values["time/probe"],
-          "update": ended - collected,
-          **step_flops(config, run, samples),
-        }
-      )
+      state, row, samples = one_step(config, run, state, questions, step, pool)
+      rows.append(row | step_flops(config, run, samples))
       if step == flags.warmup:
         compiled = compilations.count
   return rows, compiled

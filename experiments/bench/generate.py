@@ -1,0 +1,70 @@
+"""Times sampling alone. Prints one JSON line.
+
+  python -m experiments.bench.generate
+
+`--prompts` picture questions x `--group` answers of exactly `--new-tokens`
+tokens: pictures, prompts and decoding, in one compiled program. Medians.
+"""
+
+import argparse
+import functools
+import json
+import time
+
+import jax
+import numpy as np
+
+from experiments.bench import clock, random_model
+from mmrl.rollout import sampler
+
+
+def main() -> None:
+  """Compiles, runs and prints the line."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  random_model.add_flags(parser)
+  add = parser.add_argument
+  add("--prompts", type=int, default=4)
+  add("--group", type=int, default=8, help="answers per prompt")
+  add("--new-tokens", type=int, default=32)
+  add("--repeats", type=int, default=20)
+  flags = parser.parse_args()
+  model = random_model.build(flags)
+  rng = np.random.RandomState(flags.seed)
+  pictures = rng.randint(
+    0, 256, (flags.prompts, *[flags.image_size] * 2, 3), np.uint8
+  )
+  chats = [random_model.question(picture) for picture in pictures]
+  length = max(
+    len(model.processor.encode(chat, "bench").tokens) for chat in chats
+  )
+  prompt = model.processor(chats, lengths=(-(-length // 8) * 8,))
+  run = jax.jit(
+    functools.partial(
+      sampler.rollout, answers=flags.group, length=flags.new_tokens
+    ),
+    static_argnums=1,
+  )
+  arguments = (
+    model.params,
+    model.config,
+    jax.device_put(prompt),
+    jax.random.key(flags.seed),
+  )
+  began = time.perf_counter()
+  jax.block_until_ready(run(*arguments))
+  compiled = time.perf_counter() - began
+  spent = clock.seconds(run, *arguments, repeats=flags.repeats)
+  tokens = flags.prompts * flags.group * flags.new_tokens
+  line = {
+    "bench": "generate",
+    "generate_s": round(spent, 5),
+    "new_tokens_per_s": round(tokens / spent),
+    "compile_s": round(compiled, 2),
+    "config": vars(flags),
+    "versions": {"jax": jax.__version__},
+  }
+  print(json.dumps(line))
+
+
+if __name__ == "__main__":
+  main()

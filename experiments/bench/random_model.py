@@ -1,0 +1,114 @@
+"""The random Qwen2.5-VL that benches run: sizes are flags."""
+
+import argparse
+
+import jax
+import tokenizers
+import transformers
+
+from experiments import tiny_model
+from mmrl import models
+from mmrl.models import config as config_lib
+from mmrl.models import pictures
+from mmrl.models.families import FAMILIES
+from mmrl.models.processor import Processor
+from mmrl.types import Prompt
+
+COLOURS = {
+  "red": (220, 40, 40),
+  "green": (40, 180, 70),
+  "blue": (50, 80, 220),
+  "yellow": (235, 210, 40),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """The model's sizes; without them, those of a peer's tiny model."""
+  add = parser.add_argument
+  add("--hidden", type=int, default=128, help="text width")
+  add("--layers", type=int, default=4, help="text layers")
+  add("--heads", type=int, default=4)
+  add("--kv-heads", type=int, default=2)
+  add("--intermediate", type=int, default=0, help="0 = 3 x hidden")
+  add("--vision-hidden", type=int, default=64)
+  add("--vision-depth", type=int, default=2)
+  add("--vision-heads", type=int, default=4)
+  add("--vocab", type=int, default=512, help="ignored with --tokenizer")
+  add("--tokenizer", default="", help="path of a tokenizer.json")
+  add("--untied", action="store_true", help="separate output head")
+  add("--image-size", type=int, default=112)
+  add("--dtype", default="float32", choices=["float32", "bfloat16"])
+  add("--free-length", action="store_true", help="let an answer end")
+  add("--seed", type=int, default=0)
+
+
+def build(flags: argparse.Namespace) -> models.Model:
+  """A random model of the asked size, with its processor."""
+  texts = [f"what is the colour of the {c} shape?" for c in COLOURS] * 9
+  tokenizer = tiny_model.build_tokenizer(texts, flags.vocab)
+  size = flags.vocab
+  if flags.tokenizer:
+    inner = tokenizers.Tokenizer.from_file(flags.tokenizer)
+    inner.add_special_tokens(tiny_model.SPECIALS)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+      tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = tiny_model.CHAT_TEMPLATE
+    size = -(-len(tokenizer) // 64) * 64
+  half = flags.hidden // flags.heads // 2
+  time_part = half // 4
+  height = (half - time_part) // 2
+  ids = tokenizer.convert_tokens_to_ids
+  config = config_lib.ModelConfig(
+    text=config_lib.TextConfig(
+      vocab_size=size,
+      hidden_size=flags.hidden,
+      intermediate_size=flags.intermediate or 3 * flags.hidden,
+      num_hidden_layers=flags.layers,
+      num_attention_heads=flags.heads,
+      num_key_value_heads=flags.kv_heads,
+      head_dim=flags.hidden // flags.heads,
+      mrope_section=(time_part, height, half - time_part - height),
+    ),
+    vision=config_lib.VisionConfig(
+      depth=flags.vision_depth,
+      hidden_size=flags.vision_hidden,
+      intermediate_size=3 * flags.vision_hidden,
+      num_heads=flags.vision_heads,
+      out_hidden_size=flags.hidden,
+      fullatt_block_indexes=(flags.vision_depth - 1,),
+    ),
+    tie_word_embeddings=not flags.untied,
+    image_token_id=ids("<|image_pad|>"),
+    video_token_id=ids("<|video_pad|>"),
+    vision_start_token_id=ids("<|vision_start|>"),
+    vision_end_token_id=ids("<|vision_end|>"),
+    # A placeholder can't be sampled, so it never ends an answer.
+    eos_token_id=ids("<|im_end|>" if flags.free_length else "<|video_pad|>"),
+    pad_token_id=ids("<|endoftext|>"),
+  )
+  area = flags.image_size**2
+  picture = pictures.PictureConfig(min(56 * 56, area), max(area, 56 * 56))
+  params = models.init(jax.random.key(flags.seed), config)
+  video = FAMILIES[config.family].video
+  processor = Processor(tokenizer, config, picture, video)
+  return models.Model(config, params, processor)
+
+
+def question(picture, words: int = 7) -> list[dict]:
+  """A conversation about a picture."""
+  text = " ".join(["colour"] * words)
+  parts = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+  return [{"role": "user", "content": parts}]
+
+
+def prompt(processor: Processor, picture, length: int) -> Prompt:
+  """One prompt of about `length` tokens, padded to it: a picture and words."""
+
+  def tokens(words):
+    return len(processor.encode(question(picture, words), "bench").tokens)
+
+  # One more word is as many tokens more each time.
+  each = tokens(3) - tokens(2)
+  words = (length - tokens(2)) // each + 2
+  return processor([question(picture, words)], lengths=(length,))
