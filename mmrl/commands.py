@@ -1,6 +1,7 @@
 """What every `python -m mmrl.COMMAND` shares: flags, errors, exit status."""
 
 from collections.abc import Callable, Sequence
+import gc
 import logging
 import os
 import sys
@@ -48,8 +49,13 @@ def run(
     _fail(f"expected a readable --config file: {error}")
   try:
     main()
+    return
   except UserError as error:
-    _fail(error)
+    mistake = str(error)
+  # The error is gone, and with it what held the shared memory of workers, of
+  # which Python would warn behind the message.
+  gc.collect()
+  _fail(mistake)
 
 
 def _fail(error: Exception | str) -> None:

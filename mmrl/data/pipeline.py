@@ -1,16 +1,29 @@
 """Deterministic batches of encoded questions, with a position to save."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
+import multiprocessing
+import os
+import pickle
+import threading
+import traceback
 from typing import Any
 
+from absl import flags
 import grain
+import jax
+from jaxtyping import Int
+import numpy as np
 
 from mmrl.data.sources import Example
 from mmrl.errors import UserError
 from mmrl.models.packing import Encoded
 from mmrl.models.processor import Processor
 from mmrl.types import Prompt
+
+# Bytes of an array that crosses processes without being copied.
+_SMALL = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,58 +88,135 @@ def collate(
   return Samples(examples, prompt, sum(e.shrunk for e in encoded), grids)
 
 
+def take(
+  indices: Sequence[int] | Int[np.ndarray, "P"],
+  source: Any,
+  processor: Processor,
+  *,
+  answer_length: int,
+  lengths: Sequence[int] = (),
+  patches: Sequence[int] = (),
+  group: int = 1,
+) -> Samples:
+  """The batch of these examples of a source.
+
+  Args:
+    indices: of the examples.
+    source: random-access examples.
+    processor: the model's.
+    answer_length: R, which a right answer must fit.
+    lengths: buckets of S.
+    patches: buckets of M per prompt.
+    group: prompts whose pictures are packed together; divides their number.
+  """
+  rows = [encode(source[int(i)], processor, answer_length) for i in indices]
+  return collate(rows, processor, lengths=lengths, patches=patches, group=group)
+
+
 def batches(
   source: Any,
   processor: Processor,
   *,
   batch_size: int,
-  answer_length: int,
   seed: int,
-  lengths: Sequence[int] = (),
-  patches: Sequence[int] = (),
-  group: int = 1,
   threads: int = 2,
+  workers: int = 0,
+  **sizes,
 ) -> grain.DatasetIterator:
   """Endless shuffled batches; each epoch has its own order.
 
   The iterator's `get_state` is the position of what it has handed out, not
-  of what its threads have read ahead, and `set_state` goes back to it.
+  of what has been read ahead, and `set_state` goes back to it. A position
+  belongs to a number of workers; the batches don't. `start_prefetch` begins to
+  read before the first batch is asked for, `close` ends the workers.
 
   Args:
     source: random-access examples.
     processor: the model's.
     batch_size: P.
-    answer_length: R, which a right answer must fit.
     seed: of the order.
-    lengths: buckets of S.
-    patches: buckets of M per prompt.
-    group: prompts whose pictures are packed together; divides `batch_size`.
-    threads: that read, decode and cut pictures ahead.
+    threads: that read, decode and cut pictures ahead, in each process.
+    workers: processes that do, beside this one; with 0 this one does. Scripts
+      that ask for some stand behind `if __name__ == "__main__"`.
+    **sizes: see `take`.
 
   Raises:
-    UserError: if the source has fewer examples than a batch.
+    UserError: if the source has fewer examples than a batch, or a number is
+      negative.
   """
+  if min(threads, workers) < 0:
+    raise UserError(
+      f"expected at least 0 threads and workers, found {threads} and {workers}"
+    )
   if len(source) < batch_size:
     raise UserError(
       f"expected at least one batch of {batch_size} questions, found"
       f" {len(source)}; lower the batch size or add data"
     )
+  function = functools.partial(
+    take, source=source, processor=processor, **sizes
+  )
   dataset = (
-    grain.MapDataset.source(source)
+    grain.MapDataset.range(len(source))
     .seed(seed)
     .shuffle()
     .repeat()
-    .map(lambda example: encode(example, processor, answer_length))
-    .batch(
-      batch_size,
-      drop_remainder=True,
-      batch_fn=lambda rows: collate(
-        rows, processor, lengths=lengths, patches=patches, group=group
-      ),
-    )
+    .batch(batch_size, drop_remainder=True)
+    .map(functools.partial(_in_worker, function) if workers else function)
   )
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
-  return iter(dataset.to_iter_dataset(options))
+  dataset = dataset.to_iter_dataset(options)
+  if workers:
+    # Grain reads its flags, which nobody has parsed in a notebook.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    dataset = dataset.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers), _start_worker
+    ).map(_unpack)
+  iterator = iter(dataset)
+  iterator.get_state()  # makes the workers that `start_prefetch` starts
+  return iterator
+
+
+def _start_worker(index: int, count: int) -> None:
+  """Keeps a worker off the accelerator, and from outliving a killed run."""
+  del index, count
+  jax.config.update("jax_platforms", "cpu")
+
+  def end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _in_worker(function: Callable, *arguments) -> list[np.ndarray]:
+  """What `function` returns, or why it doesn't, for the way to this process.
+
+  Grain hands over arrays in shared memory and all else through a pipe, and a
+  worker can't end with more in it than a pipe holds: so everything becomes
+  bytes in arrays. For an exception that can't be pickled it waits for ever: so
+  what isn't a user's mistake becomes the text of its traceback.
+  """
+  try:
+    result = function(*arguments)
+  except UserError:
+    raise
+  except Exception as error:
+    raise RuntimeError(traceback.format_exc()) from error
+  large: list[pickle.PickleBuffer] = []
+
+  def keep(buffer):
+    return buffer.raw().nbytes < _SMALL or large.append(buffer)
+
+  body = pickle.dumps(result, protocol=5, buffer_callback=keep)
+  return [np.frombuffer(x, np.uint8) for x in (body, *large)]
+
+
+def _unpack(arrays: Sequence[np.ndarray]) -> Any:
+  """What `_in_worker` has packed; its large arrays stay where they are."""
+  body, *large = arrays
+  return pickle.loads(body, buffers=large)
 
 
 def in_order(
@@ -135,14 +225,12 @@ def in_order(
   *,
   indices: Sequence[int],
   batch_size: int,
-  answer_length: int,
-  lengths: Sequence[int] = (),
-  patches: Sequence[int] = (),
+  **sizes,
 ) -> Iterator[tuple[Samples, int]]:
   """Batches of chosen examples, once, in order, for evaluation.
 
   The last batch is filled up with its last example. The pictures of a whole
-  batch are packed together.
+  batch are packed together. For `sizes` see `take`.
 
   Yields:
     (samples, how many of them count).
@@ -151,10 +239,4 @@ def in_order(
     chosen = list(indices[start : start + batch_size])
     count = len(chosen)
     chosen += chosen[-1:] * (batch_size - count)
-    rows = [encode(source[int(i)], processor, answer_length) for i in chosen]
-    yield (
-      collate(
-        rows, processor, lengths=lengths, patches=patches, group=batch_size
-      ),
-      count,
-    )
+    yield take(chosen, source, processor, group=batch_size, **sizes), count

@@ -1,6 +1,8 @@
 """Batches: deterministic, restorable, in order."""
 
 import json
+import os
+import threading
 
 import jax
 import numpy as np
@@ -21,13 +23,14 @@ def source():
   return data.EasyVQA(split="test")
 
 
-def start(source, processor, seed=0, batch_size=8):
+def start(source, processor, seed=0, batch_size=8, workers=0):
   return data.batches(
     source,
     processor,
     batch_size=batch_size,
     answer_length=10,
     seed=seed,
+    workers=workers,
   )
 
 
@@ -55,6 +58,67 @@ def test_position_is_of_what_was_handed_out(source, processor):
   assert [names(next(fresh)) for _ in range(3)] == expected
 
 
+def test_workers_make_the_batches_that_threads_make(source, processor):
+  """In the same order; and again after a position, which is of what was handed
+  out."""
+  threads = start(source, processor)
+  workers = start(source, processor, workers=2)
+  expected = [next(threads) for _ in range(6)]
+
+  def same(one, two):
+    assert names(one) == names(two)
+    assert one.grids == two.grids and one.shrunk == two.shrunk
+    jax.tree.map(np.testing.assert_array_equal, one.prompt, two.prompt)
+
+  for i in range(3):
+    same(next(workers), expected[i])
+  position = json.loads(json.dumps(workers.get_state()))
+  same(next(workers), expected[3])
+  workers.close()
+  fresh = start(source, processor, workers=2)
+  fresh.set_state(position)
+  for i in range(3, 6):
+    same(next(fresh), expected[i])
+  fresh.close()
+
+
+class Curious:
+  """A source whose questions say where they are read; the last has a bug."""
+
+  def __len__(self):
+    return 2
+
+  def __getitem__(self, index):
+    if index:
+      raise Unpicklable(len(self), index)
+    where = f"{os.getpid()} {jax.config.jax_platforms}"
+    message = {"role": "user", "content": "q"}
+    return data.Example("", where, [message], "a")
+
+
+class Unpicklable(Exception):
+  """Made of two arguments, which is not what pickle makes it of."""
+
+  def __init__(self, one, two):
+    super().__init__(f"{one} and {two} don't go together")
+    self.lock = threading.Lock()
+
+
+def test_workers_keep_off_the_accelerator_and_end_with_a_bug(
+  processor, monkeypatch
+):
+  """Whatever JAX may use in this process; no bug makes the reader wait."""
+  monkeypatch.setenv("JAX_PLATFORMS", "")
+  iterator = start(Curious(), processor, batch_size=1, workers=1)
+  found = []
+  with pytest.raises(RuntimeError, match=r"Unpicklable: 2 and 1 don't go"):
+    for _ in range(9):
+      found += [example.question.split() for example in next(iterator).examples]
+  assert all(process != str(os.getpid()) for process, _ in found)
+  assert {platforms for _, platforms in found} <= {"cpu"}
+  iterator.close()
+
+
 def test_every_question_once_per_epoch_in_a_new_order(processor, tmp_path):
   path = tmp_path / "data.jsonl"
   path.write_text(
@@ -74,6 +138,11 @@ def test_fewer_questions_than_a_batch(processor, tmp_path):
   path.write_text('{"question": "q", "answer": "a"}\n')
   with pytest.raises(UserError, match="batch of 8 questions, found 1"):
     start(data.JsonLines(path=str(path)), processor)
+
+
+def test_a_negative_number_of_workers(source, processor):
+  with pytest.raises(UserError, match="found 2 and -1"):
+    start(source, processor, workers=-1)
 
 
 def test_in_order_fills_the_last_batch(source, processor):
@@ -97,13 +166,16 @@ def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
   assert rows * columns * factor**2 <= processor.picture.max_pixels
 
 
-def test_a_broken_picture_names_its_line(processor, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_names_its_line(processor, tmp_path, workers):
   (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
   path = tmp_path / "data.jsonl"
   path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
-  iterator = start(data.JsonLines(path=str(path)), processor, batch_size=1)
+  source = data.JsonLines(path=str(path))
+  iterator = start(source, processor, batch_size=1, workers=workers)
   with pytest.raises(UserError, match=r"data.jsonl:1: expected a readable"):
     next(iterator)
+  iterator.close()
 
 
 def test_an_answer_that_no_rollout_could_give(processor, tmp_path):
