@@ -43,8 +43,11 @@ def get_config() -> ml_collections.ConfigDict:
         # occurs is compiled once; what fits none is an error.
         "lengths": (40,),
         "patches": (64,),
-        # Threads that read and cut pictures ahead.
+        # Threads that read and cut pictures ahead, in each of so many worker
+        # processes; with 0 in the run's own. Workers pay where pictures are
+        # large and there are cores to spare; their batches are in /dev/shm.
         "threads": 2,
+        "workers": 0,
       },
       "rollout": {
         "prompts": 64,  # P of a rollout batch

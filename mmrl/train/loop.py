@@ -58,11 +58,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     patches=config.data.patches,
     group=run.group,
     threads=config.data.threads,
+    workers=config.data.workers,
   )
   if checkpoints.latest is not None:
     state, position = checkpoints.restore(state)
     questions.set_state(position)
     print(f"resuming {workdir} after step {int(state.step)}")
+  questions.start_prefetch()
   log = metrics_lib.Log(path, step=int(state.step))
   before = _evaluation(config, run, run.params, path / "before.json")
   print(f"before: accuracy {before.accuracy:.1%}")
@@ -75,6 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     log.close()
     checkpoints.wait()
     checkpoints.close()
+    questions.close()
   after = _evaluation(config, run, state.params, path / "after.json")
   models.save(
     models.Model(run.model_config, state.params, run.processor), path / "model"
@@ -122,19 +125,32 @@ def _evaluation(
 def _steps(
   config, run: Run, state: State, questions, checkpoints, log, compilations
 ) -> State:
-  """Rollout batches until the config's number of steps is done."""
+  """Rollout batches until the config's number of steps is done.
+
+  The time of a step begins where the one before was measured, so it has that
+  one's logging and checkpoint in it, and the wait for its own questions.
+  `time/device_busy` is the share of it in which the device had work; see
+  `collect`.
+  """
   first, last = int(state.step), config.train.steps
   saved = first
   with (
     concurrent.futures.ThreadPoolExecutor() as pool,
     tqdm.tqdm(total=last, initial=first, unit="step", disable=None) as bar,
   ):
+    ended = time.perf_counter()
     for step in range(first + 1, last + 1):
+      began, asked = ended, time.perf_counter()
       samples = _next(questions, state, checkpoints)
+      waited = time.perf_counter() - asked
       batch, values = collect(config, run, state, samples, step, pool)
       state, values = learn(config, run, state, batch, values, step, saved)
       state = dataclasses.replace(state, step=np.int32(step))
+      ended = time.perf_counter()
       values["data/shrunk"] = samples.shrunk
+      values["time/data"] = waited
+      values["time/step"] = ended - began
+      values["time/device_busy"] = values["time/device"] / (ended - began)
       values["time/compilations"] = compilations.count
       log.write(step, values)
       bar.set_postfix_str(_postfix(run, values))
@@ -173,13 +189,19 @@ def collect(
 ) -> tuple[Batch, dict[str, float]]:
   """Answers, rewards, advantages and probes for one batch of questions.
 
+  `time/device` sums the seconds from each call of a program to its observed
+  end, here and in `learn`; of two programs at a time there are none. It counts
+  as the device's what a call takes on the host: copying arguments, and in the
+  first steps compiling. It doesn't see gaps inside of a program, nor, being
+  over in no time, `prepare` and the cutting of minibatches.
+
   Args:
     config: the run's.
     run: the run.
     state: current parameters.
     samples: questions.
     step: number of this rollout batch; with the seed it makes the random key.
-    pool: executor for the rewards.
+    pool: executor for the rewards, and for seeing the probes end meanwhile.
 
   Returns:
     (batch, metrics).
@@ -192,6 +214,7 @@ def collect(
   sampled = time.perf_counter()
   # Dispatched before the rewards, so that host and device work side by side.
   fields, measured = run.programs.probe(state, run.params, prompt, rollout)
+  probed = pool.submit(_end, measured)
   texts = run.processor.decode(tokens, mask)
   rewards, parts = run_lib.answer_rewards(
     run.rewards, texts, samples.examples, pool
@@ -209,7 +232,9 @@ def collect(
   )
   values["time/rollout"] = sampled - began
   values["time/reward"] = rewarded - sampled
-  values["time/probe"] = time.perf_counter() - rewarded
+  ended = time.perf_counter()
+  values["time/probe"] = ended - rewarded
+  values["time/device"] = min(probed.result(), ended) - began
   visual = rollout.visual if run.frozen_vision else None
   return Batch(prompt, visual, rollout.tokens, rollout.mask, fields), values
 
@@ -245,18 +270,28 @@ def learn(
   parts = config.train.minibatches
   size = config.rollout.prompts // parts
   updates = parts * config.train.epochs
+  device = values.get("time/device", 0.0)
   for update in range(updates):
     minibatch = step_lib.take_prompts(batch, update % parts * size, size)
+    called = time.perf_counter()
     every = config.shares.every
     if every and update == updates - 1 and step % every == 0:
       few = step_lib.take_prompts(minibatch, 0, config.shares.prompts)
       values |= _floats(run.programs.shares(state, few))
     state, measured = run.programs.update(state, minibatch)
     measured = _floats(measured)
+    device += time.perf_counter() - called
     metrics_lib.require_finite(measured, step, update + 1, saved)
   values |= measured
   values["time/update"] = time.perf_counter() - began
+  values["time/device"] = device
   return state, values
+
+
+def _end(arrays) -> float:
+  """Waits until arrays are computed, and says when that was."""
+  jax.block_until_ready(arrays)
+  return time.perf_counter()
 
 
 def _floats(arrays) -> dict[str, float]:

@@ -135,6 +135,18 @@ def test_compilations_stay_constant_after_the_second_step(finished):
   assert len(set(counts[1:])) == 1
 
 
+def test_times_of_a_step(finished):
+  """The device's are within the step's, of which they are the share."""
+  workdir, _ = finished
+  for line in (workdir / "metrics.jsonl").read_text().splitlines():
+    values = json.loads(line)
+    assert 0 < values["time/device_busy"] <= 1
+    assert 0 <= values["time/data"] < values["time/step"]
+    assert values["time/device"] == pytest.approx(
+      values["time/device_busy"] * values["time/step"]
+    )
+
+
 def test_killed_and_resumed_equals_uninterrupted(folder, finished):
   """SIGKILL between two checkpoints; the steps after the last are redone."""
   whole, _ = finished

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -263,6 +264,32 @@ def test_collect_and_learn_compile_in_the_first_steps_only():
       counts.append(compilations.count)
       assert all(np.isfinite(v) for v in values.values())
   assert counts[1] == counts[2] == counts[3]
+
+
+def test_a_slow_reward_leaves_the_device_idle():
+  """The share of a step in which it has work, once all is compiled."""
+  config, run = make_config(1.0), build(1.0, "self")
+  state, samples = run.initial_state(), make_samples(run)
+
+  def share(seconds, state):
+    def reward(text):
+      time.sleep(seconds)
+      return 0.0
+
+    bound = build_lib.Bound("slow", reward, ("text",), {})
+    slow = dataclasses.replace(run, rewards=[("slow", 1.0, bound)])
+    began = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(UPDATES + 1) as pool:
+      batch, values = loop.collect(config, slow, state, samples, 1, pool)
+    collected = values["time/device"]
+    state, values = loop.learn(config, slow, state, batch, values, 1, 0)
+    assert 0 < collected < values["time/device"]
+    return values["time/device"] / (time.perf_counter() - began), state
+
+  _, state = share(0.0, state)
+  quick, state = share(0.0, state)
+  slow, _ = share(0.5, state)
+  assert 0 < slow < quick <= 1
 
 
 def test_loss_that_is_no_number_stops_the_run():
