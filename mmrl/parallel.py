@@ -102,6 +102,8 @@ def jit_loss(loss: Callable, terms: Sequence[Term], mesh: Mesh) -> Wrapped:
 
   def wrapped(params: PyTree, batch: Batch):
     _divide(batch, mesh.shape[AXIS])
-    return compiled(params, batch)
+    # Kernels, which the compiler can't divide, find the mesh here.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return compiled(params, batch)
 
   return wrapped

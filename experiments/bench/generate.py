@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from experiments.bench import clock, random_model
+from mmrl import commands
 from mmrl.rollout import sampler
 
 
@@ -28,6 +29,7 @@ def main() -> None:
   add("--new-tokens", type=int, default=32)
   add("--repeats", type=int, default=20)
   flags = parser.parse_args()
+  commands.keep_freed_memory()
   model = random_model.build(flags)
   rng = np.random.RandomState(flags.seed)
   pictures = rng.randint(

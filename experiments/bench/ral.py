@@ -19,7 +19,7 @@ import jax
 
 from experiments import quickstart
 from experiments.bench import random_model, step
-from mmrl import models
+from mmrl import commands, models
 from mmrl.train import defaults
 from mmrl.train import run as run_lib
 
@@ -81,6 +81,7 @@ def main() -> None:
   )
   parser.add_argument("--shapes", default="quickstart,long")
   flags = parser.parse_args()
+  commands.keep_freed_memory()
   with tempfile.TemporaryDirectory() as name:
     for shape in flags.shapes.split(","):
       configs = (

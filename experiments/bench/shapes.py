@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.bench import random_model, step
-from mmrl import models
+from mmrl import commands, models
 from mmrl.train import metrics
 from mmrl.train import run as run_lib
 
@@ -46,6 +46,7 @@ def main() -> None:
   parser = step.make_parser(__doc__)
   parser.set_defaults(steps=100, image_size=168, free_length=True)
   flags = parser.parse_args()
+  commands.keep_freed_memory()
   compilations, seen, counts = metrics.Compilations(), set(), []
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)

@@ -35,7 +35,7 @@ import jax
 from PIL import Image, ImageDraw
 
 from experiments.bench import peak, random_model
-from mmrl import data, models
+from mmrl import commands, data, models
 from mmrl.models import flops
 from mmrl.train import defaults, loop, metrics
 from mmrl.train import run as run_lib
@@ -118,6 +118,7 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
 def main() -> None:
   """Runs the steps and prints the line."""
   flags = make_parser(__doc__).parse_args()
+  commands.keep_freed_memory()
   compilations = metrics.Compilations()
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)

@@ -2,6 +2,10 @@
 
 Nothing is downloaded: the package holds the 151,643 byte strings of the
 vocabulary, the rest is written out here.
+
+  python -m tests.parity.vocabulary FILE
+
+writes it as a tokenizer.json.
 """
 
 import base64
@@ -9,6 +13,7 @@ import functools
 import importlib.util
 import itertools
 import pathlib
+import sys
 
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
@@ -148,3 +153,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
     clean_up_tokenization_spaces=False,
     chat_template=CHAT_TEMPLATE,
   )
+
+
+if __name__ == "__main__":
+  make_tokenizer().backend_tokenizer.save(sys.argv[1])
