@@ -12,16 +12,16 @@ from mmrl.types import Prefix, PyTree, pytree
 
 @pytree
 class Layers:
-  """What decoding reads of n consecutive layers at every token.
+  """What decoding reads of one layer, or of all in a stack, at every token.
 
   Attributes:
-    params: their stacked parameters.
+    params: parameters.
     keys, values: of the prompts, heads first, as products want them.
   """
 
   params: PyTree
-  keys: Float[Array, "n P K S head"]
-  values: Float[Array, "n P K S head"]
+  keys: Float[Array, "*L P K S head"]
+  values: Float[Array, "*L P K S head"]
 
 
 @pytree
@@ -29,12 +29,16 @@ class Cache:
   """Keys and values of the answers so far.
 
   Attributes:
-    keys, values: rotated keys and values, for each of `Layers`.
+    keys, values: rotated keys and values of each layer, or of all in a stack.
     length: how many answer tokens are in.
   """
 
-  keys: tuple[Float[Array, "n P G K R head"], ...]
-  values: tuple[Float[Array, "n P G K R head"], ...]
+  keys: (
+    tuple[Float[Array, "P G K R head"], ...] | Float[Array, "L P G K R head"]
+  )
+  values: (
+    tuple[Float[Array, "P G K R head"], ...] | Float[Array, "L P G K R head"]
+  )
   length: Int[Array, ""]
 
 
@@ -52,12 +56,11 @@ def cast(params: PyTree, config: ModelConfig) -> PyTree:
   return {"text": jax.tree_util.tree_map_with_path(narrow, params["text"])}
 
 
-def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...]:
-  """The decoder in the runs of layers that `decode` scans over.
+def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...] | Layers:
+  """The decoder as `decode` reads it: each layer, or all in a stack.
 
-  All in one; each layer alone if the model unrolls them. Then no layer's
-  weights and keys are cut out of a stack at every token, but all are copied
-  once.
+  Each layer where the model unrolls them: no layer's weights and keys are then
+  cut out of a stack at every token, but all are copied once.
 
   Args:
     params: model parameters.
@@ -68,31 +71,34 @@ def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...]:
     keys=jnp.swapaxes(prefix.keys, 2, 3),
     values=jnp.swapaxes(prefix.values, 2, 3),
   )
-  depth = len(prefix.keys)
-  run = 1 if vlm.unrolled(params) else depth
+  if not vlm.unrolled(params):
+    return stacked
   return tuple(
-    jax.tree.map(lambda x: x[i : i + run], stacked)  # noqa: B023
-    for i in range(0, depth, run)
+    jax.tree.map(lambda x: x[i], stacked)  # noqa: B023
+    for i in range(len(prefix.keys))
   )
 
 
-def empty_cache(runs: tuple[Layers, ...], answers: int, length: int) -> Cache:
+def empty_cache(
+  decoder: tuple[Layers, ...] | Layers, answers: int, length: int
+) -> Cache:
   """A cache for `answers` answers of at most `length` tokens per prompt."""
-  zeros = []
-  for run in runs:
-    count, prompts, heads, _, size = run.keys.shape
-    shape = (count, prompts, answers, heads, length, size)
-    zeros.append(jnp.zeros(shape, run.keys.dtype))
-  zeros = tuple(zeros)
-  return Cache(keys=zeros, values=zeros, length=jnp.zeros((), jnp.int32))
+
+  def zeros(layers: Layers):
+    *before, heads, _, size = layers.keys.shape
+    return jnp.zeros((*before, answers, heads, length, size), layers.keys.dtype)
+
+  together = isinstance(decoder, Layers)
+  empty = zeros(decoder) if together else tuple(map(zeros, decoder))
+  return Cache(keys=empty, values=empty, length=jnp.zeros((), jnp.int32))
 
 
 def lengthen(cache: Cache, length: int) -> Cache:
   """The same cache with room for `length` tokens."""
 
   def pad(x):
-    more = length - x.shape[4]
-    return jnp.pad(x, [(0, 0)] * 4 + [(0, more), (0, 0)])
+    more = length - x.shape[-2]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
 
   return Cache(
     keys=jax.tree.map(pad, cache.keys),
@@ -105,7 +111,7 @@ def decode(
   params: PyTree,
   config: ModelConfig,
   prefix: Prefix,
-  runs: tuple[Layers, ...],
+  decoder: tuple[Layers, ...] | Layers,
   cache: Cache,
   token: Int[Array, "P G"],
 ) -> tuple[Float[Array, "P G D"], Cache]:
@@ -115,7 +121,7 @@ def decode(
     params: model parameters.
     config: the architecture.
     prefix: from `prefill`.
-    runs: from `take_apart`.
+    decoder: from `take_apart`.
     cache: earlier tokens of the same answers.
     token: the next token of every answer.
 
@@ -126,37 +132,47 @@ def decode(
   angles = vlm.answer_angles(config, prefix, cache.length, 1)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
-  mask = (jnp.arange(cache.keys[0].shape[4]) <= cache.length)[None]
+  room = jax.tree.leaves(cache.keys)[0].shape[-2]
+  mask = (jnp.arange(room) <= cache.length)[None]
 
-  def body(carry, layer):
-    x, all_keys, all_values = carry
-    layer, index = layer
+  def one(x, layer: Layers, old, index=()):
+    """A layer, whose cache is at `index` of `old`."""
 
     def attend(queries, keys, values):
-      # Written in place in the carry: stacking scanned-out caches would copy
-      # all of them at every token.
+      # Written in place: stacking scanned-out caches would copy all of them at
+      # every token.
       def write(cached, new):
-        new = jnp.swapaxes(new, 2, 3)[None]
-        where = (index, 0, 0, 0, cache.length, 0)
+        new = jnp.swapaxes(new, 2, 3).reshape(
+          *(1 for _ in index), *cached.shape[-5:-2], 1, -1
+        )
+        where = (*index, 0, 0, 0, cache.length, 0)
         return jax.lax.dynamic_update_slice(cached, new, where)
 
-      def read(cached):
-        return jax.lax.dynamic_index_in_dim(cached, index, keepdims=False)
-
-      kept = write(all_keys, keys), write(all_values, values)
+      kept = tuple(map(write, old, (keys, values)))
+      own = (cached[index] if index else cached for cached in kept)
       out = attention.attend_prefix(
-        queries, layer.keys, layer.values, prefix.mask, *map(read, kept), mask
+        queries, layer.keys, layer.values, prefix.mask, *own, mask
       )
       return out, kept
 
-    x, kept = block.apply({"params": layer.params}, x, angles, attend)
-    return (x, *kept), None
+    return block.apply({"params": layer.params}, x, angles, attend)
 
-  new = []
-  for run, *old in zip(runs, cache.keys, cache.values, strict=True):
-    steps = (run, jnp.arange(len(run.keys)))
-    (x, *kept), _ = jax.lax.scan(body, (x, *old), steps)
-    new.append(kept)
+  if isinstance(decoder, Layers):
+
+    def body(carry, step):
+      x, *old = carry
+      layer, index = step
+      x, kept = one(x, layer, old, (index,))
+      return (x, *kept), None
+
+    steps = decoder, jnp.arange(len(decoder.keys))
+    carry = x, cache.keys, cache.values
+    (x, keys, values), _ = jax.lax.scan(body, carry, steps)
+  else:
+    kept = []
+    for layer, *old in zip(decoder, cache.keys, cache.values, strict=True):
+      x, new = one(x, layer, old)
+      kept.append(new)
+    keys, values = zip(*kept, strict=True)
   hidden = vlm.final_norm(params, config, x)[:, :, 0]
-  keys, values = zip(*new, strict=True)
   return hidden, Cache(keys=keys, values=values, length=cache.length + 1)

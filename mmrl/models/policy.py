@@ -6,6 +6,7 @@ precision, or a divergence between them would measure noise.
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+import numpy as np
 
 from mmrl.models import rows, vlm, vocabulary
 from mmrl.models.config import ModelConfig
@@ -23,9 +24,10 @@ def token_logits(
   Sampler and scorer share this function, so their log-probabilities differ by
   rounding only.
   """
-  banned = jnp.array(config.banned_token_ids)
-  values = vlm.logits(params, config, hidden)
-  return values.at[..., banned].set(-1e30) / temperature
+  entries = np.arange(config.text.vocab_size)
+  banned = np.isin(entries, config.banned_token_ids)
+  values = vlm.logits(params, config, hidden) / temperature
+  return jnp.where(banned, vocabulary.BANNED, values)
 
 
 def token_logprobs(

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 _CHUNK_VALUES = 2**24
 # Entries of a part are at least as many, whatever the number of tokens.
 _LEAST_ENTRIES = 1024
-_BANNED = -1e30
+# The logit of an entry of probability zero.
+BANNED = -1e30
 
 
 def chosen(
@@ -74,7 +75,7 @@ def _part(settings, hidden, head, index):
   counts = entry >= index * entries
   for token in banned:
     counts &= entry != token
-  return start, part, jnp.where(counts, logits / temperature, _BANNED), counts
+  return start, part, jnp.where(counts, logits / temperature, BANNED), counts
 
 
 def _at(tokens, start, entries):
@@ -106,7 +107,7 @@ def _forward(settings, hidden, head, tokens):
     return highest, total, weighted, logit
 
   zeros = jnp.zeros(tokens.shape, jnp.float32)
-  lowest = jnp.full(tokens.shape, _BANNED, jnp.float32)
+  lowest = jnp.full(tokens.shape, BANNED, jnp.float32)
   top, total, weighted, logit = jax.lax.fori_loop(
     0, parts, visit, (lowest, zeros, zeros, lowest)
   )

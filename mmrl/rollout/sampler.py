@@ -27,7 +27,6 @@ class State:
 
   Attributes:
     step: tokens drawn so far, the same for every answer.
-    key: PRNG key of the next draw.
     tokens: drawn ids; what stands behind an answer's end means nothing.
     logprobs: their log-probabilities.
     done: whether the answer has drawn its end of sequence.
@@ -35,7 +34,6 @@ class State:
   """
 
   step: Int[Array, ""]
-  key: Array
   tokens: Int[Array, "P G R"]
   logprobs: Float[Array, "P G R"]
   done: Bool[Array, "P G"]
@@ -86,22 +84,24 @@ def generate(
   greedy = temperature == 0
   prompts = prefix.mask.shape[0]
   params = decoding.cast(params, config)
-  runs = decoding.take_apart(params, prefix)
+  decoder = decoding.take_apart(params, prefix)
+  shape = (prompts, answers, length)
+  # All of them ahead: two numbers per token cost nothing.
+  uniform = jax.random.uniform(key, (*shape, 2))
 
   def draw_one(arrays):
-    key, hidden = arrays
+    uniform, hidden = arrays
     logits = policy.token_logits(
       params, config, hidden, 1.0 if greedy else temperature
     )
     token = sampling.sample(
-      key, logits, greedy=greedy, top_k=top_k, top_p=top_p
+      uniform, logits, greedy=greedy, top_k=top_k, top_p=top_p
     )
     return token, logits[token] - jax.nn.logsumexp(logits)
 
   def draw(state: State, hidden) -> State:
-    key, now = jax.random.split(state.key)
-    keys = jax.random.split(now, hidden.shape[0] * hidden.shape[1])
-    rows = keys, hidden.reshape(len(keys), -1)
+    now = jax.lax.dynamic_index_in_dim(uniform, state.step, 2, keepdims=False)
+    rows = now.reshape(-1, 2), hidden.reshape(-1, hidden.shape[-1])
     token, logprob = jax.lax.map(
       draw_one, rows, batch_size=max(1, _DRAWN_VALUES // config.text.vocab_size)
     )
@@ -114,7 +114,6 @@ def generate(
 
     return State(
       step=state.step + 1,
-      key=key,
       tokens=write(state.tokens, token),
       logprobs=write(state.logprobs, logprob),
       done=state.done | (token == config.eos_token_id),
@@ -126,19 +125,17 @@ def generate(
       state.tokens, state.step - 1, axis=2, keepdims=False
     )
     hidden, cache = decoding.decode(
-      params, config, prefix, runs, state.cache, newest
+      params, config, prefix, decoder, state.cache, newest
     )
     return draw(dataclasses.replace(state, cache=cache), hidden)
 
-  shape = (prompts, answers, length)
   first_room, *larger = rooms(length)
   state = State(
     step=jnp.zeros((), jnp.int32),
-    key=key,
     tokens=jnp.full(shape, config.pad_token_id, jnp.int32),
     logprobs=jnp.zeros(shape, jnp.float32),
     done=jnp.zeros(shape[:2], bool),
-    cache=decoding.empty_cache(runs, answers, first_room),
+    cache=decoding.empty_cache(decoder, answers, first_room),
   )
   # The prefix emits the first token of every answer: no decoding needed.
   first = jnp.broadcast_to(

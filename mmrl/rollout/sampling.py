@@ -1,11 +1,10 @@
 """How one token is drawn from logits."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
-# Tokens of a block; a draw chooses a block, then a token in it.
-_BLOCK = 128
 
 
 def keep_top_k(
@@ -33,26 +32,26 @@ def keep_top_p(
 
 
 def categorical(
-  key: Array, logits: Float[Array, "*batch V"]
+  uniform: Float[Array, "*batch 2"], logits: Float[Array, "*batch V"]
 ) -> Int[Array, "*batch"]:
   """Draws each row's token from `softmax(logits)`, by two random numbers.
 
-  The first chooses a block of 128 tokens, the second a token in it, each by
-  the running sum of probabilities. (One Gumbel number per vocabulary entry,
-  as in `jax.random.categorical`, costs more than the decoder does.)
+  The first chooses a block of about sqrt(V) tokens, the second a token in it,
+  each by the running sum of probabilities. (One Gumbel number per vocabulary
+  entry, as in `jax.random.categorical`, costs more than the decoder does.)
 
   Args:
-    key: PRNG key.
+    uniform: in [0, 1).
     logits: -inf for what can't be drawn.
   """
   *batch, size = logits.shape
-  padding = [(0, 0)] * len(batch) + [(0, -size % _BLOCK)]
+  block = 2 ** math.ceil(math.log2(size) / 2)
+  padding = [(0, 0)] * len(batch) + [(0, -size % block)]
   weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-  weights = jnp.pad(weights, padding).reshape(*batch, -1, _BLOCK)
-  uniform = jax.random.uniform(key, (2, *batch))
-  block = _draw(weights.sum(-1), uniform[0])
-  inside = jnp.take_along_axis(weights, block[..., None, None], axis=-2)
-  return block * _BLOCK + _draw(inside[..., 0, :], uniform[1])
+  weights = jnp.pad(weights, padding).reshape(*batch, -1, block)
+  first = _draw(weights.sum(-1), uniform[..., 0])
+  inside = jnp.take_along_axis(weights, first[..., None, None], axis=-2)
+  return first * block + _draw(inside[..., 0, :], uniform[..., 1])
 
 
 def _draw(
@@ -63,14 +62,16 @@ def _draw(
   Rounding can't choose an entry of weight 0: where it leaves no other, the
   largest is taken.
   """
-  running = jnp.cumsum(weights, axis=-1)
+  # A running sum of a few hundred numbers is fastest as a product.
+  until = jnp.tri(weights.shape[-1]).T
+  running = jnp.matmul(weights, until, precision="highest")
   above = running > uniform[..., None] * running[..., -1:]
   order = jnp.where(above & (weights > 0), jnp.inf, weights)
   return jnp.argmax(order, axis=-1).astype(jnp.int32)
 
 
 def sample(
-  key: Array,
+  uniform: Float[Array, "*batch 2"],
   logits: Float[Array, "*batch V"],
   *,
   greedy: bool = False,
@@ -80,7 +81,7 @@ def sample(
   """Draws a token for each row of `logits`.
 
   Args:
-    key: PRNG key.
+    uniform: random numbers in [0, 1).
     logits: already divided by the temperature.
     greedy: take the most likely token.
     top_k: draw from the k most likely tokens; 0 means all.
@@ -95,4 +96,4 @@ def sample(
     logits = keep_top_k(logits, top_k)
   if top_p < 1.0:
     logits = keep_top_p(logits, top_p)
-  return categorical(key, logits)
+  return categorical(uniform, logits)

@@ -228,12 +228,14 @@ def test_decode_is_extend(case):
   whole = jax.jit(models.extend, static_argnums=1)(
     params, config, prefix, tokens
   )
-  runs = decoding.take_apart(params, prefix)
-  cache = decoding.empty_cache(runs, ANSWERS, LENGTH)
+  decoder = decoding.take_apart(params, prefix)
+  cache = decoding.empty_cache(decoder, ANSWERS, LENGTH)
   cache = decoding.lengthen(cache, LENGTH + 3)
   step = jax.jit(models.decode, static_argnums=1)
   for t in range(LENGTH):
-    hidden, cache = step(params, config, prefix, runs, cache, tokens[:, :, t])
+    hidden, cache = step(
+      params, config, prefix, decoder, cache, tokens[:, :, t]
+    )
     np.testing.assert_allclose(hidden, whole.hidden[:, :, t], atol=1e-5)
   assert cache.length == LENGTH
 
