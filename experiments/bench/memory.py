@@ -9,8 +9,9 @@ XLA's own figures. The decoder is Qwen2.5-VL-3B's with `--layers` layers, 36
 unless less is asked for; the vision tower is frozen, and its output an input.
 `temporary` is what an update takes besides its inputs (`arguments`:
 parameters, optimiser state, batch) and outputs; `ratio` is RAL's over GRPO's,
-of which the aim is at most 1.02. `maps_gb` is what holding the attention maps
-of all layers and answers would take, in `--dtype`.
+of which the aim is at most 1.02, and `flops_ratio` the same of the updates'
+FLOPs by the formula of `mmrl.models.flops`. `maps_gb` is what holding the
+attention maps of all layers and answers would take, in `--dtype`.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 
 from experiments.bench import load
 from mmrl import probes
-from mmrl.models import parameters
+from mmrl.models import flops, parameters
 from mmrl.probes.policies import Scorer
 from mmrl.train import defaults, objective, step
 from mmrl.train import optimizer as optimizer_lib
@@ -139,7 +140,23 @@ def main() -> None:
       f"{name}_arguments_gb": found.argument_size_in_bytes / 1e9,
       f"{name}_compile_s": round(time.time() - start),
     }
-  heads = load.make_config(flags.layers).text.num_attention_heads
+  model = load.make_config(flags.layers)
+  grpo, ral = (
+    flops.step(
+      model,
+      grids=[],
+      lengths=[flags.prompt_length],
+      answers=flags.answers,
+      count=flags.answer_length,
+      rows_probed=1,
+      rows_trained=layers,
+      reference=False,
+      epochs=1,
+    )["update"]
+    for layers in (0, 1)
+  )
+  row["flops_ratio"] = ral / grpo
+  heads = model.text.num_attention_heads
   maps = flags.layers * flags.answers * heads * jnp.dtype(flags.dtype).itemsize
   keys = flags.prompt_length + flags.answer_length
   row["ratio"] = row["ral_temporary_gb"] / row["grpo_temporary_gb"]

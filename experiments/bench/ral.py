@@ -3,9 +3,9 @@
   python -m experiments.bench.ral
 
 The quick start's own two configs, and a random tiny model with prompts of
-about `--prompt-length` tokens. Both methods go in turn, step by step, from the
-same start; medians. Shares of the gradient, a measurement that a run may leave
-out, are not measured.
+`--words` words, about 2,000 tokens. Both methods go in turn, step by step, from
+the same start; medians. Shares of the gradient, a measurement that a run may
+leave out, are not measured.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
   """Runs both shapes and prints a line for each."""
   parser = step.make_parser(__doc__)
   parser.set_defaults(
-    words=2000, prompts=2, minibatches=2, new_tokens=128, steps=8, warmup=2
+    words=930, prompts=2, minibatches=2, new_tokens=128, steps=7, warmup=2
   )
   parser.add_argument("--shapes", default="quickstart,long")
   flags = parser.parse_args()
