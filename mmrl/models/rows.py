@@ -68,32 +68,52 @@ def attention_rows(
   length, kv_heads = attention.queries.shape[2], attention.keys.shape[-2]
   count = count or length
   queries = jax.lax.dynamic_slice_in_dim(attention.queries, start, count, 2)
-  grouped = group(queries, kv_heads)
-  scores = [
-    jnp.einsum(pattern, grouped, keys, preferred_element_type=jnp.float32)
-    for pattern, keys in (
-      ("pgtckhd,psckd->pgckhts", attention.prefix_keys),
-      ("pgtckhd,pguckd->pgckhtu", attention.keys),
-    )
-  ]
+  heads = queries.shape[3] * queries.shape[4]
   # Row t of "emit" is that of the token before.
   at = start + jnp.arange(count)[:, None]
   earlier = jnp.arange(length) < at
   own = earlier if attention.row == "emit" else jnp.arange(length) <= at
-  prompt = attention.prefix_mask[:, None, None, None, None, None, :]
-  scores = jnp.concatenate(
-    [
-      jnp.where(prompt, scores[0], MASKED),
-      jnp.where(own, scores[1], MASKED),
-    ],
-    axis=-1,
+  prompt = attention.prefix_mask[:, None, None, :]
+
+  def add(total, head):
+    """Adds the maps of the queries of one layer that read one key head."""
+    queries, keys, prefix_keys = head
+    # One query head at a time: a CPU is slow at sums over another axis than
+    # the last, and at what they need backward.
+    for i in range(queries.shape[-2]):
+      over_prefix, over_own = (
+        jnp.einsum(
+          pattern, queries[..., i, :], keys, preferred_element_type=jnp.float32
+        )
+        for pattern, keys in (
+          ("pgtd,psd->pgts", prefix_keys),
+          ("pgtd,pgud->pgtu", keys),
+        )
+      )
+      scores = jnp.concatenate(
+        [
+          jnp.where(prompt, over_prefix, MASKED),
+          jnp.where(own, over_own, MASKED),
+        ],
+        axis=-1,
+      )
+      total += jax.nn.softmax(scores, axis=-1)
+    return total, None
+
+  rows = jnp.zeros((*queries.shape[:3], prompt.shape[-1] + length), jnp.float32)
+  rows, _ = jax.lax.scan(
+    add,
+    rows,
+    (
+      _by_head(group(queries, kv_heads), axis=3),
+      _by_head(attention.keys, axis=3),
+      _by_head(attention.prefix_keys, axis=2),
+    ),
   )
-  rows = jax.nn.softmax(scores, axis=-1).mean((2, 3, 4))
+  rows = rows / heads
   if not attention.row:
     return rows
-  prompt = jnp.broadcast_to(
-    prompt[:, :, 0, 0, 0], (*rows.shape[:3], prompt.shape[-1])
-  )
+  prompt = jnp.broadcast_to(prompt, (*rows.shape[:3], prompt.shape[-1]))
   valid = jnp.concatenate(
     [prompt, jnp.broadcast_to(earlier, (*rows.shape[:3], length))], axis=-1
   )
@@ -102,6 +122,12 @@ def attention_rows(
   # The sum goes through `where` before the division, or 0/0 would put NaN
   # in the gradient of rows without an earlier position.
   return jnp.where(total > 0, rows / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def _by_head(x: Array, axis: int) -> Array:
+  """Layers and key heads, at `axis` and behind it, as one leading axis."""
+  x = jnp.moveaxis(x, (axis, axis + 1), (0, 1))
+  return x.reshape(-1, *x.shape[2:])
 
 
 def smaller(attention: Attention) -> Attention | Float[Array, "P G R keys"]:
