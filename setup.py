@@ -47,6 +47,8 @@ setuptools.setup(
     # A TPU's runtime and compiler, in JAX's own choice of version; without a
     # TPU it compiles for one: some tests, experiments/bench/memory.py.
     "tpu": ["jax[tpu]"],
+    # What experiments/bench/peers.py ran for the README's table.
+    "peers": ["torch==2.13.0", "transformers==5.23.0", "trl==1.16.0"],
     # torch first and pinned: a looser range takes several GB of CUDA.
     # The last two are data: Qwen's vocabulary, and real videos.
     "parity": [
