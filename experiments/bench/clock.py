@@ -11,13 +11,7 @@ import jax
 
 def seconds(function: Callable, *arguments, repeats: int) -> float:
   """Median time of a call, after one that isn't counted."""
-  jax.block_until_ready(function(*arguments))
-  found = []
-  for _ in range(repeats):
-    began = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
-    found.append(time.perf_counter() - began)
-  return statistics.median(found)
+  return in_turn({"": lambda: function(*arguments)}, repeats)[""]
 
 
 def in_turn(programs: dict[str, Callable[[], object]], repeats: int):

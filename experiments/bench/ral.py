@@ -20,7 +20,7 @@ import jax
 from experiments import quickstart
 from experiments.bench import random_model, step
 from mmrl import commands, models
-from mmrl.train import defaults
+from mmrl.train import defaults, loop
 from mmrl.train import run as run_lib
 
 
@@ -28,7 +28,9 @@ def compare(configs, steps: int, warmup: int) -> dict[str, float]:
   """Median times of steps of two configs that are run in turn."""
   runs = {name: run_lib.build_run(c) for name, c in configs.items()}
   states = {name: run.initial_state() for name, run in runs.items()}
-  questions = {name: step.batches(configs[name], runs[name]) for name in runs}
+  questions = {
+    name: loop.read_questions(configs[name], runs[name]) for name in runs
+  }
   found = {f"{name}_{part}": [] for name in runs for part in ("step", "update")}
   with futures.ThreadPoolExecutor() as pool:
     for number in range(1, steps + 1):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from experiments.bench import random_model, step
 from mmrl import commands, models
-from mmrl.train import metrics
+from mmrl.train import loop, metrics
 from mmrl.train import run as run_lib
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     config = step.build_config(flags, str(folder / "model"), path)
     config.data.lengths, config.data.patches = (256,), (512,)
     run = run_lib.build_run(config)
-    state, questions = run.initial_state(), step.batches(config, run)
+    state, questions = run.initial_state(), loop.read_questions(config, run)
     with futures.ThreadPoolExecutor() as pool:
       for number in range(1, flags.steps + 1):
         state, _, samples = step.one_step(

@@ -184,21 +184,6 @@ def step_flops(config, run, samples) -> dict[str, int]:
   return {"step_flops": sum(work.values()), "update_flops": work["update"]}
 
 
-def batches(config, run):
-  """Questions as a run of the config reads them."""
-  return data.batches(
-    run.train_source,
-    run.processor,
-    batch_size=config.rollout.prompts,
-    answer_length=config.rollout.length,
-    seed=config.seed,
-    lengths=config.data.lengths,
-    patches=config.data.patches,
-    group=run.group,
-    threads=config.data.threads,
-  )
-
-
 def one_step(config, run, state, questions, step: int, pool):
   """(the state after a step, its timings, its questions)."""
   began = time.perf_counter()
@@ -221,7 +206,7 @@ def one_step(config, run, state, questions, step: int, pool):
 
 def time_steps(flags, config, run, compilations):
   """(timings of each step, compilations at the end of the warm-up)."""
-  state, questions = run.initial_state(), batches(config, run)
+  state, questions = run.initial_state(), loop.read_questions(config, run)
   rows, compiled = [], 0
   with futures.ThreadPoolExecutor() as pool:
     for step in range(1, flags.steps + 1):

@@ -21,8 +21,8 @@ def token_logits(
 ) -> Float[Array, "*batch V"]:
   """Logits of the token policy: placeholders banned, divided by temperature.
 
-  Sampler and scorer share this function, so their log-probabilities differ by
-  rounding only.
+  The sampler draws from these; `token_logprobs` computes the same part by part,
+  so that the log-probabilities of the two differ by rounding only.
   """
   entries = np.arange(config.text.vocab_size)
   banned = np.isin(entries, config.banned_token_ids)

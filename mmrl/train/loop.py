@@ -48,18 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   checkpoint.claim(path, config)
   checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
   state = run.initial_state()
-  questions = data.batches(
-    run.train_source,
-    run.processor,
-    batch_size=config.rollout.prompts,
-    answer_length=config.rollout.length,
-    seed=config.seed,
-    lengths=config.data.lengths,
-    patches=config.data.patches,
-    group=run.group,
-    threads=config.data.threads,
-    workers=config.data.workers,
-  )
+  questions = read_questions(config, run)
   if checkpoints.latest is not None:
     state, position = checkpoints.restore(state)
     questions.set_state(position)
@@ -90,6 +79,22 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     after,
     wall_seconds=time.perf_counter() - began,
     compile_seconds=compilations.seconds,
+  )
+
+
+def read_questions(config, run: Run):
+  """The run's endless batches of training questions; see `data.batches`."""
+  return data.batches(
+    run.train_source,
+    run.processor,
+    batch_size=config.rollout.prompts,
+    answer_length=config.rollout.length,
+    seed=config.seed,
+    lengths=config.data.lengths,
+    patches=config.data.patches,
+    group=run.group,
+    threads=config.data.threads,
+    workers=config.data.workers,
   )
 
 
