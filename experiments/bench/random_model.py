@@ -33,7 +33,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--vision-hidden", type=int, default=64)
   add("--vision-depth", type=int, default=2)
   add("--vision-heads", type=int, default=4)
-  add("--vocab", type=int, default=512, help="ignored with --tokenizer")
+  add(
+    "--vocab",
+    type=int,
+    default=512,
+    help="at least the bytes' 268; ignored with --tokenizer",
+  )
   add("--tokenizer", default="", help="path of a tokenizer.json")
   add("--untied", action="store_true", help="separate output head")
   add("--image-size", type=int, default=112)
@@ -46,7 +51,7 @@ def build(flags: argparse.Namespace) -> models.Model:
   """A random model of the asked size, with its processor."""
   texts = [f"what is the colour of the {c} shape?" for c in COLOURS] * 9
   tokenizer = tiny_model.build_tokenizer(texts, flags.vocab)
-  size = flags.vocab
+  size = max(flags.vocab, len(tokenizer))
   if flags.tokenizer:
     inner = tokenizers.Tokenizer.from_file(flags.tokenizer)
     inner.add_special_tokens(tiny_model.SPECIALS)

@@ -107,6 +107,30 @@ def lengthen(cache: Cache, length: int) -> Cache:
   )
 
 
+def _at(answers: Int[Array, "P W"], x: Array) -> tuple:
+  """Index of some answers in the keys or values of one layer or a stack."""
+  every_layer = (slice(None),) * (x.ndim - 5)
+  return *every_layer, jnp.arange(len(answers))[:, None], answers
+
+
+def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
+  """The cache of W answers of each prompt."""
+  keys, values = jax.tree.map(
+    lambda x: x[_at(answers, x)], (cache.keys, cache.values)
+  )
+  return Cache(keys=keys, values=values, length=cache.length)
+
+
+def put_answers(cache: Cache, answers: Int[Array, "P W"], part: Cache) -> Cache:
+  """The cache with those answers' keys and values, and length, from `part`."""
+  keys, values = jax.tree.map(
+    lambda x, new: x.at[_at(answers, x)].set(new),
+    (cache.keys, cache.values),
+    (part.keys, part.values),
+  )
+  return Cache(keys=keys, values=values, length=part.length)
+
+
 def decode(
   params: PyTree,
   config: ModelConfig,

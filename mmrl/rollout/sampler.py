@@ -1,10 +1,13 @@
 """G answers per prompt in one compiled loop.
 
-The prompt's keys and values are stored once per prompt. The loop ends when
-every answer has ended, so a batch of short answers costs what it is long.
+The prompt's keys and values are stored once per prompt. Answers that have ended
+are not decoded on, and the loop ends with the last of them: a batch costs
+about what its answers are long, not what the longest may be.
 """
 
+from collections.abc import Callable
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,10 @@ from mmrl.types import Prefix, Prompt, PyTree, Rollout, pytree
 _DRAWN_VALUES = 2**26
 # Tokens that the caches have room for at first; they double when full.
 _FIRST_ROOM = 128
+# Longest answers for which the widths below aren't worth compiling.
+_ONE_WIDTH = 128
+# What the answers of a prompt are divided by as they end.
+_DIVISORS = (1, 2, 4)
 
 
 @pytree
@@ -26,17 +33,19 @@ class State:
   """Carry of the decoding loop.
 
   Attributes:
-    step: tokens drawn so far, the same for every answer.
+    step: tokens drawn so far, the same for every answer that goes on.
     tokens: drawn ids; what stands behind an answer's end means nothing.
     logprobs: their log-probabilities.
     done: whether the answer has drawn its end of sequence.
-    cache: keys and values of all drawn tokens but the newest.
+    working: which answers are decoded, W of each prompt.
+    cache: their keys and values of all drawn tokens but the newest.
   """
 
   step: Int[Array, ""]
   tokens: Int[Array, "P G R"]
   logprobs: Float[Array, "P G R"]
   done: Bool[Array, "P G"]
+  working: Int[Array, "P W"]
   cache: decoding.Cache
 
 
@@ -50,6 +59,21 @@ def rooms(length: int) -> list[int]:
   while found[-1] < length:
     found.append(min(length, 2 * found[-1]))
   return found
+
+
+def widths(answers: int, length: int) -> list[int]:
+  """How many answers of a prompt are decoded: fewer as they end."""
+  divisors = _DIVISORS if length > _ONE_WIDTH else (1,)
+  return sorted({-(-answers // n) for n in divisors}, reverse=True)
+
+
+def _narrow(state: State, width: int, run: Callable[[State], State]) -> State:
+  """Runs on `width` answers of each prompt, those that go on among them."""
+  working = jnp.argsort(state.done, axis=1, stable=True)[:, :width]
+  part = decoding.take_answers(state.cache, working)
+  after = run(dataclasses.replace(state, working=working, cache=part))
+  cache = decoding.put_answers(state.cache, working, after.cache)
+  return dataclasses.replace(after, working=state.working, cache=cache)
 
 
 def generate(
@@ -88,6 +112,7 @@ def generate(
   shape = (prompts, answers, length)
   # All of them ahead: two numbers per token cost nothing.
   uniform = jax.random.uniform(key, (*shape, 2))
+  prompt = jnp.arange(prompts)[:, None]
 
   def draw_one(arrays):
     uniform, hidden = arrays
@@ -100,30 +125,23 @@ def generate(
     return token, logits[token] - jax.nn.logsumexp(logits)
 
   def draw(state: State, hidden) -> State:
-    now = jax.lax.dynamic_index_in_dim(uniform, state.step, 2, keepdims=False)
+    now = uniform[prompt, state.working, state.step]
     rows = now.reshape(-1, 2), hidden.reshape(-1, hidden.shape[-1])
     token, logprob = jax.lax.map(
       draw_one, rows, batch_size=max(1, _DRAWN_VALUES // config.text.vocab_size)
     )
     token, logprob = (x.reshape(hidden.shape[:2]) for x in (token, logprob))
-
-    def write(array, column):
-      return jax.lax.dynamic_update_slice(
-        array, column[..., None], (0, 0, state.step)
-      )
-
-    return State(
+    where = prompt, state.working
+    return dataclasses.replace(
+      state,
       step=state.step + 1,
-      tokens=write(state.tokens, token),
-      logprobs=write(state.logprobs, logprob),
-      done=state.done | (token == config.eos_token_id),
-      cache=state.cache,
+      tokens=state.tokens.at[*where, state.step].set(token),
+      logprobs=state.logprobs.at[*where, state.step].set(logprob),
+      done=state.done.at[where].max(token == config.eos_token_id),
     )
 
   def advance(state: State) -> State:
-    newest = jax.lax.dynamic_index_in_dim(
-      state.tokens, state.step - 1, axis=2, keepdims=False
-    )
+    newest = state.tokens[prompt, state.working, state.step - 1]
     hidden, cache = decoding.decode(
       params, config, prefix, decoder, state.cache, newest
     )
@@ -135,6 +153,7 @@ def generate(
     tokens=jnp.full(shape, config.pad_token_id, jnp.int32),
     logprobs=jnp.zeros(shape, jnp.float32),
     done=jnp.zeros(shape[:2], bool),
+    working=jnp.broadcast_to(jnp.arange(answers), shape[:2]),
     cache=decoding.empty_cache(decoder, answers, first_room),
   )
   # The prefix emits the first token of every answer: no decoding needed.
@@ -142,14 +161,23 @@ def generate(
     prefix.last_hidden[:, None], (*shape[:2], prefix.last_hidden.shape[-1])
   )
   state = draw(state, first)
+  _, *narrower = widths(answers, length)
   for room in (first_room, *larger):
 
-    def unfinished(state: State, room=room):
-      return (state.step < room) & ~jnp.all(state.done)
+    def run(state: State, few: int, room=room) -> State:
+      """Decodes until at most `few` answers of any prompt go on."""
+
+      def going(state: State):
+        return (state.step < room) & ((~state.done).sum(1).max() > few)
+
+      return jax.lax.while_loop(going, advance, state)
 
     cache = decoding.lengthen(state.cache, room)
     state = dataclasses.replace(state, cache=cache)
-    state = jax.lax.while_loop(unfinished, advance, state)
+    few, *fewer = *narrower, 0
+    state = run(state, few)
+    for width, few in zip(narrower, fewer, strict=True):
+      state = _narrow(state, width, functools.partial(run, few=few))
   ends = state.tokens == config.eos_token_id
   mask = (jnp.cumsum(ends, axis=-1) - ends == 0) & (
     jnp.arange(length) < state.step

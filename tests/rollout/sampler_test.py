@@ -221,6 +221,41 @@ def test_answers_end_in_any_room(params, prefix, favour, steps, monkeypatch):
   assert len(steps) == mask.sum(-1).max() - 1 < 63
 
 
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_width_changes_nothing(params, prefix, favour, monkeypatch, unrolled):
+  """Four, then two, then one answer of a prompt, in three rooms."""
+  if not unrolled:
+    monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 0)
+  favour([EOS], 4.5)
+  result = generate(params, prefix, length=40)
+  ends = np.sort(result[1].sum(-1), axis=1)
+  assert ends[:, 1].max() < ends[:, 3].max()
+  monkeypatch.setattr(sampler, "_FIRST_ROOM", 5)
+  monkeypatch.setattr(sampler, "_ONE_WIDTH", 0)
+  assert sampler.widths(ANSWERS, 40) == [4, 2, 1]
+  assert sampler.widths(3, 40) == [3, 2, 1]
+  assert sampler.widths(1, 40) == [1]
+  check_same(generate(params, prefix, length=40), result)
+
+
+def test_ended_answers_are_not_decoded(params, prefix, favour, monkeypatch):
+  favour([EOS], 4.5)
+  monkeypatch.setattr(sampler, "_ONE_WIDTH", 0)
+  decoded = []
+  decode = decoding.decode
+
+  def counting(*args):
+    jax.debug.callback(lambda: decoded.append(args[-1].shape[1]))
+    return decode(*args)
+
+  monkeypatch.setattr(decoding, "decode", counting)
+  _, mask, _ = generate(params, prefix, length=40)
+  jax.effects_barrier()
+  going = (mask[:, :, 1:].sum(1).max(0)).tolist()
+  assert decoded == [4 if n > 2 else n for n in going if n]
+  assert {2, 1} < set(decoded)
+
+
 def test_draws_do_not_depend_on_their_parts(params, prefix, whole, monkeypatch):
   """Seven rows of logits at a time, and a remainder."""
   size = CONFIG.text.vocab_size
