@@ -18,6 +18,7 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.1",
     "av>=14",
+    "etils[epath]>=1.9",
     "flax>=0.12",
     "grain>=0.2.18",
     "huggingface-hub>=1.0",
@@ -47,6 +48,8 @@ setuptools.setup(
     # A TPU's runtime and compiler, in JAX's own choice of version; without a
     # TPU it compiles for one: some tests, experiments/bench/memory.py.
     "tpu": ["jax[tpu]"],
+    # Working directories, data and models at gs:// paths.
+    "gcs": ["etils[epath-gcs]>=1.9"],
     # What experiments/bench/peers.py ran for the README's table.
     "peers": ["torch==2.13.0", "transformers==5.23.0", "trl==1.16.0"],
     # torch first and pinned: a looser range takes several GB of CUDA.

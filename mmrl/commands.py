@@ -17,6 +17,16 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+DISTRIBUTED = flags.DEFINE_bool(
+  "distributed",
+  False,
+  "Join the other processes of this run, as a TPU pod or Slurm describes them.",
+)
+COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of process 0, where nothing describes them."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator.")
+PROCESS = flags.DEFINE_integer("process", None, "This one, from 0 on.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 
 
@@ -51,15 +61,32 @@ def run(
   except (FileNotFoundError, ImportError) as error:
     _fail(f"expected a readable --config file: {error}")
   keep_freed_memory()
+  import jax  # late, so that a mistyped flag is answered at once
+
+  from mmrl import processes
+
   try:
     main()
     return
   except UserError as error:
     mistake = str(error)
+  except processes.Preempted as stopped:
+    print(stopped, file=sys.stderr)
+    processes.exit_with(processes.RESTART)
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    reason = " ".join(str(error).split())
+    print(
+      f"process {jax.process_index()} stops, as another process ended or can't"
+      f" be reached ({reason:.200}); run the same command again on all",
+      file=sys.stderr,
+    )
+    processes.exit_with(processes.RESTART)
   # The error is gone, and with it what held the shared memory of workers, of
   # which Python would warn behind the message.
   gc.collect()
-  _fail(mistake)
+  _fail(mistake, processes.exit_with)
 
 
 def keep_freed_memory() -> None:
@@ -81,7 +108,7 @@ def keep_freed_memory() -> None:
   mallopt(_M_TRIM_THRESHOLD, largest)
 
 
-def _fail(error: Exception | str) -> None:
+def _fail(error: Exception | str, exit_: Callable = sys.exit) -> None:
   text = " ".join(str(error).strip("'\"").split())
   print(f"error: {text}", file=sys.stderr)
-  sys.exit(2)
+  exit_(2)

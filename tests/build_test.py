@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import jax
 import optax
 import pytest
 
@@ -264,5 +265,5 @@ def test_run_refuses_a_mistake_in_the_config(field, value, message):
   config = defaults.add_ral(defaults.get_config())
   misspell(field, value)(config)
   with pytest.raises(UserError) as error:
-    run_lib.build_run(config)
+    run_lib.build_run(config, jax.devices()[:1])
   assert re.search(message, one_line(error)), one_line(error)

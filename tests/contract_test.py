@@ -371,6 +371,7 @@ def experiment_config(name: str, arm: str):
   config = get_config(arm) if arm else get_config()
   plain = defaults.get_config()
   with config.unlocked():
+    config.train.minibatches = 1
     if config.model.path != "tiny":
       config.model.path = "tiny"
       config.attention.layers = (-1,)
@@ -382,7 +383,7 @@ def experiment_config(name: str, arm: str):
 
 def experiment_case(row) -> Case:
   with mock.patch.object(run_lib, "Scorer", Table):
-    run = run_lib.build_run(experiment_config(*row))
+    run = run_lib.build_run(experiment_config(*row), jax.devices()[:1])
   programs, scorer = run.programs, run.scorer
 
   def state_of(params) -> State:
@@ -403,8 +404,8 @@ def experiment_case(row) -> Case:
     fields = programs.prepare(fields, data["rewards"], data["mask"])
     batch = Batch(data["prompt"], None, data["tokens"], data["mask"], fields)
     state = state_of(inputs["params"])
-    shares = programs.shares(state, batch)
-    state, measured = programs.update(state, batch)
+    shares = programs.shares(state, batch, 0)
+    state, measured = programs.update(state, batch, 0)
     return probed | shares | measured, state.trainable
 
   return Case(function, make_inputs())

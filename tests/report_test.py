@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mmrl import report
+from mmrl.errors import UserError
 
 NAN = float("nan")
 
@@ -167,7 +168,7 @@ def test_failure_leaves_the_old_report(tmp_path, monkeypatch):
     raise OSError("disk full")
 
   monkeypatch.setattr("os.replace", fail)
-  with pytest.raises(OSError, match="disk full"):
+  with pytest.raises(UserError, match="could not write .*disk full"):
     write(path)
   assert path.read_text() == "old"
   assert list(tmp_path.iterdir()) == [path]

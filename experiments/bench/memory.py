@@ -24,7 +24,7 @@ from jax.experimental import topologies
 import jax.numpy as jnp
 
 from experiments.bench import load
-from mmrl import probes
+from mmrl import probes, sharding
 from mmrl.models import flops, parameters
 from mmrl.probes.policies import Scorer
 from mmrl.train import defaults, objective, step
@@ -112,11 +112,12 @@ def compile_update(flags: argparse.Namespace, config, device: jax.Device):
   provided = (*batch.fields, "mask", "logprobs", "entropies", "attention")
   terms = objective.build_terms(specs["losses"], provided=provided, remedies={})
   loss = step.make_loss(scorer, terms, None)
-  update = step.make_update(loss, terms, optimizer, accumulate=1)
-  there = jax.sharding.SingleDeviceSharding(device)
+  layout = sharding.on_one(device)
+  update = step.make_update(loss, terms, optimizer, layout, accumulate=1)
+  there = layout.everywhere
   arguments = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
-    (state, batch),
+    (state, batch, shape(dtype="int32")),
   )
   return update.lower(*arguments).compile()
 

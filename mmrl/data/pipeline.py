@@ -121,6 +121,7 @@ def batches(
   seed: int,
   threads: int = 2,
   workers: int = 0,
+  places: Sequence[int] | Int[np.ndarray, "local"] | None = None,
   **sizes,
 ) -> grain.DatasetIterator:
   """Endless shuffled batches; each epoch has its own order.
@@ -138,6 +139,9 @@ def batches(
     threads: that read, decode and cut pictures ahead, in each process.
     workers: processes that do, beside this one; with 0 this one does. Scripts
       that ask for some stand behind `if __name__ == "__main__"`.
+    places: which questions of each batch are read here, in this order; other
+      processes read the others. All if None. The position is that of the
+      whole, the same on every process.
     **sizes: see `take`.
 
   Raises:
@@ -156,12 +160,15 @@ def batches(
   function = functools.partial(
     take, source=source, processor=processor, **sizes
   )
+  if places is None:
+    places = range(batch_size)
   dataset = (
     grain.MapDataset.range(len(source))
     .seed(seed)
     .shuffle()
     .repeat()
     .batch(batch_size, drop_remainder=True)
+    .map(functools.partial(np.take, indices=np.asarray(places)))
     .map(functools.partial(_in_worker, function) if workers else function)
   )
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
@@ -225,12 +232,13 @@ def in_order(
   *,
   indices: Sequence[int],
   batch_size: int,
+  rows: int = 1,
   **sizes,
 ) -> Iterator[tuple[Samples, int]]:
   """Batches of chosen examples, once, in order, for evaluation.
 
-  The last batch is filled up with its last example. The pictures of a whole
-  batch are packed together. For `sizes` see `take`.
+  The last batch is filled up with its last example. The pictures of a batch
+  are packed in `rows` rows. For `sizes` see `take`.
 
   Yields:
     (samples, how many of them count).
@@ -239,4 +247,7 @@ def in_order(
     chosen = list(indices[start : start + batch_size])
     count = len(chosen)
     chosen += chosen[-1:] * (batch_size - count)
-    yield take(chosen, source, processor, group=batch_size, **sizes), count
+    yield (
+      take(chosen, source, processor, group=batch_size // rows, **sizes),
+      count,
+    )

@@ -7,12 +7,13 @@ example is asked for.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
 import numpy as np
 from PIL import Image
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.types import Box
 
@@ -138,7 +139,7 @@ class EasyVQA:
 
 
 class JsonLines:
-  """A JSON Lines file of questions about pictures and videos.
+  """A JSON Lines file (local, or gs://) of questions about pictures and videos.
 
   Each line is an object with `answer`, and either `question` and optionally
   `images` and `videos` (paths, relative to the file), or `messages` in the
@@ -157,9 +158,10 @@ class JsonLines:
     Raises:
       UserError: naming file and line of what is wrong.
     """
-    self._path = pathlib.Path(path)
+    self._path = storage.path(path)
+    self._listed: dict[str, frozenset[str]] = {}
     try:
-      lines = self._path.read_text(encoding="utf-8").split("\n")
+      lines = storage.read_text(self._path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(f"expected a readable data file: {error}") from error
     self._examples = [
@@ -226,11 +228,20 @@ class JsonLines:
     listed = source if isinstance(source, list) else [source]
     files = [self._path.parent / str(path) for path in listed]
     for file in files:
-      if not file.is_file():
+      if not self._is_file(file):
         what = {"image": "a picture", "video": "a video"}[kind]
         raise UserError(f"{name}: expected {what} at {file}, found no file")
     files = [str(file) for file in files]
     return rest | {kind: files if listed is source else files[0]}
+
+  def _is_file(self, file: epath.Path) -> bool:
+    """Whether it exists; in a store, one request for all of a folder."""
+    if not storage.is_remote(file):
+      return file.is_file()
+    folder = str(file.parent)
+    if folder not in self._listed:
+      self._listed[folder] = storage.names(folder)
+    return file.name in self._listed[folder]
 
   def _message(self, message: Any, name: str) -> dict:
     if not isinstance(message, dict) or not {"role", "content"} <= set(message):

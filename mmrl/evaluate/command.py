@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-import pathlib
 
 import ml_collections
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.train import loop
 from mmrl.train import run as run_lib
@@ -21,8 +21,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   Raises:
     UserError: if the run hasn't written a model.
   """
-  path = pathlib.Path(workdir) / "model"
-  if not path.is_dir():
+  path = storage.path(workdir) / "model"
+  # What is written last.
+  if not (path / "config.json").exists():
     raise UserError(
       f"expected a trained model at {path}, found none; let python -m"
       " mmrl.train finish with this --workdir first"

@@ -5,17 +5,18 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import math
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from mmrl import data, models
+from mmrl import data, models, storage
+from mmrl.errors import UserError
 from mmrl.models.processor import Processor
 from mmrl.probes.policies import Scorer
 from mmrl.rewards import answer as answer_rewards
 from mmrl.rollout import sampler
+from mmrl.sharding import Layout
 from mmrl.train.step import region_share
 from mmrl.types import Prompt, PyTree
 
@@ -62,15 +63,26 @@ class Evaluation:
   region_uniform: float | None
   shown: list[Shown]
 
-  def save(self, path: pathlib.Path) -> None:
+  def save(self, path: storage.Name) -> None:
     """Writes the results as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+    text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+    storage.write_text(path, text)
 
   @classmethod
-  def load(cls, path: pathlib.Path) -> "Evaluation":
-    """Reads what `save` wrote."""
-    raw = json.loads(path.read_text())
-    return cls(**raw | {"shown": [Shown(**one) for one in raw["shown"]]})
+  def load(cls, path: storage.Name) -> "Evaluation":
+    """Reads what `save` wrote.
+
+    Raises:
+      UserError: if it can't be read.
+    """
+    try:
+      raw = json.loads(storage.read_text(path))
+      return cls(**raw | {"shown": [Shown(**one) for one in raw["shown"]]})
+    except (OSError, ValueError, TypeError, LookupError) as error:
+      raise UserError(
+        f"expected results of an evaluation at {path}, found: {error!s:.200};"
+        " delete the file to have them evaluated again"
+      ) from error
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -79,10 +91,9 @@ def spread(total: int, count: int) -> list[int]:
   return [i * total // count for i in range(count)]
 
 
-def make_answer(scorer: Scorer, length: int):
-  """Greedy answers with their attention, jitted."""
+def make_answer(scorer: Scorer, length: int, layout: Layout):
+  """Greedy answers with their attention, jitted; every process has them."""
 
-  @jax.jit
   def answer(params: PyTree, prompt: Prompt):
     rollout = sampler.rollout(
       params,
@@ -101,7 +112,7 @@ def make_answer(scorer: Scorer, length: int):
     shares = region_share(rows, prompt, rollout.mask)
     return rollout.tokens, rollout.mask, heat, shares
 
-  return answer
+  return layout.jit(answer, out_shardings=layout.everywhere)
 
 
 def evaluate(
@@ -109,6 +120,7 @@ def evaluate(
   params: PyTree,
   processor: Processor,
   source: Any,
+  layout: Layout,
   *,
   questions: int,
   batch: int,
@@ -125,8 +137,9 @@ def evaluate(
     params: model parameters.
     processor: the model's.
     source: the questions.
+    layout: of the run; every process reads all questions.
     questions: how many, spread evenly over the source.
-    batch: answered at a time.
+    batch: answered at a time, rounded up to a multiple of the shards.
     length: most tokens of an answer.
     shown: how many to keep with their attention.
     form: see `rewards.answer_format`.
@@ -142,12 +155,13 @@ def evaluate(
     source,
     processor,
     indices=indices,
-    batch_size=batch,
+    batch_size=-(-batch // layout.shards) * layout.shards,
+    rows=layout.shards,
     answer_length=length,
     lengths=lengths,
     patches=patches,
   ):
-    outputs = answer(params, samples.prompt)
+    outputs = answer(params, layout.put_whole(samples.prompt))
     tokens, mask, heat, shares = map(np.asarray, outputs)
     texts = processor.decode(tokens, mask)
     for row in range(count):

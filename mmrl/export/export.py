@@ -5,12 +5,11 @@ that were trained are put together with those that were frozen.
 """
 
 import json
-import pathlib
 
 import jax
 import ml_collections
 
-from mmrl import models
+from mmrl import models, storage
 from mmrl.errors import UserError
 from mmrl.models import checkpoint as model_lib
 from mmrl.models import config_json, parameters
@@ -28,8 +27,8 @@ def export(
   """Writes a run's newest checkpoint as a model directory.
 
   Args:
-    workdir: of the run.
-    output: the directory to write.
+    workdir: of the run; left as it is.
+    output: the directory to write; both may be local or gs://.
     dtype: of the weights; as the run holds them if empty.
     max_shard_bytes: see `models.save`.
 
@@ -37,12 +36,12 @@ def export(
     The step of the checkpoint.
 
   Raises:
-    UserError: if there is no checkpoint, or it can't be written.
+    UserError: if there is no whole checkpoint, or the model can't be written.
   """
-  path = pathlib.Path(workdir)
+  path = storage.path(workdir)
   try:
     config = ml_collections.ConfigDict(
-      json.loads((path / "config.json").read_text())
+      json.loads(storage.read_text(path / "config.json"))
     )
   except (OSError, ValueError) as error:
     raise UserError(
@@ -58,28 +57,14 @@ def export(
     parameters.shapes(model_config),
   )
   parts = optimizer.partition(shapes, tuple(config.frozen))
-  checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
-  try:
-    step = checkpoints.latest
-    if step is None:
-      raise UserError(
-        f"expected a checkpoint in {workdir}, found none; let python -m"
-        " mmrl.train reach its first one"
-      )
-    params = checkpoints.restore_params(*parts)
-  finally:
-    checkpoints.close()
+  checkpoints = checkpoint.Checkpoints(path, read_only=True)
+  params = checkpoints.restore_params(*parts)
   if dtype:
     params = jax.tree.map(lambda x: x.astype(dtype), params)
   processor = Processor.load(source, model_config)
-  try:
-    models.save(
-      models.Model(model_config, params, processor),
-      output,
-      max_shard_bytes=max_shard_bytes,
-    )
-  except OSError as error:
-    raise UserError(
-      f"expected to write a model to {output}: {error}"
-    ) from error
-  return step
+  models.save(
+    models.Model(model_config, params, processor),
+    output,
+    max_shard_bytes=max_shard_bytes,
+  )
+  return checkpoints.restored

@@ -4,9 +4,11 @@ import dataclasses
 import pathlib
 import re
 
+from etils import epath
 import huggingface_hub
 import jax
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models import config_json, weights
 from mmrl.models.config import ModelConfig
@@ -32,7 +34,7 @@ class Model:
 
 
 def load(
-  path: str | pathlib.Path,
+  path: storage.Name,
   *,
   dtype: str = "float32",
   placement: weights.Placement | None = None,
@@ -42,11 +44,11 @@ def load(
   Nothing in a model directory is run: there is no `trust_remote_code`.
 
   Args:
-    path: directory in the Hugging Face layout with config.json, safetensors
-      (one file, or shards and their index), tokenizer.json, a chat template
-      and preprocessor_config.json; or a hub id "owner/name", of which
-      "owner/name@revision" pins a commit, branch or tag; or "tiny", the model
-      that ships with the library.
+    path: directory (local, or gs://) in the Hugging Face layout with
+      config.json, safetensors (one file, or shards and their index),
+      tokenizer.json, a chat template and preprocessor_config.json; or a hub
+      id "owner/name", of which "owner/name@revision" pins a commit, branch or
+      tag; or "tiny", the model that ships with the library.
     dtype: type the parameters are held in.
     placement: see `weights.load_params`.
 
@@ -63,7 +65,7 @@ def load(
   return Model(config, params, processor)
 
 
-def find(path: str | pathlib.Path) -> pathlib.Path:
+def find(path: storage.Name) -> epath.Path:
   """The directory of a model: see `load`. Downloads a hub id's files.
 
   They are kept in the cache of huggingface_hub, which is all that is needed
@@ -73,9 +75,13 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
   name = str(path)
   if name == "tiny":
     return tiny_path()
-  directory = pathlib.Path(path)
-  if directory.is_dir():
-    return directory
+  try:
+    if storage.is_place(name) and storage.is_dir(name):
+      return storage.path(name)
+  except OSError as error:
+    raise UserError(
+      f"expected a model directory, couldn't reach {path}: {error}"
+    ) from error
   if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", name):
     raise UserError(
       f"expected a model directory, found none at {path}; pass a directory in"
@@ -94,17 +100,17 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
       f" couldn't get {name} from the hub: {reason:.200}; download it where"
       " there is a network, and pass its folder"
     ) from error
-  return pathlib.Path(found)
+  return storage.path(found)
 
 
-def tiny_path() -> pathlib.Path:
+def tiny_path() -> epath.Path:
   """Where the small model that ships with the library lies."""
-  return pathlib.Path(__file__).parent / "tiny"
+  return storage.path(pathlib.Path(__file__).parent / "tiny")
 
 
 def save(
   model: Model,
-  path: str | pathlib.Path,
+  path: storage.Name,
   *,
   max_shard_bytes: int = 5 * 10**9,
 ) -> None:
@@ -112,15 +118,26 @@ def save(
 
   Args:
     model: the model.
-    path: the directory; older weights in it stay whole until the new ones
-      are.
+    path: the directory (local, or gs://); older weights in it stay whole until
+      the new ones are.
     max_shard_bytes: see `weights.save_params`.
+
+  Raises:
+    UserError: if it can't be written.
   """
-  path = pathlib.Path(path)
-  path.mkdir(parents=True, exist_ok=True)
-  weights.save_params(
-    model.params, model.config, path, max_shard_bytes=max_shard_bytes
-  )
+  path = storage.path(path)
+  try:
+    with storage.errors(path):
+      path.mkdir(parents=True, exist_ok=True)
+      weights.save_params(
+        model.params, model.config, path, max_shard_bytes=max_shard_bytes
+      )
+  except OSError as error:
+    raise UserError(
+      f"expected to write a model to {path}: {error}; make it writable or free"
+      " some space"
+    ) from error
   dtype = str(jax.tree.leaves(model.params)[0].dtype)
-  config_json.write(model.config, path, dtype)
   model.processor.save(path)
+  # Last, so that a directory that has it is whole.
+  config_json.write(model.config, path, dtype)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
+
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models import json_files, layers
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
@@ -21,7 +23,7 @@ _IDS = {
 _WHOLE = (*_IDS, "pad_token_id", "tie_word_embeddings")
 
 
-def read(path: str | pathlib.Path) -> ModelConfig:
+def read(path: storage.Name) -> ModelConfig:
   """Reads config.json, nested (Transformers 5) or flat (the hub's files).
 
   Args:
@@ -34,7 +36,7 @@ def read(path: str | pathlib.Path) -> ModelConfig:
     UserError: if the file is missing, isn't JSON, is of another family, lacks
       a field, or asks for something that isn't computed here.
   """
-  path = pathlib.Path(path) / "config.json"
+  path = storage.path(path) / "config.json"
   raw = json_files.read(path, "a model directory with config.json")
   family = FAMILIES.get(str(raw.get("model_type")))
   if family is None:
@@ -61,7 +63,7 @@ def read(path: str | pathlib.Path) -> ModelConfig:
 
 
 def _build(
-  raw: dict[str, Any], family: Family, path: pathlib.Path
+  raw: dict[str, Any], family: Family, path: epath.Path
 ) -> ModelConfig:
   """The configuration in `raw`; `path` is named in errors."""
   raw = json_files.without_nulls(raw)
@@ -96,7 +98,7 @@ def _build(
   )
 
 
-def _check_decoder(text: dict, rope: dict, path: pathlib.Path) -> None:
+def _check_decoder(text: dict, rope: dict, path: epath.Path) -> None:
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind not in ("default", "mrope") or "mrope_section" not in rope:
     raise UserError(
@@ -115,7 +117,7 @@ def _check_decoder(text: dict, rope: dict, path: pathlib.Path) -> None:
     )
 
 
-def _check_model(config: ModelConfig, path: pathlib.Path) -> None:
+def _check_model(config: ModelConfig, path: epath.Path) -> None:
   """What would otherwise fail deep inside, or compute nonsense."""
   text, tower = config.text, config.vision
   if sum(text.mrope_section) * 2 != text.head_dim:
@@ -141,13 +143,13 @@ def _check_model(config: ModelConfig, path: pathlib.Path) -> None:
       )
 
 
-def write(config: ModelConfig, path: str | pathlib.Path, dtype: str) -> None:
+def write(config: ModelConfig, path: storage.Name, dtype: str) -> None:
   """Writes the config.json of a model whose weights are stored as `dtype`.
 
   It has the nested form that Transformers 5 and vLLM read.
   """
   text = json.dumps(to_json(config, dtype), indent=2) + "\n"
-  (pathlib.Path(path) / "config.json").write_text(text)
+  storage.write_text(storage.path(path) / "config.json", text)
 
 
 def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mmrl import sharding
 from mmrl.models import attention, layers, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prefix, PyTree, pytree
@@ -46,12 +47,15 @@ def cast(params: PyTree, config: ModelConfig) -> PyTree:
   """The decoder's parameters as its matrix products read them.
 
   Kernels held in a wider type than the compute type are rounded once, not at
-  every token. Norms and biases stay.
+  every token. Norms and biases stay. On a mesh, parts that lie on the axis
+  `fsdp` are brought together, once per rollout; those on `tensor` stay parts.
   """
 
   def narrow(path, x):
-    read = path[-1].key in ("kernel", "embedding")
-    return x.astype(config.dtype) if read else x
+    if path[-1].key not in ("kernel", "embedding"):
+      return x
+    name = "/".join(key.key for key in path)
+    return sharding.gathered(name, x.astype(config.dtype))
 
   return {"text": jax.tree_util.tree_map_with_path(narrow, params["text"])}
 
@@ -161,6 +165,7 @@ def decode(
 
   def one(x, layer: Layers, old, index=()):
     """A layer, whose cache is at `index` of `old`."""
+    x = sharding.over_prompts(x)
 
     def attend(queries, keys, values):
       # Written in place: stacking scanned-out caches would copy all of them at

@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 import json
-import pathlib
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from mmrl import storage
 from mmrl.errors import UserError
 
 T = TypeVar("T")
 
 
-def read(path: pathlib.Path, what: str) -> dict[str, Any]:
+def read(path: storage.Name, what: str) -> dict[str, Any]:
   """A JSON object from a file.
 
   Raises:
     UserError: if there is no such file or it isn't one, naming `what` it is.
   """
   try:
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = json.loads(storage.read_text(path))
   except FileNotFoundError as error:
     raise UserError(
       f"expected {what} at {path}, found no file; pass a directory in the"

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 import numpy as np
 from PIL import Image, ImageOps
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models import sizes
 from mmrl.models.config import VisionConfig
@@ -46,21 +47,22 @@ def read(source: Any, name: str) -> Image.Image:
   an alpha channel, and what else is transparent is laid on white.
 
   Args:
-    source: the picture.
+    source: the picture; a path may be gs://.
     name: what to call the sample in an error.
 
   Raises:
     UserError: if there is no such file or it can't be decoded.
   """
   try:
-    if isinstance(source, Image.Image):
-      picture = source
-    elif isinstance(source, np.ndarray):
-      picture = Image.fromarray(source)
-    elif isinstance(source, bytes):
-      picture = Image.open(io.BytesIO(source))
+    content = storage.fetched(source)
+    if isinstance(content, Image.Image):
+      picture = content
+    elif isinstance(content, np.ndarray):
+      picture = Image.fromarray(content)
+    elif isinstance(content, bytes):
+      picture = Image.open(io.BytesIO(content))
     else:
-      picture = Image.open(source)
+      picture = Image.open(content)
     if not isinstance(source, Image.Image | np.ndarray):
       picture = ImageOps.exif_transpose(picture).convert("RGB")
     if picture.has_transparency_data:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
+
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models import json_files
 from mmrl.models.config import ModelConfig
@@ -19,13 +21,14 @@ _BOTH = "processor_config.json"
 
 
 def read(
-  path: pathlib.Path, config: ModelConfig
+  path: storage.Name, config: ModelConfig
 ) -> tuple[PictureConfig, VideoConfig]:
   """Reads how a model wants its pictures and videos.
 
   Raises:
     UserError: if there are no such files, or they are for another model.
   """
+  path = storage.path(path)
   try:
     return _build(*_files(path), config, path)
   except (TypeError, ValueError) as error:
@@ -36,7 +39,7 @@ def read(
     ) from error
 
 
-def _files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _files(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """Settings of pictures and of videos, without nulls."""
   both = json_files.read(path / _BOTH, "") if (path / _BOTH).exists() else {}
   picture = json_files.part(both, "image_processor")
@@ -54,7 +57,7 @@ def _build(
   raw: Mapping[str, Any],
   raw_video: Mapping[str, Any],
   config: ModelConfig,
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> tuple[PictureConfig, VideoConfig]:
   for settings in (raw, raw_video):
     _check(settings, config, path)
@@ -91,7 +94,7 @@ def _pixels(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(
-  raw: Mapping[str, Any], config: ModelConfig, path: pathlib.Path
+  raw: Mapping[str, Any], config: ModelConfig, path: epath.Path
 ) -> None:
   tower = config.vision
   ours = {
@@ -111,9 +114,10 @@ def write(
   picture: PictureConfig,
   video: VideoConfig,
   config: ModelConfig,
-  path: pathlib.Path,
+  path: storage.Name,
 ) -> None:
   """Writes the settings where Transformers and vLLM look for them."""
+  path = storage.path(path)
   family, tower = FAMILIES[config.family], config.vision
   shared = {
     "processor_class": family.processor,
@@ -139,7 +143,7 @@ def write(
     | {"video_processor_type": family.video_processor},
   }
   for name, settings in files.items():
-    (path / name).write_text(json.dumps(settings, indent=2) + "\n")
+    storage.write_text(path / name, json.dumps(settings, indent=2) + "\n")
   # It would go before these.
   (path / _BOTH).unlink(missing_ok=True)
 

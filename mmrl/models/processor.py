@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
+import tempfile
 from typing import Any
 
 import numpy as np
 import transformers
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models import (
   json_files,
@@ -27,6 +29,8 @@ from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.models.packing import Encoded
 from mmrl.types import Prompt
 
+# Of a tokenizer.
+_FILES = (".json", ".jinja", ".txt")
 # Private-use characters stand for texts that must not be parsed.
 _MARK = "\ue000{}\ue001"
 
@@ -48,17 +52,19 @@ class Processor:
   video: VideoConfig
 
   @classmethod
-  def load(cls, path: str | pathlib.Path, config: ModelConfig) -> "Processor":
+  def load(cls, path: storage.Name, config: ModelConfig) -> "Processor":
     """Reads tokenizer, chat template and settings of a model directory."""
-    path = pathlib.Path(path)
+    path = storage.path(path)
     if not (path / "tokenizer.json").exists():
       raise UserError(
         f"expected a tokenizer in {path}, found no tokenizer.json; copy the"
         " tokenizer files of the model there"
       )
     try:
-      # Of this class whatever the files ask for: no code of theirs is run.
-      tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(path)
+      files = [n for n in storage.names(path) if n.endswith(_FILES)]
+      with storage.local(path, files) as folder:
+        # Of this class whatever the files ask for: no code of theirs is run.
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # The tokenizers package raises bare ones.
       raise UserError(
         f"expected a readable tokenizer in {path}: {error!s:.200}; download"
@@ -83,10 +89,14 @@ class Processor:
       )
     return cls(tokenizer, config, *preprocessor_json.read(path, config))
 
-  def save(self, path: str | pathlib.Path) -> None:
+  def save(self, path: storage.Name) -> None:
     """Writes tokenizer, chat template and settings to a directory."""
-    path = pathlib.Path(path)
-    self.tokenizer.save_pretrained(path)
+    path = storage.path(path)
+    with tempfile.TemporaryDirectory() as name:
+      folder = pathlib.Path(name)
+      self.tokenizer.save_pretrained(folder)
+      for file in filter(pathlib.Path.is_file, folder.rglob("*")):
+        storage.write_bytes(path / file.relative_to(folder), file.read_bytes())
     preprocessor_json.write(self.picture, self.video, self.config, path)
 
   def __call__(

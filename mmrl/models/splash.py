@@ -8,13 +8,14 @@ Which tokens are padding is data: a query sees keys of its own segment only.
 from collections.abc import Callable
 import dataclasses
 import functools
-import math
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 import numpy as np
+
+from mmrl import sharding
 
 # A block is a multiple of the lanes. The longest is MaxText's default, of which
 # a pair takes 1 MiB in float32; the kernel's own default, 128, is untuned.
@@ -135,12 +136,13 @@ def _attend(
   key_segment: Bool[Array, "P U"],
   interpret: bool,
 ) -> Float[Array, "P T H head"]:
-  prompts, count, heads, size = queries.shape
+  count, size = queries.shape[1], queries.shape[-1]
   rows, padded_queries = _sides(count)
   columns, padded_keys = _sides(keys.shape[1])
   mask = make_mask(padded_queries, padded_keys)
 
   def attend(queries, keys, values, segments):
+    heads = queries.shape[1]
     kernel = splash_attention.make_splash_mha(
       splash_attention.MultiHeadMask((mask,) * heads),
       block_sizes=splash_attention.BlockSizes(
@@ -157,14 +159,15 @@ def _attend(
     )
     return jax.vmap(kernel)(queries, keys, values, segments)
 
-  # The compiler can't part a kernel, so the prompts are shared out here, over
-  # the mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`).
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.auto_axes:
-    devices = math.prod(mesh.shape[axis] for axis in mesh.auto_axes)
-    spec = jax.P(mesh.auto_axes) if prompts % devices == 0 else jax.P()
+  # The compiler can't part a kernel, so prompts and heads are shared out here,
+  # over the mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`).
+  if jax.sharding.get_abstract_mesh().auto_axes:
+    spec = sharding.prompts_and_heads(queries.shape[0], keys.shape[2])
     attend = jax.shard_map(
-      attend, in_specs=spec, out_specs=spec, check_vma=False
+      attend,
+      in_specs=(spec, spec, spec, jax.P(*spec[:1])),
+      out_specs=spec,
+      check_vma=False,
     )
 
   def pad(x: Array, length: int) -> Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmrl import sharding
 from mmrl.models import attention, blocked, layers
 from mmrl.models.config import ModelConfig
 from mmrl.types import Patches, PyTree
@@ -43,6 +44,7 @@ def vision(
 
   def body(carry, layer):
     x, kept = carry
+    x = sharding.over_prompts(x)
     layer_params, index, is_full = layer
 
     def attend(*arrays):

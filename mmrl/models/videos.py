@@ -4,7 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import io
 import math
-import pathlib
+import os
 from typing import Any
 
 import av
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 import numpy as np
 from PIL import Image
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models import pictures
 from mmrl.models.config import ModelConfig
@@ -41,9 +42,9 @@ def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
   """Frames of a video: a file, its bytes, or the frames themselves.
 
   Args:
-    source: path or bytes of a file that FFmpeg reads; or frames taken
-      already, as a uint8 array [frames, height, width, 3] or a list of
-      pictures (arrays, PIL images, paths or bytes).
+    source: path (local, or gs://) or bytes of a file that FFmpeg reads; or
+      frames taken already, as a uint8 array [frames, height, width, 3] or a
+      list of pictures (arrays, PIL images, paths or bytes).
     name: what to call the sample in an error.
     sample: which frames of a file to take.
     fps: of frames that were taken already; 0 if that isn't known.
@@ -52,7 +53,7 @@ def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
     UserError: if there is no such file, nothing in it can be decoded, or
       there is no telling when its frames stand.
   """
-  if isinstance(source, str | pathlib.Path | bytes):
+  if isinstance(source, str | os.PathLike | bytes):
     return _decode(source, name, sample)
   frames = [np.asarray(pictures.read(frame, name)) for frame in source]
   if not frames:
@@ -71,11 +72,10 @@ def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
   return Clip(np.stack(frames), np.arange(len(frames)) / fps, fps)
 
 
-def _decode(
-  source: str | pathlib.Path | bytes, name: str, sample: Sample
-) -> Clip:
+def _decode(source: storage.Name | bytes, name: str, sample: Sample) -> Clip:
   shown = "bytes" if isinstance(source, bytes) else str(source)
   try:
+    source = storage.fetched(source)
     total, rate = _headline(source)
     clip = _take(source, total, rate, sample) if total else None
     if clip is None:
@@ -101,7 +101,7 @@ def _decode(
   return clip
 
 
-def _open(source: str | pathlib.Path | bytes):
+def _open(source: storage.Name | bytes):
   stream = io.BytesIO(source) if isinstance(source, bytes) else str(source)
   container = av.open(stream)
   if not container.streams.video:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mmrl import sharding
 from mmrl.models import attention, layers, tower
 from mmrl.models.config import ModelConfig
 from mmrl.types import Attention, Output, Prefix, Prompt, PyTree
@@ -62,8 +63,11 @@ def _keep(kept: PyTree, new: PyTree, index: Array, chosen: tuple[int, ...]):
 
 
 def embed(params: PyTree, config: ModelConfig, tokens: Array) -> Array:
-  table = params["text"]["embed"]["embedding"]
-  return jnp.take(table, tokens, axis=0).astype(config.dtype)
+  # Parts of its rows would have to be put together for every token.
+  table = sharding.whole(params["text"]["embed"]["embedding"])
+  return sharding.over_prompts(jnp.take(table, tokens, axis=0)).astype(
+    config.dtype
+  )
 
 
 def final_norm(params: PyTree, config: ModelConfig, x: Array) -> Array:
@@ -163,6 +167,7 @@ def prefill(
 
   def body(carry, layer):
     x, kept = carry
+    x = sharding.over_prompts(x)
     layer_params, index = layer
 
     def attend(queries, keys, values):
@@ -235,6 +240,7 @@ def extend(
 
   def body(carry, layer):
     x, kept = carry
+    x = sharding.over_prompts(x)
     layer_params, index, prefix_keys, prefix_values = layer
 
     def attend(queries, keys, values):

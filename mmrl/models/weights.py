@@ -4,9 +4,13 @@ Reading goes file by file and tensor by tensor, straight to where each
 parameter will live: of the host's memory it takes one file (mapped) and one
 tensor, whatever the size of the model. Nothing is placed before the names,
 types and shapes of all tensors in all files have been checked.
+
+The library maps files by name, so from a store (`gs://`) they are copied to
+the folder for temporary files (TMPDIR), one at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,6 +18,7 @@ import os
 import pathlib
 import tempfile
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
@@ -21,6 +26,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models import json_files, parameters
 from mmrl.models.config import ModelConfig
@@ -33,6 +39,8 @@ Placement = Callable[[str, tuple[int, ...]], Sharding]
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = "model-{:05}-of-{:05}.safetensors"
+# As safetensors itself allows.
+_MOST_HEADER = 100_000_000
 # What files may hold, and parameters may be held in.
 _STORED = ("F32", "F16", "BF16")
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -91,13 +99,13 @@ def canonical(name: str) -> str:
 class _Found:
   """A tensor that a file holds."""
 
-  file: pathlib.Path
+  file: epath.Path
   key: str
   shape: tuple[int, ...]
   dtype: str
 
 
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
+def _files(path: epath.Path) -> list[epath.Path]:
   index = path / INDEX
   if not index.exists():
     return [path / FILE]
@@ -110,7 +118,8 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
       f" {names!s:.80}; download the model's files again"
     )
   files = [path / name for name in sorted(set(names.values()))]
-  missing = [file.name for file in files if not file.is_file()]
+  there = storage.names(path)
+  missing = [f.name for f in files if f.name not in there]
   if missing:
     raise UserError(
       f"{index} names {len(missing)} files that don't exist:"
@@ -119,36 +128,64 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   return files
 
 
-def _open(file: pathlib.Path):
+@contextlib.contextmanager
+def _open(file: epath.Path):
+  with contextlib.ExitStack() as stack:
+    try:
+      folder = stack.enter_context(storage.local(file.parent, [file.name]))
+      name = os.fspath(folder / file.name)
+      tensors = stack.enter_context(safetensors.safe_open(name, "numpy"))
+    except (OSError, safetensors.SafetensorError) as error:
+      raise _unreadable(file, error) from error
+    yield tensors
+
+
+def _unreadable(file: epath.Path, error: Exception) -> UserError:
+  return UserError(
+    f"expected safetensors weights at {file}: {error}; download the model's"
+    " files again"
+  )
+
+
+def _headers(file: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Shape and type of every tensor of a file."""
+  if not storage.is_remote(file):
+    with _open(file) as tensors:
+      found = {}
+      for key in tensors.keys():  # noqa: SIM118 (not a dict)
+        header = tensors.get_slice(key)
+        found[key] = tuple(header.get_shape()), header.get_dtype()
+      return found
+  # The file itself is copied when its tensors are read.
   try:
-    return safetensors.safe_open(file, "numpy")
-  except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(
-      f"expected safetensors weights at {file}: {error}; download the model's"
-      " files again"
-    ) from error
+    with file.open("rb") as stream:
+      size = int.from_bytes(stream.read(8), "little")
+      if not 0 < size <= _MOST_HEADER:
+        raise ValueError("its header has no sensible size")
+      raw = json.loads(stream.read(size))
+    raw.pop("__metadata__", None)
+    return {k: (tuple(v["shape"]), v["dtype"]) for k, v in raw.items()}
+  except Exception as error:  # The store's client raises any kind.
+    raise _unreadable(file, error) from error
 
 
-def _scan(files: list[pathlib.Path]) -> dict[str, _Found]:
+def _scan(files: list[epath.Path]) -> dict[str, _Found]:
   """Every tensor of the files, by canonical name; reads only the headers."""
   found: dict[str, _Found] = {}
   for file in files:
-    with _open(file) as tensors:
-      for key in tensors.keys():  # noqa: SIM118 (not a dict)
-        header = tensors.get_slice(key)
-        shape, dtype = tuple(header.get_shape()), header.get_dtype()
-        name = canonical(key)
-        if name in found:
-          raise UserError(
-            f"{file}: expected each tensor once, found {key} in"
-            f" {found[name].file.name}, too"
-          )
-        found[name] = _Found(file, key, shape, dtype)
+    for key, (shape, dtype) in _headers(file).items():
+      name = canonical(key)
+      if name in found:
+        raise UserError(
+          f"{file}: expected each tensor once, found {key} in"
+          f" {found[name].file.name}, too"
+        )
+      found[name] = _Found(file, key, shape, dtype)
   return found
 
 
 def _check(
-  path: pathlib.Path,
+  path: epath.Path,
   wanted: Mapping[str, _Tensor],
   found: Mapping[str, _Found],
   tied: bool,
@@ -173,7 +210,7 @@ def _check(
   _refuse(path, "misshaped tensors", misshaped)
 
 
-def _refuse(path: pathlib.Path, what: str, names: list[str]) -> None:
+def _refuse(path: epath.Path, what: str, names: list[str]) -> None:
   if names:
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise UserError(
@@ -183,7 +220,7 @@ def _refuse(path: pathlib.Path, what: str, names: list[str]) -> None:
 
 
 def load_params(
-  path: str | pathlib.Path,
+  path: storage.Name,
   config: ModelConfig,
   *,
   dtype: str = "float32",
@@ -204,7 +241,7 @@ def load_params(
       shape or not floating point, or `dtype` isn't. Nothing has been placed
       then.
   """
-  path = pathlib.Path(path)
+  path = storage.path(path)
   if dtype not in _DTYPES:
     raise UserError(
       f"expected parameters of type {' or '.join(_DTYPES)}, found {dtype!r}"
@@ -298,7 +335,7 @@ def _put(where: Sharding):
 def save_params(
   params: PyTree,
   config: ModelConfig,
-  path: str | pathlib.Path,
+  path: storage.Name,
   *,
   max_shard_bytes: int = 5 * 10**9,
 ) -> None:
@@ -306,7 +343,8 @@ def save_params(
 
   Files are written under temporary names first, so a save that is interrupted
   while it writes leaves the older weights. Only while whole new shards take
-  the place of older ones is there no index, and `load_params` refuses.
+  the place of older ones is there no index, and `load_params` refuses. In a
+  store shards take their places one by one, as each of them is written.
 
   Args:
     params: the parameters; their type is kept.
@@ -314,7 +352,7 @@ def save_params(
     path: the directory.
     max_shard_bytes: size above which there are several files and an index.
   """
-  path = pathlib.Path(path)
+  path = storage.path(path)
   leaves = {
     parameters.path_name(p): leaf
     for p, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
@@ -324,7 +362,11 @@ def save_params(
     _SHARD.format(i + 1, len(shards)) if len(shards) > 1 else FILE
     for i in range(len(shards))
   ]
-  with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as name:
+  for left in path.glob(".saving-*"):  # by a process that was killed
+    left.rmtree()
+  remote = storage.is_remote(path)
+  parent = None if remote else path
+  with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as name:
     folder = pathlib.Path(name)
     for file, shard in zip(names, shards, strict=True):
       arrays = {
@@ -332,6 +374,10 @@ def save_params(
         for key, tensor in shard.items()
       }
       safetensors.numpy.save_file(arrays, folder / file, {"format": "pt"})
+      if remote:
+        if file != FILE:
+          (path / INDEX).unlink(missing_ok=True)
+        storage.move(folder / file, path / file)
     weight_map = {
       key: file
       for file, shard in zip(names, shards, strict=True)
@@ -340,12 +386,13 @@ def save_params(
     size = sum(leaf.nbytes for leaf in leaves.values())
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    if any((path / file).exists() for file in names if file != FILE):
+    waiting = [] if remote else names
+    if any((path / file).exists() for file in waiting if file != FILE):
       (path / INDEX).unlink(missing_ok=True)
-    for file in [*names, INDEX]:
+    for file in [*waiting, INDEX]:
       # safetensors lets nobody else read; this is as open as other files.
       os.chmod(folder / file, (folder / INDEX).stat().st_mode)
-      os.replace(folder / file, path / file)
+      storage.move(folder / file, path / file)
   if len(names) == 1:
     (path / INDEX).unlink()
   for stale in [path / FILE, *path.glob("model-*-of-*.safetensors")]:

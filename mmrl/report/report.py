@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 import math
-import os
 import pathlib
 import re
 
@@ -14,6 +13,7 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mmrl import storage
 from mmrl.types import Box
 
 # Inferno without its near-black and near-white ends: both would vanish, one on
@@ -118,7 +118,7 @@ def overlay(
 
 
 def write(
-  path: str | os.PathLike[str],
+  path: storage.Name,
   *,
   title: str,
   subtitle: str,
@@ -142,7 +142,7 @@ def write(
 
   Raises:
     ValueError: a picture or heat map has another shape or type than it should.
-    OSError: the file cannot be written.
+    UserError: the file cannot be written.
   """
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -163,15 +163,8 @@ def write(
     colours=_COLOURS,
     config=config,
   )
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    # A model may emit half a surrogate pair, which UTF-8 cannot hold.
-    draft.write_bytes(page.encode("utf-8", "replace"))
-    draft.replace(path)
-  finally:
-    draft.unlink(missing_ok=True)
+  # A model may emit half a surrogate pair, which UTF-8 cannot hold.
+  storage.write_bytes(path, page.encode("utf-8", "replace"))
 
 
 def _resize(picture: np.ndarray, size: int) -> Image.Image:

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mmrl import sharding
 from mmrl.models import decoding, policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollout import sampling
 from mmrl.types import Prefix, Prompt, PyTree, Rollout, pytree
 
-# Logits that exist at once in a draw; 256 MiB.
+# Logits that exist at once in a draw on a device; 256 MiB.
 _DRAWN_VALUES = 2**26
 # Tokens that the caches have room for at first; they double when full.
 _FIRST_ROOM = 128
@@ -94,7 +95,7 @@ def generate(
     params: model parameters.
     config: the architecture.
     prefix: from `vlm.prefill`.
-    key: PRNG key.
+    key: PRNG key, or one of each prompt.
     answers: G.
     length: R, the most tokens of an answer, its end included.
     temperature: divides the logits; 0 is greedy.
@@ -111,7 +112,8 @@ def generate(
   decoder = decoding.take_apart(params, prefix)
   shape = (prompts, answers, length)
   # All of them ahead: two numbers per token cost nothing.
-  uniform = jax.random.uniform(key, (*shape, 2))
+  keys = key if key.ndim else jax.random.split(key, prompts)
+  uniform = jax.vmap(lambda key: jax.random.uniform(key, (*shape[1:], 2)))(keys)
   prompt = jnp.arange(prompts)[:, None]
 
   def draw_one(arrays):
@@ -127,8 +129,9 @@ def generate(
   def draw(state: State, hidden) -> State:
     now = uniform[prompt, state.working, state.step]
     rows = now.reshape(-1, 2), hidden.reshape(-1, hidden.shape[-1])
+    at_once = _DRAWN_VALUES * sharding.prompt_axes()[1]
     token, logprob = jax.lax.map(
-      draw_one, rows, batch_size=max(1, _DRAWN_VALUES // config.text.vocab_size)
+      draw_one, rows, batch_size=max(1, at_once // config.text.vocab_size)
     )
     token, logprob = (x.reshape(hidden.shape[:2]) for x in (token, logprob))
     where = prompt, state.working
@@ -201,7 +204,7 @@ def rollout(
     params: model parameters, the live training weights.
     config: the architecture.
     prompt: the prompts.
-    key: PRNG key.
+    key: PRNG key, or one of each prompt.
     attention_layers: see `vlm.prefill`.
     **options: see `generate`.
   """

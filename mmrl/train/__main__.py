@@ -5,8 +5,15 @@ from mmrl import commands
 
 def main() -> None:
   # Imported late, so that a mistyped flag is answered at once.
+  from mmrl import processes
   from mmrl.train import loop
 
+  if commands.DISTRIBUTED.value or commands.COORDINATOR.value:
+    processes.join(
+      commands.COORDINATOR.value,
+      commands.PROCESSES.value,
+      commands.PROCESS.value,
+    )
   loop.train(commands.CONFIG.value, commands.WORKDIR.value)
 
 

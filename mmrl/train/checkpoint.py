@@ -1,39 +1,109 @@
-"""Checkpoints of a run with Orbax, and the guard of its working directory."""
+"""Checkpoints of a run with Orbax, and the guards of its working directory."""
 
+from collections.abc import Callable, Mapping
+import datetime
 import difflib
+import fcntl
+import functools
+import hashlib
 import json
-import pathlib
+import os
+import socket
+import sys
 from typing import Any
 
+from etils import epath
 import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, UInt32
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.train import optimizer
 from mmrl.train.step import State
 from mmrl.types import PyTree
 
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
-def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+
+class Lock:
+  """Keeps a working directory to one run at a time; a context manager.
+
+  The lock is the kernel's, on the file `lock`: it ends with its process,
+  however that ends. Stores (`gs://`) and some network disks have none; there
+  it is up to the user that no two runs share a directory. Of a run's processes
+  the first takes it.
+  """
+
+  def __init__(self, workdir: storage.Name):
+    """Takes the lock, before anything else is written.
+
+    Raises:
+      UserError: if another run has it, or the directory can't be written.
+    """
+    self._file = None
+    workdir = storage.path(workdir)
+    if storage.is_remote(workdir):
+      return
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      file = open(workdir / "lock", "a+")  # noqa: SIM115 (held until close)
+    except OSError as error:
+      raise _unwritable(workdir, error) from error
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      holder = file.read().strip() or "another process"
+      file.close()
+      raise UserError(
+        f"expected a --workdir of its own, found {workdir} in use by {holder};"
+        " wait for that run or end it, or pass another directory"
+      ) from error
+    except OSError:
+      file.close()  # The disk has no locks.
+      return
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+    file.flush()
+    self._file = file
+
+  def close(self) -> None:
+    """Gives the lock back."""
+    if self._file is not None:
+      self._file.truncate(0)
+      self._file.close()
+      self._file = None
+
+  def __enter__(self) -> "Lock":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
   """Makes a working directory a run's own, or checks that it is.
 
   Raises:
     UserError: if it can't be written, or belongs to another config.
   """
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+  workdir = storage.path(workdir)
   path = workdir / "config.json"
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-      path.write_text(text)
-      return
-    found = path.read_text()
+    found = storage.read_text(path)
+  except FileNotFoundError:
+    storage.write_text(path, text)
+    return
   except OSError as error:
-    raise UserError(
-      f"expected a writable --workdir, found {workdir}: {error.strerror}; pass"
-      " another directory"
-    ) from error
+    raise _unwritable(workdir, error) from error
   if found != text:
     changes = difflib.unified_diff(
       found.splitlines(), text.splitlines(), n=0, lineterm=""
@@ -48,22 +118,61 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     )
 
 
+def _unwritable(workdir: epath.Path, error: OSError) -> UserError:
+  return UserError(
+    f"expected a writable --workdir, found {workdir}:"
+    f" {error.strerror or error}; pass another directory"
+  )
+
+
 class Checkpoints:
   """Saves and restores state and data position.
 
   A save is written beside the older ones and becomes visible when it is
-  whole; only then are older ones removed.
+  whole; only then are older ones removed. With every array goes its checksum,
+  with the rest a digest, and both are compared when it is read: a checkpoint
+  that disk or network have damaged is reported, put aside as `corrupt-STEP`,
+  and the one before it is used.
+
+  All processes of a run call the same methods in the same order.
+
+  Attributes:
+    restored: step of what was restored last; None before.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, keep: int):
-    """Opens `workdir/checkpoints`, of which the newest `keep` are kept."""
-    self._path = workdir.absolute() / "checkpoints"
+  def __init__(
+    self, workdir: storage.Name, *, keep: int = 1, read_only: bool = False
+  ):
+    """Opens `workdir/checkpoints`.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest are kept.
+      read_only: whether to leave the folder as it is; a run may be going on
+        there.
+
+    Raises:
+      UserError: if it can't be written.
+    """
+    workdir = storage.path(workdir)
+    self._remote = storage.is_remote(workdir)
+    if not self._remote:
+      workdir = workdir.absolute()
+    self._path = workdir / "checkpoints"
+    self.restored: int | None = None
+    self._manager: ocp.CheckpointManager | None = None
+    if read_only:
+      return
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, enable_async_checkpointing=True
+      max_to_keep=keep,
+      enable_async_checkpointing=True,
+      # What a killed run has begun. In a store another run may be at it.
+      cleanup_tmp_directories=not self._remote,
     )
     try:
-      self._path.mkdir(parents=True, exist_ok=True)
-      self._manager = ocp.CheckpointManager(self._path, options=options)
+      with storage.errors(self._path):
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(self._path, options=options)
     except OSError as error:
       raise UserError(
         f"expected a writable folder at {self._path}: {error}; pass another"
@@ -72,9 +181,22 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """Newest step that is whole on disk."""
+    """Newest step that was saved to its end."""
     # Orbax's own list counts a save that failed; the folder doesn't.
-    return max(self._manager.all_steps(read=True), default=None)
+    return max(self._steps(), default=None)
+
+  def _steps(self) -> set[int]:
+    if not self._path.is_dir():
+      return set()
+    return {
+      int(folder.name)
+      for folder in self._path.iterdir()
+      if folder.name.isdigit() and ocp.path.step.is_path_finalized(folder)
+    }
+
+  def prepare(self, state: State) -> None:
+    """Compiles what `save` computes, so that no later step has to."""
+    checksums(_leaves(vars(state)))
 
   def save(self, state: State, data: dict[str, Any]) -> None:
     """Saves state and data position in the background.
@@ -83,8 +205,17 @@ class Checkpoints:
       UserError: if this save or the one before it couldn't be written.
     """
     step = int(state.step)
+    arrays = vars(state) | {"step": np.int32(step)}
+    leaves = _leaves(arrays)
+    notes = {
+      "step": step,
+      "data": data,
+      "shapes": {name: _shape(leaf) for name, leaf in leaves.items()},
+      "checksums": checksums(leaves),
+    }
     args = ocp.args.Composite(
-      state=ocp.args.StandardSave(vars(state)), data=ocp.args.JsonSave(data)
+      state=ocp.args.StandardSave(arrays),
+      data=ocp.args.JsonSave(notes | {"digest": _digest(notes)}),
     )
     try:
       self._manager.save(step, args=args)
@@ -113,20 +244,28 @@ class Checkpoints:
     )
 
   def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-    """The newest checkpoint.
+    """The newest checkpoint that isn't damaged.
 
     Args:
-      like: a state with the shapes, types and placement to restore to.
+      like: a state with the shapes, types and placement to restore to, whatever
+        devices it was saved from; leaves may be `jax.ShapeDtypeStruct`s.
 
     Returns:
       (state, data position).
+
+    Raises:
+      UserError: if there is none, or it holds other arrays.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, vars(like))
-    args = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-    )
-    restored = self._manager.restore(self.latest, args=args)
-    return State(**restored.state), restored.data
+    wanted = _abstract(vars(like))
+
+    def read(folder):
+      args = ocp.args.StandardRestore(wanted)
+      return ocp.StandardCheckpointHandler().restore(folder, args=args)
+
+    state, data, damaged = self._newest(read, wanted)
+    if damaged and self._manager is not None:
+      self._put_aside(damaged)
+    return State(**state), data
 
   def restore_params(
     self, trainable: dict[str, Any], frozen: dict[str, Any]
@@ -138,35 +277,246 @@ class Checkpoints:
         them.
 
     Raises:
-      UserError: if the checkpoint holds other parameters.
+      UserError: if there is none, or it holds other parameters.
     """
-    wanted = {"trainable": trainable, "frozen": frozen}
-    folder = self._path / str(self.latest) / "state"
-    stored = ocp.PyTreeCheckpointHandler().metadata(folder).tree
-    for part, leaves in wanted.items():
-      ours, theirs = (
-        {path: tuple(leaf.shape) for path, leaf in found.items()}
-        for found in (leaves, stored[part])
+    wanted = _abstract({"trainable": trainable, "frozen": frozen})
+
+    def read(folder):
+      args = ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        partial_restore=True,
       )
-      if ours != theirs:
-        path, _ = min(ours.items() ^ theirs.items())
-        raise UserError(
-          f"{folder}: expected the parameters of the run's config.json and its"
-          f" model, found {path} in shape {theirs.get(path)} instead of"
-          f" {ours.get(path)}; restore the config and model of the run"
-        )
-    args = ocp.args.PyTreeRestore(
-      item=wanted,
-      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-      partial_restore=True,
+      return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
+
+    parts, _, _ = self._newest(read, wanted)
+    return optimizer.merge(parts["trainable"], parts["frozen"])
+
+  def _newest(
+    self, read: Callable[[epath.Path], PyTree], wanted: PyTree
+  ) -> tuple[PyTree, dict[str, Any], list[int]]:
+    """Reads checkpoints from the newest on until one is whole.
+
+    Args:
+      read: reads arrays from a checkpoint's folder `state`.
+      wanted: their shapes.
+
+    Returns:
+      (arrays, data position, steps of the damaged ones).
+    """
+    damaged: dict[int, str] = {}
+    while True:
+      step = _first_says(max(self._steps() - set(damaged), default=-1))
+      if step < 0:
+        break
+      tree, data, reason = self._attempt(step, read, wanted)
+      if reason:
+        damaged[step] = reason
+        continue
+      self.restored = step
+      if jax.process_index() == 0:
+        for other, reason in damaged.items():
+          print(
+            f"warning: the checkpoint of step {other} in {self._path} is"
+            f" damaged ({reason}); the one before it, of step {step}, is used",
+            file=sys.stderr,
+          )
+      return tree, data, list(damaged)
+    if not damaged:
+      raise UserError(
+        f"expected a checkpoint in {self._path}, found none; let python -m"
+        " mmrl.train reach its first one"
+      )
+    found = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+    raise UserError(
+      f"expected a whole checkpoint in {self._path}, found only damaged ones"
+      f" ({found:.400}); put back a copy of that folder, or begin anew with"
+      " another --workdir"
     )
-    restored = self._manager.restore(
-      self.latest, args=ocp.args.Composite(state=args)
-    )
-    return optimizer.merge(
-      restored.state["trainable"], restored.state["frozen"]
-    )
+
+  def _attempt(
+    self, step: int, read: Callable[[epath.Path], PyTree], wanted: PyTree
+  ) -> tuple[PyTree, dict[str, Any], str]:
+    """Reads one checkpoint: (arrays, data position, what is wrong with it)."""
+    folder, reason, tree, notes = self._path / str(step), "", None, {}
+    try:
+      notes = _read_notes(folder / "data" / "metadata", step)
+      _check_same(folder, wanted, notes["shapes"])
+      tree = read(folder / "state")
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+      raise
+    except Exception as error:  # Of any kind, from Orbax and TensorStore.
+      while error.__cause__ is not None:
+        error = error.__cause__
+      reason = f"{type(error).__name__}: {' '.join(str(error).split()):.150}"
+    # Arrays of several processes can be computed with only if all have theirs.
+    if _any(bool(reason)):
+      return None, {}, reason or "another process could not read it"
+    found = checksums(_leaves(tree))
+    wrong = [k for k, v in found.items() if notes["checksums"][k] != v]
+    if "step" in tree and int(tree["step"]) != step:
+      wrong.append("step")
+    if wrong:
+      reason = f"{len(wrong)} arrays differ from their checksums: {wrong[0]}"
+    return tree, notes["data"], reason
+
+  def _put_aside(self, damaged: list[int]) -> None:
+    """Makes room for the steps to be saved again, and loses nothing."""
+    if jax.process_index() == 0:
+      for step in damaged:
+        aside = self._path / f"corrupt-{step}"
+        try:
+          if aside.exists():
+            aside.rmtree()
+          (self._path / str(step)).rename(aside)
+        except OSError as error:
+          raise UserError(
+            f"could not rename {self._path / str(step)} to {aside}:"
+            f" {error.strerror or error}; rename it yourself"
+          ) from error
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("mmrl: damaged checkpoints put aside")
+    self._manager.reload()
 
   def close(self) -> None:
     """Waits and frees the manager's threads."""
-    self._manager.close()
+    if self._manager is not None:
+      self._manager.close()
+
+
+def _first_says(number: int) -> int:
+  """The first process's number, on all of them."""
+  if jax.process_count() == 1:
+    return number
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def _any(value: bool) -> bool:
+  """Whether it is true on any process."""
+  if jax.process_count() == 1:
+    return value
+  return bool(np.any(multihost_utils.process_allgather(np.int32(value))))
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+  """Arrays by path, `step` excepted."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_flatten_with_path(
+      {name: part for name, part in tree.items() if name != "step"}
+    )[0]
+  }
+
+
+def _shape(leaf: Any) -> str:
+  return f"{jnp.dtype(leaf.dtype)} {tuple(leaf.shape)}"
+
+
+def _abstract(tree: PyTree) -> PyTree:
+  """Shapes and types, each with the place to restore it to.
+
+  What nobody has placed, such as a counter, goes to all devices of the rest.
+  """
+  everywhere = _everywhere(jax.tree.leaves(tree))
+
+  def abstract(leaf):
+    where = getattr(leaf, "sharding", None)
+    if not getattr(leaf, "committed", True) and everywhere is not None:
+      where = everywhere
+    if where is None:
+      here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      where = everywhere or here
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+  return jax.tree.map(abstract, tree)
+
+
+def _everywhere(leaves: list[Any]) -> Sharding | None:
+  """All devices of the leaves' mesh; None if they have none."""
+  for leaf in leaves:
+    where = getattr(leaf, "sharding", None)
+    if isinstance(where, NamedSharding):
+      return NamedSharding(where.mesh, PartitionSpec())
+  return None
+
+
+def checksums(leaves: Mapping[str, Any]) -> dict[str, str]:
+  """Of each array 64 bits that depend on its values and on their order.
+
+  They are computed on the arrays' own devices, with integers: to the last bit
+  the same however an array is divided among them.
+  """
+  if not leaves:
+    return {}
+  program = _program(_everywhere(list(leaves.values())))
+  words = np.asarray(program(dict(leaves)))
+  # As a jitted function sees a dictionary.
+  names = sorted(leaves)
+  return {n: f"{a:08x}{b:08x}" for n, (a, b) in zip(names, words, strict=True)}
+
+
+@functools.cache
+def _program(out: Sharding | None) -> Callable:
+  def program(leaves: dict[str, Array]):
+    return jnp.stack([_checksum(leaves[name]) for name in sorted(leaves)])
+
+  return jax.jit(program, out_shardings=out)
+
+
+def _checksum(array: Array) -> UInt32[Array, "2"]:
+  """Two sums, modulo 2**32: of the bits, and of bits mixed with positions."""
+  if array.dtype == bool:
+    array = array.astype(jnp.uint8)
+  kind = _UNSIGNED[array.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32)
+  position, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+  for axis in reversed(range(bits.ndim)):
+    along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    position += along * np.uint32(stride % 2**32)
+    stride *= bits.shape[axis]
+  mixed = _mix(bits + _mix(position))
+  return jnp.stack([jnp.sum(x, dtype=jnp.uint32) for x in (bits, mixed)])
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+  """The finaliser of MurmurHash3: one to one, and every bit counts."""
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
+
+
+def _digest(notes: Mapping[str, Any]) -> str:
+  text = json.dumps(json.loads(json.dumps(notes)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_notes(path: epath.Path, step: int) -> dict[str, Any]:
+  """What a checkpoint says of itself.
+
+  Raises:
+    OSError, ValueError, KeyError, TypeError: if it is damaged.
+  """
+  notes = json.loads(storage.read_text(path))
+  if notes.pop("digest") != _digest(notes) or notes["step"] != step:
+    raise ValueError(f"{path.parent.name}/{path.name} differs from its digest")
+  return notes
+
+
+def _check_same(
+  folder: epath.Path, wanted: Mapping[str, PyTree], stored: Mapping[str, str]
+) -> None:
+  """Raises UserError if a whole checkpoint holds other arrays than wanted."""
+  for part in ("trainable", "frozen", "optimizer"):
+    if part not in wanted:
+      continue
+    leaves = _leaves({part: wanted[part]})
+    ours = {name: _shape(leaf) for name, leaf in leaves.items()}
+    theirs = {k: v for k, v in stored.items() if k.split("/")[0] == part}
+    if ours == theirs:
+      continue
+    name, _ = min(ours.items() ^ theirs.items())
+    raise UserError(
+      f"{folder}: expected the arrays of the run's config.json and its model,"
+      f" found {name.split('/', 1)[-1]} in shape {theirs.get(name)} instead of"
+      f" {ours.get(name)}; restore the config and model of the run"
+    )

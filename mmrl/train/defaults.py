@@ -30,6 +30,9 @@ def get_config() -> ml_collections.ConfigDict:
         # to `max_frames`.
         "video": {"fps": 0.0, "frames": 0, "max_frames": 0, "max_pixels": 0},
       },
+      # Devices on each axis, -1 for what is left. Prompts are shared out over
+      # data x fsdp, parameters over fsdp x tensor; see `mmrl.sharding`.
+      "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
       "data": {
         # Specs of `mmrl.data`; "{question}" in a prompt is the question.
         "train": {

@@ -2,25 +2,24 @@
 
 from collections.abc import Mapping
 import concurrent.futures
-import dataclasses
+import contextlib
 import math
-import pathlib
 import time
 
+from etils import epath
 import jax
 import ml_collections
 import numpy as np
 import tqdm
 
-from mmrl import data, evaluate, models
+from mmrl import data, evaluate, models, processes, storage
 from mmrl.errors import UserError
 from mmrl.train import checkpoint, summary
 from mmrl.train import metrics as metrics_lib
 from mmrl.train import run as run_lib
-from mmrl.train import step as step_lib
 from mmrl.train.run import Run
 from mmrl.train.step import State
-from mmrl.types import Batch
+from mmrl.types import Batch, PyTree
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
@@ -36,58 +35,92 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
       checkpoints/, model/, before.json, after.json, summary.json, report.html.
 
   Returns:
-    The summary that is written to summary.json.
+    The summary that is written to summary.json; nothing on any process but
+    the first, which writes.
 
   Raises:
     UserError: for a mistake in config or data, before anything is lost.
+    Preempted: told to stop by SIGTERM.
   """
+  processes.check_same(f"{workdir} {config.to_dict()}")
   began = time.perf_counter()
   compilations = metrics_lib.Compilations()
+  path = storage.path(workdir)
   run = run_lib.build_run(config)
-  path = pathlib.Path(workdir)
-  checkpoint.claim(path, config)
+  with contextlib.ExitStack() as stack:
+    # Before anything is written; a notebook needs both back.
+    processes.first_only(lambda: stack.enter_context(checkpoint.Lock(path)))
+    termination = stack.enter_context(processes.Termination())
+    processes.first_only(lambda: checkpoint.claim(path, config))
+    before, params, after = _train(config, run, path, compilations, termination)
+    if jax.process_index():
+      return {}
+    models.save(
+      models.Model(run.model_config, params, run.processor), path / "model"
+    )
+    return summary.write(
+      path,
+      config,
+      run,
+      before,
+      after,
+      wall_seconds=time.perf_counter() - began,
+      compile_seconds=compilations.seconds,
+    )
+
+
+def _train(
+  config,
+  run: Run,
+  path: epath.Path,
+  compilations: metrics_lib.Compilations,
+  termination: processes.Termination,
+) -> tuple[evaluate.Evaluation, PyTree, evaluate.Evaluation]:
+  """Evaluates, trains, evaluates; the middle result is the parameters."""
   checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
   state = run.initial_state()
   questions = read_questions(config, run)
   if checkpoints.latest is not None:
     state, position = checkpoints.restore(state)
     questions.set_state(position)
-    print(f"resuming {workdir} after step {int(state.step)}")
+    state = run.at_step(state, int(state.step))
+    print(f"resuming {path} after step {int(state.step)}")
+  checkpoints.prepare(state)
   questions.start_prefetch()
-  log = metrics_lib.Log(path, step=int(state.step))
+  first = jax.process_index() == 0
+  log = metrics_lib.Log(path, step=int(state.step)) if first else None
   before = _evaluation(config, run, run.params, path / "before.json")
   print(f"before: accuracy {before.accuracy:.1%}")
   try:
     state = _steps(
-      config, run, state, questions, checkpoints, log, compilations
+      config,
+      run,
+      state,
+      questions,
+      checkpoints,
+      log,
+      compilations,
+      termination,
     )
   finally:
     # What has been trained is on disk whatever ends the run.
-    log.close()
+    if log:
+      log.close()
     checkpoints.wait()
     checkpoints.close()
     questions.close()
   after = _evaluation(config, run, state.params, path / "after.json")
-  models.save(
-    models.Model(run.model_config, state.params, run.processor), path / "model"
-  )
-  return summary.write(
-    path,
-    config,
-    run,
-    before,
-    after,
-    wall_seconds=time.perf_counter() - began,
-    compile_seconds=compilations.seconds,
-  )
+  return before, processes.whole(state.params), after
 
 
 def read_questions(config, run: Run):
   """The run's endless batches of training questions; see `data.batches`."""
+  prompts = config.rollout.prompts
   return data.batches(
     run.train_source,
     run.processor,
-    batch_size=config.rollout.prompts,
+    batch_size=prompts,
+    places=run.layout.order(prompts)[run.layout.places(prompts)],
     answer_length=config.rollout.length,
     seed=config.seed,
     lengths=config.data.lengths,
@@ -106,6 +139,7 @@ def evaluate_model(config, run: Run, params) -> evaluate.Evaluation:
     params,
     run.processor,
     run.test_source,
+    run.layout,
     questions=settings.questions,
     batch=settings.batch,
     length=config.rollout.length,
@@ -117,18 +151,26 @@ def evaluate_model(config, run: Run, params) -> evaluate.Evaluation:
 
 
 def _evaluation(
-  config, run: Run, params, path: pathlib.Path
+  config, run: Run, params, path: epath.Path
 ) -> evaluate.Evaluation:
   """Evaluates, or reads what an earlier start of this run has evaluated."""
-  if path.exists():
+  if processes.mean({"exists": float(path.exists())})["exists"] == 1:
     return evaluate.Evaluation.load(path)
   result = evaluate_model(config, run, params)
-  result.save(path)
+  if jax.process_index() == 0:
+    result.save(path)
   return result
 
 
 def _steps(
-  config, run: Run, state: State, questions, checkpoints, log, compilations
+  config,
+  run: Run,
+  state: State,
+  questions,
+  checkpoints,
+  log: metrics_lib.Log | None,
+  compilations,
+  termination: processes.Termination,
 ) -> State:
   """Rollout batches until the config's number of steps is done.
 
@@ -145,24 +187,32 @@ def _steps(
   ):
     ended = time.perf_counter()
     for step in range(first + 1, last + 1):
+      termination.in_step = True
       began, asked = ended, time.perf_counter()
       samples = _next(questions, state, checkpoints)
       waited = time.perf_counter() - asked
       batch, values = collect(config, run, state, samples, step, pool)
       state, values = learn(config, run, state, batch, values, step, saved)
-      state = dataclasses.replace(state, step=np.int32(step))
+      state = run.at_step(state, step)
       ended = time.perf_counter()
       values["data/shrunk"] = samples.shrunk
       values["time/data"] = waited
       values["time/step"] = ended - began
       values["time/device_busy"] = values["time/device"] / (ended - began)
       values["time/compilations"] = compilations.count
-      log.write(step, values)
+      stop = processes.mean({"asked": termination.asked})["asked"] > 0
+      if log:
+        log.write(step, values)
       bar.set_postfix_str(_postfix(run, values))
       bar.update()
-      if step % config.checkpoint.every == 0 or step == last:
+      if stop or step % config.checkpoint.every == 0 or step == last:
+        if log:
+          log.flush()
         checkpoints.save(state, questions.get_state())
         saved = step
+      if stop:
+        termination.leave(step)
+      termination.in_step = False
   return state
 
 
@@ -184,8 +234,8 @@ def _next(questions, state: State, checkpoints) -> data.Samples:
   try:
     return next(questions)
   except UserError:
-    if int(state.step) > (checkpoints.latest or 0):
-      checkpoints.save(state, position)
+    if int(state.step):
+      checkpoints.save(state, position)  # nothing where it is saved already
     raise
 
 
@@ -212,10 +262,10 @@ def collect(
     (batch, metrics).
   """
   began = time.perf_counter()
-  prompt = jax.device_put(samples.prompt)
+  prompt = run.layout.put(samples.prompt)
   key = jax.random.fold_in(jax.random.key(config.seed), step)
   rollout = run.programs.rollout(state, prompt, key)
-  tokens, mask = jax.device_get((rollout.tokens, rollout.mask))
+  tokens, mask = map(run.layout.local, (rollout.tokens, rollout.mask))
   sampled = time.perf_counter()
   # Dispatched before the rewards, so that host and device work side by side.
   fields, measured = run.programs.probe(state, run.params, prompt, rollout)
@@ -225,16 +275,16 @@ def collect(
     run.rewards, texts, samples.examples, pool
   )
   rewarded = time.perf_counter()
-  fields = run.programs.prepare(fields, rewards, rollout.mask)
+  fields = run.programs.prepare(fields, run.layout.put(rewards), rollout.mask)
   values = _floats(measured)
   if math.isnan(values["attention/region"]):
     del values["attention/region"]  # no region is marked
-  values["reward/total"] = float(rewards.mean())
-  values |= {f"reward/{name}": float(x.mean()) for name, x in parts.items()}
-  values["reward/mixed_groups"] = float((rewards.std(1) > 0).mean())
-  values["rollout/ended"] = float(
-    (tokens == run.model_config.eos_token_id).any(-1).mean()
-  )
+  ended = (tokens == run.model_config.eos_token_id).any(-1)
+  host = {f"reward/{name}": float(x.mean()) for name, x in parts.items()}
+  host["reward/total"] = float(rewards.mean())
+  host["reward/mixed_groups"] = float((rewards.std(1) > 0).mean())
+  host["rollout/ended"] = float(ended.mean())
+  values |= processes.mean(host)
   values["time/rollout"] = sampled - began
   values["time/reward"] = rewarded - sampled
   ended = time.perf_counter()
@@ -273,17 +323,15 @@ def learn(
   began = time.perf_counter()
   values = dict(values)
   parts = config.train.minibatches
-  size = config.rollout.prompts // parts
   updates = parts * config.train.epochs
   device = values.get("time/device", 0.0)
   for update in range(updates):
-    minibatch = step_lib.take_prompts(batch, update % parts * size, size)
+    minibatch = np.int32(update % parts)
     called = time.perf_counter()
     every = config.shares.every
     if every and update == updates - 1 and step % every == 0:
-      few = step_lib.take_prompts(minibatch, 0, config.shares.prompts)
-      values |= _floats(run.programs.shares(state, few))
-    state, measured = run.programs.update(state, minibatch)
+      values |= _floats(run.programs.shares(state, batch, minibatch))
+    state, measured = run.programs.update(state, batch, minibatch)
     measured = _floats(measured)
     device += time.perf_counter() - called
     metrics_lib.require_finite(measured, step, update + 1, saved)

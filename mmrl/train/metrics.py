@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 import json
 import math
-import pathlib
+import sys
+import time
+from typing import Any
 
 import jax
 import tensorboardX
 
+from mmrl import storage
 from mmrl.errors import UserError
+
+# Between two writings of metrics.jsonl into a store.
+_SECONDS = 30.0
 
 
 class Compilations:
@@ -25,46 +31,82 @@ class Compilations:
 
 
 class Log:
-  """metrics.jsonl and TensorBoard files of a working directory."""
+  """metrics.jsonl and TensorBoard files of a working directory.
 
-  def __init__(self, workdir: pathlib.Path, *, step: int):
+  A store can't append: there metrics.jsonl is written anew, at most every
+  `_SECONDS` and by `flush`, and there are no TensorBoard files. Of a run's
+  processes only the first writes.
+  """
+
+  def __init__(self, workdir: storage.Name, *, step: int):
     """Opens the log of a run that continues after `step`.
 
     Lines of later steps, written by a run that was killed before it saved
     them, are dropped.
     """
+    workdir = storage.path(workdir)
     self._path = workdir / "metrics.jsonl"
+    self._file = self._board = None
     kept = [row for row in read(workdir) if row["step"] <= step]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
-    self._path.write_text(text)
-    self._file = self._path.open("a")
+    self._lines = [json.dumps(row) + "\n" for row in kept]
+    self._write()
+    if jax.process_index():
+      return
+    if storage.is_remote(workdir):
+      print(
+        f"no TensorBoard files are written to {workdir}; its metrics.jsonl has"
+        " the same numbers",
+        file=sys.stderr,
+      )
+      return
+    self._file = open(self._path, "a")  # noqa: SIM115 (held until close)
     self._board = tensorboardX.SummaryWriter(
       str(workdir / "tensorboard"), purge_step=step + 1
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds the numbers of a step."""
-    self._file.write(json.dumps({"step": step, **values}) + "\n")
-    self._file.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    line = json.dumps({"step": step, **values}) + "\n"
+    if self._file is not None:
+      self._file.write(line)
+      self._file.flush()
+      for name, value in values.items():
+        self._board.add_scalar(name, value, step)
+      return
+    self._lines.append(line)
+    if time.monotonic() - self._written >= _SECONDS:
+      self._write()
+
+  def _write(self) -> None:
+    storage.write_text(self._path, "".join(self._lines))
+    self._written = time.monotonic()
+
+  def flush(self) -> None:
+    """Sees to it that a run that is killed after this has lost no line."""
+    if self._file is None:
+      self._write()
 
   def close(self) -> None:
     """Closes both."""
-    self._file.close()
-    self._board.close()
+    self.flush()
+    if self._file is not None:
+      self._file.close()
+      self._board.close()
+      self._file = None
 
 
-def read(workdir: pathlib.Path) -> list[dict[str, float]]:
+def read(workdir: storage.Name) -> list[dict[str, Any]]:
   """Rows of a run's metrics.jsonl; a last line cut short is left out."""
-  path = workdir / "metrics.jsonl"
+  try:
+    text = storage.read_text(storage.path(workdir) / "metrics.jsonl")
+  except FileNotFoundError:
+    return []
   rows = []
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        rows.append(json.loads(line))
-      except json.JSONDecodeError:
-        break
+  for line in text.splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
   return rows
 
 

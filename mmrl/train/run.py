@@ -18,12 +18,15 @@ from mmrl import (
   models,
   probes,
   rewards,
+  sharding,
   token_weights,
 )
 from mmrl.errors import UserError
+from mmrl.models import weights
 from mmrl.models.config import ModelConfig
 from mmrl.models.processor import Processor
 from mmrl.probes.policies import Scorer
+from mmrl.sharding import Layout
 from mmrl.train import objective
 from mmrl.train import optimizer as optimizer_lib
 from mmrl.train import step as step_lib
@@ -53,6 +56,7 @@ class Run:
     optimizer: the optax transformation.
     frozen: parameter rules.
     group: prompts whose pictures are packed together.
+    layout: where arrays live.
   """
 
   model_config: ModelConfig
@@ -68,23 +72,36 @@ class Run:
   optimizer: Any
   frozen: tuple[str, ...]
   group: int
+  layout: Layout
 
   def initial_state(self) -> State:
-    """State of step 0. Copies what trains: updates donate their state."""
-    trainable, frozen = optimizer_lib.partition(self.params, self.frozen)
-    trainable = jax.tree.map(jnp.copy, trainable)
-    state = State(
-      step=jnp.zeros((), jnp.int32),
-      trainable=trainable,
-      frozen=jax.tree.map(jnp.copy, frozen),
-      optimizer=self.optimizer.init(trainable),
-    )
-    # As bound to the device as what comes back from an update, or the second
-    # update would be compiled again.
-    return jax.device_put(state, jax.devices()[0])
+    """State of step 0. Copies parameters: updates donate their state."""
+
+    def make(params: PyTree) -> State:
+      params = jax.tree.map(jnp.copy, params)
+      trainable, frozen = optimizer_lib.partition(params, self.frozen)
+      return State(
+        step=jnp.zeros((), jnp.int32),
+        trainable=trainable,
+        frozen=frozen,
+        optimizer=self.optimizer.init(trainable),
+      )
+
+    shapes = jax.eval_shape(make, self.params)
+    return jax.jit(make, out_shardings=self.layout.of(shapes))(self.params)
+
+  def at_step(self, state: State, step: int) -> State:
+    """The state after that many rollout batches.
+
+    The number lies where it lay, or programs would be compiled again for it.
+    """
+    number = self.layout.number(np.int32(step))
+    return dataclasses.replace(state, step=number)
 
 
-def load_model(config: ml_collections.ConfigDict) -> models.Model:
+def load_model(
+  config: ml_collections.ConfigDict, placement: weights.Placement | None = None
+) -> models.Model:
   """The model of a config, with its compute type and pixel budget."""
   wanted = config.model
   for field in ("dtype", "param_dtype"):
@@ -93,7 +110,9 @@ def load_model(config: ml_collections.ConfigDict) -> models.Model:
         f"config.model.{field}: expected 'float32' or 'bfloat16', found"
         f" {wanted[field]!r}"
       )
-  model = models.load(wanted.path, dtype=wanted.param_dtype)
+  model = models.load(
+    wanted.path, dtype=wanted.param_dtype, placement=placement
+  )
   model_config = dataclasses.replace(
     model.config, dtype=wanted.dtype, remat=wanted.remat
   )
@@ -124,14 +143,26 @@ def _changed(settings, values: Mapping[str, int | float], where: str):
   return dataclasses.replace(settings, **changes)
 
 
-def _check_sizes(config: ml_collections.ConfigDict, model: ModelConfig):
+def _check_sizes(
+  config: ml_collections.ConfigDict, model: ModelConfig, layout: Layout
+):
   prompts, parts = config.rollout.prompts, config.train.minibatches
-  if prompts % (parts * config.train.accumulate):
+  shards = layout.shards
+  if prompts % (parts * config.train.accumulate * shards):
+    on = f" x {shards} shards of the mesh" if shards > 1 else ""
     raise UserError(
       f"config.rollout.prompts: expected a multiple of train.minibatches x"
-      f" train.accumulate = {parts} x {config.train.accumulate}, found"
-      f" {prompts}"
+      f" train.accumulate{on} = {parts} x {config.train.accumulate}"
+      f"{f' x {shards}' if on else ''}, found {prompts}"
     )
+  tensor = layout.mesh.shape["tensor"]
+  for name in ("num_attention_heads", "num_key_value_heads"):
+    heads = getattr(model.text, name)
+    if heads % tensor:
+      raise UserError(
+        f"config.mesh.tensor: expected a divisor of the model's {name},"
+        f" {heads}, found {tensor}"
+      )
   if config.rollout.answers < 2:
     raise UserError(
       "config.rollout.answers: expected at least 2, found"
@@ -156,14 +187,24 @@ def _check_sizes(config: ml_collections.ConfigDict, model: ModelConfig):
     )
 
 
-def build_run(config: ml_collections.ConfigDict) -> Run:
+def build_run(
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+) -> Run:
   """Builds a run.
+
+  Args:
+    config: see `mmrl.train.defaults`.
+    devices: that it runs on; all of them by default.
 
   Raises:
     UserError: naming the field of the config that is wrong.
   """
-  model = load_model(config)
-  _check_sizes(config, model.config)
+  layout = Layout(
+    sharding.make_mesh(config.mesh.to_dict(), devices), config.train.minibatches
+  )
+  model = load_model(config, layout.parameter)
+  _check_sizes(config, model.config, layout)
   scorer = Scorer(
     model.config,
     config.rollout.temperature or 1.0,
@@ -210,14 +251,18 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
   loss = step_lib.make_loss(scorer, terms, token_weight)
   programs = Programs(
     rollout=step_lib.make_rollout(
-      scorer, {k: v for k, v in specs["rollout"].items() if k != "prompts"}
+      scorer,
+      {k: v for k, v in specs["rollout"].items() if k != "prompts"},
+      layout,
     ),
-    probe=step_lib.make_probe(scorer, bound_probes),
-    prepare=step_lib.make_prepare(advantage, token_weight),
+    probe=step_lib.make_probe(scorer, bound_probes, layout),
+    prepare=step_lib.make_prepare(advantage, token_weight, layout),
     update=step_lib.make_update(
-      loss, terms, optimizer, config.train.accumulate
+      loss, terms, optimizer, layout, accumulate=config.train.accumulate
     ),
-    shares=step_lib.make_shares(scorer, terms, token_weight),
+    shares=step_lib.make_shares(
+      scorer, terms, token_weight, layout, prompts=config.shares.prompts
+    ),
   )
   trainable, _ = optimizer_lib.partition(model.params, tuple(config.frozen))
   return Run(
@@ -233,21 +278,23 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     rewards=_bind_rewards(specs["rewards"]),
     scorer=scorer,
     programs=programs,
-    answer=evaluate.make_answer(scorer, config.rollout.length),
+    answer=evaluate.make_answer(scorer, config.rollout.length, layout),
     frozen_vision=not any(path.startswith("vision/") for path in trainable),
     optimizer=optimizer,
     frozen=tuple(config.frozen),
-    group=_group(config),
+    group=_group(config, layout),
+    layout=layout,
   )
 
 
-def _group(config: ml_collections.ConfigDict) -> int:
+def _group(config: ml_collections.ConfigDict, layout: Layout) -> int:
   """Prompts whose pictures are packed together.
 
-  As many as can be: every cut through a batch (minibatches, their parts, the
-  prompts that shares of the gradient are measured on) falls between groups.
+  As many as can be: every cut through a batch (shards, minibatches, their
+  parts, the prompts that shares of the gradient are measured on) falls between
+  groups.
   """
-  parts = config.train.minibatches * config.train.accumulate
+  parts = config.train.minibatches * config.train.accumulate * layout.shards
   cuts = [config.rollout.prompts // parts]
   if config.shares.every:
     cuts.append(config.shares.prompts)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import optax
 from mmrl import build, models
 from mmrl.probes.policies import Scorer
 from mmrl.rollout import sampler
+from mmrl.sharding import Layout
 from mmrl.train import objective as objective_lib
 from mmrl.train import optimizer as optimizer_lib
 from mmrl.train.objective import Term
@@ -48,8 +48,10 @@ class Programs:
     rollout: (state, prompt, key) -> Rollout.
     probe: (state, params_ref, prompt, rollout) -> fields and metrics.
     prepare: (fields, rewards, mask) -> fields with advantages and weights.
-    update: (state, batch) -> (state, metrics); the state is donated.
-    shares: (state, batch) -> share of each term in the gradient.
+    update: (state, batch, minibatch's number) -> (state, metrics); the state
+      is donated.
+    shares: (state, batch, minibatch's number) -> share of each term in the
+      gradient.
   """
 
   rollout: Callable[..., Rollout]
@@ -59,23 +61,39 @@ class Programs:
   shares: Callable[..., dict]
 
 
-def make_rollout(scorer: Scorer, options: Mapping) -> Callable[..., Rollout]:
-  """Samples answers under the live training parameters."""
+def make_rollout(
+  scorer: Scorer, options: Mapping, layout: Layout
+) -> Callable[..., Rollout]:
+  """Samples answers under the live training parameters.
+
+  Each prompt has a random key of its own, by its place in the stream of
+  questions: its answers don't depend on where it stands.
+  """
 
   def rollout(state: State, prompt: Prompt, key: Array) -> Rollout:
-    return sampler.rollout(
+    prompts = prompt.mask.shape[0]
+    keys = jax.random.split(key, prompts)[layout.order(prompts)]
+    found = sampler.rollout(
       state.params,
       scorer.config,
       prompt,
-      key,
+      keys,
       attention_layers=scorer.layers,
       **options,
     )
+    lead = {
+      name: jax.lax.with_sharding_constraint(x, layout.prompts)
+      for name, x in vars(found).items()
+      if name != "prefix"
+    }
+    return Rollout(**lead, prefix=found.prefix)
 
-  return jax.jit(rollout)
+  return layout.jit(rollout)
 
 
-def make_probe(scorer: Scorer, probes: Sequence[build.Bound]) -> Callable:
+def make_probe(
+  scorer: Scorer, probes: Sequence[build.Bound], layout: Layout
+) -> Callable:
   """Runs all probes of a config, and measures the rollout with them.
 
   How far sampler and scorer differ is said in two ways: the largest difference
@@ -110,9 +128,12 @@ def make_probe(scorer: Scorer, probes: Sequence[build.Bound]) -> Callable:
         region_share(fields["attention_old"], prompt, mask)
       ),
     }
+    fields = jax.tree.map(
+      lambda x: jax.lax.with_sharding_constraint(x, layout.prompts), fields
+    )
     return fields, metrics
 
-  return jax.jit(probe)
+  return layout.jit(probe)
 
 
 def region_share(
@@ -142,7 +163,7 @@ def region_share(
 
 
 def make_prepare(
-  advantage: build.Bound, token_weight: build.Bound | None
+  advantage: build.Bound, token_weight: build.Bound | None, layout: Layout
 ) -> Callable:
   """Advantages and the token weights that don't read current scores."""
 
@@ -156,7 +177,7 @@ def make_prepare(
     del fields["mask"]
     return fields
 
-  return jax.jit(prepare)
+  return layout.jit(prepare)
 
 
 def reads_scores(token_weight: build.Bound) -> bool:
@@ -196,12 +217,15 @@ def make_update(
   loss: Callable,
   terms: Sequence[Term],
   optimizer: optax.GradientTransformation,
+  layout: Layout,
+  *,
   accumulate: int,
 ) -> Callable:
   """One optimiser update on a minibatch, in `accumulate` parts.
 
-  The reduction's weights are made over the whole minibatch before it is cut,
-  so that the parts add up to exactly the loss of the whole.
+  The minibatch is one of `layout.parts` of the rollout batch. The reduction's
+  weights are made over the whole minibatch before it is cut, so that the parts
+  add up to exactly the loss of the whole.
   """
 
   def gradient(state: State, batch: Batch, weights):
@@ -211,24 +235,23 @@ def make_update(
 
     return jax.grad(of_trainable, has_aux=True)(state.trainable)
 
-  @functools.partial(jax.jit, donate_argnums=0)
-  def update(state: State, batch: Batch):
+  def update(state: State, batch: Batch, minibatch: Int[Array, ""]):
+    batch = layout.cut(batch, layout.parts, minibatch)
     weights = objective_lib.reduction_weights(terms, batch.mask)
     if accumulate == 1:
       grads, metrics = gradient(state, batch, weights)
     else:
-      parts = jax.tree.map(
-        lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, weights)
-      )
-      shapes = jax.eval_shape(
-        gradient, state, *jax.tree.map(lambda x: x[0], parts)
-      )
+
+      def of_part(part):
+        return gradient(state, *layout.cut((batch, weights), accumulate, part))
+
+      shapes = jax.eval_shape(of_part, 0)
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
       def add(total, part):
-        return jax.tree.map(jnp.add, total, gradient(state, *part)), None
+        return jax.tree.map(jnp.add, total, of_part(part)), None
 
-      (grads, metrics), _ = jax.lax.scan(add, zeros, parts)
+      (grads, metrics), _ = jax.lax.scan(add, zeros, jnp.arange(accumulate))
     metrics["gradient/norm"] = optax.tree.norm(grads)
     updates, optimizer_state = optimizer.update(
       grads, state.optimizer, state.trainable
@@ -237,23 +260,33 @@ def make_update(
     state = dataclasses.replace(
       state, trainable=trainable, optimizer=optimizer_state
     )
+    state = jax.lax.with_sharding_constraint(state, layout.of(state))
     return state, metrics
 
-  return update
+  return layout.jit(update, donate_argnums=0)
 
 
 def make_shares(
-  scorer: Scorer, terms: Sequence[Term], token_weight: build.Bound | None
+  scorer: Scorer,
+  terms: Sequence[Term],
+  token_weight: build.Bound | None,
+  layout: Layout,
+  *,
+  prompts: int,
 ) -> Callable:
   """Share of each term in the gradient, on a few prompts.
 
       share_i = |g_i| / sum_j |g_j|,    g_i the gradient of weight_i * term_i
 
-  One backward pass per term, so a run measures it on a slice of a minibatch.
+  One backward pass per term, so a run measures it on the first `prompts`
+  prompts of a minibatch.
   """
 
-  @jax.jit
-  def shares(state: State, batch: Batch) -> dict[str, Array]:
+  def shares(
+    state: State, batch: Batch, minibatch: Int[Array, ""]
+  ) -> dict[str, Array]:
+    batch = layout.cut(batch, layout.parts, minibatch)
+    batch = take_prompts(batch, 0, prompts)
     norms = {}
     for term in terms:
       loss = make_loss(scorer, (term,), token_weight)
@@ -270,7 +303,7 @@ def make_shares(
     safe = jnp.where(total > 0, total, 1.0)
     return {f"gradient/share_{k}": v / safe for k, v in norms.items()}
 
-  return shares
+  return layout.jit(shares)
 
 
 def take_prompts(batch: Batch, start: int, count: int) -> Batch:

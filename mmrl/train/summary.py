@@ -1,11 +1,11 @@
 """What a finished run leaves for people: summary.json and report.html."""
 
 import json
-import pathlib
 
+import jax
 import numpy as np
 
-from mmrl import evaluate, report
+from mmrl import evaluate, report, storage
 from mmrl.models import pictures
 from mmrl.train import metrics
 from mmrl.train.run import Run
@@ -27,7 +27,7 @@ _CURVES = {
 
 
 def write(
-  workdir: pathlib.Path,
+  workdir: storage.Name,
   config,
   run: Run,
   before: evaluate.Evaluation,
@@ -36,7 +36,7 @@ def write(
   wall_seconds: float,
   compile_seconds: float,
 ) -> dict:
-  """Writes both files and prints the result.
+  """Writes both files and prints the result; the first process does.
 
   Args:
     workdir: of the run.
@@ -65,8 +65,11 @@ def write(
     "wall_seconds": wall_seconds,
     "compile_seconds": compile_seconds,
   }
+  if jax.process_index():
+    return result
+  workdir = storage.path(workdir)
   text = json.dumps(result, indent=2) + "\n"
-  (workdir / "summary.json").write_text(text)
+  storage.write_text(workdir / "summary.json", text)
   _write_report(workdir, config, run, before, after, result)
   print(
     f"after:  accuracy {after.accuracy:.1%} (before {before.accuracy:.1%},"

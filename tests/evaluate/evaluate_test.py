@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
-from mmrl import data, evaluate, models
+from mmrl import data, evaluate, models, sharding
 from mmrl.probes.policies import Scorer
 
 
@@ -45,11 +46,13 @@ def result():
   config = dataclasses.replace(model.config, remat=False)
   scorer = Scorer(config, 1.0, (-1,), "self")
   source = data.EasyVQA(split="test")
+  layout = sharding.on_one(jax.devices()[0])
   return source, evaluate.evaluate(
-    evaluate.make_answer(scorer, 10),
+    evaluate.make_answer(scorer, 10, layout),
     model.params,
     model.processor,
     source,
+    layout,
     questions=30,
     batch=16,
     length=10,

@@ -130,7 +130,7 @@ def test_the_loop_ends_with_the_last_answer(params, prefix, favour, steps):
 
 
 def test_the_loop_ends_early(params, prefix, favour, steps):
-  favour([EOS], 4.5)
+  favour([EOS], 5.5)
   _, mask, _ = generate(params, prefix, length=64, answers=2)
   jax.effects_barrier()
   assert len(steps) == mask.sum(-1).max() - 1 < 63
@@ -214,7 +214,7 @@ def test_room_changes_nothing(params, prefix, whole, monkeypatch):
 
 
 def test_answers_end_in_any_room(params, prefix, favour, steps, monkeypatch):
-  favour([EOS], 4.5)
+  favour([EOS], 5.5)
   monkeypatch.setattr(sampler, "_FIRST_ROOM", 2)
   _, mask, _ = generate(params, prefix, length=64, answers=2)
   jax.effects_barrier()

@@ -12,7 +12,7 @@ import pytest
 import small_models
 
 from mmrl import build as build_lib
-from mmrl import data, probes
+from mmrl import data, probes, sharding
 from mmrl.data import pipeline
 from mmrl.errors import UserError
 from mmrl.models import parameters
@@ -56,7 +56,7 @@ def make_config(weight: float | None = None, row: str = "self"):
 
 @functools.cache
 def build(weight: float | None, row: str) -> run_lib.Run:
-  return run_lib.build_run(make_config(weight, row))
+  return run_lib.build_run(make_config(weight, row), jax.devices()[:1])
 
 
 def make_samples(run: run_lib.Run) -> data.Samples:
@@ -104,8 +104,7 @@ def trajectory(weight: float | None, row: str):
   run, batch = build(weight, row), collected(row)
   state, states = run.initial_state(), []
   for i in range(UPDATES):
-    minibatch = step_lib.take_prompts(batch, i, 1)
-    state, measured = run.programs.update(state, minibatch)
+    state, measured = run.programs.update(state, batch, np.int32(i))
     # The next update is given the state's memory.
     states.append((jax.tree.map(jnp.copy, state), jax.device_get(measured)))
   return states
@@ -173,7 +172,7 @@ def test_tokens_that_the_scorer_finds_off_are_counted():
   exp(-0.05) = 1 - 4.9 %, exp(0.25) = 1 + 28 %.
   """
   run = build(1.0, "self")
-  state, prompt = run.initial_state(), jax.device_put(make_samples(run).prompt)
+  state, prompt = run.initial_state(), run.layout.put(make_samples(run).prompt)
   rollout = run.programs.rollout(state, prompt, jax.random.key(1))
 
   def probed(logprobs):
@@ -208,10 +207,11 @@ def test_bfloat16_leaves_a_tenth_of_the_probability_rarely():
   )
   sizes = {"answers": 32, "length": 16}
   state = step_lib.State(np.int32(0), *optimizer.partition(params, ()), ())
-  rollout = step_lib.make_rollout(scorer, sizes)(
+  layout = sharding.on_one(jax.devices()[0])
+  rollout = step_lib.make_rollout(scorer, sizes, layout)(
     state, prompt, jax.random.key(0)
   )
-  probe = step_lib.make_probe(scorer, [behaviour])
+  probe = step_lib.make_probe(scorer, [behaviour], layout)
   _, measured = probe(state, params, prompt, rollout)
   one, ten = (measured[name] for name in PERCENT)
   assert ten < 0.01 and ten <= one
@@ -260,7 +260,7 @@ def test_collect_and_learn_compile_in_the_first_steps_only():
     for step in range(1, 5):
       batch, values = loop.collect(config, run, state, samples, step, pool)
       state, values = loop.learn(config, run, state, batch, values, step, 0)
-      state = dataclasses.replace(state, step=np.int32(step))
+      state = run.at_step(state, step)
       counts.append(compilations.count)
       assert all(np.isfinite(v) for v in values.values())
   assert counts[1] == counts[2] == counts[3]
@@ -419,7 +419,11 @@ def one_update(accumulate: int):
     {"name": "sgd"}, {"name": "constant_schedule", "value": 0.1}, 1.0
   )
   update = step_lib.make_update(
-    step_lib.make_loss(scorer, terms, None), terms, transform, accumulate
+    step_lib.make_loss(scorer, terms, None),
+    terms,
+    transform,
+    sharding.on_one(jax.devices()[0]),
+    accumulate=accumulate,
   )
   state = step_lib.State(
     step=jnp.zeros((), jnp.int32),
@@ -427,9 +431,9 @@ def one_update(accumulate: int):
     frozen=jax.tree.map(jnp.copy, frozen),
     optimizer=transform.init(trainable),
   )
-  state, measured = update(state, batch)
+  state, measured = update(state, batch, 0)
   trainable = jax.device_get(state.trainable)
-  _, after = update(state, batch)
+  _, after = update(state, batch, 0)
   return trainable, jax.device_get(measured), after["loss/total"].item()
 
 

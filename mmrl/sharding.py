@@ -1,0 +1,251 @@
+"""Where a run's arrays live: one mesh, one table of rules.
+
+The mesh has three axes. Prompts are shared out over `data` and `fsdp` together,
+parameters and optimiser state over `fsdp` and `tensor`. A program is written
+for whole arrays; the compiler puts the collectives in (GSPMD).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
+import re
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+import numpy as np
+
+from mmrl.errors import UserError
+from mmrl.types import PyTree
+
+AXES = ("data", "fsdp", "tensor")
+# The axes that prompts are shared out over.
+BATCH = ("data", "fsdp")
+
+# The first rule whose expression matches a parameter's path decides. Layers are
+# stacked on axis 0, which stays whole: a scan takes one after the other.
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+  ("text/embed/embedding", PartitionSpec("tensor", "fsdp")),
+  ("text/head/kernel", PartitionSpec("fsdp", "tensor")),
+  ("vision/merger/fc1/kernel", PartitionSpec("fsdp", "tensor")),
+  ("vision/merger/fc2/kernel", PartitionSpec("tensor", "fsdp")),
+  (".*/(o|down|proj|fc2)/kernel", PartitionSpec(None, "tensor", "fsdp")),
+  ("vision/patch_embed/kernel", PartitionSpec("fsdp", None)),
+  (".*/kernel", PartitionSpec(None, "fsdp", "tensor")),
+  (".*", PartitionSpec()),
+)
+
+
+def make_mesh(
+  sizes: dict[str, int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """The mesh of a run.
+
+  Args:
+    sizes: of each axis; one of them may be -1: what the others leave.
+    devices: all of them by default.
+
+  Raises:
+    UserError: if the sizes don't multiply to the number of devices.
+  """
+  devices = devices if devices is not None else jax.devices()
+  shape = [sizes[axis] for axis in AXES]
+  written = " x ".join(f"{axis} {sizes[axis]}" for axis in AXES)
+  if shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
+    raise UserError(
+      f"config.mesh: expected sizes of at least 1, one of them -1 at most,"
+      f" found {written}"
+    )
+  rest = math.prod(n for n in shape if n != -1)
+  shape = [len(devices) // rest if n == -1 else n for n in shape]
+  if math.prod(shape) != len(devices):
+    raise UserError(
+      f"config.mesh: expected sizes that multiply to {len(devices)} devices,"
+      f" found {written}; change them, or set one to -1"
+    )
+  # Auto: under JAX's default, Explicit, look-ups in a sharded embedding would
+  # have to spell out their output's sharding.
+  return jax.make_mesh(
+    tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+  )
+
+
+def _fitting(
+  path: str, shape: Sequence[int], sizes: Mapping[str, int]
+) -> PartitionSpec:
+  """A parameter's rule, without axes of size 1 or that don't divide it."""
+  spec = next(spec for rule, spec in RULES if re.fullmatch(rule, path))
+  return PartitionSpec(
+    *(
+      axis if axis and sizes[axis] > 1 and size % sizes[axis] == 0 else None
+      for axis, size in zip(spec, shape, strict=False)
+    )
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A mesh, and how prompts, parameters and numbers lie on it.
+
+  A batch of P prompts is P / n consecutive ones on each of n shards. Which
+  prompt stands where is chosen so that every minibatch takes an equal share of
+  each shard, in the order that one device has: see `order`.
+
+  Attributes:
+    mesh: of the run.
+    parts: minibatches of a rollout batch.
+  """
+
+  mesh: Mesh
+  parts: int = 1
+
+  @property
+  def shards(self) -> int:
+    """n, the parts that prompts are shared out in."""
+    return math.prod(self.mesh.shape[axis] for axis in BATCH)
+
+  @property
+  def prompts(self) -> NamedSharding:
+    """Of arrays that lead with P or B."""
+    return NamedSharding(self.mesh, PartitionSpec(BATCH))
+
+  @property
+  def everywhere(self) -> NamedSharding:
+    """Of numbers that every device has."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  def parameter(self, path: str, shape: Sequence[int]) -> NamedSharding:
+    """Of a parameter by `RULES`; an axis that doesn't divide is left whole."""
+    return NamedSharding(self.mesh, _fitting(path, shape, self.mesh.shape))
+
+  def of(self, tree: PyTree) -> PyTree:
+    """Shardings of a state: its parameters, and all that is shaped like them.
+
+    The optimiser's moments are found by the path of their parameter, the last
+    key of their own.
+    """
+
+    def one(path, leaf):
+      name = "/".join(str(getattr(k, "key", "")) for k in path).strip("/")
+      return self.parameter(name, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+  def order(self, prompts: int) -> Int[np.ndarray, "P"]:
+    """For each place in a batch, which prompt of the stream stands there.
+
+    One device takes minibatch m from places m * P / parts on. Here each of n
+    shards holds a piece of every minibatch, so that cutting a batch moves
+    nothing between devices, and minibatches hold the same prompts on any mesh.
+    """
+    places = np.arange(prompts).reshape(self.parts, self.shards, -1)
+    return places.swapaxes(0, 1).reshape(-1)
+
+  def cut(self, tree: PyTree, parts: int, part: Int[Array, ""]) -> PyTree:
+    """One of `parts` equal parts of arrays that lead with P or B; in a jit."""
+
+    def one(x):
+      pieces = x.reshape(self.shards, parts, -1, *x.shape[1:])
+      piece = jax.lax.dynamic_index_in_dim(pieces, part, 1, keepdims=False)
+      piece = piece.reshape(-1, *x.shape[1:])
+      return jax.lax.with_sharding_constraint(piece, self.prompts)
+
+    return jax.tree.map(one, tree)
+
+  def places(self, prompts: int) -> Int[np.ndarray, "local"]:
+    """Places of a batch that this process holds."""
+    parts = self.prompts.addressable_devices_indices_map((prompts,)).values()
+    ranges = sorted({(i.start or 0, i.stop or prompts) for (i,) in parts})
+    return np.concatenate([np.arange(*r) for r in ranges])
+
+  def put(self, local: PyTree) -> PyTree:
+    """Global arrays of NumPy ones that each hold this process's prompts."""
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(self.prompts, x), local
+    )
+
+  def put_whole(self, whole: PyTree) -> PyTree:
+    """Global arrays of NumPy ones that are the same on every process."""
+    return jax.tree.map(
+      lambda x: jax.make_array_from_callback(
+        x.shape, self.prompts, lambda index: x[index]
+      ),
+      whole,
+    )
+
+  def number(self, value: np.generic) -> Array:
+    """A number that every device has."""
+    return jax.make_array_from_callback(
+      np.shape(value), self.everywhere, lambda _: value
+    )
+
+  def local(self, array: Array) -> np.ndarray:
+    """This process's prompts of a global array."""
+    parts = {s.index[0].start or 0: s.data for s in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+  def jit(self, function: Callable, **options) -> Callable:
+    """`jax.jit` of a function that finds this mesh where it asks for one."""
+
+    def traced(*args):
+      with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+        return function(*args)
+
+    return jax.jit(traced, **options)
+
+
+def on_one(device: jax.Device, parts: int = 1) -> Layout:
+  """Everything on one device."""
+  return Layout(make_mesh(dict.fromkeys(AXES, 1), [device]), parts)
+
+
+def over_prompts(x: Array) -> Array:
+  """Says that an activation's first axis is shared out, and no other is.
+
+  Nothing without a mesh in context, or where the axis doesn't divide.
+  """
+  axes, shards = prompt_axes()
+  if shards == 1 or x.shape[0] % shards:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def whole(x: Array) -> Array:
+  """Says that every device has all of an array; nothing without a mesh."""
+  if not prompt_axes()[0]:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def gathered(path: str, x: Array) -> Array:
+  """A parameter whose parts on `fsdp` are brought together.
+
+  Nothing without a mesh in context.
+  """
+  if not prompt_axes()[0]:
+    return x
+  sizes = dict(jax.sharding.get_abstract_mesh().shape) | {"fsdp": 1}
+  spec = _fitting(path, x.shape, sizes)
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def prompts_and_heads(prompts: int, heads: int) -> PartitionSpec:
+  """Of arrays [P, heads, ...] on the mesh in context; what divides is shared.
+
+  Args:
+    prompts: P.
+    heads: those that are fewest, key and value heads.
+  """
+  axes, shards = prompt_axes()
+  size = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  return PartitionSpec(
+    axes if axes and prompts % shards == 0 else None,
+    "tensor" if size > 1 and heads % size == 0 else None,
+  )
+
+
+def prompt_axes() -> tuple[tuple[str, ...], int]:
+  """The axes in context that prompts are shared out over, and their size."""
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(axis for axis in mesh.auto_axes if axis in BATCH)
+  return axes, math.prod(mesh.shape[axis] for axis in axes)

@@ -1,0 +1,732 @@
+"""The scripts of tpu_scripts/, against a gcloud that only records its calls."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "tpu_scripts"
+NAMES = sorted(path.name for path in SCRIPTS.glob("*.sh"))
+POD = {
+  "TPU_NAME": "pod",
+  "ZONE": "us-west4-a",
+  "TYPE": "v5litepod-16",
+  "RUNTIME": "v2-alpha-tpuv5-lite",
+}
+ZONE = "--zone=us-west4-a"
+TRAIN_FLAGS = ["--config", "experiments/x.py", "--workdir", "gs://bucket/run"]
+TRAIN = "worker.sh"  # A word of the call that starts the training.
+
+# Before a command that must feel Ctrl-C: tests may run with SIGINT ignored.
+INTERRUPTIBLE = [
+  sys.executable,
+  "-c",
+  "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+  "os.execv(sys.argv[1], sys.argv[1:])",
+]
+
+# The workers are Linux machines, and here scripts meant for them run for real.
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+
+# The stub takes what it should do from the first entry of plan.json whose words
+# are all in the call, and removes the entry. Without one, what is asked for
+# works: ssh and scp act on a directory that stands for a worker's home.
+GCLOUD = """#!{python} -IS
+import json, os, pathlib, shutil, subprocess, sys, time
+root = pathlib.Path({root!r})
+call = sys.argv[1:]
+with open(root / "calls.jsonl", "a") as file:
+  print(json.dumps(call), file=file)
+text = " ".join(call)
+plan = json.loads((root / "plan.json").read_text())
+for entry in plan:
+  if all(word in text for word in entry["words"]):
+    plan.remove(entry)
+    (root / "plan.json").write_text(json.dumps(plan))
+    print(entry["stdout"])
+    print(entry["stderr"], file=sys.stderr)
+    try:
+      time.sleep(entry["seconds"])
+    except KeyboardInterrupt:
+      sys.exit(1)
+    sys.exit(entry["status"])
+home = root / "worker"
+if "ssh" in call:
+  command = next(a for a in call if a.startswith("--command="))
+  # Spaces separate what gcloud hands to ssh, which joins it again.
+  command = " ".join(command.removeprefix("--command=").split(" "))
+  # Of the caller's variables a worker sees none; STATUS is the test's.
+  seen = {{
+    "HOME": str(home),
+    "PATH": os.environ["PATH"],
+    "STATUS": os.environ.get("STATUS", "0"),
+  }}
+  sys.exit(subprocess.run(["bash", "-c", command], env=seen).returncode)
+if "scp" in call and "--worker=all" in call:
+  shutil.copy(call[4], home / call[5].split(":")[1])
+if "describe" in call:
+  print("ACTIVE" if "queued-resources" in call else "READY")
+"""
+
+# Stands for the programs that record how they were called.
+RECORDER = """#!{python} -IS
+import json, os, pathlib, sys
+with open({path!r}, "a") as file:
+  print(json.dumps(sys.argv[1:]), file=file)
+print("hello from", pathlib.Path(sys.argv[0]).name)
+if sys.argv[1] == "venv":
+  (pathlib.Path(sys.argv[-1]) / "bin").mkdir(parents=True)
+  (pathlib.Path(sys.argv[-1]) / "bin/python").touch(0o755)
+sys.exit(int(os.environ.get("STATUS", "0")))
+"""
+
+
+class Pod:
+  """A project with the scripts, a stub gcloud and one worker's home."""
+
+  def __init__(self, root):
+    self.root = root
+    self.worker = root / "worker"
+    self.project = root / "project"
+    self.environment = {
+      "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+      "HOME": str(root / "home"),
+      "RESTART_PAUSE": "0",
+      "QUEUE_PAUSE": "0",
+      **POD,
+    }
+    shutil.copytree(SCRIPTS, self.project / "tpu_scripts")
+    shutil.copytree(SCRIPTS, self.worker / "mmrl/tpu_scripts")
+    (root / "bin").mkdir()
+    (root / "home").mkdir()
+    self._write(
+      "bin/gcloud", GCLOUD.format(python=sys.executable, root=str(root))
+    )
+    self._write("worker/mmrl-venv/bin/python", self._recorder("python.jsonl"))
+    (self.worker / "mmrl-venv/bin/activate").write_text(
+      'PATH="$HOME/mmrl-venv/bin:$PATH"\n'
+    )
+    self.plan()
+
+  def _write(self, name, text):
+    path = self.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+  def _recorder(self, name):
+    path = str(self.root / name)
+    return RECORDER.format(python=sys.executable, path=path)
+
+  def with_sleep(self):
+    """Lets every pause end at once, recorded in sleep.jsonl."""
+    self._write("bin/sleep", self._recorder("sleep.jsonl"))
+
+  def with_uv(self):
+    """Puts a recording uv on the worker, and takes its environment away."""
+    self._write("worker/.local/bin/uv", self._recorder("uv.jsonl"))
+    shutil.rmtree(self.worker / "mmrl-venv")
+
+  def plan(self, *entries):
+    """Sets what gcloud does: (words of the call, status, stdout, stderr)."""
+    keys = ("words", "status", "stdout", "stderr", "seconds")
+    defaults = ([], 0, "", "", 0)
+    (self.root / "plan.json").write_text(
+      json.dumps(
+        [
+          dict(zip(keys, (*entry, *defaults[len(entry) :]), strict=True))
+          for entry in entries
+        ]
+      )
+    )
+
+  def command(self, script, arguments, environment):
+    merged = {**self.environment, **environment}
+    return {
+      "args": [str(self.project / "tpu_scripts" / script), *arguments],
+      "env": {k: v for k, v in merged.items() if v is not None},
+      "cwd": self.root,
+      "text": True,
+      "stdin": subprocess.DEVNULL,
+      "stdout": subprocess.PIPE,
+      "stderr": subprocess.PIPE,
+    }
+
+  def run(self, script, *arguments, **environment):
+    return subprocess.run(
+      **self.command(script, arguments, environment), check=False, timeout=60
+    )
+
+  def lines(self, name):
+    path = self.root / name
+    if not path.exists():
+      return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+  def calls(self):
+    return self.lines("calls.jsonl")
+
+  def steps(self):
+    """One word for each call: what it did."""
+    steps = []
+    for call in self.calls():
+      step = call[3]
+      if step == "ssh":
+        step = "train" if TRAIN in " ".join(call) else "install"
+      steps.append(step)
+    return steps
+
+
+@pytest.fixture
+def pod(tmp_path):
+  return Pod(tmp_path)
+
+
+def one_line(result):
+  lines = result.stderr.strip().splitlines()
+  assert len(lines) == 1, result.stderr
+  return lines[0]
+
+
+def tpu_vm(*arguments):
+  return ["compute", "tpus", "tpu-vm", *arguments]
+
+
+def queued(*arguments):
+  return ["compute", "tpus", "queued-resources", *arguments]
+
+
+@pytest.mark.parametrize(
+  ("mode", "spot"), [(None, []), ("on-demand", []), ("spot", ["--spot"])]
+)
+def test_create_now(pod, mode, spot):
+  assert pod.run("create.sh", MODE=mode).returncode == 0
+  assert pod.calls() == [
+    tpu_vm(
+      "create",
+      "pod",
+      "--accelerator-type=v5litepod-16",
+      *spot,
+      "--version=v2-alpha-tpuv5-lite",
+      ZONE,
+    )
+  ]
+
+
+@pytest.mark.parametrize(
+  ("mode", "spot"), [("queued", []), ("queued-spot", ["--spot"])]
+)
+def test_create_queued_waits_for_the_tpu(pod, mode, spot):
+  pod.plan(
+    (["describe"], 1, "", "NOT_FOUND"),
+    (["describe"], 0, "WAITING_FOR_RESOURCES"),
+    (["describe"], 1, "", "no network"),
+  )
+  assert pod.run("create.sh", MODE=mode).returncode == 0
+  describe = queued("describe", "pod", "--format=value(state.state)", ZONE)
+  assert pod.calls() == [
+    describe,
+    queued(
+      "create",
+      "pod",
+      "--accelerator-type=v5litepod-16",
+      *spot,
+      "--node-id=pod",
+      "--runtime-version=v2-alpha-tpuv5-lite",
+      ZONE,
+    ),
+    describe,
+    describe,
+    describe,
+  ]
+
+
+@pytest.mark.parametrize(("pause", "seconds"), [(None, "30"), ("7", "7")])
+def test_create_queued_pauses_between_two_looks(pod, pause, seconds):
+  pod.with_sleep()
+  pod.plan(*[(["describe"], 0, "PROVISIONING")] * 3)
+  assert pod.run("create.sh", MODE="queued", QUEUE_PAUSE=pause).returncode == 0
+  assert pod.lines("sleep.jsonl") == [[seconds]] * 2
+
+
+def test_create_queued_again_waits_on_without_a_second_request(pod):
+  pod.plan(*[(["describe"], 0, "WAITING_FOR_RESOURCES")] * 2)
+  assert pod.run("create.sh", MODE="queued").returncode == 0
+  assert pod.steps() == ["describe"] * 3
+
+
+def test_create_queued_gives_up(pod):
+  pod.plan(*[(["describe"], 0, "WAITING_FOR_RESOURCES")] * 9)
+  result = pod.run("create.sh", MODE="queued", QUEUE_POLLS="3")
+  assert result.returncode == 1
+  assert "run create.sh to wait on" in one_line(result)
+  assert pod.steps() == ["describe"] * 4
+
+
+@pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+def test_create_queued_says_that_the_request_is_lost(pod, state):
+  pod.plan(*[(["describe"], 0, state)] * 2)
+  result = pod.run("create.sh", MODE="queued")
+  assert result.returncode == 1
+  assert f"{state}; run delete.sh" in one_line(result)
+
+
+@pytest.mark.parametrize("mode", ["on-demand", "spot", "queued"])
+def test_no_quota(pod, mode):
+  pod.plan(
+    (["describe"], 1),
+    ([" create "], 1, "", "ERROR: Quota limit 'TPUS' exceeded"),
+  )
+  result = pod.run("create.sh", MODE=mode)
+  assert result.returncode == 1
+  message, remedy = result.stderr.strip().splitlines()
+  assert message == "ERROR: Quota limit 'TPUS' exceeded"
+  assert remedy.startswith("create.sh: no TPU; ask for quota at")
+  assert pod.steps().count("create") == 1
+  assert pod.steps()[-1] == "create"
+
+
+def test_project_is_optional(pod):
+  pod.run("delete.sh", PROJECT="my project")
+  assert pod.calls()[0][-2:] == [ZONE, "--project=my project"]
+
+
+@pytest.mark.parametrize(
+  ("script", "name"),
+  [
+    *[("create.sh", name) for name in POD],
+    *[("train.sh", name) for name in POD],
+    *[
+      (script, name)
+      for script in ("setup.sh", "run.sh", "logs.sh", "fetch.sh", "delete.sh")
+      for name in ("TPU_NAME", "ZONE")
+    ],
+  ],
+)
+@pytest.mark.parametrize("value", [None, ""])
+def test_missing_variable(pod, script, name, value):
+  result = pod.run(script, "argument", **{name: value})
+  assert result.returncode == 2
+  line = one_line(result)
+  assert line.startswith(
+    f"{script}: expected the variable {name}, found none; run: export {name}="
+  )
+  assert pod.calls() == []
+
+
+@pytest.mark.parametrize("script", ["run.sh", "train.sh", "fetch.sh"])
+def test_missing_arguments(pod, script):
+  result = pod.run(script)
+  assert result.returncode == 2
+  assert one_line(result).startswith(f"{script}: expected ")
+  assert pod.calls() == []
+
+
+def test_unknown_mode(pod):
+  result = pod.run("delete.sh", MODE="cheap")
+  assert result.returncode == 2
+  assert one_line(result).endswith("queued or queued-spot, found cheap")
+
+
+def test_gcloud_is_not_installed(pod):
+  (pod.root / "bin/gcloud").unlink()
+  for tool in ("bash", "dirname"):
+    (pod.root / "bin" / tool).symlink_to(shutil.which(tool))
+  result = pod.run("delete.sh", PATH=str(pod.root / "bin"))
+  assert result.returncode == 2
+  assert "expected gcloud, found none" in one_line(result)
+
+
+def test_run_keeps_the_command_as_it_is(pod):
+  arguments = ["a b", "it's", 'a "b"', "$HOME", "*", "x;y|z", "", "two\nlines"]
+  result = pod.run("run.sh", "python", "-c", *arguments)
+  assert result.returncode == 0
+  assert pod.lines("python.jsonl") == [["-c", *arguments]]
+  [call] = pod.calls()
+  assert call[:5] == tpu_vm("ssh", "pod")
+  assert call[5] == "--worker=all"
+  assert call[-1] == ZONE
+
+
+def test_run_shows_the_output_and_adds_it_to_the_log(pod):
+  for _ in range(2):
+    assert "hello from python" in pod.run("run.sh", "python", "-V").stdout
+  log = (pod.worker / "mmrl.log").read_text()
+  assert log == "hello from python\n" * 2
+
+
+def test_run_logs_errors_and_works_in_the_project(pod):
+  result = pod.run("run.sh", "bash", "-c", "pwd; echo oh >&2")
+  assert result.returncode == 0
+  log = (pod.worker / "mmrl.log").read_text()
+  assert log == f"{pod.worker / 'mmrl'}\noh\n"
+
+
+@pytest.mark.parametrize("status", ["1", "2", "75"])
+def test_run_has_the_status_of_the_command(pod, status):
+  result = pod.run("run.sh", "python", "-V", STATUS=status)
+  assert result.returncode == int(status)
+
+
+def test_run_where_a_worker_is_not_reached(pod):
+  pod.plan((["ssh"], 255, "", "ssh: connect to host: timed out"))
+  result = pod.run("run.sh", "python", "-V")
+  assert result.returncode == 255
+  assert "timed out" in result.stderr
+
+
+@pytest.fixture
+def checkout(pod):
+  """The project as a git checkout with one commit."""
+  if not shutil.which("git"):
+    pytest.skip("needs git")
+  (pod.project / "setup.py").write_text("first")
+  pod.with_uv()
+  git(pod, "init", "-q")
+  commit(pod)
+  return pod
+
+
+def git(pod, *arguments):
+  subprocess.run(
+    ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+    cwd=pod.project,
+    check=True,
+    env={**os.environ, "HOME": pod.environment["HOME"]},
+  )
+
+
+def commit(pod):
+  git(pod, "add", ".")
+  git(pod, "commit", "-qm", "x")
+
+
+def test_setup_copies_and_installs(checkout):
+  result = checkout.run("setup.sh")
+  assert (result.returncode, result.stderr) == (0, "")
+  copy, install = checkout.calls()
+  assert copy[:4] == tpu_vm("scp")
+  assert copy[5:] == ["pod:mmrl.tar.gz", "--worker=all", ZONE]
+  assert not os.path.exists(copy[4])
+  assert install[:6] == tpu_vm("ssh", "pod", "--worker=all")
+  assert (checkout.worker / "mmrl/setup.py").read_text() == "first"
+  venv = checkout.worker / "mmrl-venv"
+  assert checkout.lines("uv.jsonl") == [
+    ["venv", "--clear", "--python", "3.11", str(venv)],
+    [
+      *["pip", "install", "--python", str(venv / "bin/python")],
+      *["-e", f"{checkout.worker}/mmrl[tpu]"],
+    ],
+  ]
+
+
+def test_setup_twice_brings_the_new_commit_and_keeps_the_rest(checkout):
+  assert checkout.run("setup.sh").returncode == 0
+  run = checkout.worker / "mmrl/runs/ral"
+  run.mkdir(parents=True)
+  (checkout.project / "setup.py").write_text("second")
+  commit(checkout)
+  assert checkout.run("setup.sh", EXTRAS="tpu,examples").returncode == 0
+  assert (checkout.worker / "mmrl/setup.py").read_text() == "second"
+  assert run.exists()
+  commands = checkout.lines("uv.jsonl")
+  assert [command[0] for command in commands] == ["venv", "pip", "pip"]
+  assert commands[-1][-1].endswith("/mmrl[tpu,examples]")
+
+
+def test_setup_says_that_changes_are_left_out(checkout):
+  (checkout.project / "setup.py").write_text("second")
+  result = checkout.run("setup.sh")
+  assert result.returncode == 0
+  assert "aren't committed" in one_line(result)
+  assert (checkout.worker / "mmrl/setup.py").read_text() == "first"
+
+
+def test_setup_stops_where_a_copy_fails(checkout):
+  checkout.plan((["scp"], 255))
+  assert checkout.run("setup.sh").returncode == 255
+  assert checkout.steps() == ["scp"]
+
+
+def test_setup_fails_where_the_installation_does(checkout):
+  assert checkout.run("setup.sh", STATUS="1").returncode == 1
+
+
+def test_setup_installs_nothing_that_was_not_unpacked(checkout):
+  shutil.rmtree(checkout.worker / "mmrl")
+  (checkout.worker / "mmrl").touch()
+  assert checkout.run("setup.sh").returncode == 1
+  assert checkout.lines("uv.jsonl") == []
+
+
+def test_setup_outside_git(pod):
+  result = pod.run("setup.sh", GIT_CEILING_DIRECTORIES=str(pod.root))
+  assert result.returncode == 2
+  assert "expected a git checkout" in result.stderr
+  assert pod.calls() == []
+
+
+def test_train_runs_the_training_on_all_workers(pod):
+  flags = [*TRAIN_FLAGS, '--config.name=it\'s "a b"']
+  result = pod.run("train.sh", *flags)
+  assert (result.returncode, result.stderr) == (0, "")
+  assert pod.lines("python.jsonl") == [
+    ["-m", "mmrl.train", "--distributed", *flags]
+  ]
+  assert pod.steps() == ["train"]
+  assert "--worker=all" in pod.calls()[0]
+
+
+def test_train_preempted_is_the_same_command_again(pod):
+  pod.plan(([TRAIN], 75), ([TRAIN], 75))
+  result = pod.run("train.sh", *TRAIN_FLAGS)
+  assert result.returncode == 0
+  assert pod.steps() == ["train", "describe", "train", "describe", "train"]
+  calls = pod.calls()
+  assert calls[0] == calls[2] == calls[4]
+  assert calls[1] == tpu_vm("describe", "pod", "--format=value(state)", ZONE)
+  assert "status 75, TPU READY; restart 2" in result.stderr
+
+
+@pytest.mark.parametrize("status", [1, 137, 255])
+def test_train_lost_on_a_tpu_that_is_there_runs_again(pod, status):
+  pod.plan(([TRAIN], status))
+  assert pod.run("train.sh", *TRAIN_FLAGS).returncode == 0
+  assert pod.steps() == ["train", "describe", "train"]
+
+
+@pytest.mark.parametrize(
+  ("status", "described"),
+  [
+    (255, (["describe"], 0, "PREEMPTED")),
+    (75, (["describe"], 0, "PREEMPTED")),
+    (255, (["describe"], 0, "TERMINATED")),
+    (1, (["describe"], 1, "", "ERROR: NOT_FOUND: Resource was not found")),
+  ],
+)
+def test_train_makes_a_tpu_that_is_gone_anew(checkout, status, described):
+  checkout.plan(([TRAIN], status), described, (["delete"], 1), ([TRAIN], 0))
+  result = checkout.run("train.sh", *TRAIN_FLAGS, MODE="spot")
+  assert result.returncode == 0
+  assert checkout.steps() == [
+    *["train", "describe", "delete", "create", "scp", "install", "train"]
+  ]
+  assert "--spot" in checkout.calls()[3]
+
+
+def test_train_keeps_a_tpu_that_it_can_not_see(pod):
+  pod.plan(([TRAIN], 255), (["describe"], 1, "", "no network"))
+  assert pod.run("train.sh", *TRAIN_FLAGS).returncode == 0
+  assert pod.steps() == ["train", "describe", "train"]
+
+
+def test_train_keeps_a_new_tpu_whose_setup_failed(checkout):
+  checkout.plan(
+    ([TRAIN], 255),
+    (["describe"], 0, "PREEMPTED"),
+    (["scp"], 255),
+    ([TRAIN], 75),
+    ([TRAIN], 0),
+  )
+  assert checkout.run("train.sh", *TRAIN_FLAGS).returncode == 0
+  assert checkout.steps() == [
+    *["train", "describe", "delete", "create", "scp"],
+    *["describe", "scp", "install", "train", "describe", "train"],
+  ]
+
+
+def test_train_without_quota_for_a_new_tpu_is_bounded(checkout):
+  checkout.plan(
+    ([TRAIN], 255),
+    *[(["describe"], 1, "", "NOT_FOUND"), ([" create "], 1, "", "no quota")]
+    * 9,
+  )
+  result = checkout.run("train.sh", *TRAIN_FLAGS, MAX_RESTARTS="2")
+  assert result.returncode == 255
+  assert result.stderr.count("no quota") == 2
+  assert checkout.steps() == ["train", *["describe", "delete", "create"] * 2]
+
+
+def test_train_does_not_repeat_a_mistake(pod):
+  result = pod.run("train.sh", *TRAIN_FLAGS, STATUS="2")
+  assert result.returncode == 2
+  assert pod.steps() == ["train"]
+
+
+@pytest.mark.parametrize("status", [1, 75])
+def test_train_restarts_are_bounded(pod, status):
+  pod.plan(*[([TRAIN], status)] * 9)
+  result = pod.run("train.sh", *TRAIN_FLAGS, MAX_RESTARTS="3")
+  assert result.returncode == status
+  assert pod.steps().count("train") == 4
+  last = result.stderr.strip().splitlines()[-1]
+  assert last == "train.sh: gave up after 3 restarts; see logs.sh"
+
+
+@pytest.mark.parametrize(("pause", "seconds"), [(None, "30"), ("7", "7")])
+def test_train_pauses_before_a_restart(pod, pause, seconds):
+  pod.with_sleep()
+  pod.plan(([TRAIN], 75), ([TRAIN], 75))
+  assert pod.run("train.sh", "x", RESTART_PAUSE=pause).returncode == 0
+  assert pod.lines("sleep.jsonl") == [[seconds]] * 2
+
+
+def test_train_ends_with_ctrl_c(pod):
+  pod.plan(([TRAIN], 1, "", "", 30))
+  command = pod.command("train.sh", TRAIN_FLAGS, {})
+  process = subprocess.Popen(
+    **{**command, "args": [*INTERRUPTIBLE, *command["args"]]},
+    start_new_session=True,
+  )
+  deadline = time.monotonic() + 20
+  while pod.lines("plan.json") != [[]] and time.monotonic() < deadline:
+    time.sleep(0.02)
+  time.sleep(0.1)
+  os.killpg(process.pid, signal.SIGINT)
+  process.communicate(timeout=20)
+  assert process.returncode == 130
+  assert pod.steps() == ["train"]
+
+
+@pytest.fixture
+def earlier(pod):
+  """Starts an earlier run on the worker: a bash that does what it's told."""
+  processes = []
+
+  def start(name, first):
+    process = subprocess.Popen(
+      ["bash", "-c", f"{first}; while :; do sleep 0.1; done", name],
+      stdout=subprocess.DEVNULL,
+    )
+    # Reaped as soon as it ends: until then a process counts as running.
+    threading.Thread(target=process.wait, daemon=True).start()
+    processes.append(process)
+    (pod.worker / "mmrl.pid").write_text(f"{process.pid}\n")
+    time.sleep(0.2)
+    return process
+
+  yield start
+  for process in processes:
+    process.kill()
+
+
+@pytest.mark.parametrize(
+  ("first", "status"),
+  [(":", -signal.SIGTERM), ("trap '' TERM", -signal.SIGKILL)],
+)
+def test_train_stops_a_run_that_was_left_behind(pod, earlier, first, status):
+  process = earlier("mmrl.train", first)
+  result = pod.run("train.sh", *TRAIN_FLAGS, STOP_SECONDS="1")
+  assert result.returncode == 0
+  assert f"stopping an earlier run, process {process.pid}" in result.stdout
+  assert process.wait(timeout=20) == status
+  assert len(pod.lines("python.jsonl")) == 1
+  assert (pod.worker / "mmrl.pid").read_text() != f"{process.pid}\n"
+
+
+def test_train_leaves_another_process_of_that_number(pod, earlier):
+  process = earlier("something_else", ":")
+  assert pod.run("train.sh", *TRAIN_FLAGS).returncode == 0
+  assert process.poll() is None
+
+
+@pytest.mark.parametrize(("arguments", "worker"), [([], 0), (["3"], 3)])
+def test_logs(pod, arguments, worker):
+  pod.plan((["ssh"], 0, "step 1"))
+  assert "step 1" in pod.run("logs.sh", *arguments).stdout
+  assert pod.calls() == [
+    tpu_vm(
+      *["ssh", "pod", f"--worker={worker}"],
+      *["--command=tail -n 100 -F ~/mmrl.log", ZONE],
+    )
+  ]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "source", "destination"),
+  [
+    (["runs/ral"], "pod:mmrl/runs/ral", "runs"),
+    (["/data/a b", "my results"], "pod:/data/a b", "my results"),
+  ],
+)
+def test_fetch_from_worker_0(pod, arguments, source, destination):
+  assert pod.run("fetch.sh", *arguments).returncode == 0
+  assert pod.calls() == [
+    tpu_vm("scp", "--recurse", source, f"{destination}/", "--worker=0", ZONE)
+  ]
+  assert (pod.root / destination).is_dir()
+
+
+def test_fetch_from_a_bucket_needs_no_tpu(pod):
+  result = pod.run(
+    "fetch.sh", "gs://bucket/a b", "results", TPU_NAME=None, ZONE=None
+  )
+  assert result.returncode == 0
+  assert pod.calls() == [["storage", "cp", "-r", "gs://bucket/a b", "results/"]]
+  assert (pod.root / "results").is_dir()
+
+
+@pytest.mark.parametrize("path", ["runs/ral", "gs://bucket/ral"])
+def test_fetch_fails_where_gcloud_does(pod, path):
+  pod.plan(([], 1, "", "ERROR: no such file"))
+  result = pod.run("fetch.sh", path)
+  assert result.returncode == 1
+  assert "no such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+  ("mode", "call"),
+  [
+    ("on-demand", tpu_vm("delete", "pod", "--quiet", ZONE)),
+    ("spot", tpu_vm("delete", "pod", "--quiet", ZONE)),
+    ("queued", queued("delete", "pod", "--force", "--quiet", ZONE)),
+    ("queued-spot", queued("delete", "pod", "--force", "--quiet", ZONE)),
+  ],
+)
+def test_delete(pod, mode, call):
+  assert pod.run("delete.sh", MODE=mode).returncode == 0
+  assert pod.calls() == [call]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_script_is_short_and_says_what_it_does(name):
+  path = SCRIPTS / name
+  lines = path.read_text().splitlines()
+  assert len(lines) <= 40
+  assert max(len(line) for line in lines) <= 80
+  if name != "common.sh":
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert lines[1].startswith("# ")
+    assert os.access(path, os.X_OK)
+
+
+def test_readme_names_every_script_and_variable():
+  readme = (SCRIPTS / "README.md").read_text()
+  text = "".join((SCRIPTS / name).read_text() for name in NAMES)
+  variables = set(re.findall(r"\$\{([A-Z_]{4,}):[-=+?]", text)) | set(POD)
+  assert variables == set(re.findall(r"^\| `([A-Z_]+)`", readme, re.MULTILINE))
+  plain = readme.replace("`", "")
+  for name, default in re.findall(r"\$\{([A-Z_]{4,}):[-=]([^}]+)\}", text):
+    assert f"\n| {name} | {default} |" in plain
+  for name in set(NAMES) - {"common.sh", "worker.sh"}:
+    assert f"| `{name}" in readme
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck")
+def test_shellcheck():
+  result = subprocess.run(
+    ["shellcheck", *[f"tpu_scripts/{name}" for name in NAMES]],
+    cwd=SCRIPTS.parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stdout
