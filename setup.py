@@ -14,7 +14,7 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["mmrl", "mmrl.*"]),
-  package_data={"mmrl.models": ["tiny/*"], "mmrl.report": ["report.html"]},
+  package_data={"mmrl.models": ["tiny/*", "public/*/*"], "mmrl.report": ["report.html"]},
   install_requires=[
     "absl-py>=2.1",
     "av>=14",
@@ -48,6 +48,8 @@ setuptools.setup(
     # A TPU's runtime and compiler, in JAX's own choice of version; without a
     # TPU it compiles for one: some tests, experiments/bench/memory.py.
     "tpu": ["jax[tpu]"],
+    # What python -m mmrl.plan compiles with, for TPUs that aren't there.
+    "plan": ["libtpu>=0.0.35"],
     # Working directories, data and models at gs:// paths.
     "gcs": ["etils[epath-gcs]>=1.9"],
     # What experiments/bench/peers.py ran for the README's table.

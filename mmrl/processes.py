@@ -24,8 +24,12 @@ _TEXT_BYTES = 1000
 _LAST_WORDS_SECONDS = 2.0
 
 
-class Preempted(Exception):
-  """A run was told to stop (SIGTERM), and what it has trained is saved."""
+class Preempted(BaseException):
+  """A run was told to stop (SIGTERM), and what it has trained is saved.
+
+  As `KeyboardInterrupt` it may come anywhere, and is nobody's error: what
+  explains why a checkpoint can't be written doesn't catch it.
+  """
 
 
 def join(
@@ -46,7 +50,8 @@ def join(
       long the others take to notice that one has died without a word.
 
   Raises:
-    UserError: if they don't find each other.
+    UserError: if they don't find each other, as far as JAX says so. Where it
+      aborts instead, `mmrl.commands.watch_over` does.
   """
   # The loop listens for SIGTERM itself.
   jax.config.update("jax_enable_preemption_service", False)
@@ -137,8 +142,9 @@ class Termination:
 
   def _handle(self, number, frame) -> None:
     del number, frame
-    self._asked = True
-    if not self.in_step:
+    again, self._asked = self._asked, True
+    # A second signal must not disturb what the first has begun to end.
+    if not (self.in_step or again):
       self.leave(None)
 
   @property

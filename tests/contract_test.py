@@ -31,6 +31,7 @@ from mmrl import (
   models,
   probes,
   rewards,
+  sharding,
   token_weights,
 )
 from mmrl.losses import reduce
@@ -381,9 +382,9 @@ def experiment_config(name: str, arm: str):
   return config
 
 
-def experiment_case(row) -> Case:
+def experiment_case(row, devices: int = 1) -> Case:
   with mock.patch.object(run_lib, "Scorer", Table):
-    run = run_lib.build_run(experiment_config(*row), jax.devices()[:1])
+    run = run_lib.build_run(experiment_config(*row), jax.devices()[:devices])
   programs, scorer = run.programs, run.scorer
 
   def state_of(params) -> State:
@@ -463,17 +464,15 @@ def test_bfloat16_is_accepted(index):
 
 @every_row
 def test_eight_devices_equal_one(index):
-  case = built(index)
-  mesh = jax.make_mesh(
-    (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-  )
-
-  def place(value, *axes):
-    spec = jax.sharding.PartitionSpec(*axes)
-    return jax.device_put(value, jax.sharding.NamedSharding(mesh, spec))
-
+  row = ROWS[index]
+  # A run's programs are bound to its mesh.
+  case = experiment_case(row, 8) if isinstance(row[0], str) else built(index)
+  sizes = {"data": 8, "fsdp": 1, "tensor": 1}
+  layout = sharding.Layout(sharding.make_mesh(sizes))
   inputs = {
-    name: place(value, "data") if name == "data" else place(value)
+    name: jax.device_put(
+      value, layout.prompts if name == "data" else layout.everywhere
+    )
     for name, value in case.inputs.items()
   }
   assert len(inputs["data"]["mask"].devices()) == 8

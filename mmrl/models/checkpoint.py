@@ -103,6 +103,17 @@ def find(path: storage.Name) -> epath.Path:
   return storage.path(found)
 
 
+def public_config(name: str) -> ModelConfig | None:
+  """The architecture of a published model by its hub id, without the hub.
+
+  None if its config.json isn't among those that ship with the library.
+  """
+  stem = name.partition("@")[0].split("/")[-1].lower().removesuffix("-instruct")
+  folder = pathlib.Path(__file__).parent / "public"
+  folder /= re.sub("[.-]", "_", stem)
+  return config_json.read(folder) if folder.is_dir() else None
+
+
 def tiny_path() -> epath.Path:
   """Where the small model that ships with the library lies."""
   return storage.path(pathlib.Path(__file__).parent / "tiny")

@@ -1,6 +1,7 @@
 """Checkpoints of a run with Orbax, and the guards of its working directory."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import datetime
 import difflib
 import fcntl
@@ -92,9 +93,11 @@ def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
   """Makes a working directory a run's own, or checks that it is.
 
   Raises:
-    UserError: if it can't be written, or belongs to another config.
+    UserError: if it can't be written, or belongs to a config that differs in
+      more than its mesh.
   """
-  text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+  settings = config.to_dict()
+  text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
   workdir = storage.path(workdir)
   path = workdir / "config.json"
   try:
@@ -104,6 +107,10 @@ def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
     return
   except OSError as error:
     raise _unwritable(workdir, error) from error
+  with contextlib.suppress(ValueError, TypeError):
+    # A run may go on on another mesh.
+    same = json.loads(found) | {"mesh": settings["mesh"]}
+    found = json.dumps(same, indent=2, sort_keys=True) + "\n"
   if found != text:
     changes = difflib.unified_diff(
       found.splitlines(), text.splitlines(), n=0, lineterm=""

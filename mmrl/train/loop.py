@@ -213,6 +213,8 @@ def _steps(
       if stop:
         termination.leave(step)
       termination.in_step = False
+  if termination.asked:  # while the last step was saved
+    termination.leave(last)
   return state
 
 

@@ -22,7 +22,7 @@ from mmrl import (
   token_weights,
 )
 from mmrl.errors import UserError
-from mmrl.models import weights
+from mmrl.models import parameters, weights
 from mmrl.models.config import ModelConfig
 from mmrl.models.processor import Processor
 from mmrl.probes.policies import Scorer
@@ -40,19 +40,14 @@ _SCORES = ("logprobs", "entropies", "attention")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """A run, built.
+class Parts:
+  """What a run computes with: all of it but weights and data.
 
   Attributes:
     model_config: the architecture, with the run's compute type.
-    processor: tokenizer and pictures.
-    params: parameters that the run begins with; the reference, too.
-    train_source, test_source: questions.
-    rewards: (name, weight, function) of each part of the reward.
     scorer: how answers are scored.
     programs: compiled functions.
     answer: greedy answers, jitted, for evaluation.
-    frozen_vision: whether visual tokens outlive an update.
     optimizer: the optax transformation.
     frozen: parameter rules.
     group: prompts whose pictures are packed together.
@@ -60,32 +55,54 @@ class Run:
   """
 
   model_config: ModelConfig
-  processor: Processor
-  params: PyTree
-  train_source: Any
-  test_source: Any
-  rewards: Sequence[tuple[str, float, build.Bound]]
   scorer: Scorer
   programs: Programs
   answer: Any
-  frozen_vision: bool
   optimizer: Any
   frozen: tuple[str, ...]
   group: int
   layout: Layout
 
+  @property
+  def frozen_vision(self) -> bool:
+    """Whether visual tokens outlive an update."""
+    shapes = parameters.shapes(self.model_config)
+    trainable, _ = optimizer_lib.partition(shapes, self.frozen)
+    return not any(path.startswith("vision/") for path in trainable)
+
+  def first_state(self, params: PyTree) -> State:
+    """State of step 0, of arrays or of shapes that are traced."""
+    trainable, frozen = optimizer_lib.partition(params, self.frozen)
+    return State(
+      step=jnp.zeros((), jnp.int32),
+      trainable=trainable,
+      frozen=frozen,
+      optimizer=self.optimizer.init(trainable),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Parts):
+  """A run, built.
+
+  Attributes:
+    processor: tokenizer and pictures.
+    params: parameters that the run begins with; the reference, too.
+    train_source, test_source: questions.
+    rewards: (name, weight, function) of each part of the reward.
+  """
+
+  processor: Processor
+  params: PyTree
+  train_source: Any
+  test_source: Any
+  rewards: Sequence[tuple[str, float, build.Bound]]
+
   def initial_state(self) -> State:
     """State of step 0. Copies parameters: updates donate their state."""
 
     def make(params: PyTree) -> State:
-      params = jax.tree.map(jnp.copy, params)
-      trainable, frozen = optimizer_lib.partition(params, self.frozen)
-      return State(
-        step=jnp.zeros((), jnp.int32),
-        trainable=trainable,
-        frozen=frozen,
-        optimizer=self.optimizer.init(trainable),
-      )
+      return self.first_state(jax.tree.map(jnp.copy, params))
 
     shapes = jax.eval_shape(make, self.params)
     return jax.jit(make, out_shardings=self.layout.of(shapes))(self.params)
@@ -113,9 +130,7 @@ def load_model(
   model = models.load(
     wanted.path, dtype=wanted.param_dtype, placement=placement
   )
-  model_config = dataclasses.replace(
-    model.config, dtype=wanted.dtype, remat=wanted.remat
-  )
+  model_config = compute_as(config, model.config)
   processor = dataclasses.replace(model.processor, config=model_config)
   processor = dataclasses.replace(
     processor,
@@ -127,6 +142,14 @@ def load_model(
     ),
   )
   return models.Model(model_config, model.params, processor)
+
+
+def compute_as(
+  config: ml_collections.ConfigDict, model: ModelConfig
+) -> ModelConfig:
+  """The architecture with a run's compute type."""
+  wanted = config.model
+  return dataclasses.replace(model, dtype=wanted.dtype, remat=wanted.remat)
 
 
 def _changed(settings, values: Mapping[str, int | float], where: str):
@@ -204,9 +227,37 @@ def build_run(
     sharding.make_mesh(config.mesh.to_dict(), devices), config.train.minibatches
   )
   model = load_model(config, layout.parameter)
-  _check_sizes(config, model.config, layout)
+  parts = build_parts(config, model.config, layout)
+  return Run(
+    **vars(parts),
+    processor=model.processor,
+    params=model.params,
+    train_source=build.construct(
+      data, config.data.train.to_dict(), "config.data.train"
+    ),
+    test_source=build.construct(
+      data, config.data.test.to_dict(), "config.data.test"
+    ),
+    rewards=_bind_rewards(config.rewards.to_dict()),
+  )
+
+
+def build_parts(
+  config: ml_collections.ConfigDict, model: ModelConfig, layout: Layout
+) -> Parts:
+  """Everything of a run that neither weights nor data are needed for.
+
+  Args:
+    config: see `mmrl.train.defaults`.
+    model: the architecture, with the run's compute type.
+    layout: where arrays live.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  _check_sizes(config, model, layout)
   scorer = Scorer(
-    model.config,
+    model,
     config.rollout.temperature or 1.0,
     tuple(config.attention.layers),
     config.attention.row,
@@ -264,22 +315,12 @@ def build_run(
       scorer, terms, token_weight, layout, prompts=config.shares.prompts
     ),
   )
-  trainable, _ = optimizer_lib.partition(model.params, tuple(config.frozen))
-  return Run(
-    model_config=model.config,
-    processor=model.processor,
-    params=model.params,
-    train_source=build.construct(
-      data, specs["data"]["train"], "config.data.train"
-    ),
-    test_source=build.construct(
-      data, specs["data"]["test"], "config.data.test"
-    ),
-    rewards=_bind_rewards(specs["rewards"]),
+  optimizer_lib.partition(parameters.shapes(model), tuple(config.frozen))
+  return Parts(
+    model_config=model,
     scorer=scorer,
     programs=programs,
     answer=evaluate.make_answer(scorer, config.rollout.length, layout),
-    frozen_vision=not any(path.startswith("vision/") for path in trainable),
     optimizer=optimizer,
     frozen=tuple(config.frozen),
     group=_group(config, layout),

@@ -1,4 +1,4 @@
-"""The published models: testdata/configs holds their config.json files.
+"""The published models: mmrl/models/public holds their config.json files.
 
 Nothing is allocated; tests/parity compares every tensor's name and shape.
 """
@@ -15,7 +15,7 @@ from mmrl import models
 from mmrl.models import config_json, parameters
 from mmrl.types import Patches, Prompt
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "testdata" / "configs"
+CONFIGS = pathlib.Path(models.__file__).parent / "public"
 # As Transformers counts them; a tied head once.
 PARAMETERS = {
   "qwen2_vl_2b": 2_208_985_600,
@@ -40,7 +40,7 @@ def name(request):
 
 @pytest.fixture
 def config(name, tmp_path):
-  shutil.copy(CONFIGS / f"{name}.json", tmp_path / "config.json")
+  shutil.copy(CONFIGS / name / "config.json", tmp_path / "config.json")
   return config_json.read(tmp_path)
 
 
@@ -77,7 +77,9 @@ def prompt_shapes(config):
 
 
 def test_every_file_is_tested():
-  assert {path.stem for path in CONFIGS.glob("*.json")} == set(PARAMETERS)
+  assert {path.stem for path in CONFIGS.glob("*/config.json")} == set(
+    PARAMETERS
+  )
 
 
 def test_parameters(name, config):

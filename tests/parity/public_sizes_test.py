@@ -9,15 +9,18 @@ torch = pytest.importorskip("torch")
 
 import transformers  # noqa: E402
 
+from mmrl import models  # noqa: E402
 from mmrl.models import config_json, weights  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "testdata" / "configs"
+CONFIGS = pathlib.Path(models.__file__).parent / "public"
 
 
 @pytest.mark.parametrize(
-  "file", sorted(CONFIGS.glob("*.json")), ids=lambda file: file.stem
+  "file",
+  sorted(CONFIGS.glob("*/config.json")),
+  ids=lambda file: file.parent.name,
 )
 def test_tensors(file, tmp_path):
   """Those that Transformers' model has, for the same config.json."""

@@ -72,7 +72,7 @@ TEXTS = {
 FILES = [
   *sorted(TESTS.parent.glob("*.md")),
   *sorted(TESTS.parent.glob("mmrl/models/*.py")),
-  TESTS / "testdata" / "configs" / "qwen3_vl_8b.json",
+  TESTS.parent / "mmrl" / "models" / "public" / "qwen3_vl_8b" / "config.json",
 ]
 
 
@@ -94,7 +94,14 @@ def plain(text: str) -> list[int]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ModelConfig:
   path = tmp_path_factory.mktemp("config")
-  file = TESTS / "testdata" / "configs" / "qwen2_5_vl_3b.json"
+  file = (
+    TESTS.parent
+    / "mmrl"
+    / "models"
+    / "public"
+    / "qwen2_5_vl_3b"
+    / "config.json"
+  )
   shutil.copy(file, path / "config.json")
   return config_json.read(path)
 

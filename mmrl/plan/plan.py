@@ -1,0 +1,169 @@
+"""Compiles a run's programs for a topology, and says whether they fit."""
+
+from collections.abc import Iterator
+import copy
+import dataclasses
+import json
+import sys
+
+import jax
+import ml_collections
+
+from mmrl.errors import UserError
+from mmrl.plan import chips
+from mmrl.plan.programs import Compiler, Program
+
+_GIB = 2**30
+
+
+def run(
+  config: ml_collections.ConfigDict, *, topology: str | None, as_json: bool
+) -> bool:
+  """Prints what each program of a run needs.
+
+  Nothing runs and nothing is allocated; neither weights nor data are needed.
+
+  Args:
+    config: see `mmrl.train.defaults`.
+    topology: see `chips.topology`; this machine's devices if None.
+    as_json: print one JSON object instead of a table.
+
+  Returns:
+    Whether everything fits. Where the memory of a device isn't known, it does.
+
+  Raises:
+    UserError: naming the field of the config or the flag that is wrong.
+  """
+  devices = chips.topology(topology) if topology else jax.devices()
+  compiler = Compiler(config, devices)
+  if not as_json:
+    print(_title(compiler, topology))
+  found = []
+  for program in compiler.programs():
+    found.append(program)
+    if not as_json:
+      print(_row(program), flush=True)
+  fits = all(program.fits for program in found)
+  change = None if fits else _remedy(config, devices)
+  if as_json:
+    print(json.dumps(_summary(compiler, topology, found, fits, change)))
+  else:
+    for line in _closing(compiler, found, change):
+      print(line)
+  return fits
+
+
+def _sizes(compiler: Compiler) -> dict[str, int]:
+  config, layout = compiler.config, compiler.parts.layout
+  prompts, answers = config.rollout.prompts, config.rollout.answers
+  length, new = max(config.data.lengths), config.rollout.length
+  return {
+    "devices": layout.mesh.devices.size,
+    **layout.mesh.shape,
+    "prompts": prompts,
+    "answers": answers,
+    "prompt_length": length,
+    "answer_length": new,
+    "patches": max(config.data.patches),
+    "tokens_per_step": prompts * (length + answers * new),
+    "prompts_per_shard_and_update": prompts
+    // (layout.shards * config.train.minibatches * config.train.accumulate),
+  }
+
+
+def _title(compiler: Compiler, topology: str | None) -> str:
+  chip = compiler.chip
+  sizes = " ".join(f"{k}={v}" for k, v in _sizes(compiler).items())
+  device = compiler.parts.layout.mesh.devices.flat[0].device_kind
+  room = f", {chip.memory / _GIB:.1f} GiB a device" if chip else ""
+  return (
+    f"{compiler.config.model.path} on {topology or 'this machine'}"
+    f" ({device}{room})\n{sizes}\n\n"
+    f"{'program':10}{'memory':>10}{'args':>8}{'temp':>8}{'out':>8}{'other':>8}"
+    f"{'':8}{'TFLOP':>10}{'at peak':>10}{'compiled':>10}  collectives"
+  )
+
+
+def _row(program: Program) -> str:
+  memory = program.memory
+
+  def gib(name):
+    return f"{memory[name] / _GIB:8.2f}" if name in memory else f"{'?':>8}"
+
+  peak = f"{program.seconds:8.2f} s" if program.seconds is not None else "-"
+  moved = ", ".join(
+    f"{one['count']} {kind} {one['bytes'] / 1e9:.2f} GB"
+    for kind, one in program.collectives.items()
+  )
+  return (
+    f"{program.name:10}{program.total / _GIB:10.2f}"
+    f"{gib('arguments')}{gib('temporaries')}{gib('output')}{gib('resident')}"
+    f"{'' if program.fits else '  > chip':8}{program.flops / 1e12:10.1f}"
+    f"{peak:>10}{program.compile_seconds:8.0f} s  {moved or '-'}"
+  )
+
+
+def _summary(compiler, topology, found, fits, change) -> dict:
+  chip = compiler.chip
+  return {
+    "topology": topology,
+    "fits": fits,
+    "chip_memory": chip.memory if chip else None,
+    "sizes": _sizes(compiler),
+    "programs": [dataclasses.asdict(program) for program in found],
+    "change": change,
+  }
+
+
+def _closing(compiler, found, change) -> Iterator[str]:
+  yield "\nmemory in GiB on each device; bytes moved are those of one device"
+  if not compiler.chip:
+    yield "this device's memory isn't known: nothing was checked against it"
+    return
+  worst = max(found, key=lambda program: program.total)
+  if worst.fits:
+    share = worst.total / compiler.chip.memory
+    yield f"fits: {worst.name} takes most, {share:.0%} of a device"
+    return
+  yield (
+    f"does not fit: {worst.name} takes {worst.total / _GIB:.1f} of"
+    f" {compiler.chip.memory / _GIB:.1f} GiB; "
+    + (f"it does with {change}" if change else "no single change here would")
+  )
+
+
+def _changes(config: ml_collections.ConfigDict, devices: int):
+  """Single changes that save memory, the cheapest first."""
+  if not config.model.remat:
+    yield {"model.remat": True}
+  accumulate = config.train.accumulate
+  for factor in (2, 4, 8):
+    yield {"train.accumulate": accumulate * factor}
+  mesh = {"mesh.data": 1, "mesh.fsdp": devices, "mesh.tensor": 1}
+  if config.mesh.fsdp not in (-1, devices):
+    yield mesh
+  for tensor in (2, 4):
+    if config.mesh.tensor < tensor and devices % tensor == 0:
+      yield mesh | {"mesh.fsdp": devices // tensor, "mesh.tensor": tensor}
+  if config.model.param_dtype != "bfloat16":
+    yield {"model.param_dtype": "bfloat16"}
+  prompts = config.rollout.prompts
+  for factor in (2, 4):
+    yield {"rollout.prompts": prompts // factor}
+
+
+def _remedy(config, devices) -> str | None:
+  """The first change with which every program fits."""
+  for change in _changes(config, len(devices)):
+    changed = copy.deepcopy(config)
+    with changed.unlocked():
+      changed.update_from_flattened_dict(change)
+    text = " ".join(f"--config.{k}={v}" for k, v in change.items())
+    print(f"trying {text}", file=sys.stderr)
+    try:
+      compiler = Compiler(changed, devices)
+    except UserError:
+      continue  # it doesn't divide
+    if all(program.fits for program in compiler.programs()):
+      return text
+  return None

@@ -1,0 +1,231 @@
+"""What a plan says is what the compiler says."""
+
+import json
+import re
+
+import jax
+import pytest
+
+from mmrl import sharding
+from mmrl.errors import UserError
+from mmrl.models import flops
+from mmrl.plan import chips, hlo, plan, programs
+from mmrl.train import defaults
+
+HLO = """\
+HloModule jit_f
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %gathered = f32[4,8]{1,0} all-gather(%x), dimensions={0}
+  %sum = bf16[16]{0} all-reduce(%y), to_apply=%add
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %one = s32[]{:T(128)} constant(1)
+  %three = s32[]{:T(128)} constant(3)
+  %less = pred[] compare(%a, %three), direction=LT
+}
+
+%data (p: (s32[], f32[8])) -> pred[] {
+  %less.1 = pred[] compare(%a, %b), direction=LT
+}
+
+%fused (p: f32[8]) -> f32[2] {
+  %part = f32[2]{0} reduce-scatter(%p), dimensions={0}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %known = (s32[], f32[8]) while(%t), condition=%condition, body=%body
+  %unknown = (s32[], f32[8]) while(%t), condition=%data, body=%body
+  %call = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused
+  %start = (f32[8]{0}, f32[32]{0}) all-gather-start(%a), dimensions={0}
+  %done = f32[32]{0} all-gather-done(%start)
+  %name = f32[8]{0} add(%all-gather.1, %a)
+}
+"""
+
+
+def test_collectives_are_counted_as_often_as_they_run():
+  """3 turns of one loop, 1 of the other: 4 x 128 and 4 x 32 bytes."""
+  assert hlo.collectives(HLO) == {
+    "all-gather": {"count": 4 + 1, "bytes": 4 * 4 * 8 * 4 + 32 * 4},
+    "all-reduce": {"count": 4, "bytes": 4 * 16 * 2},
+    "reduce-scatter": {"count": 1, "bytes": 2 * 4},
+  }
+
+
+def test_a_compiled_gather_is_found():
+  layout = sharding.Layout(
+    sharding.make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
+  )
+  x = jax.ShapeDtypeStruct((16, 4), "float32", sharding=layout.prompts)
+  compiled = layout.jit(lambda x: sharding.whole(2 * x)).lower(x).compile()
+  found = hlo.collectives(compiled.as_text())
+  assert found == {"all-gather": {"count": 1, "bytes": 16 * 4 * 4}}
+
+
+def make_config():
+  config = defaults.add_ral(defaults.get_config())
+  config.mesh.update({"data": 1, "fsdp": 8})
+  config.rollout.prompts = 32
+  config.rollout.answers = 2
+  config.shares.every = 0
+  config.evaluation.batch = 8
+  return config
+
+
+@pytest.fixture(scope="module")
+def printed():
+  """The plan of a run on eight CPU devices, as JSON."""
+  lines = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("builtins.print", lambda text, **_: lines.append(text))
+    assert plan.run(make_config(), topology=None, as_json=True)
+  (line,) = lines
+  return json.loads(line)
+
+
+def test_a_plan_has_every_program(printed):
+  names = [program["name"] for program in printed["programs"]]
+  assert names == ["evaluate", "rollout", "probe", "prepare", "update"]
+  assert printed["fits"] and printed["change"] is None
+  sizes = printed["sizes"]
+  assert sizes["devices"] == sizes["fsdp"] == 8
+  assert sizes["tokens_per_step"] == 32 * (40 + 2 * 10)
+  assert sizes["prompts_per_shard_and_update"] == 2
+
+
+def test_memory_is_the_compilers(printed):
+  """Parameters and moments, float32, in eight parts or nearly."""
+  update = printed["programs"][-1]
+  memory = update["memory"]
+  compiler = programs.Compiler(make_config(), jax.devices())
+  state = jax.tree.leaves(compiler.state)
+  eighth = sum(x.size * x.dtype.itemsize for x in state) / 8
+  assert eighth < memory["arguments"] < 4 * eighth + 2**20
+  assert eighth * 0.9 < memory["alias"] <= memory["output"]
+  assert memory["resident"] > 0
+  assert update["total"] == (
+    memory["arguments"]
+    + memory["temporaries"]
+    + memory["output"]
+    + memory["resident"]
+    - memory["alias"]
+  )
+  assert update["collectives"]["all-gather"]["bytes"] > 0
+
+
+def test_flops_are_the_formulas(printed):
+  """One update's; a frozen tower is not run in it."""
+  config = make_config()
+  model = programs.architecture(config)
+  work = flops.step(
+    model,
+    grids=[(1, 8, 8)] * 32,
+    lengths=[40] * 32,
+    answers=2,
+    count=10,
+    rows_trained=1,
+    trains=("layers", "head"),
+  )
+  found = {p["name"]: p["flops"] for p in printed["programs"]}
+  assert found["rollout"] == work["rollout"]
+  assert found["update"] == work["update"] // 2
+
+
+def test_the_first_change_that_fits_is_named(monkeypatch, capsys):
+  """An update that fits where its minibatch is computed in four parts."""
+
+  def made_up(self):
+    fits = self.config.train.accumulate == 4
+    memory = dict.fromkeys(("arguments", "temporaries", "output", "alias"), 0)
+    yield programs.Program(
+      name="update",
+      memory=memory | {"resident": 0},
+      total=2**30 if fits else 2**35,
+      fits=fits,
+      collectives={},
+      flops=0,
+      seconds=0.0,
+      compile_seconds=0.0,
+    )
+
+  monkeypatch.setattr(programs.Compiler, "programs", made_up)
+  monkeypatch.setitem(chips.CHIPS, "cpu", chips.Chip(1e12, 2**34))
+  config = make_config()
+  config.rollout.prompts = 64
+  assert not plan.run(config, topology=None, as_json=False)
+  said = capsys.readouterr().out
+  assert "does not fit: update takes 32.0 of 16.0 GiB; it does with" in said
+  assert said.strip().endswith("--config.train.accumulate=4")
+  assert not plan.run(config, topology=None, as_json=True)
+  found = json.loads(capsys.readouterr().out)
+  assert not found["fits"]
+  assert found["change"] == "--config.train.accumulate=4"
+  config.train.accumulate = 4
+  assert plan.run(config, topology=None, as_json=False)
+  assert "fits: update takes most, 6% of a device" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_said_with_a_change_that_does(
+  monkeypatch, capsys, printed
+):
+  """A device that has room for all but the update."""
+  totals = {p["name"]: p["total"] for p in printed["programs"]}
+  others = max(v for k, v in totals.items() if k != "update")
+  assert totals["update"] > others
+  chip = chips.Chip(1e12, totals["update"] - 1)
+  monkeypatch.setitem(chips.CHIPS, "cpu", chip)
+  assert not plan.run(make_config(), topology=None, as_json=False)
+  said = capsys.readouterr().out
+  assert re.search(r"does not fit: update takes .* GiB; it does with --", said)
+  changes = re.findall(r"--config\.(\S+)=(\S+)", said)
+  config = make_config()
+  config.update_from_flattened_dict(
+    {name: type_of(config, name, value) for name, value in changes}
+  )
+  compiler = programs.Compiler(config, jax.devices())
+  assert all(program.fits for program in compiler.programs())
+
+
+def type_of(config, name: str, value: str):
+  """`value` in the type of a config's field."""
+  for part in name.split("."):
+    config = config[part]
+  return type(config)(value)
+
+
+def test_published_models_need_no_hub():
+  config = make_config()
+  config.model.path = "Qwen/Qwen2.5-VL-7B-Instruct@main"
+  model = programs.architecture(config)
+  assert model.text.hidden_size == 3584
+  assert model.dtype == config.model.dtype
+
+
+def test_a_plan_wants_sizes():
+  config = make_config()
+  config.data.lengths = ()
+  with pytest.raises(UserError, match="config.data.lengths: expected the"):
+    programs.Compiler(config, jax.devices())
+
+
+def test_a_topology_that_does_not_exist():
+  """Or, where it isn't installed, what libtpu is needed for."""
+  with pytest.raises(
+    UserError, match="--topology: expected (the libtpu|a TPU)"
+  ):
+    chips.topology("v5p:banana")
+
+
+@pytest.mark.slow
+def test_a_pod_config_fits_its_pod():
+  """RAL's update on the 3B model for 16 chips, with the TPU's own kernel."""
+  pytest.importorskip("libtpu")
+  from experiments import ral_qwen2_5_vl_3b
+
+  config = ral_qwen2_5_vl_3b.get_config()
+  compiler = programs.Compiler(config, chips.topology("v5e:4x4"))
+  found = {program.name: program for program in compiler.programs()}
+  assert all(program.fits for program in found.values()), found
