@@ -14,7 +14,10 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["mmrl", "mmrl.*"]),
-  package_data={"mmrl.models": ["tiny/*", "public/*/*"], "mmrl.report": ["report.html"]},
+  package_data={
+    "mmrl.models": ["tiny/*", "public/*/*"],
+    "mmrl.report": ["report.html"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "av>=14",

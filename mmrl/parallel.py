@@ -1,5 +1,8 @@
 """One loss, three wrappers that agree: `pmap`, `shard_map` and `jit`.
 
+A run uses `jit`, over a mesh that shares out parameters as well
+(`mmrl.sharding`); these are for pure data parallelism and loops of one's own.
+
 Each takes the loss of a run (`mmrl.train.step.make_loss`) and gives a function
 of (params, batch) with the batch's prompts shared out over devices, whose value
 and metrics equal those of one device to float32 rounding. Sums run over all
@@ -13,12 +16,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from mmrl.errors import UserError
 from mmrl.train import objective
 from mmrl.train.objective import Term
-from mmrl.types import Batch, PyTree
+from mmrl.types import Batch, Prompt, PyTree
 
 AXIS = "data"
 Wrapped = Callable[[PyTree, Batch], tuple[Array, dict[str, Array]]]
@@ -46,8 +49,8 @@ def _local(loss: Callable, terms: Sequence[Term], axis_name: str | None):
   return local
 
 
-def _divide(batch: Batch, devices: int) -> None:
-  prompts = batch.mask.shape[0]
+def _divide(mask: Bool[Array, "P ..."], devices: int) -> None:
+  prompts = mask.shape[0]
   if prompts % devices:
     raise UserError(
       f"expected a multiple of {devices} prompts for {devices} devices, found"
@@ -63,7 +66,7 @@ def pmap_loss(loss: Callable, terms: Sequence[Term]) -> Wrapped:
   )
 
   def wrapped(params: PyTree, batch: Batch):
-    _divide(batch, devices)
+    _divide(batch.mask, devices)
     parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
     return mapped(params, parts)
 
@@ -86,8 +89,49 @@ def shard_map_loss(
   mapped = jax.jit(mapped)
 
   def wrapped(params: PyTree, batch: Batch):
-    _divide(batch, mesh.shape[AXIS])
+    _divide(batch.mask, mesh.shape[AXIS])
     return mapped(params, batch)
+
+  return wrapped
+
+
+def pmap_rollout(rollout: Callable) -> Callable:
+  """A rollout with `jax.pmap`, a share of the prompts on each device.
+
+  Args:
+    rollout: (params, prompt, keys) -> arrays that lead with P, as
+      `sampler.generate` returns them; keys are one of each prompt, so that a
+      prompt's answers don't depend on the device it is on.
+  """
+  devices = jax.local_device_count()
+  mapped = jax.pmap(rollout, in_axes=(None, 0, 0))
+
+  def wrapped(params: PyTree, prompt: Prompt, keys: Array):
+    _divide(prompt.mask, devices)
+    parts = jax.tree.map(
+      lambda x: x.reshape(devices, -1, *x.shape[1:]), (prompt, keys)
+    )
+    found = mapped(params, *parts)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+  return wrapped
+
+
+def shard_map_rollout(rollout: Callable, mesh: Mesh) -> Callable:
+  """The same under `jax.shard_map`, over a mesh's `data` axis."""
+  shared = PartitionSpec(AXIS)
+  mapped = jax.shard_map(
+    rollout,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), shared, shared),
+    out_specs=shared,
+    check_vma=False,
+  )
+  mapped = jax.jit(mapped)
+
+  def wrapped(params: PyTree, prompt: Prompt, keys: Array):
+    _divide(prompt.mask, mesh.shape[AXIS])
+    return mapped(params, prompt, keys)
 
   return wrapped
 
@@ -101,7 +145,7 @@ def jit_loss(loss: Callable, terms: Sequence[Term], mesh: Mesh) -> Wrapped:
   )
 
   def wrapped(params: PyTree, batch: Batch):
-    _divide(batch, mesh.shape[AXIS])
+    _divide(batch.mask, mesh.shape[AXIS])
     # Kernels, which the compiler can't divide, find the mesh here.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return compiled(params, batch)

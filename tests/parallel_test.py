@@ -6,12 +6,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import small_models
 
 from mmrl import parallel
 from mmrl.errors import UserError
 from mmrl.probes.policies import Scorer
+from mmrl.rollout import sampler
 from mmrl.train import defaults, objective, step
 from mmrl.types import Batch
 
@@ -19,13 +21,15 @@ P = 16
 
 
 @functools.cache
-def make():
+def make(weight: float = 1.0):
   """Loss, terms, parameters and a batch of uneven answers.
+
+  A weight of 0 is GRPO.
 
   The pictures of two prompts are packed together, on each of the devices.
   """
   model = small_models.make_model(small_models.small_config(remat=False))
-  config = defaults.add_ral(defaults.get_config())
+  config = defaults.add_ral(defaults.get_config(), weight)
   scorer = Scorer(model.config, 1.0, (-1,), "self")
   fields = ("logprobs_old", "logprobs_ref", "attention_old")
   names = ("mask", "advantages", "token_weights", *fields)
@@ -67,24 +71,25 @@ def make():
   return step.make_loss(scorer, terms, None), terms, model.params, batch
 
 
-def test_wrappers_agree_with_one_device():
-  loss, terms, params, batch = make()
+@pytest.mark.parametrize("weight", [0.0, 1.0], ids=["grpo", "ral"])
+def test_wrappers_agree_with_one_device(weight):
+  loss, terms, params, batch = make(weight)
 
   def one_device(params, batch):
     return loss(params, batch, objective.reduction_weights(terms, batch.mask))
 
-  def value_and_gradient(function):
-    return jax.value_and_grad(function, has_aux=True)(params, batch)
-
   mesh = parallel.data_mesh()
   assert mesh.shape["data"] == 8
-  (expected, metrics), gradient = value_and_gradient(jax.jit(one_device))
+  differentiated = jax.value_and_grad(jax.jit(one_device), has_aux=True)
+  (expected, metrics), gradient = differentiated(params, batch)
+  after = five_steps(differentiated, gradient, params, batch)
   for wrapped in (
     parallel.pmap_loss(loss, terms),
     parallel.shard_map_loss(loss, terms, mesh),
     parallel.jit_loss(loss, terms, mesh),
   ):
-    (value, ours), grads = value_and_gradient(wrapped)
+    differentiated = jax.value_and_grad(wrapped, has_aux=True)
+    (value, ours), grads = differentiated(params, batch)
     np.testing.assert_allclose(value, expected, atol=1e-6)
     for name, metric in metrics.items():
       np.testing.assert_allclose(ours[name], metric, atol=1e-5, err_msg=name)
@@ -94,6 +99,54 @@ def test_wrappers_agree_with_one_device():
       grads,
       gradient,
     )
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6),
+      five_steps(differentiated, grads, params, batch),
+      after,
+    )
+
+
+def five_steps(differentiated, grads, params, batch):
+  """Parameters after five steps of the optimiser."""
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9)
+  )
+  state = optimizer.init(params)
+  apply = jax.jit(optimizer.update)
+  start = params
+  for done in range(5):
+    if done:
+      _, grads = differentiated(params, batch)
+    updates, state = apply(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  assert not np.allclose(
+    params["text"]["norm"]["scale"], start["text"]["norm"]["scale"], atol=1e-3
+  )
+  return params
+
+
+def test_rollouts_agree_token_for_token():
+  model = small_models.make_model(small_models.small_config(remat=False))
+  _, _, params, batch = make()
+  keys = jax.random.split(jax.random.key(0), P)
+
+  def rollout(params, prompt, keys):
+    found = sampler.rollout(
+      params, model.config, prompt, keys, answers=2, length=4
+    )
+    return found.tokens, found.mask, found.logprobs
+
+  tokens, mask, logprobs = jax.jit(rollout)(params, batch.prompt, keys)
+  assert len(np.unique(tokens)) > 20
+  mesh = parallel.data_mesh()
+  for wrapped in (
+    parallel.pmap_rollout(rollout),
+    parallel.shard_map_rollout(rollout, mesh),
+  ):
+    ours = wrapped(params, batch.prompt, keys)
+    np.testing.assert_array_equal(ours[0], tokens)
+    np.testing.assert_array_equal(ours[1], mask)
+    np.testing.assert_allclose(ours[2], logprobs, atol=1e-5)
 
 
 def test_prompts_that_do_not_divide():
