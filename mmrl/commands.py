@@ -1,18 +1,16 @@
 """What every `python -m mmrl.COMMAND` shares: flags, errors, exit status."""
 
 from collections.abc import Callable, Sequence
-import contextlib
 import ctypes
 import gc
 import logging
 import os
-import re
-import signal
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
+from mmrl import watch
 from mmrl.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -20,17 +18,6 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-# `mmrl.processes.RESTART`; that module imports JAX.
-_RESTART = 75
-# Of Linux' sys/prctl.h.
-_PR_SET_PDEATHSIG = 1
-# What JAX writes before it aborts a process that has lost the others, what is
-# among that if they never met, and what else its service has to say then.
-_ABORTED = b"JAX distributed service detected fatal errors"
-_MEETING = b"RegisterTask"
-_SERVICE = re.compile(
-  rb"E\d{4} .*coordination_service|\d+$|The tasks have crashed|RPC: /xla"
-)
 DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
@@ -75,7 +62,7 @@ def run(
   except (FileNotFoundError, ImportError) as error:
     _fail(f"expected a readable --config file: {error}")
   if DISTRIBUTED.value or COORDINATOR.value:
-    watch_over()
+    watch.over(COORDINATOR.value, PROCESSES.value)
   keep_freed_memory()
   import jax  # late, so that a mistyped flag is answered at once
 
@@ -103,69 +90,6 @@ def run(
   # which Python would warn behind the message.
   gc.collect()
   _fail(mistake, processes.exit_with)
-
-
-def watch_over() -> None:
-  """Goes on in a child process, while this one stays to say how that ended.
-
-  JAX aborts a process, with a trace of its C++, when it can't reach the first
-  one any more or never has; nothing inside of that process can prevent it.
-  Here it becomes one line and a status. Before JAX starts its threads.
-  """
-  sys.stdout.flush()
-  sys.stderr.flush()
-  parent = os.getpid()
-  ours, theirs = os.pipe()
-  child = os.fork()
-  if not child:
-    os.dup2(theirs, sys.stderr.fileno())
-    os.close(ours)
-    os.close(theirs)
-    if sys.platform == "linux":
-      ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-      os._exit(1)
-    return
-  os.close(theirs)
-  # Ctrl-C reaches both.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, lambda number, _: _pass_on(child, number))
-  last_words: list[bytes] = []
-  with open(ours, "rb") as pipe:
-    for line in pipe:
-      if last_words or _ABORTED in line or _SERVICE.match(line):
-        last_words.append(line)
-      else:
-        sys.stderr.buffer.write(line)
-        sys.stderr.flush()
-  status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-  text = b"".join(last_words)
-  aborted = status == -signal.SIGABRT and _ABORTED in text
-  if aborted and _MEETING in text:
-    _fail(
-      f"expected {PROCESSES.value or 'all'} processes to join at"
-      f" {COORDINATOR.value or 'the coordinator that JAX finds'}, found some"
-      " missing; start the same command on every machine, each with its own"
-      " --process"
-    )
-  if aborted:
-    print(
-      "this process stops, as another one ended or can't be reached; run the"
-      " same command again on all",
-      file=sys.stderr,
-    )
-    sys.exit(_RESTART)
-  for line in last_words:
-    if not _SERVICE.match(line):
-      sys.stderr.buffer.write(line)
-  sys.stderr.flush()
-  # As a shell says that a signal ended it.
-  sys.exit(status if status >= 0 else 128 - status)
-
-
-def _pass_on(child: int, number: int) -> None:
-  with contextlib.suppress(ProcessLookupError):
-    os.kill(child, number)
 
 
 def keep_freed_memory() -> None:

@@ -51,7 +51,7 @@ def join(
 
   Raises:
     UserError: if they don't find each other, as far as JAX says so. Where it
-      aborts instead, `mmrl.commands.watch_over` does.
+      aborts instead, `mmrl.watch.over` does.
   """
   # The loop listens for SIGTERM itself.
   jax.config.update("jax_enable_preemption_service", False)

@@ -10,6 +10,9 @@ import os
 
 FLAGS = [
   "--xla_force_host_platform_device_count=8",
+  # Eight devices on two busy cores may keep each other waiting for long, after
+  # which XLA would end the process; 40 s by default.
+  "--xla_cpu_collective_call_terminate_timeout_seconds=600",
   "--xla_backend_optimization_level=0",
 ]
 # Halves the time to compile. XLA ends the process at a flag it doesn't know,

@@ -241,7 +241,11 @@ class Checkpoints:
     except Exception as error:
       raise self._failed(None, error) from error
 
-  def _failed(self, step: int | None, error: Exception) -> UserError:
+  def _failed(self, step: int | None, error: Exception) -> Exception:
+    if (
+      isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+    ):
+      return error  # Another process has ended: the disk isn't to blame.
     what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     reason = " ".join(str(error).split())
     return UserError(

@@ -236,8 +236,9 @@ def _next(questions, state: State, checkpoints) -> data.Samples:
   try:
     return next(questions)
   except UserError:
-    if int(state.step):
-      checkpoints.save(state, position)  # nothing where it is saved already
+    # Nothing where it is saved already; other processes don't come along.
+    if int(state.step) and jax.process_count() == 1:
+      checkpoints.save(state, position)
     raise
 
 

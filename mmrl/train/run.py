@@ -226,6 +226,12 @@ def build_run(
   layout = Layout(
     sharding.make_mesh(config.mesh.to_dict(), devices), config.train.minibatches
   )
+  for name in ("lengths", "patches"):
+    if jax.process_count() > 1 and len(config.data[name]) != 1:
+      raise UserError(
+        f"config.data.{name}: expected one size with several processes, which"
+        f" would choose different ones, found {tuple(config.data[name])}"
+      )
   model = load_model(config, layout.parameter)
   parts = build_parts(config, model.config, layout)
   return Run(
