@@ -93,6 +93,8 @@ def test_a_plan_has_every_program(printed):
   assert sizes["devices"] == sizes["fsdp"] == 8
   assert sizes["tokens_per_step"] == 32 * (40 + 2 * 10)
   assert sizes["prompts_per_shard_and_update"] == 2
+  # Questions of unequal length, in rows of 40.
+  assert 0 < sizes["padding_share"] < 0.3
 
 
 def test_memory_is_the_compilers(printed):
@@ -209,6 +211,13 @@ def test_a_plan_wants_sizes():
   config.data.lengths = ()
   with pytest.raises(UserError, match="config.data.lengths: expected the"):
     programs.Compiler(config, jax.devices())
+
+
+def test_a_question_that_fits_no_bucket_is_found():
+  config = make_config()
+  config.data.lengths = (16,)
+  with pytest.raises(UserError, match="lengths: expected at least .* found 16"):
+    plan.run(config, topology=None, as_json=False)
 
 
 def test_a_topology_that_does_not_exist():

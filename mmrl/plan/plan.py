@@ -9,11 +9,17 @@ import sys
 import jax
 import ml_collections
 
+from mmrl import build, data, evaluate
 from mmrl.errors import UserError
+from mmrl.models import checkpoint
+from mmrl.models.processor import Processor
 from mmrl.plan import chips
 from mmrl.plan.programs import Compiler, Program
+from mmrl.train import run as run_lib
 
 _GIB = 2**30
+# Questions that padding is measured on.
+_SAMPLE = 64
 
 
 def run(
@@ -53,7 +59,7 @@ def run(
   return fits
 
 
-def _sizes(compiler: Compiler) -> dict[str, int]:
+def _sizes(compiler: Compiler) -> dict[str, int | float | None]:
   config, layout = compiler.config, compiler.parts.layout
   prompts, answers = config.rollout.prompts, config.rollout.answers
   length, new = max(config.data.lengths), config.rollout.length
@@ -66,14 +72,47 @@ def _sizes(compiler: Compiler) -> dict[str, int]:
     "answer_length": new,
     "patches": max(config.data.patches),
     "tokens_per_step": prompts * (length + answers * new),
+    "padding_share": _padding(compiler),
     "prompts_per_shard_and_update": prompts
     // (layout.shards * config.train.minibatches * config.train.accumulate),
   }
 
 
+def _padding(compiler: Compiler) -> float | None:
+  """Share of padding in the prompts' tokens, by a sample of the questions.
+
+  None where the model's tokenizer or the questions can't be read here.
+  """
+  config = compiler.config
+  try:
+    if checkpoint.public_config(config.model.path):
+      return None
+    processor = Processor.load(
+      checkpoint.find(config.model.path), compiler.parts.model_config
+    )
+    processor = run_lib.with_budget(config, processor)
+    source = build.construct(data, config.data.train.to_dict(), "")
+    chosen = [source[i] for i in evaluate.spread(len(source), _SAMPLE)]
+    lengths = [len(processor.encode(e.messages, e.name).tokens) for e in chosen]
+  except UserError:
+    return None
+  buckets = sorted(config.data.lengths)
+  if max(lengths) > buckets[-1]:
+    raise UserError(
+      f"config.data.lengths: expected at least {max(lengths)} tokens, which a"
+      f" question has, found {buckets[-1]}; add a larger bucket"
+    )
+  padded = [min(b for b in buckets if b >= n) for n in lengths]
+  return 1 - sum(lengths) / sum(padded)
+
+
 def _title(compiler: Compiler, topology: str | None) -> str:
   chip = compiler.chip
-  sizes = " ".join(f"{k}={v}" for k, v in _sizes(compiler).items())
+  sizes = " ".join(
+    f"{k}={v:.2f}" if isinstance(v, float) else f"{k}={v}"
+    for k, v in _sizes(compiler).items()
+    if v is not None
+  )
   device = compiler.parts.layout.mesh.devices.flat[0].device_kind
   room = f", {chip.memory / _GIB:.1f} GiB a device" if chip else ""
   return (

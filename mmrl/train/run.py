@@ -120,19 +120,22 @@ def load_model(
   config: ml_collections.ConfigDict, placement: weights.Placement | None = None
 ) -> models.Model:
   """The model of a config, with its compute type and pixel budget."""
-  wanted = config.model
-  for field in ("dtype", "param_dtype"):
-    if wanted[field] not in ("float32", "bfloat16"):
-      raise UserError(
-        f"config.model.{field}: expected 'float32' or 'bfloat16', found"
-        f" {wanted[field]!r}"
-      )
+  _check_types(config)
   model = models.load(
-    wanted.path, dtype=wanted.param_dtype, placement=placement
+    config.model.path, dtype=config.model.param_dtype, placement=placement
   )
   model_config = compute_as(config, model.config)
-  processor = dataclasses.replace(model.processor, config=model_config)
-  processor = dataclasses.replace(
+  processor = with_budget(config, model.processor)
+  processor = dataclasses.replace(processor, config=model_config)
+  return models.Model(model_config, model.params, processor)
+
+
+def with_budget(
+  config: ml_collections.ConfigDict, processor: Processor
+) -> Processor:
+  """The processor with a run's settings of pictures and videos."""
+  wanted = config.model
+  return dataclasses.replace(
     processor,
     picture=_changed(
       processor.picture, {"max_pixels": wanted.max_pixels}, "config.model"
@@ -141,13 +144,22 @@ def load_model(
       processor.video, wanted.video.to_dict(), "config.model.video"
     ),
   )
-  return models.Model(model_config, model.params, processor)
+
+
+def _check_types(config: ml_collections.ConfigDict) -> None:
+  for field in ("dtype", "param_dtype"):
+    if config.model[field] not in ("float32", "bfloat16"):
+      raise UserError(
+        f"config.model.{field}: expected 'float32' or 'bfloat16', found"
+        f" {config.model[field]!r}"
+      )
 
 
 def compute_as(
   config: ml_collections.ConfigDict, model: ModelConfig
 ) -> ModelConfig:
   """The architecture with a run's compute type."""
+  _check_types(config)
   wanted = config.model
   return dataclasses.replace(model, dtype=wanted.dtype, remat=wanted.remat)
 
