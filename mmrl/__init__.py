@@ -13,4 +13,7 @@ The pipeline, one package per link:
   train          objective, updates, loop, checkpoints, metrics
   evaluate       accuracy on held-out questions, and where the model looks
   report         what a person reads when a run has ended
+
+Beside it, `sharding` says where arrays lie, `parallel` and `processes` how
+devices and machines work together, and `plan` what a run needs of them.
 """
