@@ -77,7 +77,7 @@ def prompt_shapes(config):
 
 
 def test_every_file_is_tested():
-  assert {path.stem for path in CONFIGS.glob("*/config.json")} == set(
+  assert {path.parent.name for path in CONFIGS.glob("*/config.json")} == set(
     PARAMETERS
   )
 
