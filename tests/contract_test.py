@@ -59,6 +59,8 @@ EXPERIMENTS = [
   ("jsonl", "data,instruct"),
   ("quickstart", "grpo"),
   ("quickstart", "ral"),
+  ("ral_qwen2_5_vl_3b", "data"),
+  ("ral_qwen2_5_vl_7b", "data"),
 ]
 
 PACKAGES = [advantages, losses, probes, rewards, token_weights]

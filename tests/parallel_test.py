@@ -71,7 +71,13 @@ def make(weight: float = 1.0):
   return step.make_loss(scorer, terms, None), terms, model.params, batch
 
 
-@pytest.mark.parametrize("weight", [0.0, 1.0], ids=["grpo", "ral"])
+@pytest.mark.parametrize(
+  "weight",
+  [
+    pytest.param(0.0, marks=pytest.mark.slow, id="grpo"),
+    pytest.param(1.0, id="ral"),
+  ],
+)
 def test_wrappers_agree_with_one_device(weight):
   loss, terms, params, batch = make(weight)
 
