@@ -205,7 +205,6 @@ def test_twenty_kills(folder, whole):
     assert runs < 10
 
 
-@pytest.mark.slow
 def test_sigterm_in_a_step(folder, whole):
   """The step is finished and saved."""
   workdir = folder / "step"
