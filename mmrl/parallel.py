@@ -15,9 +15,10 @@ sums, is a different and wrong one on each device.
 from collections.abc import Callable, Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
+from mmrl import sharding
 from mmrl.errors import UserError
 from mmrl.train import objective
 from mmrl.train.objective import Term
@@ -28,15 +29,8 @@ Wrapped = Callable[[PyTree, Batch], tuple[Array, dict[str, Array]]]
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh of one axis, `data`, over all devices.
-
-  Its axis is Auto: under JAX's default, Explicit, embedding look-ups of a
-  sharded batch would have to spell out their output's sharding.
-  """
-  devices = devices or jax.devices()
-  return jax.make_mesh(
-    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
-  )
+  """A mesh whose axis `data` has all devices."""
+  return sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices)
 
 
 def _local(loss: Callable, terms: Sequence[Term], axis_name: str | None):

@@ -50,6 +50,7 @@ class Parts:
     answer: greedy answers, jitted, for evaluation.
     optimizer: the optax transformation.
     frozen: parameter rules.
+    frozen_vision: whether visual tokens outlive an update.
     group: prompts whose pictures are packed together.
     layout: where arrays live.
   """
@@ -60,15 +61,9 @@ class Parts:
   answer: Any
   optimizer: Any
   frozen: tuple[str, ...]
+  frozen_vision: bool
   group: int
   layout: Layout
-
-  @property
-  def frozen_vision(self) -> bool:
-    """Whether visual tokens outlive an update."""
-    shapes = parameters.shapes(self.model_config)
-    trainable, _ = optimizer_lib.partition(shapes, self.frozen)
-    return not any(path.startswith("vision/") for path in trainable)
 
   def first_state(self, params: PyTree) -> State:
     """State of step 0, of arrays or of shapes that are traced."""
@@ -333,14 +328,16 @@ def build_parts(
       scorer, terms, token_weight, layout, prompts=config.shares.prompts
     ),
   )
-  optimizer_lib.partition(parameters.shapes(model), tuple(config.frozen))
+  frozen = tuple(config.frozen)
+  trainable, _ = optimizer_lib.partition(parameters.shapes(model), frozen)
   return Parts(
     model_config=model,
     scorer=scorer,
     programs=programs,
     answer=evaluate.make_answer(scorer, config.rollout.length, layout),
     optimizer=optimizer,
-    frozen=tuple(config.frozen),
+    frozen=frozen,
+    frozen_vision=not any(path.startswith("vision/") for path in trainable),
     group=_group(config, layout),
     layout=layout,
   )
