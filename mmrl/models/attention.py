@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrl.models import blocked, splash
+from mmrl.models import blocked, cudnn, splash
 from mmrl.models.blocked import MASKED
 
 # Attention maps of fewer numbers are computed whole, others block by block: on
-# a TPU by its own kernel.
+# a TPU by its own kernel, on a GPU by cuDNN's for the types and heads it takes.
 _DENSE_VALUES = 2**22
 
 
@@ -133,8 +133,11 @@ def attend_causal(
     return blocked.attend_runs(queries, keys, values, runs)
 
   # Chosen when lowered, so that a program for another machine has its own.
+  kernels = {"tpu": splash.attend_causal}
+  if cudnn.takes(queries):
+    kernels["cuda"] = cudnn.attend_causal
   return jax.lax.platform_dependent(
-    queries, keys, values, mask, tpu=splash.attend_causal, default=by_runs
+    queries, keys, values, mask, **kernels, default=by_runs
   )
 
 
@@ -234,7 +237,8 @@ def attend_answers(
   """Attention of whole answers over the prompt they share and themselves.
 
   See `attend_prefix`. Long ones go block by block: the answers of a prompt
-  stand one after the other behind it, and each token sees two runs.
+  stand one after the other behind it, and each token sees two runs; for cuDNN
+  each answer stands alone.
   """
   prompts, answers, count = queries.shape[:3]
   length = prefix_mask.shape[-1]
@@ -243,11 +247,6 @@ def attend_answers(
     prefix = (jnp.swapaxes(x, 1, 2) for x in (prefix_keys, prefix_values))
     own = (jnp.swapaxes(x, 2, 3) for x in (keys, values))
     return attend_prefix(queries, *prefix, prefix_mask, *own, mask)
-
-  def joined(prefix, own):
-    return jnp.concatenate(
-      [prefix, own.reshape(prompts, -1, *own.shape[3:])], 1
-    )
 
   def by_runs(queries, keys, values, prefix_mask):
     # The prompt's real tokens stand side by side.
@@ -260,12 +259,35 @@ def attend_answers(
     )
     return blocked.attend_runs(queries, keys, values, runs)
 
-  out = jax.lax.platform_dependent(
-    queries.reshape(prompts, -1, *queries.shape[3:]),
-    joined(prefix_keys, keys),
-    joined(prefix_values, values),
+  def in_line(attend):
+    """`attend` of the answers, one after the other behind the prompt."""
+
+    def attend_all(queries, prefix_keys, prefix_values, mask, keys, values):
+      def joined(prefix, own):
+        own = own.reshape(prompts, -1, *own.shape[3:])
+        return jnp.concatenate([prefix, own], axis=1)
+
+      out = attend(
+        queries.reshape(prompts, -1, *queries.shape[3:]),
+        joined(prefix_keys, keys),
+        joined(prefix_values, values),
+        mask,
+      )
+      return out.reshape(queries.shape)
+
+    return attend_all
+
+  by_splash = functools.partial(splash.attend_answers, answers=answers)
+  kernels = {"tpu": in_line(by_splash)}
+  if cudnn.takes(queries):
+    kernels["cuda"] = cudnn.attend_answers
+  return jax.lax.platform_dependent(
+    queries,
+    prefix_keys,
+    prefix_values,
     prefix_mask,
-    tpu=functools.partial(splash.attend_answers, answers=answers),
-    default=by_runs,
+    keys,
+    values,
+    **kernels,
+    default=in_line(by_runs),
   )
-  return out.reshape(queries.shape)

@@ -1,0 +1,258 @@
+"""NVIDIA's kernels: their reference against dense attention; and lowered."""
+
+import dataclasses
+import functools
+import re
+import types
+
+import jax
+from jax._src.cudnn import fused_attention_stablehlo
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import models, parallel
+from mmrl.models import attention, cudnn, parameters
+from mmrl.types import Prompt
+
+P, S, H, HEAD = 3, 300, 4, 16
+G, R = 3, 51
+# Padding on the left, on the right, on both sides.
+PLACE = np.arange(S)
+MASK = jnp.asarray([PLACE >= 37, PLACE < 200, (PLACE > 4) & (PLACE < 290)])
+CALL = re.compile(r"custom_call @__cudnn\$fmha(\w+)\(")
+
+
+def normal(seed: int, *shape):
+  return jnp.asarray(np.random.RandomState(seed).randn(*shape), jnp.float32)
+
+
+def causal_arrays(kv_heads: int):
+  """Queries, keys, values."""
+  return (
+    2 * normal(0, P, S, H, HEAD),
+    normal(1, P, S, kv_heads, HEAD),
+    normal(2, P, S, kv_heads, HEAD),
+  )
+
+
+def by_reference(queries, keys, values):
+  return cudnn.attend_causal(queries, keys, values, MASK, implementation="xla")
+
+
+def by_maps(queries, keys, values):
+  mask = attention.causal_mask(MASK)
+  return attention.attend(queries, keys, values, mask)
+
+
+def answer_arrays(kv_heads: int):
+  """Queries, the prompt's keys and values, the answers' own."""
+  return (
+    2 * normal(0, P, G, R, H, HEAD),
+    normal(1, P, S, kv_heads, HEAD),
+    normal(2, P, S, kv_heads, HEAD),
+    normal(3, P, G, R, kv_heads, HEAD),
+    normal(4, P, G, R, kv_heads, HEAD),
+  )
+
+
+def answers_by_reference(queries, keys, values, *own, mask=MASK):
+  return cudnn.attend_answers(
+    queries, keys, values, mask, *own, implementation="xla"
+  )
+
+
+def answers_by_maps(queries, prefix_keys, prefix_values, *own, mask=MASK):
+  prefix = (x.swapaxes(1, 2) for x in (prefix_keys, prefix_values))
+  own = (x.swapaxes(2, 3) for x in own)
+  seen = jnp.tri(R, dtype=bool)
+  return attention.attend_prefix(queries, *prefix, mask, *own, seen)
+
+
+CASES = {
+  "causal": (by_reference, by_maps, causal_arrays),
+  "answers": (answers_by_reference, answers_by_maps, answer_arrays),
+}
+
+
+def cotangent(case: str):
+  """None on padding, whose output means nothing."""
+  if case == "answers":
+    return normal(5, P, G, R, H, HEAD)
+  return normal(5, P, S, H, HEAD) * MASK[..., None, None]
+
+
+def value_and_vjp(function, arrays, cotangent):
+  @jax.jit
+  def run(*arrays):
+    value, back = jax.vjp(function, *arrays)
+    return value, back(cotangent)
+
+  return run(*arrays)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_value_and_gradient(case, kv_heads):
+  reference, maps, make = CASES[case]
+  arrays, slope = make(kv_heads), cotangent(case)
+  found, found_grads = value_and_vjp(reference, arrays, slope)
+  wanted, wanted_grads = value_and_vjp(maps, arrays, slope)
+  real = np.broadcast_to(slope != 0, wanted.shape)
+  np.testing.assert_allclose(found[real], wanted[real], atol=3e-6)
+  for one, other in zip(found_grads, wanted_grads, strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_padding_has_no_influence(case):
+  """Whatever it holds, NaN included, and whatever is asked of it."""
+  reference, _, make = CASES[case]
+  arrays, slope = make(2), cotangent(case)
+  wanted, wanted_grads = value_and_vjp(reference, arrays, slope)
+  bad = ~MASK[..., None, None]
+  if case == "causal":
+    slope = jnp.where(bad, 7.0, slope)
+  arrays = [jnp.where(bad, jnp.nan, x) if x.ndim == 4 else x for x in arrays]
+  found, found_grads = value_and_vjp(reference, arrays, slope)
+  for one, other in zip(
+    (found, *found_grads), (wanted, *wanted_grads), strict=True
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_answers_to_nothing():
+  """Prompts without a real token: answers see themselves."""
+  arrays, slope = answer_arrays(2), cotangent("answers")
+  nothing = jnp.zeros((P, S), bool)
+  found, wanted = (
+    value_and_vjp(functools.partial(function, mask=nothing), arrays, slope)
+    for function in (answers_by_reference, answers_by_maps)
+  )
+  for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_prompts_are_shared_out(case):
+  """One on each of three devices; three don't go into two, which have all."""
+  reference, _, make = CASES[case]
+  wanted = jax.jit(reference)(*make(2))
+  for devices, share in (3, 1), (2, 3):
+    mesh = parallel.data_mesh(jax.devices()[:devices])
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    function = jax.jit(reference, in_shardings=everywhere)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      found = function(*make(2))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert found.sharding.shard_shape(found.shape)[0] == share
+
+
+def set_version(monkeypatch, version: int | None):
+  """What JAX asks of cuDNN before it writes a call; none is installed."""
+  versions = version and types.SimpleNamespace(
+    cudnn_get_version=lambda: version
+  )
+  monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", versions)
+
+
+@pytest.fixture
+def cudnn_is_here(monkeypatch):
+  set_version(monkeypatch, 91000)
+
+
+def test_takes(monkeypatch):
+  def takes(size, dtype):
+    return cudnn.takes(jnp.zeros((1, 1, 1, size), dtype))
+
+  set_version(monkeypatch, None)
+  assert not takes(128, jnp.bfloat16)
+  set_version(monkeypatch, 91000)
+  assert takes(128, jnp.bfloat16) and takes(80, jnp.float16)
+  assert not takes(128, jnp.float32)
+  assert not takes(12, jnp.bfloat16)
+  assert not takes(256, jnp.bfloat16)
+  gpu = types.SimpleNamespace(platform="gpu", compute_capability="7.5")
+  monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+  assert not takes(128, jnp.bfloat16)
+  gpu.compute_capability = "10.0"
+  assert takes(128, jnp.bfloat16)
+
+
+def test_the_program_of_the_model(cudnn_is_here):
+  """The gradient through `prefill` and `extend`."""
+  config = small_models.small_config()
+  text = dataclasses.replace(
+    config.text, head_dim=128, mrope_section=(16, 24, 24)
+  )
+  config = dataclasses.replace(config, text=text, dtype="bfloat16")
+  length, shape = 2000, jax.ShapeDtypeStruct
+  prompt = Prompt(
+    tokens=shape((1, length), jnp.int32),
+    mask=shape((1, length), bool),
+    positions=shape((1, length, 3), jnp.int32),
+    visual_index=shape((1, length), jnp.int32),
+    next_position=shape((1,), jnp.int32),
+    region=shape((1, length), jnp.float32),
+    patches=None,
+  )
+  visual = shape((1, 64, text.hidden_size), jnp.float32)
+
+  def loss(params, prompt, visual, tokens):
+    prefix = models.prefill(params, config, prompt, visual)
+    output = models.extend(params, config, prefix, tokens)
+    return output.hidden.astype(jnp.float32).sum()
+
+  traced = jax.jit(jax.grad(loss)).trace(
+    parameters.shapes(config), prompt, visual, shape((1, 4, 500), jnp.int32)
+  )
+  program = traced.lower(lowering_platforms=("cuda",)).as_text()
+  assert set(CALL.findall(program)) == {
+    "Softmax",
+    "SoftmaxBackward",
+    "ScaleBiasSoftmax",
+    "ScaleBiasSoftmaxBackward",
+  }
+  for line in program.splitlines():
+    if call := CALL.search(line):
+      answers = "ScaleBias" in call[1]
+      assert ("PADDING_CAUSAL" in line) != answers
+      # One mask for all answers, 500 by 2,500 in tiles of 128.
+      assert ("tensor<1x1x512x2560xbf16>" in line) == answers
+
+
+def lower_causal(dtype: str, platform: str, sharding=None) -> str:
+  """The gradient of four prompts' attention."""
+
+  def loss(queries, keys, values, mask):
+    out = attention.attend_causal(queries, keys, values, mask > 0)
+    return out.astype(jnp.float32).sum()
+
+  shapes = (4, 2048, H, 128), (4, 2048, 2, 128), (4, 2048, 2, 128), (4, 2048)
+  traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(
+    *(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes)
+  )
+  return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_programs_without_the_kernels(cudnn_is_here, monkeypatch):
+  """Of other types, for other machines, and where cuDNN isn't installed."""
+  assert CALL.search(lower_causal("float16", "cuda"))
+  assert not CALL.search(lower_causal("float32", "cuda"))
+  assert not CALL.search(lower_causal("bfloat16", "cpu"))
+  set_version(monkeypatch, None)
+  assert not CALL.search(lower_causal("bfloat16", "cuda"))
+
+
+def test_the_program_of_a_mesh(cudnn_is_here):
+  """Each of four devices calls the kernel for its own prompt."""
+  mesh = parallel.data_mesh(jax.devices()[:4])
+  spread = jax.NamedSharding(mesh, jax.P(parallel.AXIS))
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    program = lower_causal("bfloat16", "cuda", spread)
+  lines = [line for line in program.splitlines() if CALL.search(line)]
+  assert len(lines) == 2
+  for line in lines:
+    assert f"(tensor<1x2048x{H}x128xbf16>" in line
+  assert "CustomSPMDPartitioning" not in program
