@@ -25,7 +25,8 @@ from mmrl.data import sources
 from mmrl.errors import UserError
 from mmrl.evaluate.evaluate import Evaluation, Shown
 from mmrl.models import pictures, videos
-from mmrl.train import checkpoint, defaults, metrics
+from mmrl.train import defaults, metrics
+from mmrl.train.claim import claim
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = small_models.small_config()
@@ -129,7 +130,7 @@ def test_a_store_that_fails(monkeypatch, store):
     with pytest.raises(UserError, match="write a model to gs://a/b: .*401"):
       models.save(small_models.make_model(SMALL), "gs://a/b")
     with pytest.raises(UserError, match="writable --workdir.*401"):
-      checkpoint.claim("gs://a/b", defaults.get_config())
+      claim("gs://a/b", defaults.get_config())
 
 
 WRITER = """
@@ -461,13 +462,12 @@ def test_evaluations(tmp_path, store, place):
 
 
 def test_a_run_in_a_store(store):
-  """It has a config, and nothing that needs a kernel's lock."""
+  """It has a config."""
   config = defaults.get_config()
-  with checkpoint.Lock("gs://b/run"), checkpoint.Lock("gs://b/run"):
-    checkpoint.claim("gs://b/run", config)
-    checkpoint.claim("gs://b/run", config)
-    config.train.steps = 7
-    with pytest.raises(UserError, match="belongs to .*another config"):
-      checkpoint.claim("gs://b/run", config)
+  claim("gs://b/run", config)
+  claim("gs://b/run", config)
+  config.train.steps = 7
+  with pytest.raises(UserError, match="belongs to .*another config"):
+    claim("gs://b/run", config)
   assert storage.names("gs://b/run") == {"config.json"}
   shutil.rmtree(store)

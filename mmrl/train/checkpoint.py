@@ -1,15 +1,8 @@
-"""Checkpoints of a run with Orbax, and the guards of its working directory."""
+"""Checkpoints of a run with Orbax: saved, checked, restored."""
 
 from collections.abc import Callable, Mapping
-import contextlib
-import datetime
-import difflib
-import fcntl
-import functools
 import hashlib
 import json
-import os
-import socket
 import sys
 from typing import Any
 
@@ -17,119 +10,15 @@ from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, UInt32
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mmrl import storage
+from mmrl import processes, storage
 from mmrl.errors import UserError
 from mmrl.train import optimizer
+from mmrl.train.checksums import checksums, everywhere
 from mmrl.train.step import State
 from mmrl.types import PyTree
-
-_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-
-
-class Lock:
-  """Keeps a working directory to one run at a time; a context manager.
-
-  The lock is the kernel's, on the file `lock`: it ends with its process,
-  however that ends. Stores (`gs://`) and some network disks have none; there
-  it is up to the user that no two runs share a directory. Of a run's processes
-  the first takes it.
-  """
-
-  def __init__(self, workdir: storage.Name):
-    """Takes the lock, before anything else is written.
-
-    Raises:
-      UserError: if another run has it, or the directory can't be written.
-    """
-    self._file = None
-    workdir = storage.path(workdir)
-    if storage.is_remote(workdir):
-      return
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      file = open(workdir / "lock", "a+")  # noqa: SIM115 (held until close)
-    except OSError as error:
-      raise _unwritable(workdir, error) from error
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      file.seek(0)
-      holder = file.read().strip() or "another process"
-      file.close()
-      raise UserError(
-        f"expected a --workdir of its own, found {workdir} in use by {holder};"
-        " wait for that run or end it, or pass another directory"
-      ) from error
-    except OSError:
-      file.close()  # The disk has no locks.
-      return
-    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-    file.flush()
-    self._file = file
-
-  def close(self) -> None:
-    """Gives the lock back."""
-    if self._file is not None:
-      self._file.truncate(0)
-      self._file.close()
-      self._file = None
-
-  def __enter__(self) -> "Lock":
-    return self
-
-  def __exit__(self, *_) -> None:
-    self.close()
-
-
-def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
-  """Makes a working directory a run's own, or checks that it is.
-
-  Raises:
-    UserError: if it can't be written, or belongs to a config that differs in
-      more than its mesh.
-  """
-  settings = config.to_dict()
-  text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-  workdir = storage.path(workdir)
-  path = workdir / "config.json"
-  try:
-    found = storage.read_text(path)
-  except FileNotFoundError:
-    storage.write_text(path, text)
-    return
-  except OSError as error:
-    raise _unwritable(workdir, error) from error
-  with contextlib.suppress(ValueError, TypeError):
-    # A run may go on on another mesh.
-    same = json.loads(found) | {"mesh": settings["mesh"]}
-    found = json.dumps(same, indent=2, sort_keys=True) + "\n"
-  if found != text:
-    changes = difflib.unified_diff(
-      found.splitlines(), text.splitlines(), n=0, lineterm=""
-    )
-    lines = [
-      " ".join(c.split()) for c in changes if c[:3] not in ("---", "+++")
-    ]
-    shown = "; ".join(line for line in lines if not line.startswith("@@"))
-    raise UserError(
-      f"{workdir} belongs to a run with another config ({shown:.300}); pass a"
-      " new --workdir, or the config it began with"
-    )
-
-
-def _unwritable(workdir: epath.Path, error: OSError) -> UserError:
-  return UserError(
-    f"expected a writable --workdir, found {workdir}:"
-    f" {error.strerror or error}; pass another directory"
-  )
 
 
 class Checkpoints:
@@ -138,8 +27,8 @@ class Checkpoints:
   A save is written beside the older ones and becomes visible when it is
   whole; only then are older ones removed. With every array goes its checksum,
   with the rest a digest, and both are compared when it is read: a checkpoint
-  that disk or network have damaged is reported, put aside as `corrupt-STEP`,
-  and the one before it is used.
+  that disk or network have damaged is reported, put aside as `corrupt-STEP`
+  until damage is found again, and the one before it is used.
 
   All processes of a run call the same methods in the same order.
 
@@ -275,7 +164,8 @@ class Checkpoints:
 
     state, data, damaged = self._newest(read, wanted)
     if damaged and self._manager is not None:
-      self._put_aside(damaged)
+      processes.first_only(lambda: self._put_aside(damaged))
+      self._manager.reload()
     return State(**state), data
 
   def restore_params(
@@ -317,7 +207,8 @@ class Checkpoints:
     """
     damaged: dict[int, str] = {}
     while True:
-      step = _first_says(max(self._steps() - set(damaged), default=-1))
+      newest = np.int32(max(self._steps() - set(damaged), default=-1))
+      step = int(multihost_utils.broadcast_one_to_all(newest))
       if step < 0:
         break
       tree, data, reason = self._attempt(step, read, wanted)
@@ -361,7 +252,7 @@ class Checkpoints:
         error = error.__cause__
       reason = f"{type(error).__name__}: {' '.join(str(error).split()):.150}"
     # Arrays of several processes can be computed with only if all have theirs.
-    if _any(bool(reason)):
+    if processes.mean({"damaged": float(bool(reason))})["damaged"] > 0:
       return None, {}, reason or "another process could not read it"
     found = checksums(_leaves(tree))
     wrong = [k for k, v in found.items() if notes["checksums"][k] != v]
@@ -372,41 +263,27 @@ class Checkpoints:
     return tree, notes["data"], reason
 
   def _put_aside(self, damaged: list[int]) -> None:
-    """Makes room for the steps to be saved again, and loses nothing."""
-    if jax.process_index() == 0:
-      for step in damaged:
-        aside = self._path / f"corrupt-{step}"
-        try:
-          if aside.exists():
-            aside.rmtree()
-          (self._path / str(step)).rename(aside)
-        except OSError as error:
-          raise UserError(
-            f"could not rename {self._path / str(step)} to {aside}:"
-            f" {error.strerror or error}; rename it yourself"
-          ) from error
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("mmrl: damaged checkpoints put aside")
-    self._manager.reload()
+    """Makes room for these steps to be saved again.
+
+    What was put aside before goes: it never takes more than `keep` does.
+    """
+    try:
+      with storage.errors(self._path):
+        for folder in list(self._path.iterdir()):
+          if folder.name.startswith("corrupt-"):
+            folder.rmtree()
+        for step in damaged:
+          (self._path / str(step)).rename(self._path / f"corrupt-{step}")
+    except OSError as error:
+      raise UserError(
+        f"could not rename the damaged checkpoints of {self._path} to"
+        f" corrupt-STEP: {error.strerror or error}; delete them yourself"
+      ) from error
 
   def close(self) -> None:
     """Waits and frees the manager's threads."""
     if self._manager is not None:
       self._manager.close()
-
-
-def _first_says(number: int) -> int:
-  """The first process's number, on all of them."""
-  if jax.process_count() == 1:
-    return number
-  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
-def _any(value: bool) -> bool:
-  """Whether it is true on any process."""
-  if jax.process_count() == 1:
-    return value
-  return bool(np.any(multihost_utils.process_allgather(np.int32(value))))
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:
@@ -428,72 +305,16 @@ def _abstract(tree: PyTree) -> PyTree:
 
   What nobody has placed, such as a counter, goes to all devices of the rest.
   """
-  everywhere = _everywhere(jax.tree.leaves(tree))
+  mesh = everywhere(jax.tree.leaves(tree))
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
   def abstract(leaf):
     where = getattr(leaf, "sharding", None)
-    if not getattr(leaf, "committed", True) and everywhere is not None:
-      where = everywhere
-    if where is None:
-      here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      where = everywhere or here
+    if where is None or not getattr(leaf, "committed", True):
+      where = mesh or where or here
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
   return jax.tree.map(abstract, tree)
-
-
-def _everywhere(leaves: list[Any]) -> Sharding | None:
-  """All devices of the leaves' mesh; None if they have none."""
-  for leaf in leaves:
-    where = getattr(leaf, "sharding", None)
-    if isinstance(where, NamedSharding):
-      return NamedSharding(where.mesh, PartitionSpec())
-  return None
-
-
-def checksums(leaves: Mapping[str, Any]) -> dict[str, str]:
-  """Of each array 64 bits that depend on its values and on their order.
-
-  They are computed on the arrays' own devices, with integers: to the last bit
-  the same however an array is divided among them.
-  """
-  if not leaves:
-    return {}
-  program = _program(_everywhere(list(leaves.values())))
-  words = np.asarray(program(dict(leaves)))
-  # As a jitted function sees a dictionary.
-  names = sorted(leaves)
-  return {n: f"{a:08x}{b:08x}" for n, (a, b) in zip(names, words, strict=True)}
-
-
-@functools.cache
-def _program(out: Sharding | None) -> Callable:
-  def program(leaves: dict[str, Array]):
-    return jnp.stack([_checksum(leaves[name]) for name in sorted(leaves)])
-
-  return jax.jit(program, out_shardings=out)
-
-
-def _checksum(array: Array) -> UInt32[Array, "2"]:
-  """Two sums, modulo 2**32: of the bits, and of bits mixed with positions."""
-  if array.dtype == bool:
-    array = array.astype(jnp.uint8)
-  kind = _UNSIGNED[array.dtype.itemsize]
-  bits = jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32)
-  position, stride = jnp.zeros(bits.shape, jnp.uint32), 1
-  for axis in reversed(range(bits.ndim)):
-    along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    position += along * np.uint32(stride % 2**32)
-    stride *= bits.shape[axis]
-  mixed = _mix(bits + _mix(position))
-  return jnp.stack([jnp.sum(x, dtype=jnp.uint32) for x in (bits, mixed)])
-
-
-def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-  """The finaliser of MurmurHash3: one to one, and every bit counts."""
-  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
-  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-  return x ^ (x >> 16)
 
 
 def _digest(notes: Mapping[str, Any]) -> str:

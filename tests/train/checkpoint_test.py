@@ -1,15 +1,9 @@
-"""Checkpoints survive what happens to disks, and a directory has one run."""
+"""Checkpoints survive what happens to disks, and to processes."""
 
 import dataclasses
 import json
-import os
-import pathlib
 import resource
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 
 from etils import epath
 import jax
@@ -17,12 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+import runs
 
 from mmrl.errors import UserError
-from mmrl.train import checkpoint, defaults
+from mmrl.train import checkpoint
 from mmrl.train.step import State
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def make_state(step, size=8):
@@ -86,68 +79,6 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
   state, data = opened.restore(make_state(0, 4096))
   assert opened.latest == 1 and data == {"next_index": 1}
   assert_same(state, make_state(1, 4096))
-
-
-# Checksums.
-
-
-def changed(array, change):
-  bits = np.array(array)
-  change(bits)
-  return bits
-
-
-def swap(x):
-  x[[0, 1]] = x[[1, 0]]
-
-
-def flip_sign_of_zero(x):
-  x[3, 3] = -0.0
-
-
-def one_bit(x):
-  x.view(np.uint32)[5, 2] ^= 1
-
-
-def move_a_bit(x):
-  """From one number to another: the sum of all bits stays."""
-  bits = x.view(np.uint32)
-  bits[0, 0] += 1
-  bits[6, 1] -= 1
-
-
-@pytest.mark.parametrize(
-  "change", [swap, flip_sign_of_zero, one_bit, move_a_bit]
-)
-def test_checksums_see(change):
-  array = np.array(jax.random.normal(jax.random.key(1), (8, 4)))
-  array[3, 3] = 0.0
-  other = changed(array, change)
-  assert array.tobytes() != other.tobytes()
-  one, two = (checkpoint.checksums({"a": jnp.array(x)}) for x in (array, other))
-  assert one != two
-
-
-@pytest.mark.parametrize(
-  "dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool"]
-)
-@pytest.mark.parametrize("shape", [(), (1,), (16, 3, 5)])
-def test_checksums_are_defined_for(dtype, shape):
-  """The formula, in NumPy's and Python's own words."""
-  values = jax.random.normal(jax.random.key(2), shape) * 9
-  array = (values > 0) if dtype == "bool" else values.astype(dtype)
-  host = np.asarray(array)
-  words = host.reshape(-1).view(f"u{host.dtype.itemsize}").tolist()
-
-  def mix(x):
-    x = (x ^ (x >> 16)) * 0x85EBCA6B % 2**32
-    x = (x ^ (x >> 13)) * 0xC2B2AE35 % 2**32
-    return x ^ (x >> 16)
-
-  plain = sum(words) % 2**32
-  mixed = sum(mix((w + mix(i)) % 2**32) for i, w in enumerate(words)) % 2**32
-  wanted = {"a": f"{plain:08x}{mixed:08x}"}
-  assert checkpoint.checksums({"a": array}) == wanted
 
 
 def mesh(count):
@@ -357,6 +288,19 @@ def test_the_step_is_saved_again(two, tmp_path):
     shutil.rmtree(path / "checkpoints" / "4")
 
 
+def test_what_was_put_aside_goes_the_next_time(two, tmp_path):
+  """Damage again and again fills no disk."""
+  path = shutil.copytree(two, tmp_path / "copy")
+  for step in (REAL, REAL + 1, REAL + 2):
+    save(path, make_state(step, SIZE))
+    empty(path / "checkpoints" / str(step) / "data" / "metadata")
+    opened = checkpoint.Checkpoints(path, keep=3)
+    opened.restore(make_state(0, SIZE))
+    opened.close()
+    names = {p.name for p in (path / "checkpoints").iterdir()}
+    assert names == {"3", f"corrupt-{step}"}
+
+
 def test_only_damaged_ones(two, tmp_path, capsys):
   path = shutil.copytree(two, tmp_path / "copy")
   for step in ("3", str(REAL)):
@@ -415,6 +359,12 @@ def test_a_half_written_save_is_cleared_away(two, tmp_path):
   assert not half.exists()
 
 
+def test_a_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / "checkpoints").write_text("")
+  with pytest.raises(UserError, match="writable folder"):
+    checkpoint.Checkpoints(tmp_path, keep=1)
+
+
 def test_prepare_compiles_what_save_needs(tmp_path):
   count = []
   jax.monitoring.register_event_duration_secs_listener(
@@ -437,91 +387,25 @@ def test_prepare_compiles_what_save_needs(tmp_path):
   saved.close()
 
 
-# The working directory.
-
-
-def test_workdir_of_another_config(tmp_path):
-  config = defaults.get_config()
-  checkpoint.claim(tmp_path, config)
-  checkpoint.claim(epath.Path(tmp_path), config)
-  config.train.steps = 7
-  with pytest.raises(
-    UserError, match='belongs to .*another config.*"steps": 7'
-  ):
-    checkpoint.claim(tmp_path, config)
-
-
-def test_workdir_that_cannot_be_written(tmp_path):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match="writable --workdir"):
-    checkpoint.claim(tmp_path / "file", defaults.get_config())
-  with pytest.raises(UserError, match="writable --workdir"):
-    checkpoint.Lock(tmp_path / "file")
-  (tmp_path / "checkpoints").write_text("")
-  with pytest.raises(UserError, match="writable folder"):
-    checkpoint.Checkpoints(tmp_path, keep=1)
-
-
-def test_one_run_at_a_time(tmp_path):
-  path = tmp_path / "new"
-  with checkpoint.Lock(path):
-    before = {f.name: f.read_bytes() for f in path.iterdir()}
-    with pytest.raises(
-      UserError,
-      match=f"in use by process {os.getpid()} on {socket.gethostname()} since",
-    ) as caught:
-      checkpoint.Lock(path)
-    assert "\n" not in str(caught.value)
-    assert {f.name: f.read_bytes() for f in path.iterdir()} == before
-  with checkpoint.Lock(epath.Path(path)):
-    pass
-
-
-HOLDER = """
-import pathlib, sys
-from mmrl.train import checkpoint
-
-lock = checkpoint.Lock(pathlib.Path(sys.argv[1]))
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_killed_run_holds_no_lock(tmp_path):
-  process = subprocess.Popen(
-    [sys.executable, "-c", HOLDER, str(tmp_path)],
-    cwd=ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  try:
-    assert process.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=f"in use by process {process.pid} on"):
-      checkpoint.Lock(tmp_path)
-  finally:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-  with checkpoint.Lock(tmp_path):
-    assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
-
-
 # Several processes.
 
 MEMBER = """
-import json, pathlib, sys
+import pathlib, sys
+
+from absl import flags
 import jax
-import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-port, index, path = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"localhost:{port}", 2, index)
-from mmrl import storage
+from mmrl import commands, processes, storage
 from mmrl.train import checkpoint, metrics
 from mmrl.train.step import State
 
+flags.FLAGS(sys.argv)
+processes.join(
+  commands.COORDINATOR.value, commands.PROCESSES.value, commands.PROCESS.value
+)
 mesh = Mesh(np.array(jax.devices()), ("fsdp",))
 where = NamedSharding(mesh, PartitionSpec("fsdp"))
 
@@ -534,10 +418,10 @@ def make(step):
 
 def same(state):
   found = state.trainable["text/a"]
-  values = np.asarray(make(int(state.step)).trainable["text/a"]
-                      .addressable_shards[0].data)
+  values = make(int(state.step)).trainable["text/a"].addressable_shards[0].data
   np.testing.assert_array_equal(found.addressable_shards[0].data, values)
 
+index, path = jax.process_index(), pathlib.Path(commands.WORKDIR.value)
 saved = checkpoint.Checkpoints(path, keep=3)
 for step in (1, 2, 3):
   saved.save(make(step), {"next_index": step})
@@ -548,7 +432,6 @@ if index == 0:
   # What only the second process has written and reads.
   for file in (path / "checkpoints/2/state/ocdbt.process_1/d").iterdir():
     file.write_bytes(file.read_bytes()[:9])
-from jax.experimental import multihost_utils
 multihost_utils.sync_global_devices("damaged")
 opened = checkpoint.Checkpoints(path, keep=3)
 state, data = opened.restore(make(0))
@@ -573,38 +456,20 @@ print("DONE", len(jax.devices()))
 
 def test_two_processes(tmp_path):
   """They agree on what is damaged, and one of them writes plain files."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  flags = "--xla_force_host_platform_device_count=2"
-  members = [
-    subprocess.Popen(
-      [sys.executable, "-c", MEMBER, str(port), str(index), str(tmp_path)],
-      cwd=ROOT,
-      env=os.environ | {"XLA_FLAGS": flags},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in (0, 1)
-  ]
-  try:
-    results = [member.communicate(timeout=300) for member in members]
-  finally:
-    for member in members:
-      member.kill()
-  for member, (out, err) in zip(members, results, strict=True):
-    assert member.returncode == 0, err[-3000:]
-    assert "DONE 4" in out
-  warnings = [
-    line
-    for _, err in results
-    for line in err.splitlines()
-    if line.startswith("warning: the checkpoint")
-  ]
-  assert len(warnings) == 2, warnings
-  names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  path = tmp_path / "run"
+  path.mkdir()
+  done = runs.finish(
+    runs.make_folder(tmp_path),
+    path,
+    2,
+    program=("-c", MEMBER),
+    flags="--xla_force_host_platform_device_count=2",
+  )
+  for index, text in enumerate(done.errors()):
+    assert "DONE 4" in done.output(index)
+    assert text.count("warning: the checkpoint") == (0 if index else 2)
+  names = {p.name for p in (path / "checkpoints").iterdir()}
   assert names == {"1", "2", "corrupt-2", "corrupt-3"}
-  assert (tmp_path / "who.txt").read_text() == "0"
-  (row,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert (path / "who.txt").read_text() == "0"
+  (row,) = (path / "metrics.jsonl").read_text().splitlines()
   assert json.loads(row) == {"step": 3, "process": 0}

@@ -1,0 +1,210 @@
+"""Whole runs in processes of their own, to be stopped and started again."""
+
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import safetensors.numpy
+
+ROOT = pathlib.Path(__file__).parents[1]
+# How a config file of a small run begins.
+CONFIG = """
+from mmrl.train import defaults
+
+def get_config():
+  config = defaults.get_config()
+  config.model.remat = False
+  config.evaluation.questions = 8
+  config.evaluation.batch = 8
+  config.evaluation.shown = 2
+"""
+# Programs are compiled often and run little: their optimiser is off.
+FLAGS = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+# Longest time from a start to an end, on a busy machine.
+WHOLE_SECONDS = 900
+
+
+def make_folder(parent: pathlib.Path, *lines: str) -> pathlib.Path:
+  """A folder for runs of one config, which share compiled programs.
+
+  Args:
+    parent: as `tmp_path_factory.mktemp` makes it.
+    lines: of the config file, after those of every small run.
+  """
+  body = "".join(f"  {line}\n" for line in (*lines, "return config"))
+  (parent / "config.py").write_text(CONFIG + body)
+  return parent
+
+
+def environment(folder: pathlib.Path, flags: str = FLAGS) -> dict[str, str]:
+  return os.environ | {
+    "XLA_FLAGS": flags,
+    "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+
+
+def free_port() -> int:
+  with socket.socket() as taken:
+    taken.bind(("localhost", 0))
+    return taken.getsockname()[1]
+
+
+@dataclasses.dataclass
+class Started:
+  """Processes of one run, each with files for what it prints."""
+
+  processes: dict[int, subprocess.Popen]
+  texts: pathlib.Path
+
+  def output(self, index: int = 0) -> str:
+    return (self.texts / f"{index}.out").read_text()
+
+  def error(self, index: int = 0) -> str:
+    return (self.texts / f"{index}.err").read_text()
+
+  def errors(self) -> list[str]:
+    return [self.error(i) for i in self.processes]
+
+  def wait(self, seconds: float = WHOLE_SECONDS) -> list[int]:
+    """Exit statuses of all."""
+    deadline = time.monotonic() + seconds
+    return [
+      process.wait(max(deadline - time.monotonic(), 0.01))
+      for process in self.processes.values()
+    ]
+
+  def until(
+    self, condition: Callable[[], bool], seconds: float = WHOLE_SECONDS
+  ) -> bool:
+    """Whether the condition came while all of them went on."""
+    deadline = time.monotonic() + seconds
+    while all(p.poll() is None for p in self.processes.values()):
+      if condition():
+        return True
+      assert time.monotonic() < deadline, self.errors()
+      time.sleep(0.002)
+    return False
+
+
+@contextlib.contextmanager
+def start(
+  folder,
+  workdir,
+  count=1,
+  *,
+  arguments=(),
+  each=(),
+  order=None,
+  pause=0.0,
+  flags=FLAGS,
+  program=("-m", "mmrl.train"),
+):
+  """Starts a run; ends what is left of it.
+
+  Args:
+    folder: of config and cache.
+    workdir: of the run.
+    count: of processes.
+    arguments: further ones, of all processes.
+    each: further ones of each process.
+    order: in which they are started; those that aren't in it never are.
+    pause: seconds between two starts.
+    flags: of XLA.
+    program: what Python runs.
+  """
+  port = free_port()
+  began: dict[int, subprocess.Popen] = {}
+  texts = tempfile.mkdtemp(prefix=f"{workdir.name}-", dir=folder)
+  texts = pathlib.Path(texts)
+  try:
+    for i in order or range(count):
+      if began:
+        time.sleep(pause)
+      command = [
+        *(sys.executable, *program),
+        f"--config={folder / 'config.py'}",
+        f"--workdir={workdir}",
+        *arguments,
+        *(each[i] if each else ()),
+      ]
+      if count > 1:
+        command += [
+          f"--coordinator=localhost:{port}",
+          f"--processes={count}",
+          f"--process={i}",
+        ]
+      with (
+        open(texts / f"{i}.out", "w") as output,
+        open(texts / f"{i}.err", "w") as error,
+      ):
+        began[i] = subprocess.Popen(
+          command,
+          cwd=ROOT,
+          env=environment(folder, flags),
+          stdout=output,
+          stderr=error,
+        )
+    yield Started(dict(sorted(began.items())), texts)
+  finally:
+    for process in began.values():
+      if process.poll() is None:
+        process.kill()
+      process.wait()
+
+
+def finish(folder, workdir, count=1, **options) -> Started:
+  """Starts a run, which ends well."""
+  with start(folder, workdir, count, **options) as started:
+    statuses = started.wait()
+  texts = [text[-2000:] for text in started.errors()]
+  assert statuses == [0] * count, texts
+  return started
+
+
+# What a run leaves.
+
+
+def rows(workdir) -> list[dict[str, float]]:
+  """metrics.jsonl without what a clock or a compiler has a hand in."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
+    for line in lines
+  ]
+
+
+def logged(workdir) -> int:
+  """How many steps are in metrics.jsonl; 0 without one."""
+  metrics = workdir / "metrics.jsonl"
+  return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def saved(workdir) -> int:
+  """Step of the newest checkpoint that is whole; 0 without one."""
+  folders = workdir.glob("checkpoints/*")
+  return max((int(p.name) for p in folders if p.name.isdigit()), default=0)
+
+
+def parameters(workdir) -> dict[str, np.ndarray]:
+  return safetensors.numpy.load_file(workdir / "model" / "model.safetensors")
+
+
+def assert_same(workdir, other):
+  """Parameters, metrics and evaluations, bit by bit."""
+  ours, theirs = parameters(workdir), parameters(other)
+  assert ours.keys() == theirs.keys()
+  for name, tensor in ours.items():
+    np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
+  np.testing.assert_equal(rows(workdir), rows(other))
+  for name in ("before.json", "after.json"):
+    assert (workdir / name).read_text() == (other / name).read_text(), name
