@@ -1,0 +1,23 @@
+"""Ways to answer that take more than one model, or more than one draw."""
+
+from mmrl.strategies.extrapolation import (
+  Extrapolated,
+  delta_logp,
+  direction_gate,
+  direction_stats,
+  extrapolate,
+  extrapolated_logits,
+  replacement_gate,
+  selective_step,
+)
+
+__all__ = [
+  "Extrapolated",
+  "delta_logp",
+  "direction_gate",
+  "direction_stats",
+  "extrapolate",
+  "extrapolated_logits",
+  "replacement_gate",
+  "selective_step",
+]

@@ -1,0 +1,482 @@
+"""Answers from two sets of parameters, trained by RL and those before it.
+
+RL changes few tokens of an answer, and the sign of
+
+    D(y) = ln pi_RL(y) - ln pi_base(y)
+
+tells which. The base model answers; a token that RL dislikes is drawn again,
+from a distribution a step further on the way from base to RL.
+
+Reference: On the Direction of RLVR Updates for LLM Reasoning, arXiv 2603.22117,
+and its published code (Hesse73/RLVR-Directions).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mmrl.errors import UserError
+from mmrl.models import decoding, policy, tower, vlm
+from mmrl.models.config import ModelConfig
+from mmrl.rollout import sampler, sampling
+from mmrl.types import Prompt, PyTree, pytree
+
+_GATES = ("logp", "entropy", "kl", "js", "random")
+_STARTS = ("base", "rl")
+
+
+def _difference(
+  logp_rl: Float[Array, "*shape"], logp_base: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+  """`logp_rl - logp_base`; 0 where both are -inf, which would be NaN."""
+  same = logp_rl == logp_base
+  return jnp.where(same, 0.0, logp_rl - jnp.where(same, 0.0, logp_base))
+
+
+def delta_logp(
+  logp_rl: Float[Array, "P G R"],
+  logp_base: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+) -> Float[Array, "P G R"]:
+  """Direction of RL's change at each answer token, nats.
+
+      D_t = ln pi_RL(y_t | x, y_<t) - ln pi_base(y_t | x, y_<t)
+
+  Args:
+    logp_rl: log-probabilities of the tokens under the trained parameters.
+    logp_base: under those before training.
+    mask: True on answer tokens.
+
+  Returns:
+    D, 0 on padding; no gradient.
+
+  Reference: arXiv 2603.22117.
+  """
+  change = jnp.where(mask, _difference(logp_rl, logp_base), 0.0)
+  return jax.lax.stop_gradient(change)
+
+
+def direction_stats(
+  logp_rl: Float[Array, "P G R"],
+  logp_base: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+  *,
+  quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+  beyond: float = 0.25,
+) -> dict[str, Array]:
+  """How RL has changed answers: mean, quantiles and tails of D.
+
+  Args:
+    logp_rl: see `delta_logp`.
+    logp_base: see `delta_logp`.
+    mask: True on answer tokens.
+    quantiles: in [0, 1], linear between tokens.
+    beyond: the size from which on a change counts as a tail, nats.
+
+  Returns:
+    `mean`, `quantiles` (as many as are asked for) and `share_beyond`, the
+    share of tokens with |D| > beyond. NaN if the mask is empty.
+  """
+  change = delta_logp(logp_rl, logp_base, mask)
+  valid = jnp.where(mask, change, jnp.nan)
+  return {
+    "mean": jnp.nanmean(valid),
+    "quantiles": jnp.nanquantile(valid, jnp.array(quantiles)),
+    "share_beyond": (jnp.abs(change) > beyond).sum() / mask.sum(),
+  }
+
+
+def extrapolated_logits(
+  logp_rl: Float[Array, "*batch V"],
+  logp_base: Float[Array, "*batch V"],
+  g: float | Array,
+) -> Float[Array, "*batch V"]:
+  """Logits of a policy beyond `pi_RL`, seen from `pi_base`.
+
+      ln pi_ex = (1 + g) ln pi_RL - g ln pi_base - ln Z
+
+  Args:
+    logp_rl: log-probabilities under the trained parameters.
+    logp_base: under those before training.
+    g: how far beyond; 0 is `pi_RL` itself, bit for bit.
+
+  Returns:
+    ln pi_ex up to ln Z. What is -inf in either row is -inf, so rows without a
+    common token are -inf everywhere.
+
+  Reference: arXiv 2603.22117.
+  Reconstructed: -inf; the published code never meets it.
+  """
+  never = jnp.isneginf(logp_rl) | jnp.isneginf(logp_base)
+  change = jnp.where(never, 0.0, logp_rl - logp_base)
+  return jnp.where(never, -jnp.inf, logp_rl + g * change)
+
+
+def direction_gate(
+  logp_rl: Float[Array, "*batch"],
+  logp_base: Float[Array, "*batch"],
+  threshold: float | Array,
+) -> Bool[Array, "*batch"]:
+  """Whether RL dislikes a token: `D(y) <= threshold`.
+
+  Args:
+    logp_rl: log-probability of the token under the trained parameters.
+    logp_base: under those before training.
+    threshold: below 0, nats, so that equal models never open the gate.
+
+  Reference: arXiv 2603.22117; published: -0.4 to -0.3.
+  """
+  return _difference(logp_rl, logp_base) <= threshold
+
+
+def replacement_gate(
+  kind: str,
+  logp_rl: Float[Array, "*batch V"],
+  logp_base: Float[Array, "*batch V"],
+  token: Int[Array, "*batch"],
+  threshold: float | Array,
+  uniform: Float[Array, "*batch"],
+) -> Bool[Array, "*batch"]:
+  """Whether a drawn token is replaced, by one of the paper's criteria.
+
+      logp      D(y) <= threshold
+      entropy   H(pi_base) >= threshold
+      kl        KL(pi_RL || pi_base) >= threshold
+      js        (KL(pi_RL || pi_base) + KL(pi_base || pi_RL)) / 2 >= threshold
+      random    uniform < threshold
+
+  Args:
+    kind: one of these. (What the published code calls js isn't the
+      Jensen-Shannon divergence.)
+    logp_rl: log-probabilities under the trained parameters.
+    logp_base: under those before training.
+    token: the drawn token.
+    threshold: nats; of random a share in [0, 1].
+    uniform: in [0, 1); read by random only.
+
+  Raises:
+    UserError: if there is no such gate.
+
+  Reference: arXiv 2603.22117.
+  Differs from the paper: over the whole vocabulary; the published code takes
+  entropies and divergences of 50 tokens.
+  """
+  _one_of("gate", kind, _GATES)
+  if kind == "logp":
+    rl, base = (
+      jnp.take_along_axis(logp, token[..., None], axis=-1)[..., 0]
+      for logp in (logp_rl, logp_base)
+    )
+    return direction_gate(rl, base, threshold)
+  if kind == "entropy":
+    return -_expected(logp_base, logp_base) >= threshold
+  if kind == "kl":
+    return _kl(logp_rl, logp_base) >= threshold
+  if kind == "js":
+    both = _kl(logp_rl, logp_base) + _kl(logp_base, logp_rl)
+    return both / 2 >= threshold
+  return uniform < threshold
+
+
+def _expected(logp: Array, values: Array) -> Array:
+  """Mean of `values`; where the probability is 0 they don't matter."""
+  p = jnp.exp(logp)
+  return jnp.where(p > 0, p * values, 0.0).sum(-1)
+
+
+def _kl(logp: Array, logq: Array) -> Array:
+  """KL(p || q), nats; infinite where p > 0 = q."""
+  return _expected(logp, _difference(logp, logq))
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+  if value not in known:
+    raise UserError(f"{name} must be one of {known}, got {value!r}")
+
+
+def check_options(
+  *,
+  threshold: float | Array,
+  g: float | Array,
+  top_k: int | None,
+  gate: str,
+  start: str,
+) -> None:
+  """Refuses options of `selective_step`; arrays aren't looked at.
+
+  Raises:
+    UserError: if there is no such gate or start, or a number is outside its
+      range.
+  """
+  _one_of("gate", gate, _GATES)
+  _one_of("start", start, _STARTS)
+  if gate == "logp" and isinstance(threshold, float) and not threshold < 0:
+    raise UserError(
+      f"threshold of gate 'logp' must be below 0, got {threshold}: equal"
+      " models would open it"
+    )
+  if isinstance(g, float) and not g >= 0:
+    raise UserError(f"g must be at least 0, got {g}")
+  if top_k is not None and top_k < 1:
+    raise UserError(f"top_k must be None or at least 1, got {top_k}")
+
+
+def selective_step(
+  uniform: Float[Array, "*batch 5"],
+  logp_rl: Float[Array, "*batch V"],
+  logp_base: Float[Array, "*batch V"],
+  *,
+  threshold: float | Array,
+  g: float | Array,
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+  top_k: int | None = None,
+  gate: str = "logp",
+  start: str = "base",
+) -> tuple[Int[Array, "*batch"], Bool[Array, "*batch"]]:
+  """Draws a token, and again where the gate is open.
+
+      y ~ pi_base;   where gate(y):  y ~ pi_ex
+
+  The gate sees the plain log-probabilities. Each draw divides by the
+  temperature, then keeps the nucleus.
+
+  Args:
+    uniform: random numbers in [0, 1): two for the first draw, two for the
+      second, one for gate "random".
+    logp_rl: log-probabilities under the trained parameters, normalised.
+    logp_base: under those before training.
+    threshold: of the gate; with logp, below 0.
+    g: at least 0; see `extrapolated_logits`. 0 replaces by a token of `pi_RL`.
+    temperature: divides the logits; 0 is greedy.
+    top_p: see `sampling.sample`.
+    top_k: None mixes whole rows. A number k reads the k most likely tokens of
+      each model only, as the published code does with 50: the second draw is
+      among those of base, and what isn't in the list of RL has the smallest
+      log-probability in it, for mix and gate.
+    gate: see `replacement_gate`.
+    start: whose token is drawn first, "base" or "rl".
+
+  Returns:
+    (tokens, whether they are second draws); a second draw may be the same
+    token. Where the two models have no token in common the first draw stands.
+
+  Raises:
+    UserError: see `check_options`.
+
+  Reference: arXiv 2603.22117, and its published code.
+  Differs from the paper: with `top_k` a base token that was drawn from outside
+  its list isn't a candidate of the second draw; entropies and divergences are
+  of whole rows in any case.
+  """
+  check_options(threshold=threshold, g=g, top_k=top_k, gate=gate, start=start)
+
+  def draw(numbers, logits):
+    return sampling.sample(
+      numbers,
+      logits / (temperature or 1.0),
+      greedy=not temperature,
+      top_p=top_p,
+    )
+
+  first = draw(uniform[..., :2], logp_base if start == "base" else logp_rl)
+  rl, candidates = logp_rl, logp_base
+  if top_k is not None:
+    count = min(top_k, logp_rl.shape[-1])
+    least = jax.lax.top_k(logp_rl, count)[0][..., -1:]
+    rl = jnp.maximum(logp_rl, least)
+    candidates = sampling.keep_top_k(logp_base, count)
+  mixed = extrapolated_logits(rl, candidates, g)
+  seen = rl if gate == "logp" else logp_rl
+  redrawn = replacement_gate(
+    gate, seen, logp_base, first, threshold, uniform[..., 4]
+  )
+  redrawn &= jnp.isfinite(mixed).any(-1)
+  return jnp.where(redrawn, draw(uniform[..., 2:4], mixed), first), redrawn
+
+
+@pytree
+class Extrapolated:
+  """Answers of two models.
+
+  Attributes:
+    tokens: ids; the pad id after the end.
+    mask: True on answer tokens, the closing end-of-sequence included.
+    redrawn: which of them are second draws.
+    delta_logp: D of each, 0 on padding; whatever the temperature.
+  """
+
+  tokens: Int[Array, "P G R"]
+  mask: Bool[Array, "P G R"]
+  redrawn: Bool[Array, "P G R"]
+  delta_logp: Float[Array, "P G R"]
+
+
+@pytree
+class _State:
+  """Carry of the decoding loop.
+
+  Attributes:
+    step: tokens drawn so far.
+    tokens, redrawn, delta_logp: of the answers.
+    done: whether the answer has drawn its end of sequence.
+    caches: keys and values of both models, of all tokens but the newest.
+  """
+
+  step: Int[Array, ""]
+  tokens: Int[Array, "P G R"]
+  redrawn: Bool[Array, "P G R"]
+  delta_logp: Float[Array, "P G R"]
+  done: Bool[Array, "P G"]
+  caches: tuple[decoding.Cache, decoding.Cache]
+
+
+def extrapolate(
+  params_rl: PyTree,
+  params_base: PyTree,
+  config: ModelConfig,
+  prompt: Prompt,
+  key: Array,
+  *,
+  answers: int,
+  length: int,
+  threshold: float | Array = -0.3,
+  g: float | Array = 0.05,
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+  top_k: int | None = None,
+  gate: str = "logp",
+  start: str = "base",
+) -> Extrapolated:
+  """Decodes answers by `selective_step`, in one loop.
+
+  Both models see the same pictures, each by its own tower, and decode every
+  token: twice the work and twice the caches of one. The first draws have the
+  random numbers of `sampler.generate`, so that with equal parameters the
+  answers are its answers. Those that have ended are decoded on until the last
+  has.
+
+  Args:
+    params_rl: parameters trained by RL.
+    params_base: parameters before it.
+    config: the architecture of both.
+    prompt: the prompts.
+    key: PRNG key, or one of each prompt.
+    answers: G.
+    length: R, the most tokens of an answer, its end included.
+    threshold: see `selective_step`; published with g = 0.05.
+    g: see `selective_step`.
+    temperature: see `selective_step`.
+    top_p: see `selective_step`; published results have 0.7.
+    top_k: see `selective_step`.
+    gate: see `selective_step`.
+    start: see `selective_step`.
+
+  Raises:
+    UserError: see `check_options`.
+
+  Reference: arXiv 2603.22117.
+  """
+  prompts = prompt.mask.shape[0]
+  shape = (prompts, answers, length)
+
+  def begin(params: PyTree):
+    visual = tower.vision(params, config, prompt.patches)
+    prefix = vlm.prefill(params, config, prompt, visual)
+    params = decoding.cast(params, config)
+    return params, prefix, decoding.take_apart(params, prefix)
+
+  both = begin(params_rl), begin(params_base)
+
+  def numbers(key):
+    again = jax.random.fold_in(key, 1)
+    return jnp.concatenate(
+      [
+        jax.random.uniform(key, (*shape[1:], 2)),
+        jax.random.uniform(again, (*shape[1:], 3)),
+      ],
+      axis=-1,
+    )
+
+  keys = key if key.ndim else jax.random.split(key, prompts)
+  uniform = jax.vmap(numbers)(keys)
+
+  def draw_one(arrays):
+    uniform, *hidden = arrays
+    rl, base = (
+      jax.nn.log_softmax(policy.token_logits(params, config, x, 1.0))
+      for (params, *_), x in zip(both, hidden, strict=True)
+    )
+    token, redrawn = selective_step(
+      uniform,
+      rl,
+      base,
+      threshold=threshold,
+      g=g,
+      temperature=temperature,
+      top_p=top_p,
+      top_k=top_k,
+      gate=gate,
+      start=start,
+    )
+    return token, redrawn, _difference(rl[token], base[token])
+
+  def draw(state: _State, hidden) -> _State:
+    arrays = uniform[:, :, state.step], *hidden
+    rows = [x.reshape(-1, x.shape[-1]) for x in arrays]
+    found = jax.lax.map(draw_one, rows, batch_size=sampler.rows_at_once(config))
+    token, redrawn, change = (x.reshape(shape[:2]) for x in found)
+    at = state.step
+    return dataclasses.replace(
+      state,
+      step=at + 1,
+      tokens=state.tokens.at[:, :, at].set(token),
+      redrawn=state.redrawn.at[:, :, at].set(redrawn),
+      delta_logp=state.delta_logp.at[:, :, at].set(change),
+      done=state.done | (token == config.eos_token_id),
+    )
+
+  def advance(state: _State) -> _State:
+    newest = state.tokens[:, :, state.step - 1]
+    hidden, caches = zip(
+      *(
+        decoding.decode(params, config, prefix, decoder, cache, newest)
+        for (params, prefix, decoder), cache in zip(
+          both, state.caches, strict=True
+        )
+      ),
+      strict=True,
+    )
+    return draw(dataclasses.replace(state, caches=caches), hidden)
+
+  def going(state: _State):
+    return (state.step < length) & ~state.done.all()
+
+  state = _State(
+    step=jnp.zeros((), jnp.int32),
+    tokens=jnp.full(shape, config.pad_token_id, jnp.int32),
+    redrawn=jnp.zeros(shape, bool),
+    delta_logp=jnp.zeros(shape, jnp.float32),
+    done=jnp.zeros(shape[:2], bool),
+    caches=tuple(
+      decoding.empty_cache(decoder, answers, length) for *_, decoder in both
+    ),
+  )
+  # The prefixes emit the first token of every answer.
+  first = [
+    jnp.broadcast_to(
+      prefix.last_hidden[:, None], (*shape[:2], prefix.last_hidden.shape[-1])
+    )
+    for _, prefix, _ in both
+  ]
+  state = jax.lax.while_loop(going, advance, draw(state, first))
+  mask = sampler.answer_mask(config, state.tokens, state.step)
+  return Extrapolated(
+    tokens=jnp.where(mask, state.tokens, config.pad_token_id),
+    mask=mask,
+    redrawn=state.redrawn & mask,
+    delta_logp=jnp.where(mask, state.delta_logp, 0.0),
+  )

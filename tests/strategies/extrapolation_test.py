@@ -1,0 +1,498 @@
+"""Two models' answers: worked numbers, and the loop against the sampler."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import models
+from mmrl.errors import UserError
+from mmrl.losses import policy
+from mmrl.models import decoding, vlm
+from mmrl.rollout import sampler, sampling
+from mmrl.strategies import extrapolation
+
+RL = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+BASE = jnp.log(jnp.array([0.3, 0.5, 0.2]))
+# ln 2, ln 0.6, ln 0.5.
+CHANGES = [0.693147, -0.510826, -0.693147]
+# Four tokens of which two are on either list.
+LISTED_RL = jnp.log(jnp.array([0.2, 0.05, 0.6, 0.15]))
+LISTED_BASE = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
+DRAWS = 20_000
+HALF = jnp.float32(0.5)
+
+
+def uniform(count: int, seed: int = 0):
+  return jax.random.uniform(jax.random.key(seed), (count, 5))
+
+
+def mixed(rl, base, g, temperature=1.0):
+  logits = extrapolation.extrapolated_logits(rl, base, g)
+  return jax.nn.softmax(logits / temperature)
+
+
+# The mix.
+
+
+@pytest.mark.parametrize(
+  ("g", "temperature", "wanted"),
+  [
+    (0.0, 1.0, [0.6, 0.3, 0.1]),
+    # .6^1.1 / .3^.1, ..., over their sum.
+    (0.1, 1.0, [0.629574, 0.279080, 0.091346]),
+    # .36 / .3 = 1.2, .09 / .5 = 0.18, .01 / .2 = 0.05, over 1.43.
+    (1.0, 1.0, [0.839161, 0.125874, 0.034965]),
+    (0.1, 0.5, [0.821320, 0.161390, 0.017290]),
+  ],
+)
+def test_mix_golden(g, temperature, wanted):
+  np.testing.assert_allclose(mixed(RL, BASE, g, temperature), wanted, atol=1e-6)
+
+
+def test_mix_of_four_tokens():
+  wanted = [0.168827, 0.038669, 0.637620, 0.154885]
+  found = mixed(LISTED_RL, LISTED_BASE, 0.1)
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_without_a_step_the_mix_is_rl():
+  found = extrapolation.extrapolated_logits(RL, BASE, 0.0)
+  np.testing.assert_array_equal(found, RL)
+
+
+@pytest.mark.parametrize("g", [0.0, 0.05, 3.0])
+def test_equal_models_mix_to_themselves(g):
+  found = extrapolation.extrapolated_logits(RL, RL, g)
+  np.testing.assert_array_equal(found, RL)
+
+
+@pytest.mark.parametrize("g", [0.0, 0.1, 2.0])
+def test_what_either_model_never_says_is_never_drawn(g):
+  """Not +inf where base has none, nor NaN where neither has."""
+  rl = jnp.log(jnp.array([0.7, 0.3, 0.0, 0.0]))
+  base = jnp.log(jnp.array([0.5, 0.0, 0.4, 0.1]))
+  np.testing.assert_array_equal(mixed(rl, base, g), [1, 0, 0, 0])
+  both = jnp.log(jnp.array([0.5, 0.0, 0.5, 0.0]))
+  np.testing.assert_array_equal(mixed(rl, both, g), [1, 0, 0, 0])
+
+
+# The gates.
+
+
+def test_changes_by_hand():
+  mask = jnp.ones((1, 1, 3), bool)
+  found = extrapolation.delta_logp(RL[None, None], BASE[None, None], mask)
+  np.testing.assert_allclose(found[0, 0], CHANGES, atol=1e-6)
+  gates = extrapolation.direction_gate(RL, BASE, -0.3)
+  np.testing.assert_array_equal(gates, [False, True, True])
+
+
+def test_changes_of_impossible_tokens():
+  infinite = jnp.array([-jnp.inf, -jnp.inf, 0.0])
+  other = jnp.array([-jnp.inf, 0.0, -jnp.inf])
+  mask = jnp.ones((1, 1, 3), bool)
+  found = extrapolation.delta_logp(
+    infinite[None, None], other[None, None], mask
+  )
+  np.testing.assert_array_equal(found[0, 0], [0, -np.inf, np.inf])
+  gates = extrapolation.direction_gate(infinite, other, -0.3)
+  np.testing.assert_array_equal(gates, [False, True, False])
+
+
+@pytest.mark.parametrize(
+  ("kind", "rl", "base", "value"),
+  [
+    ("entropy", RL, BASE, 1.029653),
+    ("entropy", BASE, RL, 0.897946),
+    ("kl", RL, BASE, 0.193326),
+    ("kl", BASE, RL, 0.186098),
+    ("js", RL, BASE, 0.189712),
+    ("js", BASE, RL, 0.189712),
+  ],
+)
+def test_gates_golden(kind, rl, base, value):
+  """Open at the value, closed a little above it."""
+
+  def gate(threshold):
+    token = jnp.int32(0)
+    return extrapolation.replacement_gate(
+      kind, rl, base, token, threshold, HALF
+    )
+
+  assert gate(value - 2e-6)
+  assert not gate(value + 2e-6)
+
+
+def test_gate_of_direction_reads_the_token():
+  tokens = jnp.arange(3)
+  rows = (jnp.broadcast_to(x, (3, 3)) for x in (RL, BASE))
+  found = extrapolation.replacement_gate(
+    "logp", *rows, tokens, -0.6, jnp.zeros(3)
+  )
+  np.testing.assert_array_equal(found, [False, False, True])
+
+
+def test_random_gate_opens_for_its_share():
+  numbers = jnp.array([0.0, 0.19, 0.2, 0.99])
+  rows = (jnp.broadcast_to(x, (4, 3)) for x in (RL, BASE))
+  found = extrapolation.replacement_gate(
+    "random", *rows, jnp.zeros(4, jnp.int32), 0.2, numbers
+  )
+  np.testing.assert_array_equal(found, [True, True, False, False])
+
+
+@pytest.mark.parametrize("kind", ["kl", "js"])
+def test_divergence_of_what_one_model_never_says(kind):
+  """Infinite where pi_RL > 0 = pi_base; no NaN where both are 0."""
+  gate = functools.partial(extrapolation.replacement_gate, kind)
+  here = jnp.log(jnp.array([0.5, 0.5, 0.0]))
+  there = jnp.log(jnp.array([1.0, 0.0, 0.0]))
+  assert gate(here, there, jnp.int32(0), 1e6, HALF)
+  assert gate(there, there, jnp.int32(0), 0.0, HALF)
+  assert not gate(there, there, jnp.int32(0), 1e-6, HALF)
+
+
+# One step.
+
+
+def frequencies(rl, base, **options):
+  """Shares of tokens among all draws, the first ones, and the second ones."""
+  rows = (jnp.broadcast_to(x, (DRAWS, x.shape[-1])) for x in (rl, base))
+  tokens, redrawn = extrapolation.selective_step(
+    uniform(DRAWS), *rows, **options
+  )
+  count = rl.shape[-1]
+  first = np.bincount(tokens[~redrawn], minlength=count)
+  second = np.bincount(tokens[redrawn], minlength=count)
+  return first / DRAWS, second / max(second.sum(), 1), float(redrawn.mean())
+
+
+def check_shares(found, wanted, count=DRAWS):
+  """Each within five deviations."""
+  wanted = np.array(wanted)
+  deviation = np.sqrt(wanted * (1 - wanted) / count)
+  assert (np.abs(found - wanted) <= 5 * deviation).all(), (found, wanted)
+
+
+def test_step_draws_from_base_and_again_from_the_mix():
+  """Base says token 0 in 30 %, which stands; the others are drawn again."""
+  first, second, share = frequencies(RL, BASE, threshold=-0.3, g=0.1)
+  check_shares(first, [0.3, 0, 0])
+  check_shares(share, 0.7)
+  check_shares(second, [0.629574, 0.279080, 0.091346], DRAWS * share)
+
+
+def test_nucleus_of_the_mix():
+  """Base keeps .5 and .3, tokens 1 and 0; the mix .629574 and .279080."""
+  first, second, share = frequencies(RL, BASE, threshold=-0.3, g=0.1, top_p=0.7)
+  check_shares(first, [0.375, 0, 0])
+  check_shares(second, [0.692864, 0.307136, 0], DRAWS * share)
+
+
+def test_temperature_divides_the_mix_and_not_the_gate():
+  """At 0.5 base is .09, .25, .04 over .38; D stays what it is at 1."""
+  first, second, share = frequencies(
+    RL, BASE, threshold=-0.6, g=0.1, temperature=0.5
+  )
+  check_shares(first, [0.09 / 0.38, 0.25 / 0.38, 0])
+  check_shares(second, [0.821320, 0.161390, 0.017290], DRAWS * share)
+
+
+def test_start_from_rl():
+  """RL says 1 and 2 in 40 %, which it likes less than base does."""
+  first, second, share = frequencies(
+    RL, BASE, threshold=-0.3, g=0.1, start="rl"
+  )
+  check_shares(first, [0.6, 0, 0])
+  check_shares(second, [0.629574, 0.279080, 0.091346], DRAWS * share)
+
+
+def test_published_lists():
+  """Base lists 0 and 1, RL 2 and 0; 1 counts as ln .2, as 0 does.
+
+  Both D are below -.4: -.916291 and ln .2/.3 = -.405465.
+  """
+  options = {"threshold": -0.4, "g": 0.1, "top_k": 2}
+  first, second, share = frequencies(LISTED_RL, LISTED_BASE, **options)
+  assert first[:2].sum() == 0
+  check_shares(second, [0.487232, 0.512768, 0, 0], DRAWS * share)
+  options["threshold"] = -0.41
+  first, _, _ = frequencies(LISTED_RL, LISTED_BASE, **options)
+  check_shares(first[:2], [0, 0.3])
+
+
+@pytest.mark.parametrize("top_k", [4, 50])
+def test_lists_of_all_tokens_are_rows(top_k):
+  options = {"threshold": -0.3, "g": 0.1}
+  lists = frequencies(LISTED_RL, LISTED_BASE, top_k=top_k, **options)
+  rows = frequencies(LISTED_RL, LISTED_BASE, **options)
+  for one, other in zip(lists, rows, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_greedy_step():
+  """Base's favourite is 1, which RL dislikes; the mix has 0."""
+  options = {"g": 0.1, "temperature": 0.0}
+  step = functools.partial(extrapolation.selective_step, uniform(1)[0])
+  token, redrawn = step(RL, BASE, threshold=-0.3, **options)
+  assert (token, redrawn) == (0, True)
+  token, redrawn = step(RL, BASE, threshold=-0.6, **options)
+  assert (token, redrawn) == (1, False)
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_equal_models_never_open_the_gate(top_k):
+  """A token off the lists counts as likelier to RL than it is."""
+  rows = jax.nn.log_softmax(3 * jax.random.normal(jax.random.key(1), (500, 20)))
+  numbers = uniform(500)
+  tokens, redrawn = extrapolation.selective_step(
+    numbers, rows, rows, threshold=-1e-6, g=0.5, top_k=top_k
+  )
+  wanted = sampling.sample(numbers[:, :2], rows)
+  assert not redrawn.any()
+  np.testing.assert_array_equal(tokens, wanted)
+
+
+def test_models_without_a_common_token_keep_the_first_draw():
+  rl = jnp.log(jnp.array([1.0, 0.0]))
+  base = jnp.log(jnp.array([0.0, 1.0]))
+  token, redrawn = extrapolation.selective_step(
+    uniform(1)[0], rl, base, threshold=-0.3, g=0.1
+  )
+  assert (token, redrawn) == (1, False)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"gate": "size"}, "gate must be one of .*, got 'size'"),
+    ({"start": "sft"}, "start must be one of .*, got 'sft'"),
+    ({"threshold": 0.0}, "must be below 0, got 0.0: equal models"),
+    ({"g": -0.1}, "g must be at least 0, got -0.1"),
+    ({"top_k": 0}, "top_k must be None or at least 1, got 0"),
+  ],
+)
+def test_mistakes(change, message):
+  options = {"threshold": -0.3, "g": 0.1} | change
+  with pytest.raises(UserError, match=message):
+    extrapolation.selective_step(uniform(1)[0], RL, BASE, **options)
+
+
+# Statistics, and why it is unlikely tokens that move.
+
+
+@pytest.mark.parametrize("garbage", [9.0, np.nan, -np.inf])
+def test_statistics_by_hand(garbage):
+  """Sorted: -.6, -.3, .05, .1, 1.5; the 5 % quantile is -.6 + .2 * .3."""
+  change = jnp.array([[[0.1, -0.3, 0.05], [1.5, -0.6, garbage]]])
+  mask = jnp.array([[[True] * 3, [True, True, False]]])
+  stats = jax.jit(extrapolation.direction_stats)
+  found = stats(change - 1.0, jnp.full_like(change, -1.0), mask)
+  np.testing.assert_allclose(found["quantiles"], [-0.54, 0.05, 1.22], atol=1e-6)
+  np.testing.assert_allclose(found["mean"], 0.15, atol=1e-6)
+  np.testing.assert_allclose(found["share_beyond"], 0.6)
+
+
+def test_a_likely_token_has_a_small_gradient():
+  """Lemma 3.1: |d rho A / d logits|_1 = 2 |rho A| (1 - p)."""
+  logits = jnp.array([1.0, 0.0, -1.0])
+
+  def loss(logits):
+    logp = jax.nn.log_softmax(logits)[1][None, None, None]
+    ones = jnp.ones((1, 1, 1))
+    return policy.clipped_ratio(
+      logp, jax.lax.stop_gradient(logp), 0.7 * ones, ones, ones > 0
+    ).sum()
+
+  p = jax.nn.softmax(logits)[1]
+  np.testing.assert_allclose(p, 0.244728, atol=1e-6)
+  size = jnp.abs(jax.grad(loss)(logits)).sum()
+  np.testing.assert_allclose(size, 1.057380, atol=1e-6)
+  np.testing.assert_allclose(size, 2 * 0.7 * (1 - p), rtol=1e-6)
+
+
+# The loop.
+
+ANSWERS, LENGTH = 3, 8
+CONFIG = small_models.small_config(tied=False)
+
+
+@pytest.fixture(scope="module")
+def base():
+  return small_models.make_params(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def rl(base):
+  """A model some way off, tower and head included."""
+
+  def move(path, x):
+    return x + 0.05 * jax.random.normal(
+      jax.random.key(len(str(path))), x.shape, x.dtype
+    )
+
+  return jax.tree_util.tree_map_with_path(move, base)
+
+
+@pytest.fixture(scope="module")
+def prompt():
+  chats = small_models.mixed()
+  return small_models.make_processor(CONFIG)(chats, rows=len(chats))
+
+
+def extrapolate(rl, base, prompt, key, threshold, g, **options):
+  return extrapolation.extrapolate(
+    rl,
+    base,
+    CONFIG,
+    prompt,
+    key,
+    answers=ANSWERS,
+    length=LENGTH,
+    threshold=threshold,
+    g=g,
+    **options,
+  )
+
+
+NAMES = ("temperature", "top_p", "top_k", "gate", "start")
+compiled = jax.jit(extrapolate, static_argnames=NAMES)
+
+
+def run(*arguments, threshold=-0.3, g=0.1, **options):
+  return compiled(*arguments, threshold, g, **options)
+
+
+def run_anew(*arguments):
+  """For tests that change what the loop calls."""
+  return jax.jit(lambda *arguments: extrapolate(*arguments, -0.3, 0.1))(
+    *arguments
+  )
+
+
+@functools.partial(jax.jit, static_argnames=NAMES)
+def rollout(params, prompt, key, **options):
+  return sampler.rollout(
+    params, CONFIG, prompt, key, answers=ANSWERS, length=LENGTH, **options
+  )
+
+
+@pytest.fixture(scope="module")
+def result(rl, base, prompt):
+  return run(rl, base, prompt, jax.random.key(0))
+
+
+def check_same(found, wanted):
+  np.testing.assert_array_equal(found.mask, wanted.mask)
+  np.testing.assert_array_equal(found.tokens, wanted.tokens)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [{}, {"temperature": 0.7, "top_p": 0.8}],
+)
+def test_equal_models_answer_as_the_sampler_does(base, prompt, options):
+  key = jax.random.key(3)
+  found = run(base, base, prompt, key, **options)
+  check_same(found, rollout(base, prompt, key, **options))
+  assert not found.redrawn.any()
+  assert (found.delta_logp == 0).all()
+
+
+@pytest.mark.parametrize("start", ["base", "rl"])
+def test_a_closed_gate_leaves_one_model(rl, base, prompt, start):
+  key = jax.random.key(4)
+  found = run(rl, base, prompt, key, threshold=-1e9, start=start)
+  assert not found.redrawn.any()
+  params = {"base": base, "rl": rl}[start]
+  check_same(found, rollout(params, prompt, key))
+
+
+def test_replacing_every_token_is_the_other_model(rl, base, prompt):
+  """Greedy, as the second draws have numbers of their own."""
+  key, options = jax.random.key(0), {"temperature": 0.0}
+  found = run(
+    rl, base, prompt, key, threshold=1.0, g=0.0, gate="random", **options
+  )
+  np.testing.assert_array_equal(found.redrawn, found.mask)
+  check_same(found, rollout(rl, prompt, key, **options))
+
+
+def test_changes_are_those_of_the_scorer(rl, base, prompt, result):
+  """Two routes: cached token by token, and whole answers at once."""
+
+  @jax.jit
+  def score(params, prompt, tokens):
+    visual = models.vision(params, CONFIG, prompt.patches)
+    prefix = models.prefill(params, CONFIG, prompt, visual)
+    return models.score(params, CONFIG, prefix, tokens).logprobs
+
+  scores = [score(params, prompt, result.tokens) for params in (rl, base)]
+  wanted = extrapolation.delta_logp(*scores, result.mask)
+  np.testing.assert_allclose(result.delta_logp, wanted, atol=1e-4)
+  assert np.abs(wanted).max() > 0.5
+
+
+def test_answers_are_padded_and_traced(result):
+  assert result.tokens.shape == (4, ANSWERS, LENGTH)
+  for name in ("mask", "redrawn", "delta_logp"):
+    assert getattr(result, name).shape == result.tokens.shape
+  assert (result.tokens[~result.mask] == CONFIG.pad_token_id).all()
+  assert not (result.redrawn & ~result.mask).any()
+  assert (result.delta_logp[~result.mask] == 0).all()
+  assert 0 < result.redrawn.sum() < result.mask.sum()
+  # What stands is what RL doesn't dislike.
+  kept = result.mask & ~result.redrawn
+  assert (result.delta_logp[kept] > -0.3).all()
+  assert not jnp.isin(result.tokens, jnp.array(CONFIG.banned_token_ids)).any()
+
+
+def test_settings_are_not_compiled_for(rl, base, prompt, result):
+  """Threshold and g are traced; a key determines the answers."""
+  key, before = jax.random.key(0), compiled._cache_size()
+  other = run(rl, base, prompt, key, threshold=-0.5, g=0.4)
+  assert (other.redrawn != result.redrawn).any()
+  check_same(run(rl, base, prompt, key), result)
+  assert compiled._cache_size() == before
+
+
+def test_draws_do_not_depend_on_their_parts(
+  rl, base, prompt, result, monkeypatch
+):
+  """Five rows of logits at a time, and a remainder; a key of each prompt."""
+  size = CONFIG.text.vocab_size
+  monkeypatch.setattr(sampler, "_DRAWN_VALUES", 5 * size)
+  assert sampler.rows_at_once(CONFIG) == 5
+  keys = jax.random.split(jax.random.key(0), 4)
+  check_same(run_anew(rl, base, prompt, keys), result)
+
+
+def test_other_gates_and_lists_decode(rl, base, prompt):
+  found = run(
+    rl, base, prompt, jax.random.key(0), threshold=1e-3, gate="js", top_k=5
+  )
+  assert found.redrawn[found.mask].mean() > 0.9
+
+
+def test_the_loop_ends_with_the_last_answer(rl, base, prompt, monkeypatch):
+  """The prefixes emit the first token, so one token costs no decoding."""
+  decoded = []
+  decode, logits = decoding.decode, vlm.logits
+
+  def counting(*args):
+    jax.debug.callback(lambda: decoded.append(1))
+    return decode(*args)
+
+  def ending(params, config, hidden):
+    return logits(params, config, hidden).at[..., CONFIG.eos_token_id].add(1e9)
+
+  monkeypatch.setattr(decoding, "decode", counting)
+  monkeypatch.setattr(vlm, "logits", ending)
+  found = run_anew(rl, base, prompt, jax.random.key(0))
+  jax.effects_barrier()
+  assert (found.mask.sum(-1) == 1).all()
+  assert not decoded
