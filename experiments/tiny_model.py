@@ -14,7 +14,15 @@ Colour and shape of an object follow from the published questions and answers
 of its picture; pictures whose answers don't settle both are left out. The
 script prints the accuracy on the whole test split as it goes.
 
-Takes about eight minutes on two CPU cores. No network.
+Takes about eight minutes on two CPU cores. No network. Two variants, with the
+tokenizer of the model that ships:
+
+  python -m experiments.tiny_model --teacher --output runs/tiny_teacher
+  python -m experiments.tiny_model --direct --output runs/tiny_direct
+
+The first is deeper and wider and trained on, for distillation
+(experiments/opad.py); the second answers without a thought, for RAL-zero
+(experiments/ral_zero.py).
 """
 
 import argparse
@@ -33,6 +41,7 @@ from mmrl.data import sources
 from mmrl.losses import reduce
 from mmrl.models import config as config_lib
 from mmrl.models import pictures
+from mmrl.models.families import FAMILIES
 from mmrl.models.packing import Encoded
 from mmrl.models.processor import Processor
 from mmrl.rollout import sampler
@@ -93,17 +102,18 @@ def build_tokenizer(texts: Sequence[str], size: int):
   return fast
 
 
-def build_config(tokenizer, size: int) -> config_lib.ModelConfig:
+def build_config(
+  tokenizer, size: int, *, width: int = 96, layers: int = 4, heads: int = 4
+) -> config_lib.ModelConfig:
   """The architecture: a 64 px picture becomes 16 visual tokens."""
   ids = tokenizer.convert_tokens_to_ids
-  width = 96
   return config_lib.ModelConfig(
     text=config_lib.TextConfig(
       vocab_size=size,
       hidden_size=width,
-      intermediate_size=256,
-      num_hidden_layers=4,
-      num_attention_heads=4,
+      intermediate_size=8 * width // 3,
+      num_hidden_layers=layers,
+      num_attention_heads=heads,
       num_key_value_heads=2,
       head_dim=24,
       mrope_section=(4, 4, 4),
@@ -263,7 +273,7 @@ def describe_stage(processor, params, *, rng, steps, peak, batch_size):
   )
 
 
-def answer_stage(processor, params, *, rng, steps, peak, batch_size):
+def answer_stage(processor, params, *, rng, steps, peak, batch_size, direct):
   """Teaches the form of an answer, and some of what is asked."""
   config = processor.config
   learn, test = (data.EasyVQA(split=split) for split in ("train", "test"))
@@ -275,11 +285,13 @@ def answer_stage(processor, params, *, rng, steps, peak, batch_size):
     chosen = rng.choice(usable, batch_size, False)
     examples = [learn[int(i)] for i in chosen]
     encoded = [processor.encode(e.messages, e.name) for e in examples]
-    texts = [
-      f"<think>{thoughts[learn.rows[i][2]]}</think>"
-      f"<answer>{example.answer}</answer>"
-      for i, example in zip(chosen, examples, strict=True)
-    ]
+    texts = [f"<answer>{example.answer}</answer>" for example in examples]
+    if not direct:
+      pictures = (learn.rows[i][2] for i in chosen)
+      texts = [
+        f"<think>{thoughts[picture]}</think>{text}"
+        for picture, text in zip(pictures, texts, strict=True)
+      ]
     prompt = processor.collate(encoded, lengths=(40,))
     return prompt, *targets(processor, texts, _LENGTH)
 
@@ -315,19 +327,27 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--batch", type=int, default=128)
   parser.add_argument("--describe-steps", type=int, default=400)
-  parser.add_argument("--answer-steps", type=int, default=100)
+  parser.add_argument("--answer-steps", type=int, help="100; 500 of a teacher")
+  parser.add_argument("--teacher", action="store_true", help="a larger model")
+  parser.add_argument("--direct", action="store_true", help="no thoughts")
   flags = parser.parse_args()
+  steps = flags.answer_steps or (500 if flags.teacher else 100)
   began = time.perf_counter()
-  learn = data.EasyVQA(split="train")
-  texts = [
-    *(text for pair in learn.pairs() for text in pair),
-    *3 * list(describe(learn).values()),
-    *9 * ["system", "user", "assistant\n", _DESCRIBE],
-  ]
-  tokenizer = build_tokenizer(texts, _VOCABULARY)
-  config = build_config(tokenizer, _VOCABULARY)
+  if flags.teacher or flags.direct:
+    tokenizer = models.load("tiny").processor.tokenizer
+  else:
+    learn = data.EasyVQA(split="train")
+    texts = [
+      *(text for pair in learn.pairs() for text in pair),
+      *3 * list(describe(learn).values()),
+      *9 * ["system", "user", "assistant\n", _DESCRIBE],
+    ]
+    tokenizer = build_tokenizer(texts, _VOCABULARY)
+  larger = {"width": 144, "layers": 6, "heads": 6} if flags.teacher else {}
+  config = build_config(tokenizer, _VOCABULARY, **larger)
   budget = pictures.PictureConfig(min_pixels=32**2, max_pixels=128**2)
-  processor = Processor(tokenizer, config, budget)
+  video = FAMILIES[config.family].video
+  processor = Processor(tokenizer, config, budget, video)
   params = init(jax.random.key(flags.seed), config)
   rng = np.random.default_rng(flags.seed)
   params = describe_stage(
@@ -342,9 +362,10 @@ def main() -> None:
     processor,
     params,
     rng=rng,
-    steps=flags.answer_steps,
+    steps=steps,
     peak=1e-3,
     batch_size=flags.batch,
+    direct=flags.direct,
   )
   models.save(models.Model(config, params, processor), flags.output)
   print(f"{flags.output} written after {time.perf_counter() - began:.0f} s")

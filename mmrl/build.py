@@ -1,9 +1,10 @@
 """Specs to functions. A mistake in a config fails here, before anything runs.
 
 A spec such as `{"name": "clipped_ratio", "clip_high": 0.28}` names a function
-of a slot's package. Its positional parameters are data, found by name when
-the run has them; its keyword-only parameters are hyper-parameters, given by
-the spec. Nothing is registered: a function is found by its name.
+of a slot's package. Its positional parameters are data, found by name; one
+with a default may be missing. Its keyword-only parameters are
+hyper-parameters, given by the spec. Nothing is registered: a function is found
+by its name.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,8 @@ class Bound:
   Attributes:
     name: as in the spec.
     function: the function.
-    needs: names of its data arguments.
+    needs: names of its data arguments, those of optional data that is there
+      among them.
     options: its hyper-parameters.
   """
 
@@ -37,8 +39,8 @@ class Bound:
   options: Mapping[str, Any]
 
   def __call__(self, context: Mapping[str, Any]):
-    data = (context[name] for name in self.needs)
-    return self.function(*data, **self.options)
+    data = {name: context[name] for name in self.needs}
+    return self.function(**data, **self.options)
 
 
 def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
@@ -65,14 +67,23 @@ def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
 
 
 def _check_options(
-  function: Callable, options: Mapping, valid: Iterable[str], where: str
+  function: Callable,
+  options: Mapping,
+  parameters: Iterable[inspect.Parameter],
+  where: str,
 ):
+  valid = [p.name for p in parameters]
   unknown = sorted(set(options) - set(valid))
   if unknown:
     raise UserError(
       f"{where}: {function.__name__} has no option {', '.join(unknown)}; valid"
       f" options: {', '.join(valid) or 'none'}"
     )
+  missing = [
+    p.name for p in parameters if p.default is p.empty and p.name not in options
+  ]
+  if missing:
+    raise UserError(f"{where}: {function.__name__} needs {', '.join(missing)}")
 
 
 def construct(
@@ -88,17 +99,9 @@ def construct(
   """
   function = lookup(package, spec, where)
   options = {k: v for k, v in spec.items() if k != "name"}
-  parameters = inspect.signature(function).parameters
-  valid = [name for name in parameters if name not in fixed]
-  _check_options(function, options, valid, where)
-  missing = [
-    name
-    for name in valid
-    if parameters[name].default is inspect.Parameter.empty
-    and name not in options
-  ]
-  if missing:
-    raise UserError(f"{where}: {function.__name__} needs {', '.join(missing)}")
+  parameters = inspect.signature(function).parameters.values()
+  parameters = [p for p in parameters if p.name not in fixed]
+  _check_options(function, options, parameters, where)
   return function(**options, **fixed)
 
 
@@ -125,12 +128,13 @@ def bind(
   function = lookup(package, spec, where)
   options = {k: v for k, v in spec.items() if k != "name"}
   parameters = inspect.signature(function).parameters.values()
-  needs = tuple(p.name for p in parameters if p.kind in _POSITIONAL)
-  keywords = [
-    p.name for p in parameters if p.kind == inspect.Parameter.KEYWORD_ONLY
-  ]
+  keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
   _check_options(function, options, keywords, where)
   provided = set(provided)
+  data = [p for p in parameters if p.kind in _POSITIONAL]
+  needs = tuple(
+    p.name for p in data if p.name in provided or p.default is p.empty
+  )
   for name in needs:
     if name not in provided:
       remedy = remedies.get(name, f"provided are {', '.join(sorted(provided))}")

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 import numpy as np
 
 from mmrl.errors import UserError
-from mmrl.types import PyTree
+from mmrl.types import Logits, PyTree, map_prompts
 
 AXES = ("data", "fsdp", "tensor")
 # The axes that prompts are shared out over.
@@ -37,13 +37,16 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 
 def make_mesh(
-  sizes: dict[str, int], devices: Sequence[jax.Device] | None = None
+  sizes: dict[str, int],
+  devices: Sequence[jax.Device] | None = None,
+  where: str = "config.mesh",
 ) -> Mesh:
   """The mesh of a run.
 
   Args:
     sizes: of each axis; one of them may be -1: what the others leave.
     devices: all of them by default.
+    where: the config field, for errors.
 
   Raises:
     UserError: if the sizes don't multiply to the number of devices.
@@ -53,14 +56,14 @@ def make_mesh(
   written = " x ".join(f"{axis} {sizes[axis]}" for axis in AXES)
   if shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
     raise UserError(
-      f"config.mesh: expected sizes of at least 1, one of them -1 at most,"
+      f"{where}: expected sizes of at least 1, one of them -1 at most,"
       f" found {written}"
     )
   rest = math.prod(n for n in shape if n != -1)
   shape = [len(devices) // rest if n == -1 else n for n in shape]
   if math.prod(shape) != len(devices):
     raise UserError(
-      f"config.mesh: expected sizes that multiply to {len(devices)} devices,"
+      f"{where}: expected sizes that multiply to {len(devices)} devices,"
       f" found {written}; change them, or set one to -1"
     )
   # Auto: under JAX's default, Explicit, look-ups in a sharded embedding would
@@ -150,7 +153,25 @@ class Layout:
       piece = piece.reshape(-1, *x.shape[1:])
       return jax.lax.with_sharding_constraint(piece, self.prompts)
 
-    return jax.tree.map(one, tree)
+    return map_prompts(one, tree)
+
+  def constrain(self, tree: PyTree) -> PyTree:
+    """Says that arrays that lead with P or B lie by prompts; in a jit."""
+    return map_prompts(
+      lambda x: jax.lax.with_sharding_constraint(x, self.prompts), tree
+    )
+
+  def take_over(self, tree: PyTree) -> PyTree:
+    """Arrays that lead with P or B and lie on another mesh of the devices."""
+
+    def one(x):
+      if isinstance(x, Logits):
+        hidden = jax.device_put(x.hidden, self.prompts)
+        head = jax.device_put(x.head, self.everywhere)
+        return dataclasses.replace(x, hidden=hidden, head=head)
+      return jax.device_put(x, self.prompts)
+
+    return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
 
   def places(self, prompts: int) -> Int[np.ndarray, "local"]:
     """Places of a batch that this process holds."""

@@ -14,14 +14,18 @@ Dimension letters, used in every annotation of the library:
 
 Every structure is a frozen dataclass and a pytree. All arrays of a structure
 lead with P, or with B, which divides P; so a minibatch of whole rows is a
-slice of each of them (`take_prompts`).
+slice of each of them (`map_prompts`).
 
 Context names, the vocabulary of the slots (see `mmrl.build`): `mask`,
-`rewards`, `advantages`, `token_weights`, what the scorer computes
-(`logprobs`, `entropies`, `attention`), and what the probes of a run add
-(`logprobs_old`, `entropies_old`, `attention_old`, `logprobs_ref`).
+`rewards`, `key` (of the rollout batch), `logprobs_sampler`, `advantages`,
+`token_weights`; `expert`, which answers are an expert's, in runs that have
+some; what the scorer computes (`logprobs`, `entropies`, `attention`, `logits`);
+and what the probes of a run add: `logprobs_old`, `entropies_old`,
+`attention_old`, `logprobs_ref`, `logits_teacher`, `attention_teacher`,
+`nucleus_entropies_old`, `logprobs_blind`, `pictured`, `visual_entropy`.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -162,6 +166,8 @@ class Rollout:
     logprobs: log-probability of each token as the sampler saw it.
     visual: visual tokens, packed like the patches.
     prefix: the prompt's keys and values under the behaviour policy.
+    expert: True on answers that somebody else gave, whose log-probabilities
+      mean nothing; None if all of them are the policy's own.
   """
 
   tokens: Int[Array, "P G R"]
@@ -169,6 +175,39 @@ class Rollout:
   logprobs: Float[Array, "P G R"]
   visual: Float[Array, "B N E"]
   prefix: Prefix
+  expert: Bool[Array, "P G"] | None = None
+
+
+@pytree
+class Logits:
+  """Logits of tokens, not computed yet: see `mmrl.models.vocabulary`.
+
+      l = hidden head / temperature,    -inf for what is banned
+
+  Attributes:
+    hidden: the hidden state that emits each token.
+    head: the output head, one for all prompts, in the type of its products.
+    pattern: "vd" or "dv", how the head is laid out.
+    banned: ids that can't be drawn.
+    temperature: the sampling temperature.
+  """
+
+  hidden: Float[Array, "*batch D"]
+  head: Float[Array, "V D"] | Float[Array, "D V"]
+  pattern: str = dataclasses.field(metadata={"static": True})
+  banned: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+  temperature: float = dataclasses.field(metadata={"static": True})
+
+
+def map_prompts(function: Callable[[Array], Any], tree: PyTree) -> PyTree:
+  """`function` of every array that leads with P or B; a head stays as it is."""
+
+  def one(leaf):
+    if isinstance(leaf, Logits):
+      return dataclasses.replace(leaf, hidden=function(leaf.hidden))
+    return function(leaf)
+
+  return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
 
 
 @pytree
@@ -179,11 +218,13 @@ class Scores:
     logprobs: log-probability of each answer token.
     entropies: entropy of the distribution each token was drawn from, nats.
     attention: attention policy of each answer token; None unless asked for.
+    logits: what all of this comes from.
   """
 
   logprobs: Float[Array, "P G R"]
   entropies: Float[Array, "P G R"]
   attention: Attention | None = None
+  logits: Logits | None = None
 
 
 @pytree

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import types
 
 import jax
 import optax
@@ -47,7 +48,7 @@ def test_unknown_name_lists_the_valid_ones(package):
 @pytest.mark.parametrize("spec", [{}, {"name": ""}, {"name": "reduce"}])
 def test_what_is_no_public_function_is_unknown(spec):
   """`mmrl.losses.reduce` exists, but is no loss."""
-  with pytest.raises(UserError, match="valid names: attention_jsd"):
+  with pytest.raises(UserError, match="valid names: attention_distillation"):
     build.bind(losses, spec, "config.losses.x", provided=())
 
 
@@ -94,6 +95,31 @@ def test_missing_data_has_a_remedy():
     )
 
 
+def test_option_without_a_default_must_be_given():
+  with pytest.raises(UserError, match="x: soft_overlong needs buffer"):
+    build.bind(
+      rewards,
+      {"name": "soft_overlong", "longest": 9},
+      "config.rewards.x",
+      provided=("length",),
+    )
+
+
+def test_optional_data_is_bound_where_there_is_some():
+  def scaled(rewards, key=None, *, by=1.0):
+    return rewards * by, key
+
+  package = types.ModuleType("package")
+  package.scaled = scaled
+  for provided in (("rewards", "key"), ("rewards",)):
+    bound = build.bind(
+      package, {"name": "scaled", "by": 2.0}, "x", provided=provided
+    )
+    assert bound.needs == provided
+    context = dict.fromkeys(provided, 3.0)
+    assert bound(context) == (6.0, context.get("key"))
+
+
 def test_bound_function_takes_its_data_by_name():
   bound = build.bind(
     rewards,
@@ -115,7 +141,7 @@ def test_bound_function_takes_its_data_by_name():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_positional_is_data_and_keyword_has_a_default(package):
+def test_positional_is_data_and_keyword_is_an_option(package):
   """The rule of the slots, for every method there is."""
   for name in package.__all__:
     parameters = inspect.signature(getattr(package, name)).parameters.values()
@@ -124,9 +150,11 @@ def test_positional_is_data_and_keyword_has_a_default(package):
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
         inspect.Parameter.KEYWORD_ONLY,
       )
-      has_default = parameter.default is not inspect.Parameter.empty
-      is_option = parameter.kind == inspect.Parameter.KEYWORD_ONLY
-      assert has_default == is_option, f"{name}: {parameter.name}"
+      if parameter.kind != inspect.Parameter.KEYWORD_ONLY:
+        # None is for data that a run may lack.
+        assert parameter.default in (parameter.empty, None), (
+          f"{name}: {parameter}"
+        )
 
 
 def test_provides_reads_the_return_annotation():
@@ -194,8 +222,8 @@ def test_unknown_reduction_lists_the_valid_ones():
   with pytest.raises(UserError) as error:
     objective.build_terms({"x": spec}, provided=attention_data(), remedies={})
   assert one_line(error) == (
-    "config.losses.x.reduce: expected one of token_mean, sequence_mean,"
-    " sequence_sum, found 'mean'"
+    "config.losses.x.reduce: mmrl.losses.reduce has no 'mean'; valid names:"
+    " sequence_mean, sequence_sum, token_mean, token_sum"
   )
 
 
@@ -221,14 +249,14 @@ def misspell(field, value):
       "advantage.name",
       "group_normalized",
       "config.advantage: mmrl.advantages has no 'group_normalized'; valid"
-      " names: group_normalised",
+      " names: difficulty_aware",
     ),
     (
       "advantage.eps",
       1e-6,
       "group_normalised has no option eps; valid options",
     ),
-    ("losses.kl.name", "kl", "valid names: attention_jsd, clipped_ratio"),
+    ("losses.kl.name", "kl", "valid names: attention_distillation, att"),
     ("losses.kl.beta", 0.1, "has no option beta; valid options: estimator"),
     ("losses.kl.weight", None, "config.losses.kl: expected a 'weight'"),
     ("losses.kl.reduce", None, "config.losses.kl: expected a 'reduce'"),
@@ -239,8 +267,12 @@ def misspell(field, value):
       " doesn't have; add probe 'reference' to config.probes",
     ),
     ("probes.behaviour", None, "expected probe 'behaviour'"),
-    ("probes.behaviour.name", "behavior", "valid names: behaviour, reference"),
-    ("token_weight.name", "entropy", "valid names: entropy_quantile"),
+    (
+      "probes.behaviour.name",
+      "behavior",
+      "valid names: behaviour, image_blind",
+    ),
+    ("token_weights.x", {"name": "entropy"}, "valid names: entropy_quantile"),
     ("rewards.format.from", "think", "has no option from; valid options: form"),
     ("rewards.format.weight", None, "config.rewards.format: expected a weight"),
     ("rewards.accuracy.name", "exact", "valid names: answer_format, exact"),

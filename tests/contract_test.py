@@ -36,35 +36,86 @@ from mmrl import (
 )
 from mmrl.losses import reduce
 from mmrl.probes.policies import Scorer
-from mmrl.train import defaults, objective
+from mmrl.train import defaults, method
 from mmrl.train import run as run_lib
-from mmrl.train.step import State
-from mmrl.types import Attention, Batch, Prefix, Prompt, Rollout, Scores
+from mmrl.train.step import SCORES, State
+from mmrl.types import (
+  Attention,
+  Batch,
+  Logits,
+  Prefix,
+  Prompt,
+  Rollout,
+  Scores,
+)
 
 # Package, name, options that a spec may set.
 METHODS = [
+  (advantages, "difficulty_aware", {"bins": 3}),
+  (advantages, "expert_group_normalised", {"scale": "none"}),
   (advantages, "group_normalised", {"scale": "batch", "epsilon": 1e-4}),
+  (advantages, "leave_one_out", {"beta": 0.03}),
+  (advantages, "reinforce_plus_plus", {"beta": 0.01, "baseline": True}),
+  (losses, "attention_distillation", {}),
   (losses, "attention_jsd", {}),
   (losses, "clipped_ratio", {"clip_high": 0.28, "dual_clip": 3.0}),
+  (losses, "clipped_sequence_ratio", {"level": "token", "clip_low": 0.1}),
+  (losses, "clipped_weight", {"weight_max": 1.5}),
+  (losses, "distillation_kl", {"beta": 0.5, "temperature": 2.0}),
+  (losses, "expert_shaped", {"shape": 0.2}),
+  (losses, "policy_gradient", {}),
   (losses, "reference_kl", {"estimator": "k3"}),
   (probes, "behaviour", {}),
+  (probes, "image_blind", {}),
+  (probes, "nucleus", {"top_p": 0.9}),
   (probes, "reference", {}),
+  (probes, "teacher", {}),
+  (probes, "visual_entropy", {}),
   (rewards, "answer_format", {"form": "answer"}),
   (rewards, "exact_answer", {}),
+  (rewards, "soft_overlong", {"longest": 20, "buffer": 5}),
   (token_weights, "entropy_quantile", {"quantile": 0.5}),
+  (token_weights, "expert_low_probability", {"alpha": 0.3}),
+  (token_weights, "expert_visual", {"strength": 2.0}),
+  (token_weights, "future_kl", {"half_life": 2.0}),
+  (token_weights, "low_probability", {"sign": "positive"}),
+  (token_weights, "perception_reasoning", {"perception_weight": 0.7}),
+  (token_weights, "sampler_mismatch", {"level": "sequence", "kind": "mask"}),
 ]
-# File in experiments/, arm.
+# File in experiments/, arm. Arms for large models are those of `runlocal` with
+# other sizes: see `test_every_large_arm_binds`.
 EXPERIMENTS = [
+  ("cispo", "runlocal"),
+  ("dapo", "runlocal"),
+  ("dr_grpo", "runlocal"),
+  ("durian", "runlocal"),
+  ("fipo", "runlocal"),
+  ("gspo", "runlocal"),
   ("jsonl", "data"),
   ("jsonl", "data,instruct"),
   ("quickstart", "grpo"),
+  ("low_probability", "runlocal"),
+  ("opad", "runlocal"),
+  ("opad", "runlocal,kd"),
   ("quickstart", "ral"),
   ("ral_qwen2_5_vl_3b", "data"),
   ("ral_qwen2_5_vl_7b", "data"),
+  ("ral_zero", "runlocal"),
+  ("reinforce_plus_plus", "runlocal"),
+  ("rloo", "runlocal"),
+  ("tgrl", "EXPERTS,runlocal"),
+  ("tor", "runlocal"),
+]
+LARGE = [
+  *((name, "data") for name, arm in EXPERIMENTS if arm == "runlocal"),
+  ("opad", "data,kd"),
+  ("tgrl", "EXPERTS,data"),
+  ("tor", "data,dapo"),
 ]
 
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
+EXPERTS = pathlib.Path(__file__).parent / "testdata" / "experts.jsonl"
 P, G, S, R, V, D = 8, 3, 6, 5, 11, 4
 KEYS = S + R
 
@@ -131,6 +182,16 @@ def test_every_experiment_has_a_row():
     assert rows[name] >= arms(name), message
 
 
+@pytest.mark.parametrize("row", LARGE, ids=title)
+def test_every_large_arm_binds(row):
+  """The slots of a config whose model isn't here get what they name."""
+  name, arm = row
+  config = load(name).get_config(arm)
+  bound = method.bind(config)
+  assert bound.terms
+  assert method.bind_rewards(config.rewards.to_dict())
+
+
 # Data of every kind that a method may name.
 
 
@@ -155,6 +216,12 @@ def make_policies(seed: int):
 @functools.cache
 def make_fields() -> dict:
   logprobs = -jnp.abs(normal(P, G, R, seed=1))
+  expert = jnp.zeros((P, G), bool).at[:, -1].set(True)
+
+  def logits(width, seed):
+    hidden, head = normal(P, G, R, width, seed=seed), normal(V, width, seed=9)
+    return Logits(hidden, head, "vd", (0,), 1.0)
+
   return {
     "mask": make_mask(),
     "rewards": normal(P, G, seed=2).at[0].set(0.9),
@@ -167,11 +234,25 @@ def make_fields() -> dict:
     "entropies_old": jnp.abs(normal(P, G, R, seed=8)),
     "attention": make_policies(9),
     "attention_old": make_policies(10),
+    "attention_teacher": make_policies(11),
+    "logits": logits(D, 12),
+    "logits_teacher": logits(D + 2, 13),
+    "logprobs_sampler": logprobs + 0.3 * normal(P, G, R, seed=14),
+    "logprobs_blind": logprobs + 0.3 * normal(P, G, R, seed=15),
+    "nucleus_entropies_old": jnp.abs(normal(P, G, R, seed=16)),
+    "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
+    "pictured": jnp.arange(P) % 3 > 0,
+    "expert": expert,
   }
 
 
 def spoil(value, mask):
   """NaN, or another token, wherever there is padding."""
+  if isinstance(value, Logits):
+    hidden = spoil(value.hidden, mask)
+    return dataclasses.replace(value, hidden=hidden)
+  if value.ndim < 3:
+    return value
   mask = mask.reshape(*mask.shape, *[1] * (value.ndim - mask.ndim))
   other = (value + 1) % V if value.dtype == jnp.int32 else jnp.nan
   return jnp.where(mask, value, other)
@@ -216,7 +297,12 @@ class Table(Scorer):
         ),
         row=self.row,
       )
-    return Scores(logprobs, -(jnp.exp(logs) * logs).sum(-1), attention)
+    return Scores(
+      logprobs,
+      -(jnp.exp(logs) * logs).sum(-1),
+      attention,
+      Logits(logits, jnp.eye(V), "dv", (), self.temperature),
+    )
 
 
 def make_params(seed: int) -> dict:
@@ -252,7 +338,7 @@ def make_rollout(scorer: Scorer, params, data) -> Rollout:
     tokens=data["tokens"],
     mask=data["mask"],
     logprobs=scorer(params, prefix, data["tokens"]).logprobs,
-    visual=jnp.zeros((P, 2, D)),
+    visual=normal(P, 2, D, seed=31),
     prefix=prefix,
   )
 
@@ -299,13 +385,13 @@ class Case:
       tokens = spoil(prompt.tokens, prompt.mask)
       data["prompt"] = dataclasses.replace(prompt, tokens=tokens)
     for name, value in data.items():
-      if name != "prompt" and value.ndim > 2:
+      if name != "prompt":
         data[name] = spoil(value, mask)
     return self.inputs | {"data": data | {"mask": mask}}
 
 
 def bound_method(package, name, options) -> build.Bound:
-  provided = {*make_fields(), *run_lib._PROBE_DATA}
+  provided = {*make_fields(), *method.PROBE_DATA, *method.TEACHER_DATA, "key"}
   return build.bind(
     package, {"name": name, **options}, f"{name}", provided=provided
   )
@@ -315,12 +401,12 @@ def array_case(row) -> Case:
   """Losses with their gradients, advantages, token weights."""
   package, *_ = row
   bound = bound_method(*row)
-  data = {n: make_fields()[n] for n in {"mask", *bound.needs}}
+  data = {n: make_fields()[n] for n in {"mask", *bound.needs} - {"key"}}
 
   @jax.jit
   def value_and_gradient(inputs):
     data = inputs["data"]
-    current = {"logprobs", "entropies", "attention"} & set(bound.needs)
+    current = set(SCORES) & set(bound.needs)
 
     def loss(scores):
       values = bound(data | scores)
@@ -331,7 +417,7 @@ def array_case(row) -> Case:
 
   @jax.jit
   def value(inputs):
-    values = bound(inputs["data"])
+    values = bound(inputs["data"] | {"key": jax.random.key(0)})
     assert values.shape in ((P, G), (P, G, R))
     return values
 
@@ -353,17 +439,26 @@ def probe_case(row) -> Case:
       "params_ref": inputs["params_ref"],
       "prompt": data["prompt"],
       "rollout": rollout,
+      "scorer_teacher": scorer,
+      "params_teacher": inputs["params"],
+      "tokens": data["tokens"],
     }
     fields = bound(context)._asdict()
     assert tuple(fields) == build.provides(bound.function)
-    mask = data["mask"]
-    for name, value in fields.items():
+
+    def without_padding(value):
       if isinstance(value, Attention):
-        fields[name] = models.attention_rows(value)
-    return {
-      name: jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 3)), x, 0)
-      for name, x in fields.items()
-    }
+        value = models.attention_rows(value)
+      if isinstance(value, Logits):
+        value = value.hidden
+      if value.ndim < 3:
+        return value
+      mask = data["mask"]
+      return jnp.where(
+        mask.reshape(*mask.shape, *[1] * (value.ndim - 3)), value, 0
+      )
+
+    return {name: without_padding(x) for name, x in fields.items()}
 
   return Case(function, make_inputs())
 
@@ -375,6 +470,11 @@ def experiment_config(name: str, arm: str):
   plain = defaults.get_config()
   with config.unlocked():
     config.train.minibatches = 1
+    config.rollout.refill.rounds = 0  # in the loop, around the programs
+    if config.teacher.path:
+      config.teacher.path = "tiny"
+    if config.experts.path:
+      config.experts.path = str(EXPERTS)
     if config.model.path != "tiny":
       config.model.path = "tiny"
       config.attention.layers = (-1,)
@@ -401,10 +501,18 @@ def experiment_case(row, devices: int = 1) -> Case:
   def function(inputs):
     data, old = inputs["data"], state_of(inputs["params_old"])
     rollout = make_rollout(scorer, inputs["params_old"], data)
+    if run.experts:
+      expert = jnp.zeros(data["mask"].shape[:2], bool).at[:, -1].set(True)
+      rollout = dataclasses.replace(rollout, expert=expert)
     fields, probed = programs.probe(
       old, inputs["params_ref"], data["prompt"], rollout
     )
-    fields = programs.prepare(fields, data["rewards"], data["mask"])
+    if run.params_teacher is not None:
+      fields |= programs.teach(
+        inputs["params_ref"], data["prompt"], rollout.tokens
+      )
+    key = jax.random.key(0)
+    fields = programs.prepare(fields, data["rewards"], data["mask"], key)
     batch = Batch(data["prompt"], None, data["tokens"], data["mask"], fields)
     state = state_of(inputs["params"])
     shares = programs.shares(state, batch, 0)
@@ -472,9 +580,9 @@ def test_eight_devices_equal_one(index):
   sizes = {"data": 8, "fsdp": 1, "tensor": 1}
   layout = sharding.Layout(sharding.make_mesh(sizes))
   inputs = {
-    name: jax.device_put(
-      value, layout.prompts if name == "data" else layout.everywhere
-    )
+    name: layout.take_over(value)
+    if name == "data"
+    else jax.device_put(value, layout.everywhere)
     for name, value in case.inputs.items()
   }
   assert len(inputs["data"]["mask"].devices()) == 8
@@ -495,13 +603,14 @@ def test_reward_is_a_number_for_any_text(row):
     rewards,
     {"name": row[1], **row[2]},
     row[1],
-    provided=("text", "answer", "example"),
+    provided=method.REWARD_DATA,
   )
   texts = ["", "<answer>B</answer>", "<answer>", "</answer><think>", "é\x00\n"]
   for text in texts:
     context = {"text": text, "answer": "B", "example": None}
+    context |= {"length": 17, "ended": True}
     value = bound(context)
-    assert isinstance(value, float) and 0 <= value <= 1
+    assert isinstance(value, float) and -1 <= value <= 1
     assert bound(context | {"text": f"\n {text}\n"}) == value
 
 
@@ -510,4 +619,4 @@ def test_experiment_weighs_what_it_names(row):
   """No term of an experiment is switched off or lacks its reduction."""
   for name, spec in experiment_config(*row).losses.to_dict().items():
     assert spec["weight"] > 0, name
-    assert spec["reduce"] in objective._REDUCTIONS, name
+    assert spec["reduce"], name

@@ -68,7 +68,7 @@ def make(weight: float = 1.0):
       "token_weights": jnp.ones((P, 2, 5)),
     },
   )
-  return step.make_loss(scorer, terms, None), terms, model.params, batch
+  return step.make_loss(scorer, terms, ()), terms, model.params, batch
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a plan says is what the compiler says."""
 
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,7 @@ import pytest
 
 from mmrl import sharding
 from mmrl.errors import UserError
-from mmrl.models import flops
+from mmrl.models import checkpoint, config_json, flops
 from mmrl.plan import chips, hlo, plan, programs
 from mmrl.train import defaults
 
@@ -133,6 +134,85 @@ def test_flops_are_the_formulas(printed):
   found = {p["name"]: p["flops"] for p in printed["programs"]}
   assert found["rollout"] == work["rollout"]
   assert found["update"] == work["update"] // 2
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+  """Of a run that draws groups again and has a teacher, what is compiled."""
+  path = tmp_path_factory.mktemp("teacher")
+  model = config_json.read(checkpoint.tiny_path())
+  text = dataclasses.replace(model.text, num_hidden_layers=6)
+  model = dataclasses.replace(model, text=text)
+  config_json.write(model, path, "float32")
+  config = make_config()
+  config.rollout.refill.rounds = 1
+  config.teacher.path = str(path)
+  config.teacher.param_dtype = "bfloat16"
+  config.teacher.mesh = {"data": 1, "fsdp": 4, "tensor": 2}
+  config.probes.teacher = {"name": "teacher"}
+  for name in ("distillation_kl", "attention_distillation"):
+    config.losses[name] = {"name": name, "weight": 1.0, "reduce": "token_mean"}
+  compiler = programs.Compiler(config, jax.devices())
+  return compiler, {program.name: program for program in compiler.programs()}
+
+
+def test_a_teacher_is_planned(taught):
+  """On its own mesh, and beside every other program."""
+  compiler, found = taught
+  assert list(found) == [
+    *("evaluate", "rollout", "exchange", "probe", "teach", "prepare"),
+    "update",
+  ]
+  leaves = jax.tree.leaves(compiler.params_teacher)
+  assert {str(x.dtype) for x in leaves} == {"bfloat16"}
+  teacher, params, state = map(
+    programs._bytes,
+    map(
+      jax.tree.leaves,
+      (compiler.params_teacher, compiler.params, compiler.state),
+    ),
+  )
+  eighth = sum(x.size for x in leaves) * 2 / 8
+  assert eighth <= teacher < 1.2 * eighth
+  assert found["update"].memory["resident"] == params + teacher
+  assert found["probe"].memory["resident"] == teacher
+  teach = found["teach"].memory
+  assert teach["arguments"] > teacher
+  # The rollout and what the probes found stay, in another layout.
+  kept = teach["resident"] - params - state
+  assert kept > found["rollout"].memory["output"] / 2
+  assert found["teach"].total == sum(teach.values()) - 2 * teach["alias"]
+  assert found["teach"].collectives["all-gather"]["bytes"] > 0
+
+
+def test_flops_of_a_teacher(taught):
+  """Those of a reference, whose logits are computed in the update."""
+  compiler, found = taught
+  sizes = {"grids": [(1, 8, 8)] * 32, "lengths": [40] * 32}
+  sizes |= {"answers": 2, "count": 10}
+  one, other = (
+    flops.step(compiler.teacher, **sizes, reference=reference)["probe"]
+    for reference in (True, False)
+  )
+  head = flops.forward(flops.head(compiler.teacher, 32 * 2 * 10))
+  rows = flops.forward(*(flops.rows(compiler.teacher, 40, 2, 10, 1),) * 32)
+  assert found["teach"].flops == one - other - head + rows
+  update = flops.step(
+    compiler.parts.model_config,
+    **sizes,
+    rows_trained=1,
+    trains=("layers", "head"),
+  )["update"]
+  assert found["update"].flops == (update + head) // 2
+
+
+def test_drawing_again_is_planned(taught):
+  """Two batches of answers at a time; no group leaves its device."""
+  _, found = taught
+  exchange, rollout = found["exchange"], found["rollout"].memory
+  assert exchange.collectives == {} and exchange.flops == 0
+  assert exchange.memory["arguments"] > 2 * rollout["output"]
+  assert rollout["resident"] > found["probe"].memory["resident"]
 
 
 def test_the_first_change_that_fits_is_named(monkeypatch, capsys):

@@ -15,7 +15,7 @@ import small_models
 from mmrl import sharding
 from mmrl.errors import UserError
 from mmrl.models import vlm
-from mmrl.train import defaults, loop
+from mmrl.train import collect, defaults, loop
 from mmrl.train import run as run_lib
 
 PROMPTS = 16
@@ -58,7 +58,7 @@ def trained(weight: float, mesh):
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     for step in range(1, 6 if weight == 0 else 4):
       samples = next(questions)
-      batch, values = loop.collect(config, run, state, samples, step, pool)
+      batch, values = collect.collect(config, run, state, samples, step, pool)
       tokens.append((np.asarray(batch.tokens)[order], np.asarray(batch.mask)))
       state, values = loop.learn(config, run, state, batch, values, step, 0)
       state = run.at_step(state, step)

@@ -111,7 +111,7 @@ def compile_update(flags: argparse.Namespace, config, device: jax.Device):
   state, batch = make_arguments(flags, scorer, optimizer)
   provided = (*batch.fields, "mask", "logprobs", "entropies", "attention")
   terms = objective.build_terms(specs["losses"], provided=provided, remedies={})
-  loss = step.make_loss(scorer, terms, None)
+  loss = step.make_loss(scorer, terms, ())
   layout = sharding.on_one(device)
   update = step.make_update(loss, terms, optimizer, layout, accumulate=1)
   there = layout.everywhere

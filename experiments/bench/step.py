@@ -37,7 +37,7 @@ from PIL import Image, ImageDraw
 from experiments.bench import peak, random_model
 from mmrl import commands, data, models
 from mmrl.models import flops
-from mmrl.train import defaults, loop, metrics
+from mmrl.train import collect, defaults, loop, metrics
 from mmrl.train import run as run_lib
 
 _QUESTION = ["what", "is", "the", "colour", "of", "the", "circle?"]
@@ -188,7 +188,7 @@ def one_step(config, run, state, questions, step: int, pool):
   """(the state after a step, its timings, its questions)."""
   began = time.perf_counter()
   samples = next(questions)
-  batch, values = loop.collect(config, run, state, samples, step, pool)
+  batch, values = collect.collect(config, run, state, samples, step, pool)
   collected = time.perf_counter()
   state, values = loop.learn(config, run, state, batch, values, step, 0)
   jax.block_until_ready(state)

@@ -1,13 +1,86 @@
 """Advantages of an answer relative to the other answers to its prompt."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, Num
+import numpy as np
 
 from mmrl.errors import UserError
 
 
+def informative_groups(
+  accuracy: Num[Array, "P G"] | Num[np.ndarray, "P G"],
+) -> Bool[Array, "P"] | Bool[np.ndarray, "P"]:
+  """True where some answers are right and some wrong: max != min.
+
+  Where all are equal the advantages are 0. A reward for the form is better
+  left out of `accuracy`: an answer may be well formed and wrong.
+
+  Args:
+    accuracy: of each answer, on the host or on the device.
+
+  Returns:
+    Of each prompt; a NumPy array for a NumPy array.
+
+  Reference: DAPO's dynamic sampling, arXiv 2503.14476.
+  Differs from the paper: it asks for 0 < number of right answers < G, which
+  is the same where accuracies are 0 or 1.
+  """
+  return accuracy.max(axis=1) != accuracy.min(axis=1)
+
+
+def check_answers(rewards: Float[Array, "P G"], name: str):
+  """Refuses groups of one answer, on behalf of the function `name`."""
+  if rewards.shape[1] < 2:
+    raise UserError(
+      f"{name} needs at least 2 answers per prompt, got {rewards.shape[1]}"
+    )
+
+
+def centred(rewards: Float[Array, "P G"]) -> Float[Array, "P G"]:
+  """`r - mean_g r` in float32.
+
+  Exactly 0 where all rewards of a group are equal: the rounding of the mean
+  would be divided by a deviation or an epsilon of its own size.
+  """
+  rewards = rewards.astype(jnp.float32)
+  difference = rewards - rewards.mean(axis=1, keepdims=True)
+  return jnp.where(informative_groups(rewards)[:, None], difference, 0.0)
+
+
+def pooled_std(
+  rewards: Float[Array, "P G"],
+  bin_of: Int[Array, "P"],
+  valid: Bool[Array, "P"],
+  *,
+  bins: int,
+  ddof: int = 1,
+) -> Float[Array, "{bins}"]:
+  """Standard deviation of all rewards of each bin, about the bin's mean.
+
+  Args:
+    rewards: of each answer; may be anything where the prompt isn't valid.
+    bin_of: bin of each prompt, in [0, bins).
+    valid: False on dropped prompts, which count in no bin.
+    bins: number of bins.
+    ddof: 1 divides squares by n - 1, 0 by n.
+
+  Returns:
+    Of each bin; 0 for an empty one.
+  """
+  member = valid & (bin_of == jnp.arange(bins)[:, None])
+  member = jnp.broadcast_to(member[..., None], (bins, *rewards.shape))
+  number = member.sum(axis=(1, 2))
+  rewards = rewards.astype(jnp.float32)
+  total = jnp.where(member, rewards, 0.0).sum(axis=(1, 2))
+  mean = total / jnp.maximum(number, 1)
+  difference = jnp.where(member, rewards - mean[:, None, None], 0.0)
+  squares = (difference * difference).sum(axis=(1, 2))
+  return jnp.sqrt(squares / jnp.maximum(number - ddof, 1))
+
+
 def group_normalised(
   rewards: Float[Array, "P G"],
+  mask: Bool[Array, "P G R"] | None = None,
   *,
   scale: str = "group",
   epsilon: float = 1e-6,
@@ -22,6 +95,8 @@ def group_normalised(
 
   Args:
     rewards: of each answer.
+    mask: True on answer tokens. A group without any was dropped: it counts
+      in no deviation and gets 0. None drops none.
     scale: "group" divides by the deviation in the group, "batch" by that of
       all rewards, "none" by 1 (Dr.GRPO, arXiv 2503.20783).
     epsilon: added to the deviation; verl has 1e-6, TRL 1e-4.
@@ -35,18 +110,19 @@ def group_normalised(
 
   Reference: arXiv 2402.03300 section 4.1.2.
   """
-  if rewards.shape[1] < 2:
-    raise UserError(
-      "group_normalised needs at least 2 answers per prompt, got"
-      f" {rewards.shape[1]}"
-    )
+  check_answers(rewards, "group_normalised")
   rewards = rewards.astype(jnp.float32)
-  centred = rewards - rewards.mean(axis=1, keepdims=True)
+  advantages, keep = centred(rewards), informative_groups(rewards)
+  if mask is not None:
+    valid = mask.any(axis=(1, 2))
+    keep &= valid
   if scale == "group":
-    centred /= rewards.std(axis=1, keepdims=True, ddof=ddof) + epsilon
+    advantages /= rewards.std(axis=1, keepdims=True, ddof=ddof) + epsilon
+  elif scale == "batch" and mask is None:
+    advantages /= rewards.std(ddof=ddof) + epsilon
   elif scale == "batch":
-    centred /= rewards.std(ddof=ddof) + epsilon
+    one = jnp.zeros(len(rewards), jnp.int32)
+    advantages /= pooled_std(rewards, one, valid, bins=1, ddof=ddof) + epsilon
   elif scale != "none":
     raise UserError(f"scale must be 'group', 'batch' or 'none', got {scale!r}")
-  equal = rewards.max(axis=1) == rewards.min(axis=1)
-  return jnp.where(equal[:, None], 0.0, centred)
+  return jnp.where(keep[:, None], advantages, 0.0)

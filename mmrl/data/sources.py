@@ -126,7 +126,7 @@ class EasyVQA:
       pixels = np.asarray(image.convert("RGB"))
     part = {"type": "image", "image": pixels, "region": object_box(pixels)}
     return Example(
-      name=f"easy_vqa/{self._split}/{index}",
+      name=self._name(index),
       question=question,
       messages=ask(question, self._prompt, [part]),
       answer=answer,
@@ -136,6 +136,13 @@ class EasyVQA:
   def pairs(self) -> Iterator[tuple[str, str]]:
     """(question, answer) of every example, without opening a picture."""
     return ((question, answer) for question, answer, _ in self.rows)
+
+  def names(self) -> Iterator[str]:
+    """Name of every example, without opening a picture."""
+    return map(self._name, range(len(self)))
+
+  def _name(self, index: int) -> str:
+    return f"easy_vqa/{self._split}/{index}"
 
 
 class JsonLines:
@@ -181,6 +188,10 @@ class JsonLines:
   def pairs(self) -> Iterator[tuple[str, str]]:
     """(question, answer) of every example."""
     return ((e.question, e.answer) for e in self._examples)
+
+  def names(self) -> Iterator[str]:
+    """Name of every example: file and line."""
+    return (e.name for e in self._examples)
 
   def _parse(self, line: str, name: str, prompt: str) -> Example:
     try:

@@ -1,6 +1,24 @@
 """Loss terms, unreduced [P, G, R]; each is a function that a config names."""
 
 from mmrl.losses.attention import attention_jsd
-from mmrl.losses.policy import clipped_ratio, reference_kl
+from mmrl.losses.distillation import attention_distillation, distillation_kl
+from mmrl.losses.experts import expert_shaped
+from mmrl.losses.policy import (
+  clipped_ratio,
+  clipped_weight,
+  policy_gradient,
+  reference_kl,
+)
+from mmrl.losses.sequence import clipped_sequence_ratio
 
-__all__ = ["attention_jsd", "clipped_ratio", "reference_kl"]
+__all__ = [
+  "attention_distillation",
+  "attention_jsd",
+  "clipped_ratio",
+  "clipped_sequence_ratio",
+  "clipped_weight",
+  "distillation_kl",
+  "expert_shaped",
+  "policy_gradient",
+  "reference_kl",
+]

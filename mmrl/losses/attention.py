@@ -57,6 +57,18 @@ def _jensen_shannon_jvp(primals, tangents):
   return jensen_shannon(p, q), 0.5 * slope.sum(-1)
 
 
+def attention_divergence(
+  attention: Rows, target: Rows, mask: Bool[Array, "P G R"]
+) -> Float[Array, "P G R"]:
+  """JSD of each token's policy from a constant one; anything on padding."""
+
+  def of_rows(p, q, mask):
+    # Before the divergence: what padding holds must not reach its derivative.
+    return jensen_shannon(jnp.where(mask[..., None], p, 0.0), q)
+
+  return map_rows(of_rows, attention, jax.lax.stop_gradient(target), mask)
+
+
 def attention_jsd(
   attention: Rows,
   attention_old: Rows,
@@ -86,13 +98,6 @@ def attention_jsd(
   maximised; the consistent reading, minimise -clipped + beta KL + lambda
   attention, is what the losses of a config add up to.
   """
-
-  def of_rows(p, q, mask):
-    # Before the divergence: what padding holds must not reach its derivative.
-    return jensen_shannon(jnp.where(mask[..., None], p, 0.0), q)
-
-  divergence = map_rows(
-    of_rows, attention, jax.lax.stop_gradient(attention_old), mask
-  )
+  divergence = attention_divergence(attention, attention_old, mask)
   advantages = jax.lax.stop_gradient(per_token(advantages))
   return jnp.where(mask, advantages * divergence, 0.0)

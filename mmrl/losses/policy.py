@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
 
+_ESTIMATORS = ("k1", "k2", "k3", "k1+", "k3+")
+
 
 def per_token(
   values: Float[Array, "P G"] | Float[Array, "P G R"],
@@ -29,6 +31,17 @@ def token_ratio(
   """
   difference = jnp.where(mask, logprobs - logprobs_old, 0.0)
   return jnp.exp(jnp.clip(difference, -20.0, 20.0))
+
+
+def surrogate(
+  ratio: Float[Array, "P G _"],
+  advantages: Float[Array, "P G _"],
+  clip_low: float,
+  clip_high: float,
+) -> Float[Array, "P G _"]:
+  """`max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high))`."""
+  clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  return jnp.maximum(-advantages * ratio, -advantages * clipped)
 
 
 def clipped_ratio(
@@ -57,6 +70,7 @@ def clipped_ratio(
     clip_low: in [0, 1).
     clip_high: at least 0. DAPO (arXiv 2503.14476) has 0.28 ("clip-higher").
     dual_clip: bound on the ratio of answers with A < 0, above 1; verl has 3.
+      TRL's `delta`, where it exceeds 1 + clip_high, is the same.
 
   Returns:
     The unreduced loss.
@@ -65,12 +79,88 @@ def clipped_ratio(
   """
   ratio = token_ratio(logprobs, logprobs_old, mask)
   advantages = jax.lax.stop_gradient(per_token(advantages))
-  clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
-  loss = jnp.maximum(-advantages * ratio, -advantages * clipped)
+  loss = surrogate(ratio, advantages, clip_low, clip_high)
   if dual_clip is not None:
     bound = jnp.minimum(loss, -advantages * dual_clip)
     loss = jnp.where(advantages < 0, bound, loss)
   return loss * jax.lax.stop_gradient(token_weights)
+
+
+def clipped_weight(
+  logprobs: Float[Array, "P G R"],
+  logprobs_old: Float[Array, "P G R"],
+  advantages: Float[Array, "P G"] | Float[Array, "P G R"],
+  token_weights: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+  *,
+  weight_min: float | None = None,
+  weight_max: float | None = 5.0,
+) -> Float[Array, "P G R"]:
+  """CISPO: the importance weight is clipped, so no token loses its gradient.
+
+      rho = pi / pi_old
+      loss = -sg[clip(rho, weight_min, weight_max)] A ln pi * w
+
+  Its value depends on the scale of ln pi and means nothing; its gradient does.
+
+  Args:
+    logprobs: of the current policy; the only argument with a gradient.
+    logprobs_old: of the behaviour policy.
+    advantages: of each answer, or of each token.
+    token_weights: w, of each token; ones change nothing, bit for bit.
+    mask: True on answer tokens.
+    weight_min: lower bound of the weight; None for none, as in TRL.
+    weight_max: upper bound of the weight itself, not of its distance from 1;
+      None for none. What TRL calls `epsilon_high`.
+
+  Returns:
+    The unreduced loss, 0 on padding.
+
+  Raises:
+    UserError: if weight_min exceeds weight_max.
+
+  Reference: arXiv 2506.13585; 5.0 is from ScaleRL, arXiv 2510.13786.
+  Differs from verl: its clip widths 0.2 and 0.28 are weight_min 0.8 and
+  weight_max 1.28.
+  """
+  if None not in (weight_min, weight_max) and weight_min > weight_max:
+    raise UserError(
+      f"weight_min must be at most weight_max, got {weight_min} and"
+      f" {weight_max}"
+    )
+  ratio = token_ratio(jax.lax.stop_gradient(logprobs), logprobs_old, mask)
+  weights = jax.lax.stop_gradient(jnp.clip(ratio, weight_min, weight_max))
+  loss = policy_gradient(logprobs, advantages, token_weights, mask)
+  return jnp.where(mask, weights * loss, 0.0)
+
+
+def policy_gradient(
+  logprobs: Float[Array, "P G R"],
+  advantages: Float[Array, "P G"] | Float[Array, "P G R"],
+  token_weights: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+) -> Float[Array, "P G R"]:
+  """REINFORCE, and with leave-one-out advantages RLOO.
+
+      loss = -A ln pi * w
+
+  There is no ratio: one update per rollout batch, or it is biased. Its value
+  means little, its gradient is that of the policy. RLOO takes an answer for
+  one action, so its sum over tokens is reduced with `sequence_sum`.
+
+  Args:
+    logprobs: of the current policy; the only argument with a gradient.
+    advantages: of each answer, or of each token.
+    token_weights: w, of each token; ones change nothing, bit for bit.
+    mask: True on answer tokens.
+
+  Returns:
+    The unreduced loss, 0 on padding.
+
+  Reference: Williams 1992; RLOO arXiv 2402.14740.
+  """
+  scale = jax.lax.stop_gradient(-per_token(advantages) * token_weights)
+  return jnp.where(mask, scale, 0.0) * jnp.where(mask, logprobs, 0.0)
 
 
 def reference_kl(
@@ -79,31 +169,52 @@ def reference_kl(
   mask: Bool[Array, "P G R"],
   *,
   estimator: str = "k3",
+  bound: float | None = None,
 ) -> Float[Array, "P G R"]:
   """Estimate of KL(pi || pi_ref) from the sampled tokens.
 
       k = logprobs_ref - logprobs
       k1 = -k        k2 = k^2 / 2        k3 = exp(k) - k - 1
+      k1+, k3+:  the value of k1 or k3 with the gradient of k2
+
+  The expected gradient of k1 and of k3 isn't that of the divergence, the one
+  of k2 is (on-policy); hence the straight-through forms.
 
   Args:
     logprobs: of the current policy.
     logprobs_ref: of the frozen reference.
     mask: True on answer tokens.
-    estimator: "k1", "k2" or "k3"; k3 is GRPO's.
+    estimator: "k1", "k2", "k3", "k1+" or "k3+"; k3 is GRPO's.
+    bound: of k3 from above; None for none. verl has 10.
 
   Returns:
     The unreduced estimate, 0 on padding.
 
   Raises:
-    UserError: if there is no such estimator.
+    UserError: if there is no such estimator, or a bound of another than k3.
 
-  Reference: http://joschu.net/blog/kl-approx.html; arXiv 2402.03300 eq. 4.
+  Reference: http://joschu.net/blog/kl-approx.html; arXiv 2402.03300 eq. 4;
+  the straight-through forms are verl's.
   """
+  name = estimator.removesuffix("+")
+  if estimator not in _ESTIMATORS:
+    raise UserError(
+      f"estimator must be one of {', '.join(_ESTIMATORS)}, got {estimator!r}"
+    )
+  if bound is not None and name != "k3":
+    raise UserError(f"bound must be None for {estimator!r}, got {bound}")
   k = jnp.where(mask, logprobs_ref - logprobs, 0.0)
-  if estimator == "k1":
-    return -k
-  if estimator == "k2":
-    return k * k / 2
-  if estimator == "k3":
-    return jnp.expm1(k) - k
-  raise UserError(f"estimator must be 'k1', 'k2' or 'k3', got {estimator!r}")
+  k2 = k * k / 2
+  if name == "k1":
+    value = -k
+  elif name == "k2":
+    value = k2
+  elif bound is None:
+    value = jnp.expm1(k) - k
+  else:
+    # Else the exponential overflows, and 0 * inf is NaN in the gradient.
+    k = jnp.clip(k, -20.0, 20.0)
+    value = jnp.minimum(jnp.expm1(k) - k, bound)
+  if estimator == name:
+    return value
+  return k2 - jax.lax.stop_gradient(k2) + jax.lax.stop_gradient(value)

@@ -7,16 +7,24 @@ A reduction is a weight for every answer token, made from the mask alone:
 The weights of a minibatch are made once, with denominators over the whole
 minibatch on all devices, and then sliced: gradient accumulation and sharding
 sum parts and can't average averages, which is wrong where lengths differ.
-Answers without a valid token count in no denominator; a minibatch without any
-gives 0.
+Answers without a valid token count in no denominator, unless asked for; a
+minibatch without any gives 0.
 
-Names in other libraries: `token_mean` is verl's token-mean, `sequence_mean`
-its seq-mean-token-mean, `sequence_sum` its seq-mean-token-sum.
+Names in other libraries: `token_mean` is verl's token-mean and TRL's dapo,
+`token_sum` verl's token-sum, `sequence_mean` its seq-mean-token-mean and, with
+`count_empty`, TRL's grpo, `sequence_sum` verl's seq-mean-token-sum and, with a
+`horizon`, its seq-mean-token-sum-norm and, with `count_empty` as well, TRL's
+dr_grpo.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from mmrl.errors import UserError
+
+# The reductions, functions of (mask, axis_name) that a config names.
+__all__ = ["sequence_mean", "sequence_sum", "token_mean", "token_sum"]
 
 
 def _total(values: Array, axis_name: str | None) -> Array:
@@ -28,31 +36,71 @@ def _divide(values: Array, count: Array) -> Array:
   return values / jnp.maximum(count, 1.0)
 
 
+def _count_answers(
+  mask: Array, axis_name: str | None, count_empty: bool
+) -> Array:
+  counted = jnp.ones(mask.shape[:-1]) if count_empty else mask.any(-1)
+  return _total(counted.astype(jnp.float32), axis_name)
+
+
 def token_mean(
-  mask: Bool[Array, "P G R"], *, axis_name: str | None = None
+  mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G R"]:
   """Every token of the minibatch weighs the same: `mask / sum(mask)`."""
   mask = mask.astype(jnp.float32)
   return _divide(mask, _total(mask, axis_name))
 
 
-def sequence_mean(
-  mask: Bool[Array, "P G R"], *, axis_name: str | None = None
+def token_sum(
+  mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G R"]:
-  """Mean over the tokens of each answer, then mean over answers."""
+  """Sum over the tokens of the minibatch, whose size then scales the loss."""
+  return mask.astype(jnp.float32)
+
+
+def sequence_mean(
+  mask: Bool[Array, "P G R"],
+  axis_name: str | None = None,
+  *,
+  count_empty: bool = False,
+) -> Float[Array, "P G R"]:
+  """Mean over the tokens of each answer, then mean over answers.
+
+  Args:
+    mask: True on answer tokens.
+    axis_name: device axis that sums run over.
+    count_empty: whether answers without a token count, with a mean of 0.
+  """
+  answers = _count_answers(mask, axis_name, count_empty)
   mask = mask.astype(jnp.float32)
   lengths = mask.sum(-1, keepdims=True)
-  answers = _total((lengths > 0).astype(jnp.float32), axis_name)
   return _divide(_divide(mask, lengths), answers)
 
 
 def sequence_sum(
-  mask: Bool[Array, "P G R"], *, axis_name: str | None = None
+  mask: Bool[Array, "P G R"],
+  axis_name: str | None = None,
+  *,
+  horizon: int = 1,
+  count_empty: bool = False,
 ) -> Float[Array, "P G R"]:
-  """Sum over the tokens of each answer, then mean over answers."""
-  mask = mask.astype(jnp.float32)
-  answers = _total((mask.sum(-1) > 0).astype(jnp.float32), axis_name)
-  return _divide(mask, answers)
+  """Sum over the tokens of each answer over a constant, mean over answers.
+
+  Args:
+    mask: True on answer tokens.
+    axis_name: device axis that sums run over.
+    horizon: what each sum is divided by. Dr.GRPO (arXiv 2503.20783) has the
+      budget of tokens of an answer, so that no length is favoured and the
+      loss stays of the size of a mean.
+    count_empty: whether answers without a token count, with a sum of 0.
+
+  Raises:
+    UserError: if the horizon isn't positive.
+  """
+  if horizon <= 0:
+    raise UserError(f"horizon must be positive, got {horizon}")
+  answers = _count_answers(mask, axis_name, count_empty)
+  return _divide(mask.astype(jnp.float32), answers) / horizon
 
 
 def total(

@@ -3,7 +3,7 @@
 from mmrl.models.checkpoint import Model, load, save
 from mmrl.models.decoding import decode
 from mmrl.models.parameters import init
-from mmrl.models.policy import score, token_logprobs
+from mmrl.models.policy import lazy_logits, score, token_logprobs
 from mmrl.models.rows import attention_policy, attention_rows, map_rows
 from mmrl.models.tower import vision
 from mmrl.models.vlm import apply, extend, logits, prefill
@@ -16,6 +16,7 @@ __all__ = [
   "decode",
   "extend",
   "init",
+  "lazy_logits",
   "load",
   "logits",
   "map_rows",

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmrl.models import rows, vlm, vocabulary
 from mmrl.models.config import ModelConfig
-from mmrl.types import Prefix, PyTree, Scores
+from mmrl.types import Logits, Prefix, PyTree, Scores
 
 
 def token_logits(
@@ -30,35 +30,38 @@ def token_logits(
   return jnp.where(banned, vocabulary.BANNED, values)
 
 
-def token_logprobs(
+def lazy_logits(
   params: PyTree,
   config: ModelConfig,
   hidden: Float[Array, "*batch D"],
-  tokens: Int[Array, "*batch"],
   temperature: float = 1.0,
+) -> Logits:
+  """What the logits of the token policy are computed from."""
+  head, pattern = vlm.head(params, config)
+  return Logits(hidden, head, pattern, config.banned_token_ids, temperature)
+
+
+def token_logprobs(
+  logits: Logits, tokens: Int[Array, "*batch"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
   """Log-probabilities of `tokens` and entropies of their distributions.
 
   [rows, V] logits are never held in full: see `mmrl.models.vocabulary`.
 
   Args:
-    params: model parameters.
-    config: the architecture.
-    hidden: hidden state that emits each token.
+    logits: those that each token was drawn from.
     tokens: ids.
-    temperature: divides the logits, as when sampling.
 
   Returns:
     (log-probabilities, entropies), float32, in nats.
   """
-  head, pattern = vlm.head(params, config)
   found = vocabulary.chosen(
-    hidden.reshape(-1, hidden.shape[-1]),
-    head,
+    logits.hidden.reshape(-1, logits.hidden.shape[-1]),
+    logits.head,
     tokens.reshape(-1),
-    pattern=pattern,
-    banned=config.banned_token_ids,
-    temperature=temperature,
+    pattern=logits.pattern,
+    banned=logits.banned,
+    temperature=logits.temperature,
   )
   logprobs, entropies = (x.reshape(tokens.shape) for x in found)
   return logprobs, entropies
@@ -92,10 +95,9 @@ def score(
   first = prefix.last_hidden[:, None, None]
   first = jnp.broadcast_to(first, (*tokens.shape[:2], 1, first.shape[-1]))
   hidden = jnp.concatenate([first, output.hidden[:, :, :-1]], axis=2)
-  logprobs, entropies = token_logprobs(
-    params, config, hidden, tokens, temperature
-  )
+  logits = lazy_logits(params, config, hidden, temperature)
+  logprobs, entropies = token_logprobs(logits, tokens)
   attention = output.attention
   if attention is not None:
     attention = rows.attention_policy(attention, row=attention_row)
-  return Scores(logprobs=logprobs, entropies=entropies, attention=attention)
+  return Scores(logprobs, entropies, attention, logits)

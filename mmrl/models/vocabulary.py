@@ -5,11 +5,13 @@ backward, only those of a few thousand entries: each part of the head is read,
 and each part of its gradient written, once.
 """
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from mmrl.types import Logits
 
 # Logits that exist at once; 64 MiB.
 _CHUNK_VALUES = 2**24
@@ -49,33 +51,88 @@ def chosen(
   Returns:
     (log-probabilities, entropies), float32, in nats.
   """
-  settings = pattern, banned, temperature
-  return _chosen(settings, hidden, head, tokens)
+  return _chosen(Logits(hidden, head, pattern, banned, temperature), tokens)
 
 
-def _parts(head: Array, pattern: str, count: int) -> tuple[int, int, int]:
-  """(axis of the entries, entries of a part, parts)."""
-  axis = pattern.index("v")
-  entries = max(_CHUNK_VALUES // max(count, 1), _LEAST_ENTRIES)
-  entries = min(entries, head.shape[axis])
-  return axis, entries, -(-head.shape[axis] // entries)
+def divide(size: int, rows: int) -> tuple[int, int]:
+  """(entries of a part, parts) of `size` entries, for `rows` of logits."""
+  entries = max(_CHUNK_VALUES // max(rows, 1), _LEAST_ENTRIES)
+  entries = min(entries, size)
+  return entries, -(-size // entries)
 
 
-def _part(settings, hidden, head, index):
-  """Part `index`: its first entry, its slice of the head, its logits, and
-  which of them count. The last part begins early enough to be whole."""
-  pattern, banned, temperature = settings
-  axis, entries, _ = _parts(head, pattern, len(hidden))
-  start = jnp.minimum(index * entries, head.shape[axis] - entries)
-  part = jax.lax.dynamic_slice_in_dim(head, start, entries, axis)
-  logits = jnp.einsum(
-    f"nd,{pattern}->nv", hidden, part, preferred_element_type=jnp.float32
+def part(
+  logits: Logits, index: Array | int, size: int, entries: int
+) -> tuple[Array, Array, Float[Array, "N entries"], Bool[Array, "entries"]]:
+  """One part of the logits of N tokens.
+
+  Args:
+    logits: of the tokens.
+    index: which part.
+    size: entries that there are; those of the head behind them are left out.
+    entries: those of a part, from `divide`.
+
+  Returns:
+    Its first entry, its slice of the head, its logits, and which of them
+    count. The last part begins early enough to be whole.
+  """
+  axis = logits.pattern.index("v")
+  start = jnp.minimum(index * entries, size - entries)
+  head = jax.lax.dynamic_slice_in_dim(logits.head, start, entries, axis)
+  values = jnp.einsum(
+    f"nd,{logits.pattern}->nv",
+    logits.hidden,
+    head,
+    preferred_element_type=jnp.float32,
   )
   entry = start + jnp.arange(entries)
   counts = entry >= index * entries
-  for token in banned:
+  for token in logits.banned:
     counts &= entry != token
-  return start, part, jnp.where(counts, logits / temperature, BANNED), counts
+  values = jnp.where(counts, values / logits.temperature, BANNED)
+  return start, head, values, counts
+
+
+def no_gradients(logits: Logits) -> tuple[Array, Array]:
+  """Zeros for `add_part`: of the hidden states, float32, and of the head."""
+  hidden = jnp.zeros(logits.hidden.shape, jnp.float32)
+  return hidden, jnp.zeros_like(logits.head)
+
+
+def add_part(
+  gradients: tuple[Array, Array],
+  slope: Float[Array, "N entries"],
+  logits: Logits,
+  start: Array,
+  head: Array,
+) -> tuple[Array, Array]:
+  """Adds a part's share to the gradients of hidden states and head.
+
+  Args:
+    gradients: so far.
+    slope: derivative by hidden times head, 0 where an entry doesn't count.
+    logits: of the tokens.
+    start, head: from `part`.
+  """
+  of_hidden, of_head = gradients
+  axis = logits.pattern.index("v")
+  slope = slope.astype(logits.hidden.dtype)
+  of_hidden += jnp.einsum(
+    f"nv,{logits.pattern}->nd", slope, head, preferred_element_type=jnp.float32
+  )
+  new = jnp.einsum(f"nv,nd->{logits.pattern}", slope, logits.hidden)
+  old = jax.lax.dynamic_slice_in_dim(of_head, start, slope.shape[-1], axis)
+  of_head = jax.lax.dynamic_update_slice_in_dim(
+    of_head, old + new.astype(of_head.dtype), start, axis
+  )
+  return of_hidden, of_head
+
+
+def with_gradients(logits: Logits, gradients: tuple[Array, Array]) -> Logits:
+  """Logits with gradients in place of hidden states and head."""
+  of_hidden, of_head = gradients
+  of_hidden = of_hidden.astype(logits.hidden.dtype)
+  return dataclasses.replace(logits, hidden=of_hidden, head=of_head)
 
 
 def _at(tokens, start, entries):
@@ -84,24 +141,30 @@ def _at(tokens, start, entries):
   return jnp.clip(place, 0, entries - 1), (place >= 0) & (place < entries)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chosen(settings, hidden, head, tokens):
-  return _forward(settings, hidden, head, tokens)[0]
+@jax.custom_vjp
+def _chosen(logits, tokens):
+  return _forward(logits, tokens)[0]
 
 
-def _forward(settings, hidden, head, tokens):
-  _, entries, parts = _parts(head, settings[0], len(hidden))
+def _divide(logits):
+  """(entries, entries of a part, parts) of the whole head."""
+  size = logits.head.shape[logits.pattern.index("v")]
+  return size, *divide(size, len(logits.hidden))
+
+
+def _forward(logits, tokens):
+  size, entries, parts = _divide(logits)
 
   def visit(index, carry):
     top, total, weighted, logit = carry
-    start, _, logits, _ = _part(settings, hidden, head, index)
-    highest = jnp.maximum(top, logits.max(-1))
+    start, _, values, _ = part(logits, index, size, entries)
+    highest = jnp.maximum(top, values.max(-1))
     shrink = jnp.exp(top - highest)
-    weights = jnp.exp(logits - highest[:, None])
+    weights = jnp.exp(values - highest[:, None])
     total = total * shrink + weights.sum(-1)
-    weighted = weighted * shrink + (weights * logits).sum(-1)
+    weighted = weighted * shrink + (weights * values).sum(-1)
     place, here = _at(tokens, start, entries)
-    own = jnp.take_along_axis(logits, place[:, None], axis=-1)[:, 0]
+    own = jnp.take_along_axis(values, place[:, None], axis=-1)[:, 0]
     # A token in two parts is banned in one of them.
     logit = jnp.where(here, jnp.maximum(logit, own), logit)
     return highest, total, weighted, logit
@@ -113,39 +176,28 @@ def _forward(settings, hidden, head, tokens):
   )
   log_total = top + jnp.log(total)
   entropies = log_total - weighted / total
-  residuals = hidden, head, tokens, log_total, entropies
+  residuals = logits, tokens, log_total, entropies
   return (logit - log_total, entropies), residuals
 
 
-def _backward(settings, residuals, slopes):
-  hidden, head, tokens, log_total, entropies = residuals
+def _backward(residuals, slopes):
+  logits, tokens, log_total, entropies = residuals
   of_logprob, of_entropy = (x[:, None] for x in slopes)
-  pattern, _, temperature = settings
-  axis, entries, parts = _parts(head, pattern, len(hidden))
+  size, entries, parts = _divide(logits)
 
-  def visit(index, carry):
-    of_hidden, of_head = carry
-    start, part, logits, counts = _part(settings, hidden, head, index)
-    logs = logits - log_total[:, None]
+  def visit(index, found):
+    start, head, values, counts = part(logits, index, size, entries)
+    logs = values - log_total[:, None]
     slope = of_logprob + of_entropy * (logs + entropies[:, None])
     slope = -jnp.exp(logs) * slope
     place, here = _at(tokens, start, entries)
     own = (jnp.arange(entries) == place[:, None]) & here[:, None]
-    slope = jnp.where(own, slope + of_logprob, slope) / temperature
-    slope = jnp.where(counts, slope, 0.0).astype(hidden.dtype)
-    of_hidden += jnp.einsum(
-      f"nv,{pattern}->nd", slope, part, preferred_element_type=jnp.float32
-    )
-    new = jnp.einsum(f"nv,nd->{pattern}", slope, hidden)
-    old = jax.lax.dynamic_slice_in_dim(of_head, start, entries, axis)
-    of_head = jax.lax.dynamic_update_slice_in_dim(
-      of_head, old + new.astype(of_head.dtype), start, axis
-    )
-    return of_hidden, of_head
+    slope = jnp.where(own, slope + of_logprob, slope) / logits.temperature
+    slope = jnp.where(counts, slope, 0.0)
+    return add_part(found, slope, logits, start, head)
 
-  zeros = jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(head)
-  of_hidden, of_head = jax.lax.fori_loop(0, parts, visit, zeros)
-  return of_hidden.astype(hidden.dtype), of_head, None
+  found = jax.lax.fori_loop(0, parts, visit, no_gradients(logits))
+  return with_gradients(logits, found), None
 
 
 _chosen.defvjp(_forward, _backward)

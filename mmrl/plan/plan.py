@@ -15,7 +15,7 @@ from mmrl.models import checkpoint
 from mmrl.models.processor import Processor
 from mmrl.plan import chips
 from mmrl.plan.programs import Compiler, Program
-from mmrl.train import run as run_lib
+from mmrl.train import model as model_lib
 
 _GIB = 2**30
 # Questions that padding is measured on.
@@ -90,7 +90,7 @@ def _padding(compiler: Compiler) -> float | None:
     processor = Processor.load(
       checkpoint.find(config.model.path), compiler.parts.model_config
     )
-    processor = run_lib.with_budget(config, processor)
+    processor = model_lib.with_budget(config, processor)
     source = build.construct(data, config.data.train.to_dict(), "")
     chosen = [source[i] for i in evaluate.spread(len(source), _SAMPLE)]
     lengths = [len(processor.encode(e.messages, e.name).tokens) for e in chosen]
@@ -114,9 +114,11 @@ def _title(compiler: Compiler, topology: str | None) -> str:
     if v is not None
   )
   device = compiler.parts.layout.mesh.devices.flat[0].device_kind
+  teacher = compiler.config.teacher.path
+  taught = f", taught by {teacher}," if teacher else ""
   room = f", {chip.memory / _GIB:.1f} GiB a device" if chip else ""
   return (
-    f"{compiler.config.model.path} on {topology or 'this machine'}"
+    f"{compiler.config.model.path}{taught} on {topology or 'this machine'}"
     f" ({device}{room})\n{sizes}\n\n"
     f"{'program':10}{'memory':>10}{'args':>8}{'temp':>8}{'out':>8}{'other':>8}"
     f"{'':8}{'TFLOP':>10}{'at peak':>10}{'compiled':>10}  collectives"
@@ -132,13 +134,14 @@ def _row(program: Program) -> str:
   peak = f"{program.seconds:8.2f} s" if program.seconds is not None else "-"
   moved = ", ".join(
     f"{one['count']} {kind} {one['bytes'] / 1e9:.2f} GB"
-    for kind, one in program.collectives.items()
+    for kind, one in (program.collectives or {}).items()
   )
+  nothing = "?" if program.collectives is None else "-"
   return (
     f"{program.name:10}{program.total / _GIB:10.2f}"
     f"{gib('arguments')}{gib('temporaries')}{gib('output')}{gib('resident')}"
     f"{'' if program.fits else '  > chip':8}{program.flops / 1e12:10.1f}"
-    f"{peak:>10}{program.compile_seconds:8.0f} s  {moved or '-'}"
+    f"{peak:>10}{program.compile_seconds:8.0f} s  {moved or nothing}"
   )
 
 
@@ -184,8 +187,9 @@ def _changes(config: ml_collections.ConfigDict, devices: int):
   for tensor in (2, 4):
     if config.mesh.tensor < tensor and devices % tensor == 0:
       yield mesh | {"mesh.fsdp": devices // tensor, "mesh.tensor": tensor}
-  if config.model.param_dtype != "bfloat16":
-    yield {"model.param_dtype": "bfloat16"}
+  for name in ("teacher", "model") if config.teacher.path else ("model",):
+    if config[name].param_dtype != "bfloat16":
+      yield {f"{name}.param_dtype": "bfloat16"}
   prompts = config.rollout.prompts
   for factor in (2, 4):
     yield {"rollout.prompts": prompts // factor}

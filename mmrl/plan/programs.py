@@ -1,8 +1,8 @@
 """A run's programs, compiled from shapes alone."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
-import inspect
+import math
 import re
 import time
 from typing import Any
@@ -10,17 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
-from mmrl import build, losses, sharding
+from mmrl import sharding
 from mmrl.errors import UserError
 from mmrl.models import checkpoint, config_json, flops, parameters
 from mmrl.models.config import ModelConfig
 from mmrl.plan import chips, hlo
 from mmrl.sharding import Layout
+from mmrl.train import method as method_lib
+from mmrl.train import model as model_lib
 from mmrl.train import run as run_lib
+from mmrl.train import teacher as teacher_lib
 from mmrl.train.run import Parts
-from mmrl.types import Batch, Patches, Prompt, PyTree
+from mmrl.types import Batch, Logits, Patches, Prompt, PyTree
 
 # "Used 20.51G of 15.75G hbm", as XLA refuses to compile for a TPU.
 _REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.I)
@@ -38,7 +40,8 @@ class Program:
       (`resident`).
     total: bytes at the program's peak; XLA's own figure where it refused.
     fits: whether that is within the chip's memory.
-    collectives: see `hlo.collectives`.
+    collectives: see `hlo.collectives`; None where XLA can't read the program
+      (jaxlib 0.10.2 that of libtpu 0.0.52, of a mesh with a tensor axis).
     flops: of the model by formula, of all chips together.
     seconds: those at the chips' peak, shared out evenly; None without one.
     compile_seconds: measured.
@@ -48,7 +51,7 @@ class Program:
   memory: Mapping[str, int]
   total: int
   fits: bool
-  collectives: Mapping[str, Mapping[str, int]]
+  collectives: Mapping[str, Mapping[str, int]] | None
   flops: int
   seconds: float | None
   compile_seconds: float
@@ -59,10 +62,57 @@ def architecture(config: ml_collections.ConfigDict) -> ModelConfig:
 
   That of a hub id comes from the config.json files that ship with the library.
   """
-  name = config.model.path
+  return model_lib.compute_as(config, _read(config.model.path))
+
+
+def architecture_of_teacher(
+  config: ml_collections.ConfigDict,
+) -> ModelConfig | None:
+  """That of its teacher, where it has one."""
+  if not config.teacher.path:
+    return None
+  return teacher_lib.architecture(config, _read(config.teacher.path))
+
+
+def _read(name: str) -> ModelConfig:
   public = checkpoint.public_config(name)
-  model = public or config_json.read(checkpoint.find(name))
-  return run_lib.compute_as(config, model)
+  return public or config_json.read(checkpoint.find(name))
+
+
+def _parameters(model: ModelConfig, layout: Layout, dtype: str) -> PyTree:
+  """Their shapes, as they lie on a mesh."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: jax.ShapeDtypeStruct(
+      x.shape,
+      jnp.dtype(dtype),
+      sharding=layout.parameter(parameters.path_name(path), x.shape),
+    ),
+    parameters.shapes(model),
+  )
+
+
+def _taken_over(layout: Layout, tree: PyTree) -> PyTree:
+  """Shapes as `Layout.take_over` would lay them."""
+
+  def lay(x, where):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  def one(x):
+    if isinstance(x, Logits):
+      hidden = lay(x.hidden, layout.prompts)
+      head = lay(x.head, layout.everywhere)
+      return dataclasses.replace(x, hidden=hidden, head=head)
+    return lay(x, layout.prompts)
+
+  return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
+
+
+def _bytes(shapes: Iterable[jax.ShapeDtypeStruct]) -> int:
+  """Those on each chip."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in shapes
+  )
 
 
 def _shape(sharding_, *sizes: int, dtype: Any = "int32"):
@@ -119,16 +169,12 @@ class Compiler:
       sharding.make_mesh(config.mesh.to_dict(), devices),
       config.train.minibatches,
     )
-    self.parts = run_lib.build_parts(config, architecture(config), layout)
+    model, self.teacher = architecture(config), architecture_of_teacher(config)
+    self.parts = run_lib.build_parts(config, model, layout, self.teacher)
     self.chip = chips.of(layout.mesh.devices.flat[0])
-    dtype = jnp.dtype(config.model.param_dtype)
-    self.params = jax.tree_util.tree_map_with_path(
-      lambda path, x: jax.ShapeDtypeStruct(
-        x.shape,
-        dtype,
-        sharding=layout.parameter(parameters.path_name(path), x.shape),
-      ),
-      parameters.shapes(self.parts.model_config),
+    self.params = _parameters(model, layout, config.model.param_dtype)
+    self.params_teacher = self.teacher and _parameters(
+      self.teacher, self.parts.teacher_layout, config.teacher.param_dtype
     )
     state = jax.eval_shape(self.parts.first_state, self.params)
     self.state = self._placed(state, layout.of(state))
@@ -155,15 +201,32 @@ class Compiler:
     program, rollout = self.compile(
       "rollout", programs.rollout, self.state, prompt, key
     )
+    if config.rollout.refill.rounds:
+      # Groups are drawn again while those so far are kept.
+      yield self._beside(program, (prompt, rollout))
+      pair, source = (prompt, rollout), _shape(layout.prompts, prompts)
+      program, pair = self.compile(
+        "exchange", programs.exchange, pair, pair, source
+      )
+      prompt, rollout = pair
     yield program
     program, probed = self.compile(
       "probe", programs.probe, self.state, self.params, prompt, rollout
     )
     yield program
     fields, _ = probed
+    if self.teacher:
+      program, taught = self.compile(
+        "teach",
+        programs.teach,
+        self.params_teacher,
+        *_taken_over(parts.teacher_layout, (prompt, rollout.tokens)),
+      )
+      yield self._beside(program, (prompt, rollout, fields))
+      fields |= _taken_over(layout, taught)
     rewards = _shape(layout.prompts, prompts, answers, dtype="float32")
     program, fields = self.compile(
-      "prepare", programs.prepare, fields, rewards, rollout.mask
+      "prepare", programs.prepare, fields, rewards, rollout.mask, key
     )
     yield program
     visual = rollout.visual if parts.frozen_vision else None
@@ -199,9 +262,7 @@ class Compiler:
         raise
       total = round(float(refused[1]) * _UNITS[refused[2].upper()]) + resident
       memory = {"resident": resident}
-      placed = self._placed(
-        output, jax.tree.map(lambda _: self.parts.layout.prompts, output)
-      )
+      placed = _taken_over(self.parts.layout, output)
       seconds = time.perf_counter() - began
       return self._program(name, memory, total, {}, seconds), placed
     found = compiled.memory_analysis()
@@ -213,7 +274,10 @@ class Compiler:
       "resident": resident,
     }
     total = sum(memory.values()) - 2 * memory["alias"]
-    moved = hlo.collectives(compiled.as_text())
+    try:
+      moved = hlo.collectives(compiled.as_text())
+    except jax.errors.JaxRuntimeError:
+      moved = None
     seconds = time.perf_counter() - began
     placed = self._placed(output, compiled.output_shardings)
     return self._program(name, memory, total, moved, seconds), placed
@@ -221,16 +285,24 @@ class Compiler:
   def _resident(self, arguments: PyTree) -> int:
     """Bytes a chip that the run holds besides a program's arguments.
 
-    State and reference parameters stay all the time; a program that is given
-    neither, or one of them, runs beside the other.
+    State, reference parameters and those of the teacher stay all the time; a
+    program runs beside those of them that it isn't given.
     """
     given = {id(leaf) for leaf in jax.tree.leaves(arguments)}
-    held = jax.tree.leaves((self.state, self.params))
-    return sum(
-      int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
-      for x in held
-      if id(x) not in given
+    held = jax.tree.leaves((self.state, self.params, self.params_teacher))
+    return _bytes(x for x in held if id(x) not in given)
+
+  def _beside(self, program: Program, held: PyTree) -> Program:
+    """The program, where these arrays stay on the chip meanwhile."""
+    more = _bytes(jax.tree.leaves(held))
+    memory = program.memory | {"resident": program.memory["resident"] + more}
+    total = program.total + more
+    return dataclasses.replace(
+      program, memory=memory, total=total, fits=self._fits(total)
     )
+
+  def _fits(self, total: int) -> bool:
+    return not self.chip or total <= self.chip.memory
 
   def _program(self, name, memory, total, moved, seconds) -> Program:
     work = self._flops().get(name, 0)
@@ -241,7 +313,7 @@ class Compiler:
       name=name,
       memory=memory,
       total=total,
-      fits=not self.chip or total <= self.chip.memory,
+      fits=self._fits(total),
       collectives=moved,
       flops=work,
       seconds=peak,
@@ -253,23 +325,35 @@ class Compiler:
     config, parts = self.config, self.parts
     merge = parts.model_config.vision.spatial_merge_size
     side = merge * max(1, round((max(config.data.patches)) ** 0.5) // merge)
-    prompts = config.rollout.prompts
+    prompts, minibatches = config.rollout.prompts, config.train.minibatches
+    answers, count = config.rollout.answers, config.rollout.length
+    grids = [(1, side, side)] * prompts
+    lengths = [max(config.data.lengths)] * prompts
     layers = len(parts.scorer.layers)
-    reads = any(
-      spec["weight"]
-      and "attention"
-      in inspect.signature(build.lookup(losses, spec, "")).parameters
-      for spec in config.losses.to_dict().values()
-    )
+    method = method_lib.bind(config)
+    reads = any(term.needs_attention for term in method.terms)
     work = flops.step(
       parts.model_config,
-      grids=[(1, side, side)] * prompts,
-      lengths=[max(config.data.lengths)] * prompts,
-      answers=config.rollout.answers,
-      count=config.rollout.length,
+      grids=grids,
+      lengths=lengths,
+      answers=answers,
+      count=count,
       rows_probed=layers,
       rows_trained=layers if reads else 0,
       reference="reference" in config.probes,
       trains=("layers", "head") if parts.frozen_vision else flops.PARTS,
     )
-    return work | {"update": work["update"] // config.train.minibatches}
+    if self.teacher:
+      sizes = answers, count
+      read = "attention_teacher" in method.named
+      work["teach"] = flops.forward(
+        *flops.vision(self.teacher, grids).values(),
+        *(flops.prefill(self.teacher, s) for s in lengths),
+        *(flops.extend(self.teacher, s, *sizes) for s in lengths),
+        *(flops.rows(self.teacher, s, *sizes, layers * read) for s in lengths),
+      )
+      if "logits_teacher" in method.named:
+        # They are computed where they are read.
+        tokens = prompts * answers * count
+        work["update"] += flops.forward(flops.head(self.teacher, tokens))
+    return work | {"update": work["update"] // minibatches}

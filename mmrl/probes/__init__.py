@@ -1,5 +1,16 @@
 """Probes: named batch fields from passes without gradient."""
 
+from mmrl.probes.blind import image_blind
+from mmrl.probes.entropy import visual_entropy
+from mmrl.probes.nucleus import nucleus
 from mmrl.probes.policies import behaviour, reference
+from mmrl.probes.teacher import teacher
 
-__all__ = ["behaviour", "reference"]
+__all__ = [
+  "behaviour",
+  "image_blind",
+  "nucleus",
+  "reference",
+  "teacher",
+  "visual_entropy",
+]

@@ -68,6 +68,22 @@ def widths(answers: int, length: int) -> list[int]:
   return sorted({-(-answers // n) for n in divisors}, reverse=True)
 
 
+def rows_at_once(config: ModelConfig) -> int:
+  """Rows of logits that a draw holds at once."""
+  values = _DRAWN_VALUES * sharding.prompt_axes()[1]
+  return max(1, values // config.text.vocab_size)
+
+
+def answer_mask(
+  config: ModelConfig, tokens: Int[Array, "P G R"], steps: Int[Array, ""]
+) -> Bool[Array, "P G R"]:
+  """True on the tokens up to each answer's end, of the first `steps`."""
+  ends = tokens == config.eos_token_id
+  return (jnp.cumsum(ends, axis=-1) - ends == 0) & (
+    jnp.arange(tokens.shape[-1]) < steps
+  )
+
+
 def _narrow(state: State, width: int, run: Callable[[State], State]) -> State:
   """Runs on `width` answers of each prompt, those that go on among them."""
   working = jnp.argsort(state.done, axis=1, stable=True)[:, :width]
@@ -129,9 +145,8 @@ def generate(
   def draw(state: State, hidden) -> State:
     now = uniform[prompt, state.working, state.step]
     rows = now.reshape(-1, 2), hidden.reshape(-1, hidden.shape[-1])
-    at_once = _DRAWN_VALUES * sharding.prompt_axes()[1]
     token, logprob = jax.lax.map(
-      draw_one, rows, batch_size=max(1, at_once // config.text.vocab_size)
+      draw_one, rows, batch_size=rows_at_once(config)
     )
     token, logprob = (x.reshape(hidden.shape[:2]) for x in (token, logprob))
     where = prompt, state.working
@@ -181,10 +196,7 @@ def generate(
     state = run(state, few)
     for width, few in zip(narrower, fewer, strict=True):
       state = _narrow(state, width, functools.partial(run, few=few))
-  ends = state.tokens == config.eos_token_id
-  mask = (jnp.cumsum(ends, axis=-1) - ends == 0) & (
-    jnp.arange(length) < state.step
-  )
+  mask = answer_mask(config, state.tokens, state.step)
   tokens = jnp.where(mask, state.tokens, config.pad_token_id)
   return tokens, mask, jnp.where(mask, state.logprobs, 0.0)
 

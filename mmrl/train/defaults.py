@@ -59,6 +59,10 @@ def get_config() -> ml_collections.ConfigDict:
         "temperature": 1.0,  # 0 is greedy
         "top_k": 0,  # 0 keeps all tokens
         "top_p": 1.0,
+        # Dynamic sampling: groups whose `reward` is the same for all answers
+        # are drawn again, with other questions, up to so many times; those
+        # still without a mixed group count nothing.
+        "refill": {"rounds": 0, "reward": "accuracy"},
       },
       # Specs of `mmrl.rewards`, each with a weight.
       "rewards": {
@@ -73,8 +77,29 @@ def get_config() -> ml_collections.ConfigDict:
         "behaviour": {"name": "behaviour"},
         "reference": {"name": "reference"},
       },
-      # Spec of `mmrl.token_weights`; an empty name weighs all tokens alike.
-      "token_weight": {"name": ""},
+      # Specs of `mmrl.token_weights`; a token's weight is their product.
+      "token_weights": {},
+      # Trajectories of stronger models as extra answers, `count` to a group:
+      # JSON Lines of {"name": of the question, "text"}. One is used where it
+      # is right (its reward `accuracy` is 1) and well-formed (its reward
+      # `format`), and the share of right answers to its question is below
+      # `solved`; `quantile` leaves out the least likely of them.
+      "experts": {
+        "path": "",
+        "count": 1,
+        "accuracy": "accuracy",
+        "format": "format",
+        "solved": 0.5,
+        "quantile": 0.0,
+      },
+      # The larger model of distillation; see probe "teacher". It is read by
+      # all devices together, on a mesh of its own.
+      "teacher": {
+        "path": "",
+        "dtype": "float32",
+        "param_dtype": "float32",
+        "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+      },
       # Specs of `mmrl.losses`, each with a weight and a reduction.
       "losses": {
         "policy": {

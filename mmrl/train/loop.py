@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import concurrent.futures
 import contextlib
-import math
+import functools
 import time
 
 from etils import epath
@@ -14,9 +14,10 @@ import tqdm
 
 from mmrl import data, evaluate, models, processes, storage
 from mmrl.errors import UserError
-from mmrl.train import checkpoint, summary
+from mmrl.train import checkpoint, collect, lock, summary
 from mmrl.train import metrics as metrics_lib
 from mmrl.train import run as run_lib
+from mmrl.train.claim import claim
 from mmrl.train.run import Run
 from mmrl.train.step import State
 from mmrl.types import Batch, PyTree
@@ -49,9 +50,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   run = run_lib.build_run(config)
   with contextlib.ExitStack() as stack:
     # Before anything is written; a notebook needs both back.
-    processes.first_only(lambda: stack.enter_context(checkpoint.Lock(path)))
+    processes.first_only(lambda: stack.enter_context(lock.hold(path)))
     termination = stack.enter_context(processes.Termination())
-    processes.first_only(lambda: checkpoint.claim(path, config))
+    processes.first_only(lambda: claim(path, config))
     before, params, after = _train(config, run, path, compilations, termination)
     if jax.process_index():
       return {}
@@ -189,9 +190,18 @@ def _steps(
     for step in range(first + 1, last + 1):
       termination.in_step = True
       began, asked = ended, time.perf_counter()
-      samples = _next(questions, state, checkpoints)
+      position = questions.get_state()
+      samples = _next(questions, state, checkpoints, position)
       waited = time.perf_counter() - asked
-      batch, values = collect(config, run, state, samples, step, pool)
+      batch, values = collect.collect(
+        config,
+        run,
+        state,
+        samples,
+        step,
+        pool,
+        functools.partial(_next, questions, state, checkpoints, position),
+      )
       state, values = learn(config, run, state, batch, values, step, saved)
       state = run.at_step(state, step)
       ended = time.perf_counter()
@@ -230,9 +240,11 @@ def _postfix(run: Run, values: Mapping[str, float]) -> str:
   )
 
 
-def _next(questions, state: State, checkpoints) -> data.Samples:
-  """The next questions; if one of them is broken, what is done is saved."""
-  position = questions.get_state()
+def _next(questions, state: State, checkpoints, position) -> data.Samples:
+  """The next questions; if one of them is broken, what is done is saved.
+
+  That is the state at the step's beginning, with the position of then.
+  """
   try:
     return next(questions)
   except UserError:
@@ -240,61 +252,6 @@ def _next(questions, state: State, checkpoints) -> data.Samples:
     if int(state.step) and jax.process_count() == 1:
       checkpoints.save(state, position)
     raise
-
-
-def collect(
-  config, run: Run, state: State, samples, step: int, pool
-) -> tuple[Batch, dict[str, float]]:
-  """Answers, rewards, advantages and probes for one batch of questions.
-
-  `time/device` sums the seconds from each call of a program to its observed
-  end, here and in `learn`; of two programs at a time there are none. It counts
-  as the device's what a call takes on the host: copying arguments, and in the
-  first steps compiling. It doesn't see gaps inside of a program, nor, being
-  over in no time, `prepare` and the cutting of minibatches.
-
-  Args:
-    config: the run's.
-    run: the run.
-    state: current parameters.
-    samples: questions.
-    step: number of this rollout batch; with the seed it makes the random key.
-    pool: executor for the rewards, and for seeing the probes end meanwhile.
-
-  Returns:
-    (batch, metrics).
-  """
-  began = time.perf_counter()
-  prompt = run.layout.put(samples.prompt)
-  key = jax.random.fold_in(jax.random.key(config.seed), step)
-  rollout = run.programs.rollout(state, prompt, key)
-  tokens, mask = map(run.layout.local, (rollout.tokens, rollout.mask))
-  sampled = time.perf_counter()
-  # Dispatched before the rewards, so that host and device work side by side.
-  fields, measured = run.programs.probe(state, run.params, prompt, rollout)
-  probed = pool.submit(_end, measured)
-  texts = run.processor.decode(tokens, mask)
-  rewards, parts = run_lib.answer_rewards(
-    run.rewards, texts, samples.examples, pool
-  )
-  rewarded = time.perf_counter()
-  fields = run.programs.prepare(fields, run.layout.put(rewards), rollout.mask)
-  values = _floats(measured)
-  if math.isnan(values["attention/region"]):
-    del values["attention/region"]  # no region is marked
-  ended = (tokens == run.model_config.eos_token_id).any(-1)
-  host = {f"reward/{name}": float(x.mean()) for name, x in parts.items()}
-  host["reward/total"] = float(rewards.mean())
-  host["reward/mixed_groups"] = float((rewards.std(1) > 0).mean())
-  host["rollout/ended"] = float(ended.mean())
-  values |= processes.mean(host)
-  values["time/rollout"] = sampled - began
-  values["time/reward"] = rewarded - sampled
-  ended = time.perf_counter()
-  values["time/probe"] = ended - rewarded
-  values["time/device"] = min(probed.result(), ended) - began
-  visual = rollout.visual if run.frozen_vision else None
-  return Batch(prompt, visual, rollout.tokens, rollout.mask, fields), values
 
 
 def learn(
@@ -333,22 +290,12 @@ def learn(
     called = time.perf_counter()
     every = config.shares.every
     if every and update == updates - 1 and step % every == 0:
-      values |= _floats(run.programs.shares(state, batch, minibatch))
+      values |= metrics_lib.floats(run.programs.shares(state, batch, minibatch))
     state, measured = run.programs.update(state, batch, minibatch)
-    measured = _floats(measured)
+    measured = metrics_lib.floats(measured)
     device += time.perf_counter() - called
     metrics_lib.require_finite(measured, step, update + 1, saved)
   values |= measured
   values["time/update"] = time.perf_counter() - began
   values["time/device"] = device
   return state, values
-
-
-def _end(arrays) -> float:
-  """Waits until arrays are computed, and says when that was."""
-  jax.block_until_ready(arrays)
-  return time.perf_counter()
-
-
-def _floats(arrays) -> dict[str, float]:
-  return {k: float(v) for k, v in jax.device_get(arrays).items()}

@@ -125,3 +125,8 @@ def require_finite(
         f" checkpoint is of step {saved or 0}. Lower the learning rate or"
         " clip_norm, or compute in float32"
       )
+
+
+def floats(arrays: Mapping[str, jax.Array]) -> dict[str, float]:
+  """Numbers on a device as numbers here."""
+  return {k: float(v) for k, v in jax.device_get(arrays).items()}

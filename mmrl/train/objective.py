@@ -15,11 +15,7 @@ from mmrl.losses import policy, reduce
 from mmrl.models import map_rows
 from mmrl.types import Scores
 
-_REDUCTIONS = {
-  "token_mean": reduce.token_mean,
-  "sequence_mean": reduce.sequence_mean,
-  "sequence_sum": reduce.sequence_sum,
-}
+_REDUCTIONS = tuple(reduce.__all__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +25,13 @@ class Term:
   name: str
   bound: build.Bound
   weight: float
-  reduction: str
+  reduce: build.Bound
+
+  @property
+  def reduction(self) -> str:
+    """Key of the reduction's weights: its name and what options it has."""
+    options = sorted(self.reduce.options.items())
+    return ",".join([self.reduce.name, *(f"{k}={v}" for k, v in options)])
 
   @property
   def needs_attention(self) -> bool:
@@ -49,7 +51,8 @@ def build_terms(
   0 is the very program that GRPO is.
 
   Args:
-    specs: per term, the function's spec, its `weight` and its `reduce`.
+    specs: per term, the function's spec, its `weight` and its `reduce`, a
+      name or a spec of `mmrl.losses.reduce`.
     provided: names of the data there will be.
     remedies: see `build.bind`.
 
@@ -64,19 +67,27 @@ def build_terms(
       weight, reduction = spec.pop("weight"), spec.pop("reduce")
     except KeyError as error:
       raise UserError(f"{where}: expected a {error} beside the name") from error
-    if reduction not in _REDUCTIONS:
-      raise UserError(
-        f"{where}.reduce: expected one of {', '.join(_REDUCTIONS)}, found"
-        f" {reduction!r}"
-      )
     bound = build.bind(
       losses, spec, where, provided=provided, remedies=remedies
     )
+    reduction = _bind_reduction(reduction, f"{where}.reduce")
     if weight:
       terms.append(Term(name, bound, weight, reduction))
   if not terms:
     raise UserError("config.losses: expected a term of non-zero weight")
   return tuple(terms)
+
+
+def _bind_reduction(spec: Any, where: str) -> build.Bound:
+  """A reduction as a function of mask and device axis."""
+  if isinstance(spec, str):
+    spec = {"name": spec}
+  if not isinstance(spec, Mapping):
+    raise UserError(
+      f"{where}: expected one of {', '.join(_REDUCTIONS)}, or a dict with the"
+      f" name and its options, found {spec!r}"
+    )
+  return build.bind(reduce, spec, where, provided=("mask", "axis_name"))
 
 
 def reduction_weights(
@@ -86,8 +97,12 @@ def reduction_weights(
 
   `token_mean` is always among them: metrics are averaged with it.
   """
-  names = {"token_mean", *(term.reduction for term in terms)}
-  return {name: _REDUCTIONS[name](mask, axis_name=axis_name) for name in names}
+  weights = {"token_mean": reduce.token_mean(mask, axis_name)}
+  context = {"mask": mask, "axis_name": axis_name}
+  for term in terms:
+    if term.reduction not in weights:
+      weights[term.reduction] = term.reduce(context)
+  return weights
 
 
 def objective(
@@ -111,14 +126,14 @@ def objective(
     (loss, metrics). Metrics are sums over tokens with weights that already
     hold the denominator, so those of micro-batches add up.
   """
-  context = dict(fields, logprobs=scores.logprobs, entropies=scores.entropies)
-  if scores.attention is not None:
-    context["attention"] = scores.attention
+  context = dict(fields, **vars(scores))
   loss, metrics = jnp.zeros(()), {}
   for term in terms:
-    value = reduce.total(
-      term.bound(context), weights[term.reduction], axis_name=axis_name
-    )
+    values = term.bound(context)
+    if "expert" in context and "expert" not in term.bound.needs:
+      # A term that doesn't know of experts is of the policy's own answers.
+      values = jnp.where(context["expert"][..., None], 0.0, values)
+    value = reduce.total(values, weights[term.reduction], axis_name=axis_name)
     loss += term.weight * value
     metrics[f"loss/{term.name}"] = value
   metrics["loss/total"] = loss

@@ -1,6 +1,6 @@
 """A config to everything a run needs, checked before anything starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
@@ -10,33 +10,22 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mmrl import (
-  advantages,
-  build,
-  data,
-  evaluate,
-  models,
-  probes,
-  rewards,
-  sharding,
-  token_weights,
-)
+from mmrl import build, data, evaluate, sharding
 from mmrl.errors import UserError
-from mmrl.models import parameters, weights
+from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.models.processor import Processor
 from mmrl.probes.policies import Scorer
 from mmrl.sharding import Layout
-from mmrl.train import objective
+from mmrl.train import method as method_lib
+from mmrl.train import model as model_lib
 from mmrl.train import optimizer as optimizer_lib
+from mmrl.train import refill as refill_lib
 from mmrl.train import step as step_lib
+from mmrl.train import teacher as teacher_lib
+from mmrl.train.method import Reward
 from mmrl.train.step import Programs, State
 from mmrl.types import PyTree
-
-# What the loop always has, whatever the probes.
-_PROBE_DATA = ("scorer", "params", "params_ref", "prompt", "rollout")
-_ALWAYS = ("rewards", "mask")
-_SCORES = ("logprobs", "entropies", "attention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +42,7 @@ class Parts:
     frozen_vision: whether visual tokens outlive an update.
     group: prompts whose pictures are packed together.
     layout: where arrays live.
+    teacher_layout: where the teacher's do.
   """
 
   model_config: ModelConfig
@@ -64,6 +54,7 @@ class Parts:
   frozen_vision: bool
   group: int
   layout: Layout
+  teacher_layout: Layout
 
   def first_state(self, params: PyTree) -> State:
     """State of step 0, of arrays or of shapes that are traced."""
@@ -83,15 +74,19 @@ class Run(Parts):
   Attributes:
     processor: tokenizer and pictures.
     params: parameters that the run begins with; the reference, too.
+    params_teacher: those of the teacher, where there is one.
     train_source, test_source: questions.
     rewards: (name, weight, function) of each part of the reward.
+    experts: trajectories of others, where there are some.
   """
 
   processor: Processor
   params: PyTree
+  params_teacher: PyTree | None
   train_source: Any
   test_source: Any
-  rewards: Sequence[tuple[str, float, build.Bound]]
+  rewards: Sequence[Reward]
+  experts: data.Experts | None
 
   def initial_state(self) -> State:
     """State of step 0. Copies parameters: updates donate their state."""
@@ -111,68 +106,6 @@ class Run(Parts):
     return dataclasses.replace(state, step=number)
 
 
-def load_model(
-  config: ml_collections.ConfigDict, placement: weights.Placement | None = None
-) -> models.Model:
-  """The model of a config, with its compute type and pixel budget."""
-  _check_types(config)
-  model = models.load(
-    config.model.path, dtype=config.model.param_dtype, placement=placement
-  )
-  model_config = compute_as(config, model.config)
-  processor = with_budget(config, model.processor)
-  processor = dataclasses.replace(processor, config=model_config)
-  return models.Model(model_config, model.params, processor)
-
-
-def with_budget(
-  config: ml_collections.ConfigDict, processor: Processor
-) -> Processor:
-  """The processor with a run's settings of pictures and videos."""
-  wanted = config.model
-  return dataclasses.replace(
-    processor,
-    picture=_changed(
-      processor.picture, {"max_pixels": wanted.max_pixels}, "config.model"
-    ),
-    video=_changed(
-      processor.video, wanted.video.to_dict(), "config.model.video"
-    ),
-  )
-
-
-def _check_types(config: ml_collections.ConfigDict) -> None:
-  for field in ("dtype", "param_dtype"):
-    if config.model[field] not in ("float32", "bfloat16"):
-      raise UserError(
-        f"config.model.{field}: expected 'float32' or 'bfloat16', found"
-        f" {config.model[field]!r}"
-      )
-
-
-def compute_as(
-  config: ml_collections.ConfigDict, model: ModelConfig
-) -> ModelConfig:
-  """The architecture with a run's compute type."""
-  _check_types(config)
-  wanted = config.model
-  return dataclasses.replace(model, dtype=wanted.dtype, remat=wanted.remat)
-
-
-def _changed(settings, values: Mapping[str, int | float], where: str):
-  """Picture or video settings, with the values that aren't 0."""
-  for name, value in values.items():
-    if value < 0:
-      raise UserError(f"{where}.{name}: expected at least 0, found {value}")
-  changes = {name: value for name, value in values.items() if value}
-  if "max_pixels" in changes:
-    low = min(settings.min_pixels, changes["max_pixels"])
-    changes["min_pixels"] = low
-  if "max_frames" in changes:
-    changes["min_frames"] = min(settings.min_frames, changes["max_frames"])
-  return dataclasses.replace(settings, **changes)
-
-
 def _check_sizes(
   config: ml_collections.ConfigDict, model: ModelConfig, layout: Layout
 ):
@@ -185,14 +118,7 @@ def _check_sizes(
       f" train.accumulate{on} = {parts} x {config.train.accumulate}"
       f"{f' x {shards}' if on else ''}, found {prompts}"
     )
-  tensor = layout.mesh.shape["tensor"]
-  for name in ("num_attention_heads", "num_key_value_heads"):
-    heads = getattr(model.text, name)
-    if heads % tensor:
-      raise UserError(
-        f"config.mesh.tensor: expected a divisor of the model's {name},"
-        f" {heads}, found {tensor}"
-      )
+  _check_heads("config.mesh", model, layout)
   if config.rollout.answers < 2:
     raise UserError(
       "config.rollout.answers: expected at least 2, found"
@@ -208,12 +134,58 @@ def _check_sizes(
       "config.attention.row: expected 'self' or 'emit', found"
       f" {config.attention.row!r}"
     )
+  _check_layers(config, model)
+  refill = config.rollout.refill
+  sizes = config.data.lengths, config.data.patches
+  if refill.rounds and refill.reward not in config.rewards:
+    raise UserError(
+      "config.rollout.refill.reward: expected one of config.rewards,"
+      f" {', '.join(config.rewards)}, found {refill.reward!r}"
+    )
+  if refill.rounds and any(len(x) != 1 for x in sizes):
+    raise UserError(
+      "config.data: expected one size of prompts and of patches where groups"
+      " are drawn again (rollout.refill), found lengths"
+      f" {tuple(sizes[0])} and patches {tuple(sizes[1])}"
+    )
+
+
+def _check_heads(where: str, model: ModelConfig, layout: Layout):
+  tensor = layout.mesh.shape["tensor"]
+  for name in ("num_attention_heads", "num_key_value_heads"):
+    heads = getattr(model.text, name)
+    if heads % tensor:
+      raise UserError(
+        f"{where}.tensor: expected a divisor of the model's {name}, {heads},"
+        f" found {tensor}"
+      )
+
+
+def _check_layers(
+  config: ml_collections.ConfigDict, model: ModelConfig, whose: str = "a"
+):
   depth = model.text.num_hidden_layers
   layers = config.attention.layers
   if not layers or any(not -depth <= layer < depth for layer in layers):
     raise UserError(
-      f"config.attention.layers: expected layers of a {depth}-layer decoder,"
-      f" found {tuple(layers)}"
+      f"config.attention.layers: expected layers of {whose} {depth}-layer"
+      f" decoder, found {tuple(layers)}"
+    )
+
+
+def _check_teacher(
+  config: ml_collections.ConfigDict,
+  model: ModelConfig,
+  teacher: ModelConfig,
+  layout: Layout,
+):
+  teacher_lib.check(model, teacher)
+  _check_layers(config, teacher, "the teacher's")
+  _check_heads("config.teacher.mesh", teacher, layout)
+  if config.rollout.prompts % layout.shards:
+    raise UserError(
+      "config.teacher.mesh: expected data x fsdp to divide rollout.prompts,"
+      f" {config.rollout.prompts}, found {layout.shards}"
     )
 
 
@@ -239,24 +211,66 @@ def build_run(
         f"config.data.{name}: expected one size with several processes, which"
         f" would choose different ones, found {tuple(config.data[name])}"
       )
-  model = load_model(config, layout.parameter)
-  parts = build_parts(config, model.config, layout)
+  model = model_lib.load(config, layout.parameter)
+  teacher = None
+  if config.teacher.path:
+    teacher_layout = layout_of_teacher(config, layout)
+    teacher = teacher_lib.load(config, model, teacher_layout)
+  parts = build_parts(config, model.config, layout, teacher and teacher.config)
+  train_source = build.construct(
+    data, config.data.train.to_dict(), "config.data.train"
+  )
   return Run(
     **vars(parts),
     processor=model.processor,
     params=model.params,
-    train_source=build.construct(
-      data, config.data.train.to_dict(), "config.data.train"
-    ),
+    params_teacher=teacher and teacher.params,
+    train_source=train_source,
     test_source=build.construct(
       data, config.data.test.to_dict(), "config.data.test"
     ),
-    rewards=_bind_rewards(config.rewards.to_dict()),
+    rewards=method_lib.bind_rewards(config.rewards.to_dict()),
+    experts=_read_experts(config, train_source, model.processor),
   )
 
 
+def _read_experts(
+  config: ml_collections.ConfigDict, source: Any, processor: Processor
+) -> data.Experts | None:
+  settings = config.experts
+  if not settings.path:
+    return None
+  for field in ("accuracy", "format"):
+    if settings[field] and settings[field] not in config.rewards:
+      raise UserError(
+        f"config.experts.{field}: expected one of config.rewards,"
+        f" {', '.join(config.rewards)}, found {settings[field]!r}"
+      )
+  return data.Experts(
+    settings.path,
+    known=source.names(),
+    processor=processor,
+    length=config.rollout.length,
+    count=settings.count,
+  )
+
+
+def layout_of_teacher(
+  config: ml_collections.ConfigDict, layout: Layout
+) -> Layout:
+  """The teacher's mesh, of the run's devices; the run's own without one."""
+  if not config.teacher.path:
+    return layout
+  devices = list(layout.mesh.devices.flat)
+  sizes = config.teacher.mesh.to_dict()
+  return Layout(sharding.make_mesh(sizes, devices, "config.teacher.mesh"))
+
+
 def build_parts(
-  config: ml_collections.ConfigDict, model: ModelConfig, layout: Layout
+  config: ml_collections.ConfigDict,
+  model: ModelConfig,
+  layout: Layout,
+  teacher: ModelConfig | None = None,
 ) -> Parts:
   """Everything of a run that neither weights nor data are needed for.
 
@@ -264,68 +278,50 @@ def build_parts(
     config: see `mmrl.train.defaults`.
     model: the architecture, with the run's compute type.
     layout: where arrays live.
+    teacher: the teacher's architecture, where there is one.
 
   Raises:
     UserError: naming the field of the config that is wrong.
   """
   _check_sizes(config, model, layout)
-  scorer = Scorer(
-    model,
+  teacher_layout = layout_of_teacher(config, layout)
+  if teacher:
+    _check_teacher(config, model, teacher, teacher_layout)
+  method = method_lib.bind(config)
+  settings = (
     config.rollout.temperature or 1.0,
     tuple(config.attention.layers),
     config.attention.row,
   )
-  specs = config.to_dict()
-  bound_probes = [
-    build.bind(probes, spec, f"config.probes.{name}", provided=_PROBE_DATA)
-    for name, spec in specs["probes"].items()
-  ]
-  fields = [f for p in bound_probes for f in build.provides(p.function)]
-  if "logprobs_old" not in fields:
-    raise UserError("config.probes: expected probe 'behaviour', found none")
-  remedies = {
-    name: f"add probe {probe!r} to config.probes"
-    for probe in probes.__all__
-    for name in build.provides(getattr(probes, probe))
-  }
-  advantage = build.bind(
-    advantages,
-    specs["advantage"],
-    "config.advantage",
-    provided=(*_ALWAYS, *fields),
-    remedies=remedies,
-  )
-  provided = (*_ALWAYS, "advantages", *fields, *_SCORES)
-  token_weight = None
-  if specs["token_weight"]["name"]:
-    token_weight = build.bind(
-      token_weights,
-      specs["token_weight"],
-      "config.token_weight",
-      provided=provided,
-      remedies=remedies,
-    )
-  provided = (*provided, "token_weights")
-  terms = objective.build_terms(
-    specs["losses"], provided=provided, remedies=remedies
-  )
+  scorer = Scorer(model, *settings)
   optimizer = optimizer_lib.make(
-    specs["optimizer"], specs["schedule"], config.clip_norm
+    config.optimizer.to_dict(), config.schedule.to_dict(), config.clip_norm
   )
-  loss = step_lib.make_loss(scorer, terms, token_weight)
+  terms, weights = method.terms, method.token_weights
+  options = {
+    name: config.rollout[name]
+    for name in ("answers", "length", "temperature", "top_k", "top_p")
+  }
   programs = Programs(
-    rollout=step_lib.make_rollout(
-      scorer,
-      {k: v for k, v in specs["rollout"].items() if k != "prompts"},
-      layout,
+    rollout=step_lib.make_rollout(scorer, options, layout),
+    probe=step_lib.make_probe(scorer, method.probes, layout),
+    teach=step_lib.make_teach(
+      Scorer(teacher or model, *settings),
+      method.teacher_probes,
+      method.named,
+      teacher_layout,
     ),
-    probe=step_lib.make_probe(scorer, bound_probes, layout),
-    prepare=step_lib.make_prepare(advantage, token_weight, layout),
+    exchange=refill_lib.make_exchange(layout),
+    prepare=step_lib.make_prepare(method.advantage, weights, layout),
     update=step_lib.make_update(
-      loss, terms, optimizer, layout, accumulate=config.train.accumulate
+      step_lib.make_loss(scorer, terms, weights),
+      terms,
+      optimizer,
+      layout,
+      accumulate=config.train.accumulate,
     ),
     shares=step_lib.make_shares(
-      scorer, terms, token_weight, layout, prompts=config.shares.prompts
+      scorer, terms, weights, layout, prompts=config.shares.prompts
     ),
   )
   frozen = tuple(config.frozen)
@@ -338,12 +334,15 @@ def build_parts(
     optimizer=optimizer,
     frozen=frozen,
     frozen_vision=not any(path.startswith("vision/") for path in trainable),
-    group=_group(config, layout),
+    group=_group(config, layout, teacher_layout),
     layout=layout,
+    teacher_layout=teacher_layout,
   )
 
 
-def _group(config: ml_collections.ConfigDict, layout: Layout) -> int:
+def _group(
+  config: ml_collections.ConfigDict, layout: Layout, teacher_layout: Layout
+) -> int:
   """Prompts whose pictures are packed together.
 
   As many as can be: every cut through a batch (shards, minibatches, their
@@ -351,59 +350,10 @@ def _group(config: ml_collections.ConfigDict, layout: Layout) -> int:
   groups.
   """
   parts = config.train.minibatches * config.train.accumulate * layout.shards
-  cuts = [config.rollout.prompts // parts]
+  prompts = config.rollout.prompts
+  cuts = [prompts // parts, prompts // teacher_layout.shards]
+  if config.rollout.refill.rounds:
+    cuts.append(1)  # groups change places one by one
   if config.shares.every:
     cuts.append(config.shares.prompts)
   return math.gcd(*cuts)
-
-
-def _bind_rewards(specs: Mapping) -> list[tuple[str, float, build.Bound]]:
-  bound = []
-  for name, spec in specs.items():
-    where = f"config.rewards.{name}"
-    spec = dict(spec)
-    if "weight" not in spec:
-      raise UserError(f"{where}: expected a weight beside the name")
-    weight = spec.pop("weight")
-    function = build.bind(
-      rewards, spec, where, provided=("text", "answer", "example")
-    )
-    bound.append((name, weight, function))
-  return bound
-
-
-def answer_rewards(
-  parts: Sequence[tuple[str, float, build.Bound]],
-  texts: Sequence[str],
-  examples: Sequence[data.Example],
-  pool,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Rewards of P * G answers, computed on the host, prompts in parallel.
-
-  Args:
-    parts: (name, weight, function) of each part.
-    texts: prompt-major, as many answers for each example.
-    examples: the questions.
-    pool: an executor with `map`.
-
-  Returns:
-    (total [P, G], parts by name, each [P, G]).
-  """
-  group = len(texts) // len(examples)
-
-  def one_prompt(p: int):
-    example = examples[p]
-    answers = texts[p * group : (p + 1) * group]
-    return [
-      [
-        bound({"text": text, "answer": example.answer, "example": example})
-        for text in answers
-      ]
-      for _, _, bound in parts
-    ]
-
-  values = np.array(list(pool.map(one_prompt, range(len(examples)))))
-  values = values.astype(np.float32)
-  named = {name: values[:, i] for i, (name, _, _) in enumerate(parts)}
-  total = sum(weight * named[name] for name, weight, _ in parts)
-  return np.asarray(total, np.float32), named

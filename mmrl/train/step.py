@@ -1,7 +1,8 @@
-"""The compiled programs of a run: rollout, probe, prepare, update, shares."""
+"""The compiled programs of a run: from answers to new parameters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,18 @@ from mmrl.sharding import Layout
 from mmrl.train import objective as objective_lib
 from mmrl.train import optimizer as optimizer_lib
 from mmrl.train.objective import Term
-from mmrl.types import Attention, Batch, Prompt, PyTree, Rollout, pytree
+from mmrl.types import (
+  Attention,
+  Batch,
+  Prompt,
+  PyTree,
+  Rollout,
+  map_prompts,
+  pytree,
+)
+
+# What the current parameters say of a minibatch.
+SCORES = ("logprobs", "entropies", "attention", "logits")
 
 
 @pytree
@@ -47,7 +59,10 @@ class Programs:
   Attributes:
     rollout: (state, prompt, key) -> Rollout.
     probe: (state, params_ref, prompt, rollout) -> fields and metrics.
-    prepare: (fields, rewards, mask) -> fields with advantages and weights.
+    teach: (params_teacher, prompt, tokens) -> fields, on the teacher's mesh.
+    exchange: see `refill.make_exchange`.
+    prepare: (fields, rewards, mask, key) -> fields with advantages and
+      weights.
     update: (state, batch, minibatch's number) -> (state, metrics); the state
       is donated.
     shares: (state, batch, minibatch's number) -> share of each term in the
@@ -56,6 +71,8 @@ class Programs:
 
   rollout: Callable[..., Rollout]
   probe: Callable[..., tuple[dict, dict]]
+  teach: Callable[..., dict]
+  exchange: Callable[..., tuple[Prompt, Rollout]]
   prepare: Callable[..., dict]
   update: Callable[..., tuple[State, dict]]
   shares: Callable[..., dict]
@@ -113,8 +130,13 @@ def make_probe(
     fields: dict[str, Array] = {}
     for bound in probes:
       fields |= bound(context)._asdict()
-    mask = rollout.mask
-    gap = jnp.where(mask, fields["logprobs_old"] - rollout.logprobs, 0.0)
+    sampled, own = rollout.logprobs, jnp.ones(rollout.mask.shape[:2], bool)
+    if rollout.expert is not None:
+      fields["expert"], own = rollout.expert, ~rollout.expert
+      sampled = jnp.where(own[..., None], sampled, fields["logprobs_old"])
+    mask = rollout.mask & own[..., None]
+    fields["logprobs_sampler"] = sampled
+    gap = jnp.where(mask, fields["logprobs_old"] - sampled, 0.0)
 
     def outside(bound):
       return (jnp.abs(jnp.expm1(gap)) > bound).sum() / mask.sum()
@@ -123,17 +145,38 @@ def make_probe(
       "rollout/sampler_scorer_gap": jnp.abs(gap).max(),
       "rollout/sampler_scorer_outside_1_percent": outside(0.01),
       "rollout/sampler_scorer_outside_10_percent": outside(0.10),
-      "rollout/length": mask.sum(-1).mean(),
+      "rollout/length": mask.sum() / own.sum(),
       "attention/region": jnp.nanmean(
         region_share(fields["attention_old"], prompt, mask)
       ),
     }
-    fields = jax.tree.map(
-      lambda x: jax.lax.with_sharding_constraint(x, layout.prompts), fields
-    )
-    return fields, metrics
+    return layout.constrain(fields), metrics
 
   return layout.jit(probe)
+
+
+def make_teach(
+  scorer: Scorer,
+  probes: Sequence[build.Bound],
+  named: Collection[str],
+  layout: Layout,
+) -> Callable:
+  """Runs the teacher's probes; of their fields those that the run names."""
+
+  def teach(params_teacher: PyTree, prompt: Prompt, tokens: Array) -> dict:
+    context = {
+      "scorer_teacher": scorer,
+      "params_teacher": params_teacher,
+      "prompt": prompt,
+      "tokens": tokens,
+    }
+    fields: dict[str, Any] = {}
+    for bound in probes:
+      fields |= bound(context)._asdict()
+    fields = {name: x for name, x in fields.items() if name in named}
+    return layout.constrain(fields)
+
+  return layout.jit(teach)
 
 
 def region_share(
@@ -163,35 +206,36 @@ def region_share(
 
 
 def make_prepare(
-  advantage: build.Bound, token_weight: build.Bound | None, layout: Layout
+  advantage: build.Bound, token_weights: Sequence[build.Bound], layout: Layout
 ) -> Callable:
   """Advantages and the token weights that don't read current scores."""
 
-  def prepare(fields: dict, rewards: Array, mask: Array) -> dict:
-    fields = dict(fields, rewards=rewards, mask=mask)
-    fields["advantages"] = advantage(fields)
-    if token_weight is None:
-      fields["token_weights"] = jnp.ones(mask.shape, jnp.float32)
-    elif not reads_scores(token_weight):
-      fields["token_weights"] = token_weight(fields)
-    del fields["mask"]
-    return fields
+  def prepare(fields: dict, rewards: Array, mask: Array, key: Array) -> dict:
+    fields = dict(fields, rewards=rewards)
+    context = dict(fields, mask=mask, key=key)
+    context["advantages"] = fields["advantages"] = advantage(context)
+    weights = jnp.ones(mask.shape, jnp.float32)
+    for bound in token_weights:
+      if not reads_scores(bound):
+        weights *= bound(context)
+    return layout.constrain(fields | {"token_weights": weights})
 
   return layout.jit(prepare)
 
 
 def reads_scores(token_weight: build.Bound) -> bool:
   """Whether a weight depends on the current parameters."""
-  return bool({"logprobs", "entropies", "attention"} & set(token_weight.needs))
+  return bool(set(SCORES) & set(token_weight.needs))
 
 
 def make_loss(
-  scorer: Scorer, terms: Sequence[Term], token_weight: build.Bound | None
+  scorer: Scorer, terms: Sequence[Term], token_weights: Sequence[build.Bound]
 ) -> Callable:
   """The loss of a batch: prefill once, extend G answers, reduce the terms."""
-  if not any(term.needs_attention for term in terms):
+  late = [bound for bound in token_weights if reads_scores(bound)]
+  readers = [*late, *(term.bound for term in terms)]
+  if not any("attention" in bound.needs for bound in readers):
     scorer = dataclasses.replace(scorer, layers=())
-  late = token_weight is not None and reads_scores(token_weight)
 
   def loss(
     params: PyTree,
@@ -203,9 +247,9 @@ def make_loss(
     prefix = scorer.prefill(params, batch.prompt, batch.visual)
     scores = scorer(params, prefix, batch.tokens)
     fields = dict(batch.fields, mask=batch.mask)
-    if late:
-      context = dict(fields, **vars(scores))
-      fields["token_weights"] = jax.lax.stop_gradient(token_weight(context))
+    context = dict(fields, **vars(scores))
+    for bound in late:
+      fields["token_weights"] *= jax.lax.stop_gradient(bound(context))
     return objective_lib.objective(
       terms, scores, fields, weights, axis_name=axis_name
     )
@@ -269,7 +313,7 @@ def make_update(
 def make_shares(
   scorer: Scorer,
   terms: Sequence[Term],
-  token_weight: build.Bound | None,
+  token_weights: Sequence[build.Bound],
   layout: Layout,
   *,
   prompts: int,
@@ -289,7 +333,7 @@ def make_shares(
     batch = take_prompts(batch, 0, prompts)
     norms = {}
     for term in terms:
-      loss = make_loss(scorer, (term,), token_weight)
+      loss = make_loss(scorer, (term,), token_weights)
       weights = objective_lib.reduction_weights((term,), batch.mask)
 
       def of_trainable(trainable, loss=loss, weights=weights):
@@ -318,4 +362,4 @@ def take_prompts(batch: Batch, start: int, count: int) -> Batch:
     group = prompts // x.shape[0]
     return x[start // group : (start + count) // group]
 
-  return jax.tree.map(take, batch)
+  return map_prompts(take, batch)

@@ -81,8 +81,74 @@ def test_permuting_answers_or_groups_permutes_advantages(scale):
   np.testing.assert_allclose(moved, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_mask_without_dropped_groups_changes_nothing(scale):
+  rewards = np.random.default_rng(2).uniform(size=(5, 6)).astype(np.float32)
+  # One answer without tokens doesn't drop its group.
+  mask = jnp.ones((5, 6, 2), bool).at[3, 1].set(False)
+  one = advantages_of(jnp.asarray(rewards), scale=scale)
+  two = advantages_of(jnp.asarray(rewards), mask, scale=scale)
+  if scale == "batch":  # another order of summation
+    np.testing.assert_allclose(two, one, rtol=1e-6)
+  else:
+    np.testing.assert_array_equal(two, one)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("garbage", [50.0, np.nan, np.inf])
+def test_dropped_groups_count_nowhere(garbage, scale):
+  mask = jnp.ones((3, 4, 2), bool).at[1].set(False)
+  rewards = jnp.array([REWARDS[0], 2 * [garbage, 7], REWARDS[1]], jnp.float32)
+  values = advantages_of(rewards, mask, scale=scale)
+  kept = advantages_of(jnp.array(REWARDS), scale=scale)
+  np.testing.assert_allclose(values[::2], kept, rtol=1e-6)
+  assert (values[1] == 0).all()
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_nothing_but_dropped_groups_gives_zero(scale):
+  mask = jnp.zeros((2, 4, 3), bool)
+  assert (advantages_of(jnp.array(REWARDS), mask, scale=scale) == 0).all()
+
+
+def test_no_epsilon_is_needed_where_nothing_varies():
+  values = advantages_of(jnp.ones((2, 4)), epsilon=0.0)
+  assert (values == 0).all()
+
+
+@pytest.mark.parametrize("library", [np, jnp])
+def test_informative_groups(library):
+  accuracy = [[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]]
+  found = group.informative_groups(library.array(accuracy, library.float32))
+  np.testing.assert_array_equal(found, [True, False, False, True])
+  assert isinstance(found, np.ndarray) == (library is np)
+
+
+# Stds of 4, 8 and 4 rewards; the third prompt may be invalid.
+POOLED = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+  ("valid", "expected"),
+  [
+    # 5 of 8 rewards are 1: sqrt(8 * 5/8 * 3/8 / 7)
+    ([True, True, True, True], [0.5, 0.5175492, 0, 0]),
+    ([True, True, False, True], [0.5, 0.577350, 0, 0]),
+    ([False, True, False, True], [0, 0.577350, 0, 0]),
+  ],
+)
+def test_pooled_std_golden(valid, expected):
+  """The fourth bin is empty."""
+  valid = jnp.array(valid)
+  rewards = jnp.where(valid[:, None], jnp.array(POOLED, jnp.float32), np.nan)
+  bin_of = jnp.array([0, 1, 1, 2])
+  found = group.pooled_std(rewards, bin_of, valid, bins=4)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_one_answer_is_refused():
-  with pytest.raises(ValueError, match="at least 2 answers per prompt, got 1"):
+  message = "group_normalised needs at least 2 answers per prompt, got 1"
+  with pytest.raises(ValueError, match=message):
     group.group_normalised(jnp.ones((3, 1)))
 
 

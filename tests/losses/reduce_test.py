@@ -7,14 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmrl.errors import UserError
 from mmrl.losses import reduce
+from mmrl.train import objective
 
 # Four answers of 3, 2, 0 and 1 tokens; [P=4, G=1, R=3].
 TERMS = jnp.array(
   [[[1, 2, 3]], [[4, 5, 6]], [[7, 8, 9]], [[1, 1, 1]]], jnp.float32
 )
 MASK = jnp.array([[[1, 1, 1]], [[1, 1, 0]], [[0, 0, 0]], [[1, 0, 0]]], bool)
-REDUCTIONS = [reduce.token_mean, reduce.sequence_mean, reduce.sequence_sum]
+
+
+def option(reduction, **options):
+  return functools.partial(reduction, **options)
+
+
+# Values worked by hand: tokens 1+2+3, 4+5 and 1, means 2, 4.5 and 1.
+GOLDEN = [
+  (reduce.token_mean, 2.666667),  # 16 / 6
+  (reduce.token_sum, 16.0),
+  (reduce.sequence_mean, 2.5),  # 7.5 / 3
+  (option(reduce.sequence_mean, count_empty=True), 1.875),  # 7.5 / 4
+  (reduce.sequence_sum, 5.333333),  # 16 / 3
+  (option(reduce.sequence_sum, horizon=3), 1.777778),
+  (option(reduce.sequence_sum, horizon=4), 1.333333),
+  (option(reduce.sequence_sum, horizon=3, count_empty=True), 1.333333),
+]
+REDUCTIONS = [reduction for reduction, _ in GOLDEN]
 
 
 def reduced(reduction, terms, mask, axis_name=None):
@@ -25,14 +44,7 @@ def reduced(reduction, terms, mask, axis_name=None):
 gradient_of = jax.jit(jax.value_and_grad(reduced, argnums=1), static_argnums=0)
 
 
-@pytest.mark.parametrize(
-  ("reduction", "expected"),
-  [
-    (reduce.token_mean, 2.666667),  # (1+2+3 + 4+5 + 1) / 6
-    (reduce.sequence_mean, 2.5),  # (2 + 4.5 + 1) / 3
-    (reduce.sequence_sum, 5.333333),  # (6 + 9 + 1) / 3
-  ],
-)
+@pytest.mark.parametrize(("reduction", "expected"), GOLDEN)
 def test_golden(reduction, expected):
   value, gradient = gradient_of(reduction, TERMS, MASK)
   np.testing.assert_allclose(value, expected, rtol=1e-6)
@@ -115,3 +127,70 @@ def test_parts_add_up_exactly_where_arithmetic_is_exact():
   terms, weights = jnp.where(MASK, 3.0, jnp.nan), jnp.where(MASK, 0.25, 0.0)
   parts = [reduce.total(terms[i : i + 1], weights[i : i + 1]) for i in range(4)]
   assert sum(parts) == reduce.total(terms, weights) == 6 * 0.75
+
+
+@pytest.mark.parametrize("horizon", [0, -3])
+def test_horizon_must_be_positive(horizon):
+  with pytest.raises(UserError, match=f"must be positive, got {horizon}"):
+    reduce.sequence_sum(MASK, horizon=horizon)
+
+
+def test_options_of_no_effect_are_bit_equal():
+  plain = reduce.sequence_sum(MASK)
+  np.testing.assert_array_equal(plain, reduce.sequence_sum(MASK, horizon=1))
+  whole = jnp.ones_like(MASK)
+  for reduction in (reduce.sequence_mean, reduce.sequence_sum):
+    np.testing.assert_array_equal(
+      reduction(whole), reduction(whole, count_empty=True)
+    )
+
+
+# How a config names them.
+
+
+def build(*reductions):
+  kl = {"name": "reference_kl", "weight": 1.0}
+  specs = {f"kl{i}": kl | {"reduce": x} for i, x in enumerate(reductions)}
+  provided = ("logprobs", "logprobs_ref", "mask")
+  return objective.build_terms(specs, provided=provided, remedies={})
+
+
+def test_specs():
+  """A name or a dict; equal ones share their weights."""
+  whole = {"name": "sequence_sum", "horizon": 3, "count_empty": True}
+  terms = build("sequence_sum", {"name": "sequence_sum"}, whole, dict(whole))
+  weights = objective.reduction_weights(terms, MASK)
+  assert len(weights) == 3
+  np.testing.assert_array_equal(weights["token_mean"], reduce.token_mean(MASK))
+  for term, expected in zip(
+    terms, [5.333333, 5.333333, 1.333333, 1.333333], strict=True
+  ):
+    value = reduce.total(TERMS, weights[term.reduction])
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+  assert terms == build(
+    "sequence_sum", {"name": "sequence_sum"}, whole, dict(whole)
+  )
+
+
+@pytest.mark.parametrize(
+  ("spec", "message"),
+  [
+    ("mean", "kl0.reduce: mmrl.losses.reduce has no 'mean'; .*token_sum"),
+    ("total", "kl0.reduce: mmrl.losses.reduce has no 'total'"),
+    ({"horizon": 3}, "kl0.reduce: mmrl.losses.reduce has no None"),
+    (
+      {"name": "token_mean", "horizon": 3},
+      "kl0.reduce: token_mean has no option horizon; valid options: none",
+    ),
+    (
+      {"name": "sequence_sum", "axis_name": "data"},
+      "kl0.reduce: sequence_sum has no option axis_name; valid options: hor",
+    ),
+    (3, "kl0.reduce: expected one of .*sequence_sum.* found 3"),
+    (None, "kl0.reduce: expected one of .* found None"),
+  ],
+)
+def test_bad_specs_are_refused(spec, message):
+  with pytest.raises(UserError, match=f"config.losses.{message}") as error:
+    build(spec)
+  assert "\n" not in str(error.value)

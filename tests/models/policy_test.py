@@ -85,7 +85,7 @@ def test_logprobs_and_entropies_directly(hidden_and_tokens, tied, temperature):
   params = small_models.make_params(config)
   hidden, tokens = hidden_and_tokens
   logprobs, entropies = policy.token_logprobs(
-    params, config, hidden, tokens, temperature
+    policy.lazy_logits(params, config, hidden, temperature), tokens
   )
   logits = np.float64(models.logits(params, config, hidden)) / temperature
   logits[..., list(config.banned_token_ids)] = -np.inf
@@ -114,6 +114,10 @@ def test_parts_change_nothing(hidden_and_tokens, monkeypatch, entries, tied):
     own = jnp.take_along_axis(logs, tokens[..., None], -1)[..., 0]
     return own, -jnp.sum(jnp.exp(logs) * logs, -1)
 
+  def in_parts(params, config, hidden, tokens, temperature):
+    logits = policy.lazy_logits(params, config, hidden, temperature)
+    return policy.token_logprobs(logits, tokens)
+
   def run(function):
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
@@ -126,7 +130,7 @@ def test_parts_change_nothing(hidden_and_tokens, monkeypatch, entries, tied):
 
   monkeypatch.setattr(vocabulary, "_CHUNK_VALUES", entries * tokens.size)
   monkeypatch.setattr(vocabulary, "_LEAST_ENTRIES", 1)
-  chunked, whole = run(policy.token_logprobs), run(directly)
+  chunked, whole = run(in_parts), run(directly)
   for one, other in zip(
     jax.tree.leaves(chunked),
     jax.tree.leaves(whole),
@@ -169,9 +173,8 @@ def test_placeholders_have_no_probability(hidden_and_tokens):
   assert (jax.nn.softmax(logits)[..., banned] == 0).all()
 
   def total(hidden):
-    return sum(
-      x.sum() for x in policy.token_logprobs(params, config, hidden, tokens)
-    )
+    logits = policy.lazy_logits(params, config, hidden)
+    return sum(x.sum() for x in policy.token_logprobs(logits, tokens))
 
   value, grad = jax.jit(jax.value_and_grad(total))(hidden)
   assert np.isfinite(value)

@@ -1,100 +1,43 @@
 """Whole runs: what a stopped run leaves, and that resuming changes nothing."""
 
 import json
-import os
-import pathlib
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
+import runs
 
 from mmrl.errors import UserError
 from mmrl.train import checkpoint, loop
 from mmrl.train.step import State
 
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = """
-from mmrl.train import defaults
-
-def get_config(arm="ral"):
-  config = defaults.get_config()
-  config.model.remat = False
-  config.rollout.prompts = 4
-  config.rollout.answers = 4
-  config.train.steps = 5
-  config.checkpoint.every = 2
-  config.schedule.value = 1e-3
-  config.shares.prompts = 2
-  config.evaluation.questions = 8
-  config.evaluation.batch = 8
-  config.evaluation.shown = 2
-  return defaults.add_ral(config)
-"""
+CONFIG = (
+  "config.rollout.prompts = 4",
+  "config.rollout.answers = 4",
+  "config.train.steps = 5",
+  "config.checkpoint.every = 2",
+  "config.schedule.value = 1e-3",
+  "config.shares.prompts = 2",
+  "config = defaults.add_ral(config)",
+)
+# XLA's optimiser is on, as in a user's run.
+OPTIMISED = {"flags": ""}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  path = tmp_path_factory.mktemp("runs")
-  (path / "config.py").write_text(CONFIG)
-  return path
-
-
-def command(folder, workdir, *arguments):
-  return [
-    sys.executable,
-    "-m",
-    "mmrl.train",
-    f"--config={folder / 'config.py'}",
-    f"--workdir={workdir}",
-    *arguments,
-  ]
-
-
-def environment(folder):
-  # The starts of this file compile the same programs: they share them.
-  return os.environ | {
-    "XLA_FLAGS": "",
-    "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-
-
-def run(folder, workdir, *arguments):
-  return subprocess.run(
-    command(folder, workdir, *arguments),
-    cwd=ROOT,
-    env=environment(folder),
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+  return runs.make_folder(tmp_path_factory.mktemp("runs"), *CONFIG)
 
 
 @pytest.fixture(scope="module")
 def finished(folder):
-  workdir = folder / "whole"
-  result = run(folder, workdir)
-  assert result.returncode == 0, result.stderr
-  return workdir, result
-
-
-def rows(workdir):
-  """metrics.jsonl without what a clock or a compiler has a hand in."""
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
-    for line in lines
-  ]
+  started = runs.finish(folder, folder / "whole", **OPTIMISED)
+  return folder / "whole", started.output()
 
 
 def test_a_run_leaves_what_it_says(finished):
-  workdir, result = finished
+  workdir, output = finished
   names = {path.name for path in workdir.iterdir()}
   assert names >= {
     "config.json",
@@ -112,8 +55,8 @@ def test_a_run_leaves_what_it_says(finished):
   for name in ("accuracy_before", "accuracy_after", "blind_baseline"):
     assert 0 <= summary[name] <= 1
   assert summary["wall_seconds"] > summary["compile_seconds"] > 0
-  assert "before" in result.stdout and "after" in result.stdout
-  for line in rows(workdir):
+  assert "before" in output and "after" in output
+  for line in runs.rows(workdir):
     assert {
       "reward/accuracy",
       "reward/format",
@@ -151,41 +94,18 @@ def test_killed_and_resumed_equals_uninterrupted(folder, finished):
   """SIGKILL between two checkpoints; the steps after the last are redone."""
   whole, _ = finished
   workdir = folder / "killed"
-  process = subprocess.Popen(
-    command(folder, workdir),
-    cwd=ROOT,
-    env=environment(folder),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
-  metrics = workdir / "metrics.jsonl"
-  deadline = time.time() + 300
-  saved = workdir / "checkpoints" / "2"
-  while time.time() < deadline and process.poll() is None:
-    if saved.exists() and metrics.read_text().count("\n") >= 3:
-      break
-    time.sleep(0.01)
-  assert process.poll() is None, "the run ended before it could be killed"
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  result = run(folder, workdir)
-  assert result.returncode == 0, result.stderr
-  assert "resuming" in result.stdout
-  ours, theirs = (
-    safetensors.numpy.load_file(path / "model" / "model.safetensors")
-    for path in (workdir, whole)
-  )
-  assert ours.keys() == theirs.keys()
-  for name, tensor in ours.items():
-    np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
-  assert rows(workdir) == rows(whole)
+  with runs.start(folder, workdir, **OPTIMISED) as run:
+    assert run.until(
+      lambda: runs.saved(workdir) >= 2 and runs.logged(workdir) >= 3
+    ), run.error()
+    run.processes[0].kill()
+  again = runs.finish(folder, workdir, **OPTIMISED)
+  assert "resuming" in again.output()
+  runs.assert_same(workdir, whole)
 
 
 class Broken:
   """An iterator whose next batch has a broken picture."""
-
-  def get_state(self):
-    return {"next_index": 3}
 
   def __next__(self):
     raise UserError("data.jsonl:7: expected a readable picture")
@@ -201,7 +121,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
   )
   saved = checkpoint.Checkpoints(tmp_path, keep=2)
   with pytest.raises(UserError, match=r"data.jsonl:7"):
-    loop._next(Broken(), state, saved)
+    loop._next(Broken(), state, saved, {"next_index": 3})
   saved.wait()
   restored, position = saved.restore(state)
   assert int(restored.step) == 3 and position == {"next_index": 3}
@@ -225,8 +145,8 @@ def test_a_mistake_is_one_line_and_status_2(
   folder, finished, arguments, message
 ):
   workdir = finished[0] if "steps=9" in arguments[0] else folder / "mistake"
-  result = run(folder, workdir, *arguments)
-  assert result.returncode == 2, result.stderr
-  lines = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-  assert len(lines) == 1 and "Traceback" not in result.stderr
+  with runs.start(folder, workdir, arguments=arguments, **OPTIMISED) as run:
+    assert run.wait() == [2], run.error()
+  lines = [x for x in run.error().splitlines() if x.startswith("error: ")]
+  assert len(lines) == 1 and "Traceback" not in run.error()
   assert re.search(message, lines[0]), lines[0]

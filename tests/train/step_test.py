@@ -18,7 +18,7 @@ from mmrl.errors import UserError
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 from mmrl.probes.policies import Scorer
-from mmrl.train import defaults, loop, metrics, objective, optimizer
+from mmrl.train import collect, defaults, loop, metrics, objective, optimizer
 from mmrl.train import run as run_lib
 from mmrl.train import step as step_lib
 from mmrl.types import Batch, Prompt
@@ -92,7 +92,7 @@ def collected(row: str) -> Batch:
   """A rollout batch of the model as it is at the start."""
   run, config = build(1.0, row), make_config(1.0, row)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    batch, _ = loop.collect(
+    batch, _ = collect.collect(
       config, run, run.initial_state(), make_samples(run), 1, pool
     )
   return with_advantages(batch)
@@ -258,7 +258,7 @@ def test_collect_and_learn_compile_in_the_first_steps_only():
   counts = []
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     for step in range(1, 5):
-      batch, values = loop.collect(config, run, state, samples, step, pool)
+      batch, values = collect.collect(config, run, state, samples, step, pool)
       state, values = loop.learn(config, run, state, batch, values, step, 0)
       state = run.at_step(state, step)
       counts.append(compilations.count)
@@ -280,7 +280,7 @@ def test_a_slow_reward_leaves_the_device_idle():
     slow = dataclasses.replace(run, rewards=[("slow", 1.0, bound)])
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(UPDATES + 1) as pool:
-      batch, values = loop.collect(config, slow, state, samples, 1, pool)
+      batch, values = collect.collect(config, slow, state, samples, 1, pool)
     collected = values["time/device"]
     state, values = loop.learn(config, slow, state, batch, values, 1, 0)
     assert 0 < collected < values["time/device"]
@@ -419,7 +419,7 @@ def one_update(accumulate: int):
     {"name": "sgd"}, {"name": "constant_schedule", "value": 0.1}, 1.0
   )
   update = step_lib.make_update(
-    step_lib.make_loss(scorer, terms, None),
+    step_lib.make_loss(scorer, terms, ()),
     terms,
     transform,
     sharding.on_one(jax.devices()[0]),

@@ -1,0 +1,108 @@
+"""What the configs of published methods begin with.
+
+Two scales of the same run: `runlocal`, the quick start, on two CPU cores, and
+a 7B model on the questions of a folder (see experiments/jsonl.py) with what
+papers share that were made with the same framework.
+"""
+
+import ml_collections
+
+from experiments import jsonl, quickstart
+
+
+def is_local(arg: str) -> bool:
+  """Whether a config's argument asks for the quick start."""
+  return arg == "runlocal"
+
+
+def local() -> ml_collections.ConfigDict:
+  """GRPO on easy-VQA with the tiny model."""
+  return quickstart.get_config("grpo")
+
+
+def images(folder: str) -> ml_collections.ConfigDict:
+  """GRPO on Qwen2.5-VL-7B and pictures, as EasyR1 has it by default.
+
+  512 questions a step in 4 updates of 128, up to 2,048 tokens, learning rate
+  1e-6, weight decay 0.01, k3 KL 0.01, reward 0.9 accuracy + 0.1 format, and a
+  vision tower that trains. Differs from it: the largest picture is 2,048
+  visual tokens, and the answer stands between tags instead of in \\boxed{}.
+
+  Args:
+    folder: with train.jsonl and test.jsonl.
+  """
+  config = jsonl.get_config(f"{folder},instruct")
+  del config.losses["attention"]
+  config.model.path = "Qwen/Qwen2.5-VL-7B-Instruct"
+  config.model.dtype = "bfloat16"
+  config.model.max_pixels = 2048 * 28 * 28
+  config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
+  config.data.lengths = (2560,)
+  config.data.patches = (4 * 2048,)
+  config.data.threads = 8
+  config.frozen = ()
+  config.rollout.prompts = 512
+  config.rollout.length = 2048
+  config.losses.kl.weight = 0.01
+  config.train.minibatches = 4
+  config.train.accumulate = 4
+  config.train.steps = 60
+  config.schedule.value = 1e-6
+  config.shares.every = 0
+  return config
+
+
+def dapo(folder: str) -> ml_collections.ConfigDict:
+  """DAPO with the sizes of its recipe, on Qwen2.5-VL-7B and pictures.
+
+  arXiv 2503.14476: 512 questions x 16 answers a step in 16 updates of 32,
+  learning rate 1e-6 after 10 steps of warm-up, weight decay 0.1, no KL, clip
+  0.2 and 0.28, dual clip 10, token mean, dynamic sampling, answers of up to
+  20,480 tokens of which the last 4,096 are penalised. Right answers get +1,
+  wrong ones -1: twice the accuracy, as a group's mean is subtracted anyway.
+
+  Args:
+    folder: with train.jsonl and test.jsonl.
+  """
+  config = images(folder)
+  del config.losses["kl"], config.probes["reference"]
+  config.rollout.answers = 16
+  config.rollout.length = 20480
+  config.rollout.refill.rounds = 9  # ten drawings in all
+  config.rewards = {
+    "accuracy": {"name": "exact_answer", "weight": 2.0},
+    "overlong": {
+      "name": "soft_overlong",
+      "weight": 1.0,
+      "longest": 20480,
+      "buffer": 4096,
+    },
+  }
+  config.losses.policy.clip_high = 0.28
+  config.losses.policy.dual_clip = 10.0
+  config.train.minibatches = 16
+  config.train.accumulate = 1
+  config.optimizer.weight_decay = 0.1
+  config.schedule = {
+    "name": "linear_schedule",
+    "init_value": 0.0,
+    "end_value": 1e-6,
+    "transition_steps": 160,
+  }
+  return config
+
+
+def dapo_local() -> ml_collections.ConfigDict:
+  """DAPO on easy-VQA with the tiny model."""
+  config = local()
+  del config.losses["kl"], config.probes["reference"]
+  config.rollout.refill.rounds = 1
+  config.rewards.overlong = {
+    "name": "soft_overlong",
+    "weight": 1.0,
+    "longest": 10,
+    "buffer": 2,
+  }
+  config.losses.policy.clip_high = 0.28
+  config.losses.policy.dual_clip = 10.0
+  return config

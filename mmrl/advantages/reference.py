@@ -1,0 +1,40 @@
+"""Distance to the reference, taken off the reward and not put into the loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmrl.errors import UserError
+from mmrl.losses import policy
+
+
+def penalty(
+  logprobs_old: Float[Array, "P G R"],
+  logprobs_ref: Float[Array, "P G R"] | None,
+  mask: Bool[Array, "P G R"],
+  *,
+  beta: float,
+) -> Float[Array, "P G R"]:
+  """`beta (logprobs_old - logprobs_ref)`, the k1 estimate; 0 on padding.
+
+  Args:
+    logprobs_old: of the policy that the answers were drawn from.
+    logprobs_ref: of the frozen reference; may be None if beta is 0.
+    mask: True on answer tokens.
+    beta: at least 0.
+
+  Raises:
+    UserError: if beta is negative, or positive without a reference.
+  """
+  if beta < 0:
+    raise UserError(f"beta must be at least 0, got {beta}")
+  if beta == 0:
+    return jnp.zeros(mask.shape, jnp.float32)
+  if logprobs_ref is None:
+    raise UserError(
+      f"beta={beta} needs logprobs_ref, which this run doesn't have; add probe"
+      " 'reference' to config.probes or set beta to 0"
+    )
+  logprobs_old = logprobs_old.astype(jnp.float32)
+  logprobs_ref = logprobs_ref.astype(jnp.float32)
+  kl = policy.reference_kl(logprobs_old, logprobs_ref, mask, estimator="k1")
+  return beta * kl

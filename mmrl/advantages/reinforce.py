@@ -1,0 +1,110 @@
+"""REINFORCE++: returns of tokens, whitened over the batch."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmrl.advantages import group, reference
+
+
+def returns(
+  rewards: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+  *,
+  gamma: float,
+) -> Float[Array, "P G R"]:
+  """`ret_t = R_t + gamma ret_{t+1}`, where t counts the True of the mask.
+
+  Args:
+    rewards: of each token; may be anything where the mask is False.
+    mask: True on answer tokens. A gap takes no step: it costs no gamma.
+    gamma: discount, in [0, 1].
+
+  Returns:
+    The returns, 0 where the mask is False.
+  """
+
+  def step(following, now):
+    reward, valid = now
+    following = jnp.where(valid, reward + gamma * following, following)
+    return following, following
+
+  over_tokens = (jnp.moveaxis(rewards, -1, 0), jnp.moveaxis(mask, -1, 0))
+  start = jnp.zeros(mask.shape[:-1], jnp.float32)
+  _, values = jax.lax.scan(step, start, over_tokens, reverse=True)
+  return jnp.where(mask, jnp.moveaxis(values, 0, -1), 0.0)
+
+
+def whitened(
+  values: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+  *,
+  epsilon: float,
+) -> Float[Array, "P G R"]:
+  """`(x - mean) / sqrt(var + epsilon)` over all tokens of the mask.
+
+  The variance divides by n - 1. Exactly 0 where the mask is False, and
+  everywhere if all values are equal or there are fewer than two.
+  """
+  number = mask.sum()
+  mean = jnp.where(mask, values, 0.0).sum() / jnp.maximum(number, 1)
+  centred = jnp.where(mask, values - mean, 0.0)
+  variance = (centred * centred).sum() / jnp.maximum(number - 1, 1)
+  lowest = jnp.where(mask, values, jnp.inf).min()
+  highest = jnp.where(mask, values, -jnp.inf).max()
+  scaled = centred / jnp.sqrt(variance + epsilon)
+  return jnp.where(lowest < highest, scaled, 0.0)
+
+
+def reinforce_plus_plus(
+  rewards: Float[Array, "P G"],
+  logprobs_old: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+  logprobs_ref: Float[Array, "P G R"] | None = None,
+  *,
+  beta: float = 0.0,
+  gamma: float = 1.0,
+  baseline: bool = False,
+  epsilon: float = 1e-8,
+) -> Float[Array, "P G R"]:
+  """REINFORCE++'s advantage of each token.
+
+      R_t   = 1[t = last] r - beta (logprobs_old - logprobs_ref)_t
+      ret_t = R_t + gamma ret_{t+1}
+      A_t   = (ret_t - mean ret) / sqrt(var ret + epsilon)
+
+  Mean and variance are those of all answer tokens of the batch, so long
+  answers weigh more in them.
+
+  Args:
+    rewards: r, of each answer.
+    logprobs_old: of the behaviour policy.
+    mask: True on answer tokens; gaps are skipped.
+    logprobs_ref: of the frozen reference; needed if beta is positive.
+    beta: weight of the KL in the reward, at least 0; the paper has 0.001.
+    gamma: discount from token to token, in [0, 1].
+    baseline: True for the variant that first subtracts from r its mean over
+      the answers to the same prompt.
+    epsilon: added to the variance.
+
+  Returns:
+    The advantages; 0 on padding, and everywhere if all returns are equal.
+
+  Raises:
+    UserError: if there is a baseline and the group has one answer, or beta
+      is positive without a reference.
+
+  Reference: arXiv 2501.03262; n - 1 in the variance as in verl.
+  Reconstructed: the baseline variant is defined with beta = 0 and gamma = 1,
+  where every token has the return r - mean r; here it changes r and nothing
+  else.
+  """
+  rewards = rewards.astype(jnp.float32)
+  if baseline:
+    group.check_answers(rewards, "reinforce_plus_plus with a baseline")
+    rewards = group.centred(rewards)
+  remaining = jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1]
+  last = mask & (remaining == 1)
+  of_tokens = jnp.where(last, rewards[..., None], 0.0)
+  of_tokens -= reference.penalty(logprobs_old, logprobs_ref, mask, beta=beta)
+  return whitened(returns(of_tokens, mask, gamma=gamma), mask, epsilon=epsilon)

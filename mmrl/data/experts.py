@@ -1,0 +1,178 @@
+"""Answers that stronger models wrote to the questions of a source."""
+
+from collections.abc import Iterable, Sequence
+import json
+import sys
+from typing import NamedTuple
+
+from jaxtyping import Bool, Int
+import numpy as np
+
+from mmrl import storage
+from mmrl.data.sources import Example
+from mmrl.errors import UserError
+from mmrl.models.processor import Processor
+
+
+class Rows(NamedTuple):
+  """Expert answers to a batch of questions, each as many rows.
+
+  Attributes:
+    tokens: ids, the pad id behind the end.
+    mask: True on answer tokens, the closing end of sequence included; False
+      throughout where there is no trajectory.
+    texts: what the tokens were made of; None where there is no trajectory.
+  """
+
+  tokens: Int[np.ndarray, "P experts R"]
+  mask: Bool[np.ndarray, "P experts R"]
+  texts: list[list[str | None]]
+
+
+class Experts:
+  """A JSON Lines file (local, or gs://) of expert trajectories.
+
+  Each line is an object with `name`, that of a question (`Example.name`), and
+  `text`, a whole answer to it in the form in which the policy is asked to
+  answer. A question may have several lines or none. The text is tokenised by
+  the policy's tokenizer and closed like a sampled answer.
+
+  Trajectories of more than `length` tokens are left out, and of the others of
+  a question those after the first `count`; both are counted.
+
+  Attributes:
+    trajectories: how many are kept.
+    questions: how many questions have one.
+    too_long: how many are left out for their length.
+    surplus: how many are left out for their number.
+  """
+
+  def __init__(
+    self,
+    path: storage.Name,
+    *,
+    known: Iterable[str],
+    processor: Processor,
+    length: int,
+    count: int,
+  ):
+    """Reads, checks and tokenises every line.
+
+    Args:
+      path: the file.
+      known: names of the questions; see `names` of the sources.
+      processor: the policy's.
+      length: R, at least 1; the end of sequence counts.
+      count: rows of each question, at least 1.
+
+    Raises:
+      UserError: naming file and line of what is wrong, or if no trajectory
+        fits.
+    """
+    if min(length, count) < 1:
+      raise UserError(
+        "expected at least 1 token and 1 expert per question, found"
+        f" {length} and {count}"
+      )
+    known = frozenset(known)
+    self._config, self._length, self._count = processor.config, length, count
+    self._kept: dict[str, list[tuple[str, Sequence[int]]]] = {}
+    self.too_long = self.surplus = 0
+    try:
+      lines = storage.read_text(path).split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(
+        f"expected a readable file of expert trajectories: {error}"
+      ) from error
+    for number, line in enumerate(lines, 1):
+      if line.strip():
+        where = f"{path}:{number}"
+        name, text = _parse(line, known, where)
+        self._add(name, text, _tokenize(text, processor, where))
+    self.questions = len(self._kept)
+    self.trajectories = sum(map(len, self._kept.values()))
+    if not self.trajectories:
+      raise UserError(
+        f"expected at least one trajectory of at most {length} tokens in"
+        f" {path}, found none and {self.too_long} longer ones; raise the answer"
+        " length or shorten them"
+      )
+
+  def __str__(self) -> str:
+    return (
+      f"{self.trajectories} expert trajectories of {self.questions} questions;"
+      f" left out: {self.too_long} of more than {self._length} tokens,"
+      f" {self.surplus} beyond {self._count} per question"
+    )
+
+  def _add(self, name: str, text: str, ids: Sequence[int]) -> None:
+    if len(ids) > self._length:
+      self.too_long += 1
+    elif len(self._kept.get(name, ())) == self._count:
+      self.surplus += 1
+    else:
+      self._kept.setdefault(name, []).append((text, ids))
+
+  def rows(self, examples: Sequence[Example]) -> Rows:
+    """The expert rows of a batch of questions, in the order of the file."""
+    shape = len(examples), self._count, self._length
+    tokens = np.full(shape, self._config.pad_token_id, np.int32)
+    mask = np.zeros(shape, bool)
+    texts: list[list[str | None]] = [[None] * self._count for _ in examples]
+    for p, example in enumerate(examples):
+      for k, (text, ids) in enumerate(self._kept.get(example.name, ())):
+        tokens[p, k, : len(ids)] = ids
+        mask[p, k, : len(ids)] = True
+        texts[p][k] = text
+    return Rows(tokens, mask, texts)
+
+
+def _parse(line: str, known: frozenset[str], where: str) -> tuple[str, str]:
+  """Name and text of a line."""
+  try:
+    row = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise UserError(f"{where}: expected a line of JSON: {error}") from error
+  if not isinstance(row, dict) or not all(
+    isinstance(row.get(key), str) for key in ("name", "text")
+  ):
+    raise UserError(
+      f"{where}: expected an object with strings 'name' and 'text', found"
+      f" {line:.80}"
+    )
+  name, text = row["name"], row["text"]
+  if name not in known:
+    raise UserError(
+      f"{where}: expected the name of a question, such as"
+      f" {min(known, default='')!r}, found {name!r:.80}; write the names of the"
+      " training questions or leave the line out"
+    )
+  if not text.strip():
+    raise UserError(
+      f"{where}: expected a trajectory, found empty text; leave the line out"
+    )
+  return name, text
+
+
+def _tokenize(text: str, processor: Processor, where: str) -> list[int]:
+  """Ids of a trajectory, its end of sequence included, whatever its length.
+
+  A policy samples no placeholder, nothing behind an end, and nothing that its
+  vocabulary lacks.
+  """
+  ids = processor.encode_answer(text, sys.maxsize, where)
+  config, tokenizer = processor.config, processor.tokenizer
+  refused = {
+    *config.banned_token_ids,
+    config.eos_token_id,
+    config.pad_token_id,
+    tokenizer.unk_token_id,
+  }
+  found = refused.intersection(ids[:-1])
+  if found:
+    token = tokenizer.convert_ids_to_tokens(min(found))
+    raise UserError(
+      f"{where}: expected a trajectory in words of the model's vocabulary,"
+      f" found the token {token!r}; take it out of the text"
+    )
+  return ids

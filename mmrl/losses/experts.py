@@ -1,0 +1,87 @@
+"""Policy-gradient terms over sampled answers and expert trajectories."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmrl.errors import UserError
+from mmrl.losses import policy
+
+
+def expert_shaped(
+  logprobs: Float[Array, "P G R"],
+  logprobs_old: Float[Array, "P G R"],
+  advantages: Float[Array, "P G"] | Float[Array, "P G R"],
+  token_weights: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+  expert: Bool[Array, "P G"] | None = None,
+  *,
+  shape: float = 0.1,
+  clip_low: float = 0.2,
+  clip_high: float = 0.2,
+  dual_clip: float | None = None,
+) -> Float[Array, "P G R"]:
+  """Clipped surrogate on sampled answers, shaped probability on experts.
+
+      expert rows:  loss = -A f(pi) w,    f(pi) = pi / (pi + shape)
+      other rows:   loss = clipped_ratio
+
+  Nobody knows with which probability an expert wrote a token, so there is no
+  ratio and no clip; f, in [0, 1 / (1 + shape)], bounds the term instead. Its
+  derivative in log pi, shape pi / (pi + shape)^2, is largest, 1/4, at
+  pi = shape: rare tokens of an expert still teach, certain ones stop pulling.
+  Computed as sigmoid(log pi - log shape), which is 0 with derivative 0 at
+  log pi = -inf.
+
+  Args:
+    logprobs: of the current policy; the only argument with a gradient.
+    logprobs_old: of the behaviour policy; not read on expert rows.
+    advantages: of each answer, or of each token.
+    token_weights: w, of each token.
+    mask: True on answer tokens; False throughout on experts that aren't kept.
+    expert: which rows are experts; None if there are none, and then the term
+      is `clipped_ratio`, bit for bit.
+    shape: above 0.
+    clip_low: see `clipped_ratio`, as the next two.
+    clip_high: of sampled answers.
+    dual_clip: of sampled answers.
+
+  Returns:
+    The unreduced loss.
+
+  Raises:
+    UserError: if `shape` isn't above 0.
+
+  Reference: TGRL, arXiv 2603.26126; the expert term of LUFFY, arXiv
+  2504.14945.
+  Reconstructed: of TGRL's paper only the abstract could be read: expert
+  trajectories, weights of tokens and a filter, without a formula. The term and
+  shape = 0.1 are LUFFY's; the token weights on it are ours, and so is the clip
+  on sampled answers, which LUFFY's published runs leave out.
+  """
+  if shape <= 0:
+    raise UserError(f"shape must be above 0, got {shape}")
+
+  def clipped(mask):
+    return policy.clipped_ratio(
+      logprobs,
+      logprobs_old,
+      advantages,
+      token_weights,
+      mask,
+      clip_low=clip_low,
+      clip_high=clip_high,
+      dual_clip=dual_clip,
+    )
+
+  if expert is None:
+    return clipped(mask)
+  expert = expert[..., None]
+  # Each formula reads its own rows alone: the other's may hold anything.
+  read = jnp.where(mask & expert, logprobs, 0.0)
+  shaped = jax.nn.sigmoid(read - math.log(shape))
+  scale = policy.per_token(advantages) * token_weights
+  taught = -shaped * jax.lax.stop_gradient(scale)
+  return jnp.where(expert, taught, clipped(mask & ~expert))

@@ -1,0 +1,127 @@
+"""Entropies of the nuclei that top-p sampling would draw from."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+import numpy as np
+
+from mmrl import sharding
+from mmrl.errors import UserError
+from mmrl.models import vocabulary
+from mmrl.types import Logits
+
+# Logits that exist at once on a device; 64 MiB.
+_CHUNK_VALUES = 2**24
+# As integers, the bits of positive floats are in the order of their values.
+_LEAST, _ONE = np.float32([np.finfo(np.float32).tiny, 1]).view(np.int32)
+
+
+def nucleus_entropies(
+  logits: Logits, *, top_p: float = 0.95, renormalise: bool = True
+) -> Float[Array, "*batch"]:
+  """Entropy over the nucleus of the distribution each token was drawn from.
+
+  [tokens, V] logits are never held in full: they come into being a few tokens
+  at a time, on each device those of its own prompts. See `nucleus_entropy`.
+
+  Args:
+    logits: of the tokens, [*batch, V].
+    top_p: mass of the nucleus, in (0, 1].
+    renormalise: whether the nucleus is a distribution of its own.
+
+  Returns:
+    Float32, in nats; at least 0.
+
+  Raises:
+    UserError: if top_p is outside (0, 1].
+  """
+  if not 0 < top_p <= 1:
+    raise UserError(f"top_p must be in (0, 1], got {top_p}")
+  *batch, width = logits.hidden.shape
+  entries = logits.head.shape[logits.pattern.index("v")]
+  banned = np.isin(np.arange(entries), logits.banned)
+  _, shards = sharding.prompt_axes()
+  if batch[0] % shards:
+    shards = 1
+  hidden = logits.hidden.reshape(shards, -1, width)
+  count = hidden.shape[1]
+  chunks = -(-count // max(_CHUNK_VALUES // entries, 1))
+  rows = -(-count // chunks)
+  chunks = -(-count // rows)
+
+  def chunk(start: Int[Array, ""]) -> Float[Array, "shards rows"]:
+    some = jax.lax.dynamic_slice_in_dim(hidden, start, rows, axis=1)
+    values = jnp.einsum(
+      f"snd,{logits.pattern}->snv",
+      sharding.over_prompts(some),
+      logits.head,
+      preferred_element_type=jnp.float32,
+    )
+    values = jnp.where(banned, vocabulary.BANNED, values / logits.temperature)
+    return nucleus_entropy(values, top_p=top_p, renormalise=renormalise)
+
+  # The last chunk begins early enough to be whole; what it repeats is dropped.
+  starts = jnp.minimum(jnp.arange(chunks) * rows, count - rows)
+  found = jnp.moveaxis(jax.lax.map(chunk, starts), 0, 1)
+  before, last = found[:, :-1].reshape(shards, -1), found[:, -1]
+  last = last[:, chunks * rows - count :]
+  return jnp.concatenate([before, last], axis=1).reshape(batch)
+
+
+def nucleus_entropy(
+  logits: Float[Array, "*batch V"],
+  *,
+  top_p: float = 0.95,
+  renormalise: bool = True,
+) -> Float[Array, "*batch"]:
+  """Entropy over the most likely tokens that together have mass `top_p`.
+
+      N = the most likely tokens while the mass before them is below top_p
+      q = p / sum_N p,    H = - sum_N q ln q
+
+  The least probability in the nucleus is found by halving the interval it
+  lies in, which takes 30 sums over V and no sort. Of tokens with exactly that
+  probability as many are kept as the mass needs.
+
+  Args:
+    logits: divided by the temperature.
+    top_p: mass of the nucleus, in (0, 1].
+    renormalise: False takes p in place of q.
+
+  Returns:
+    Float32, in nats; exactly 0 where one token is kept and renormalised.
+
+  Reference: arXiv 2603.25077 eq. 5; nucleus, arXiv 1904.09751.
+  Reconstructed: whether q or p, and that the token which crosses top_p is
+  kept.
+  """
+  logits = logits.astype(jnp.float32)
+  logs = logits - logits.max(-1, keepdims=True)
+  weights = jnp.exp(logs)
+  total = weights.sum(-1)
+  wanted = top_p * total
+
+  def halve(_, bounds):
+    """The least weight is at least the first bound and below the second."""
+    low, high = bounds
+    middle = (low + high) // 2
+    least = jax.lax.bitcast_convert_type(middle, jnp.float32)[..., None]
+    mass = jnp.where(weights >= least, weights, 0.0).sum(-1)
+    reached = mass >= wanted
+    return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+  bounds = jnp.full_like(wanted, _LEAST, jnp.int32)
+  bounds = bounds, jnp.full_like(bounds, _ONE + 1)
+  steps = int(_ONE - _LEAST).bit_length()
+  low, _ = jax.lax.fori_loop(0, steps, halve, bounds)
+  least = jax.lax.bitcast_convert_type(low, jnp.float32)
+  above = weights > least[..., None]
+  mass = jnp.where(above, weights, 0.0).sum(-1)
+  weighted = jnp.where(above, weights * logs, 0.0).sum(-1)
+  ties = jnp.ceil((wanted - mass) / least)
+  ties = jnp.minimum(ties, (weights == least[..., None]).sum(-1))
+  mass += ties * least
+  weighted += ties * least * jnp.log(least)
+  if renormalise:
+    return jnp.log(mass) - weighted / mass
+  return (mass * jnp.log(total) - weighted) / total

@@ -1,0 +1,96 @@
+"""What the policy would have said without the pictures."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmrl.models.config import ModelConfig
+from mmrl.probes.policies import Scorer
+from mmrl.types import Prompt, PyTree, Rollout
+
+
+class ImageBlind(NamedTuple):
+  """The answers under the sampler's policy, which sees no picture."""
+
+  logprobs_blind: Float[Array, "P G R"]
+  pictured: Bool[Array, "P"]
+
+
+def image_blind(
+  scorer: Scorer, params: PyTree, prompt: Prompt, rollout: Rollout
+) -> ImageBlind:
+  """Log-probabilities of the answers to the questions without pictures.
+
+      ln pi_old(y_t | y_<t, q)    in place of    ln pi_old(y_t | y_<t, I, q)
+
+  The vision tower doesn't run. See `without_pictures`.
+
+  Args:
+    scorer: of the run.
+    params: of the policy that sampled the answers.
+    prompt: the questions.
+    rollout: the answers.
+
+  Returns:
+    The log-probabilities, and which prompts have a picture. The others have
+    exactly the numbers of `behaviour`: they come from the same call.
+
+  Reference: ToR, arXiv 2603.25077 eq. 8.
+  Reconstructed: the question without its picture is the text alone.
+  """
+  pictured = (prompt.visual_index >= 0).any(-1)
+  width = scorer.config.text.hidden_size
+  nothing = jnp.zeros((len(pictured), 1, width), scorer.config.dtype)
+  text = without_pictures(prompt, scorer.config)
+  plain = dataclasses.replace(scorer, layers=())
+  prefix = plain.prefill(params, text, nothing)
+  blind = plain(params, prefix, rollout.tokens).logprobs
+  seen = scorer(params, rollout.prefix, rollout.tokens).logprobs
+  blind = jnp.where(pictured[:, None, None], blind, seen)
+  return ImageBlind(blind, pictured)
+
+
+def without_pictures(prompt: Prompt, config: ModelConfig) -> Prompt:
+  """The same questions as text alone, of the same padded length.
+
+  What goes are visual tokens, and all that stands between the marks of a
+  picture or video, with the marks: the times of a video's frames, too, if the
+  family writes them there. What is left moves together, padded on the left,
+  at the positions of text. Prompts without a picture stay as they are.
+
+  Args:
+    prompt: the questions.
+    config: of the model, for the marks' ids.
+
+  Returns:
+    Prompts without visual tokens. `patches` are left in, and not read.
+
+  Differs from the paper: text before and after a picture isn't joined before
+  it is cut into tokens.
+  """
+  tokens, mask = prompt.tokens, prompt.mask
+  visual = prompt.visual_index >= 0
+  opens = mask & (tokens == config.vision_start_token_id)
+  closes = mask & (tokens == config.vision_end_token_id)
+  inside = jnp.cumsum(opens, axis=-1) > jnp.cumsum(closes, axis=-1)
+  pictured = visual.any(-1, keepdims=True)
+  keep = mask & ~(pictured & (visual | inside | closes))
+  # Attention takes the real tokens of a prompt to stand side by side.
+  order = jnp.argsort(keep, axis=-1, stable=True)
+  order = jnp.where(pictured, order, jnp.arange(order.shape[-1]))
+  tokens = jnp.take_along_axis(tokens, order, axis=-1)
+  keep = jnp.take_along_axis(keep, order, axis=-1)
+  count = keep.sum(-1)
+  place = jnp.cumsum(keep, axis=-1) - 1
+  place = jnp.where(keep, place, 0).astype(prompt.positions.dtype)
+  return dataclasses.replace(
+    prompt,
+    tokens=jnp.where(keep, tokens, config.pad_token_id),
+    mask=keep,
+    positions=jnp.stack([place] * 3, axis=-1),
+    visual_index=jnp.full_like(prompt.visual_index, -1),
+    next_position=count.astype(prompt.next_position.dtype),
+    region=jnp.zeros_like(prompt.region),
+  )

@@ -1,0 +1,39 @@
+"""What the sampler's nuclei say of the answers."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+from mmrl.models import nucleus as nucleus_lib
+from mmrl.probes.policies import Scorer
+from mmrl.types import PyTree, Rollout
+
+
+class Nucleus(NamedTuple):
+  """Entropies of the nuclei under the policy that sampled the answers."""
+
+  nucleus_entropies_old: Float[Array, "P G R"]
+
+
+def nucleus(
+  scorer: Scorer, params: PyTree, rollout: Rollout, *, top_p: float = 0.95
+) -> Nucleus:
+  """Entropy of the top-p nucleus that each answer token was drawn from.
+
+  See `mmrl.models.nucleus`; nats, at the sampling temperature. The answers
+  are scored as in `behaviour`.
+
+  Args:
+    scorer: of the run.
+    params: of the policy that sampled the answers.
+    rollout: answers, and the prefix that the rollout has computed.
+    top_p: mass of the nucleus, in (0, 1].
+
+  Raises:
+    UserError: if top_p is outside (0, 1].
+
+  Reference: ToR, arXiv 2603.25077 eq. 5.
+  Reconstructed: the nucleus is renormalised.
+  """
+  scores = scorer(params, rollout.prefix, rollout.tokens)
+  return Nucleus(nucleus_lib.nucleus_entropies(scores.logits, top_p=top_p))

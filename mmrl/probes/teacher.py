@@ -1,0 +1,37 @@
+"""The teacher's pass over the student's answers."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, Int
+
+from mmrl.models import rows
+from mmrl.probes.policies import Scorer
+from mmrl.types import Attention, Logits, Prompt, PyTree
+
+
+class Teacher(NamedTuple):
+  """What the teacher says of the student's answers."""
+
+  logits_teacher: Logits
+  attention_teacher: Attention | Float[Array, "P G R keys"]
+
+
+def teacher(
+  scorer_teacher: Scorer,
+  params_teacher: PyTree,
+  prompt: Prompt,
+  tokens: Int[Array, "P G R"],
+) -> Teacher:
+  """Logits and attention policies of the teacher; it never samples.
+
+  It reads each picture and each prompt once for all answers, as the student
+  does. Logits are kept as the hidden states they come from, attention as rows
+  or as what makes them, whichever is smaller; what no loss names isn't
+  computed.
+
+  Reference: arXiv 2602.04884 section 2.6; on-policy distillation (GKD), arXiv
+  2306.13649.
+  """
+  prefix = scorer_teacher.prefill(params_teacher, prompt, None)
+  scores = scorer_teacher(params_teacher, prefix, tokens)
+  return Teacher(scores.logits, rows.smaller(scores.attention))

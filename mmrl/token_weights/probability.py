@@ -1,0 +1,55 @@
+"""Weights from the probability that the behaviour policy gave a token."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmrl.errors import UserError
+from mmrl.losses.policy import per_token
+
+_SIGNS = ("both", "positive", "negative")
+
+
+def low_probability(
+  logprobs_old: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+  advantages: Float[Array, "P G"] | Float[Array, "P G R"],
+  *,
+  alpha: float = 0.2,
+  sign: str = "both",
+) -> Float[Array, "P G R"]:
+  """More weight on tokens that the behaviour policy found unlikely.
+
+      w_t = 1 + alpha (1 - pi_old(y_t)),  in [1, 1 + alpha]
+
+  Those are the tokens that training ends up moving. Weights aren't normalised
+  to a mean of 1, so they raise the size of the step by up to alpha too.
+
+  Args:
+    logprobs_old: of the behaviour policy.
+    mask: True on answer tokens.
+    advantages: of each answer, or of each token.
+    alpha: at least -1. The paper has 0.2 for Qwen2.5-Math-7B and 0.1 for
+      Qwen3-8B-Base. Below 0 rare tokens weigh less, as in the baseline that
+      the paper's code calls `reshape`; 0 weighs all alike.
+    sign: of the advantages of the tokens that are weighed, "both", "positive"
+      or "negative"; the others, and those of advantage 0 unless "both", keep 1.
+
+  Returns:
+    The weights, 1 on padding.
+
+  Raises:
+    UserError: if alpha is below -1 or there is no such sign.
+
+  Reference: arXiv 2603.22117, and `reshape_reversed` of its code.
+  """
+  if alpha < -1:
+    raise UserError(f"alpha must be at least -1, got {alpha}")
+  if sign not in _SIGNS:
+    raise UserError(f"sign must be one of {', '.join(_SIGNS)}, got {sign!r}")
+  probability = jnp.exp(jnp.where(mask, logprobs_old, 0.0))
+  weights = 1.0 + alpha * (1.0 - probability)
+  if sign == "both":
+    return weights
+  advantages = per_token(advantages)
+  weighed = advantages > 0 if sign == "positive" else advantages < 0
+  return jnp.where(mask & weighed, weights, 1.0)

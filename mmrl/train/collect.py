@@ -1,0 +1,138 @@
+"""One rollout batch: answers, rewards, and what the probes say of them."""
+
+from collections.abc import Callable
+import concurrent.futures
+import math
+import time
+
+import jax
+from jaxtyping import Array
+import ml_collections
+
+from mmrl import data, processes
+from mmrl.train import experts, refill
+from mmrl.train import metrics as metrics_lib
+from mmrl.train.answers import Answers, grade
+from mmrl.train.run import Run
+from mmrl.train.step import State
+from mmrl.types import Batch
+
+
+def sample(
+  run: Run, state: State, samples: data.Samples, key: Array
+) -> Answers:
+  """Answers to a batch of questions, under the current parameters."""
+  prompt = run.layout.put(samples.prompt)
+  rollout = run.programs.rollout(state, prompt, key)
+  tokens, mask = map(run.layout.local, (rollout.tokens, rollout.mask))
+  return Answers(samples.examples, prompt, rollout, tokens, mask)
+
+
+def collect(
+  config: ml_collections.ConfigDict,
+  run: Run,
+  state: State,
+  samples: data.Samples,
+  step: int,
+  pool: concurrent.futures.Executor,
+  more: Callable[[], data.Samples] | None = None,
+) -> tuple[Batch, dict[str, float]]:
+  """Answers, rewards, advantages and probes for one batch of questions.
+
+  `time/device` sums the seconds from each call of a program to its observed
+  end, here and in `learn`; of two programs at a time there are none. It counts
+  as the device's what a call takes on the host: copying arguments, and in the
+  first steps compiling. It doesn't see gaps inside of a program, nor, being
+  over in no time, `prepare` and the cutting of minibatches.
+
+  Args:
+    config: the run's.
+    run: the run.
+    state: current parameters.
+    samples: questions.
+    step: number of this rollout batch; with the seed it makes the random key.
+    pool: executor for the rewards, and for seeing the probes end meanwhile.
+    more: further questions, for groups that are drawn again.
+
+  Returns:
+    (batch, metrics).
+  """
+  began = time.perf_counter()
+  key = jax.random.fold_in(jax.random.key(config.seed), step)
+  answers = sample(run, state, samples, key)
+  values: dict[str, float] = {}
+  if config.rollout.refill.rounds:
+
+    def again(number: int) -> Answers:
+      # Splitting folds in 0 to P - 1: those are the keys of single prompts.
+      own = jax.random.fold_in(key, config.rollout.prompts + number)
+      fresh = sample(run, state, more(), own)
+      return grade(fresh, run.rewards, run.processor, pool)
+
+    answers = grade(answers, run.rewards, run.processor, pool)
+    answers, values = refill.fill(
+      answers,
+      again,
+      run.layout,
+      run.programs.exchange,
+      **config.rollout.refill,
+    )
+  if run.experts:
+    answers = experts.append(answers, run.experts, run.layout)
+  sampled = time.perf_counter()
+  # Dispatched before the rewards, so that host and device work side by side.
+  rollout = answers.rollout
+  fields, measured = run.programs.probe(
+    state, run.params, answers.prompt, rollout
+  )
+  if run.params_teacher is not None:
+    taught = run.programs.teach(
+      run.params_teacher,
+      run.teacher_layout.take_over(answers.prompt),
+      run.teacher_layout.take_over(rollout.tokens),
+    )
+    fields |= run.layout.take_over(taught)
+  probed = pool.submit(_end, (measured, fields))
+  answers = grade(answers, run.rewards, run.processor, pool)
+  values |= _reward_metrics(config, run, answers)
+  mask = rollout.mask
+  if run.experts:
+    logprobs = run.layout.local(fields["logprobs_old"])
+    answers, used = experts.choose(answers, logprobs, config.experts)
+    values |= used
+  if run.experts or config.rollout.refill.rounds:
+    mask = run.layout.put(answers.mask)
+  rewarded = time.perf_counter()
+  rewards = run.layout.put(answers.rewards)
+  fields = run.programs.prepare(fields, rewards, mask, key)
+  values |= metrics_lib.floats(measured)
+  if math.isnan(values["attention/region"]):
+    del values["attention/region"]  # no region is marked
+  values["time/rollout"] = sampled - began
+  values["time/reward"] = rewarded - sampled
+  ended = time.perf_counter()
+  values["time/probe"] = ended - rewarded
+  values["time/device"] = min(probed.result(), ended) - began
+  visual = rollout.visual if run.frozen_vision else None
+  return Batch(answers.prompt, visual, rollout.tokens, mask, fields), values
+
+
+def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
+  """Means over the policy's own answers, on all processes."""
+  own = slice(0, config.rollout.answers)
+  total = answers.rewards[:, own]
+  ended = (answers.tokens[:, own] == run.model_config.eos_token_id).any(-1)
+  values = {
+    f"reward/{name}": float(x[:, own].mean())
+    for name, x in answers.parts.items()
+  }
+  values["reward/total"] = float(total.mean())
+  values["reward/mixed_groups"] = float((total.std(1) > 0).mean())
+  values["rollout/ended"] = float(ended.mean())
+  return processes.mean(values)
+
+
+def _end(arrays) -> float:
+  """Waits until arrays are computed, and says when that was."""
+  jax.block_until_ready(arrays)
+  return time.perf_counter()

@@ -1,0 +1,67 @@
+"""Which expert trajectories a rollout batch learns from. On the host."""
+
+from jaxtyping import Bool, Float, Int
+import numpy as np
+
+from mmrl.errors import UserError
+
+
+def keep_experts(
+  accuracy: Float[np.ndarray, "P experts"],
+  formed: Bool[np.ndarray, "P experts"],
+  lengths: Int[np.ndarray, "P experts"],
+  policy_accuracy: Float[np.ndarray, "P"],
+  *,
+  longest: int,
+  solved: float = 0.5,
+  mean_logprobs: Float[np.ndarray, "P experts"] | None = None,
+  quantile: float | None = None,
+) -> Bool[np.ndarray, "P experts"]:
+  """Right, well-formed trajectories of questions that aren't solved yet.
+
+      keep = accuracy = 1  and  formed  and  1 <= length <= longest
+             and  policy_accuracy < solved
+             and, with a quantile,  mean_logprob >= that of those kept so far
+
+  A wrong expert would have a negative advantage and push strong text down; one
+  of a solved question pulls without telling anything new; a very unlikely one
+  has a noisy gradient.
+
+  Args:
+    accuracy: of each trajectory, by the verifier of the sampled answers; 1 is
+      right.
+    formed: whether it has the form that answers are asked to have.
+    lengths: its tokens; 0 where there is no trajectory.
+    policy_accuracy: share of right ones among the question's sampled answers.
+    longest: R.
+    solved: in (0, 1]; accuracy of the policy from which a question's experts
+      are left out. 1 leaves them out only where every answer is right.
+    mean_logprobs: mean log-probability of each trajectory's tokens under the
+      behaviour policy; read only where the trajectory passes otherwise.
+    quantile: in [0, 1); share of the least likely that is left out, over all
+      that are given here. None leaves none out.
+
+  Returns:
+    Which trajectories are kept.
+
+  Raises:
+    UserError: if a number is outside its range, or a quantile comes without
+      `mean_logprobs`.
+
+  Reference: TGRL, arXiv 2603.26126.
+  Reconstructed: of the paper only the abstract could be read, which says that
+  trajectories are filtered and not how. The rule and solved = 0.5 are ours.
+  """
+  if not 0 < solved <= 1:
+    raise UserError(f"solved must be in (0, 1], got {solved}")
+  keep = (accuracy == 1) & formed & (lengths >= 1) & (lengths <= longest)
+  keep &= (policy_accuracy < solved)[:, None]
+  if quantile is None:
+    return keep
+  if not 0 <= quantile < 1:
+    raise UserError(f"quantile must be in [0, 1), got {quantile}")
+  if mean_logprobs is None:
+    raise UserError("expected mean_logprobs with a quantile, got None")
+  if keep.any():
+    keep &= mean_logprobs >= np.quantile(mean_logprobs[keep], quantile)
+  return keep

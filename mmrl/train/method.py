@@ -1,0 +1,137 @@
+"""A config's method: the functions of its slots, bound and checked."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from mmrl import advantages, build, probes, rewards, token_weights
+from mmrl.errors import UserError
+from mmrl.train import objective
+from mmrl.train.objective import Term
+from mmrl.train.step import SCORES
+
+# What probes may name, whatever the config: of the run, and of its teacher.
+PROBE_DATA = ("scorer", "params", "params_ref", "prompt", "rollout")
+TEACHER_DATA = ("scorer_teacher", "params_teacher", "prompt", "tokens")
+REWARD_DATA = ("text", "answer", "example", "length", "ended")
+# What is there after the answers are rewarded, without any probe.
+_ALWAYS = ("rewards", "mask", "key", "logprobs_sampler")
+
+# (name, weight, function) of a part of the reward.
+Reward = tuple[str, float, build.Bound]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """The slots of a run.
+
+  Attributes:
+    probes: passes of the run's own parameters.
+    teacher_probes: passes of the teacher's.
+    advantage: of the rewards.
+    token_weights: multiplied with each other.
+    terms: of the objective.
+  """
+
+  probes: Sequence[build.Bound]
+  teacher_probes: Sequence[build.Bound]
+  advantage: build.Bound
+  token_weights: Sequence[build.Bound]
+  terms: Sequence[Term]
+
+  @property
+  def named(self) -> set[str]:
+    """Names of all data that the functions behind the probes read."""
+    readers = [self.advantage, *self.token_weights]
+    readers += [term.bound for term in self.terms]
+    return {name for bound in readers for name in bound.needs}
+
+
+def bind(config: ml_collections.ConfigDict) -> Method:
+  """The functions that a config names, with the data that it has for them.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  specs = config.to_dict()
+  has_teacher = bool(specs["teacher"]["path"])
+  to_read = dict.fromkeys(TEACHER_DATA, "set config.teacher.path")
+  bound = [
+    build.bind(
+      probes,
+      spec,
+      f"config.probes.{name}",
+      provided=(*PROBE_DATA, *(TEACHER_DATA if has_teacher else ())),
+      remedies=to_read,
+    )
+    for name, spec in specs["probes"].items()
+  ]
+  fields = [f for p in bound for f in build.provides(p.function)]
+  if "logprobs_old" not in fields:
+    raise UserError("config.probes: expected probe 'behaviour', found none")
+  remedies = {
+    name: f"add probe {probe!r} to config.probes"
+    for probe in probes.__all__
+    for name in build.provides(getattr(probes, probe))
+  }
+  provided = (*_ALWAYS, *fields)
+  if specs["experts"]["path"]:
+    provided = (*provided, "expert")
+  advantage = build.bind(
+    advantages,
+    specs["advantage"],
+    "config.advantage",
+    provided=provided,
+    remedies=remedies,
+  )
+  provided = (*provided, "advantages", *SCORES)
+  weights = [
+    build.bind(
+      token_weights,
+      spec,
+      f"config.token_weights.{name}",
+      provided=provided,
+      remedies=remedies,
+    )
+    for name, spec in specs["token_weights"].items()
+  ]
+  for one in weights:
+    if "key" in one.needs and set(SCORES) & set(one.needs):
+      raise TypeError(f"{one.name}: there are no random keys in an update")
+  terms = objective.build_terms(
+    specs["losses"],
+    provided=[*(x for x in provided if x != "key"), "token_weights"],
+    remedies=remedies,
+  )
+  of_teacher = [p for p in bound if "params_teacher" in p.needs]
+  method = Method(
+    probes=[p for p in bound if p not in of_teacher],
+    teacher_probes=of_teacher,
+    advantage=advantage,
+    token_weights=weights,
+    terms=terms,
+  )
+  taught = {f for p in of_teacher for f in build.provides(p.function)}
+  if has_teacher and not taught & method.named:
+    raise UserError(
+      "config.teacher.path: expected probe 'teacher' and a loss that reads what"
+      " it adds, such as distillation_kl, found none; set the path to '' or add"
+      " them"
+    )
+  return method
+
+
+def bind_rewards(specs: Mapping[str, Mapping[str, Any]]) -> list[Reward]:
+  """The parts of a config's reward."""
+  bound = []
+  for name, spec in specs.items():
+    where = f"config.rewards.{name}"
+    spec = dict(spec)
+    if "weight" not in spec:
+      raise UserError(f"{where}: expected a weight beside the name")
+    weight = spec.pop("weight")
+    function = build.bind(rewards, spec, where, provided=REWARD_DATA)
+    bound.append((name, weight, function))
+  return bound

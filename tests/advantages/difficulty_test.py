@@ -1,0 +1,301 @@
+"""Tests of the deviations shared by prompts of similar difficulty."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrl.advantages import difficulty, group
+
+advantages_of = jax.jit(
+  difficulty.difficulty_aware,
+  static_argnames=("bins", "weights", "length_normalize", "epsilon"),
+)
+shared_of = jax.jit(difficulty.shared_std_advantages, static_argnames="bins")
+bins_of = jax.jit(difficulty.quantile_groups, static_argnames="bins")
+REWARDS = jnp.array(
+  [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]], jnp.float32
+)
+ENTROPY = jnp.array([0.2, 0.9, 0.6, 1.4], jnp.float32)
+CONFIDENCE = jnp.array([-3, -8, -1, -5], jnp.float32)
+# Two tokens per answer, of which the second is padding.
+MASK = jnp.broadcast_to(jnp.array([True, False]), (4, 4, 2))
+LOGPROBS = jnp.broadcast_to(CONFIDENCE[:, None, None], (4, 4, 2))
+ALL = jnp.ones(4, bool)
+
+
+def everyone(values):
+  return jnp.ones(len(values), bool)
+
+
+@pytest.mark.parametrize(
+  ("entropies", "expected"),
+  [
+    ([0.4, 1, 0.7, 0.1, 0.9], [0, 2, 1, 0, 2]),  # quartiles 0.4 and 0.9
+    ([0.4, 1, 0.7, 0.1, 0.9, 0.2], [1, 2, 1, 0, 2, 0]),  # 0.25, 0.85
+    (4 * [0.5], 4 * [0]),
+    ([0.7], [0]),
+    ([0.2, 0.9, 0.6, 1.4], [0, 1, 1, 2]),
+    # Without a picture: in the middle, and in no quartile.
+    ([0.4, np.nan, 1, 0.7, np.nan, 0.1, 0.9], [0, 1, 2, 1, 1, 0, 2]),
+    (2 * [np.nan], [1, 1]),
+  ],
+)
+def test_quartile_groups_golden(entropies, expected):
+  entropies = jnp.array(entropies, jnp.float32)
+  found = difficulty.quartile_groups(entropies, everyone(entropies))
+  np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+  ("values", "bins", "expected"),
+  [
+    # edges -4.333333, -2.666667
+    ([-5, -1, -3, -2, -8, -4], 3, [0, 2, 1, 2, 0, 1]),
+    # edges -4.75, -3.5, -2.25
+    ([-5, -1, -3, -2, -8, -4], 4, [0, 3, 2, 3, 0, 1]),
+    ([-2, -2, -2, -1], 3, [2, 2, 2, 2]),
+    ([-3, -8, -1, -5], 2, [1, 0, 1, 0]),  # edge -4
+    ([-3, -8, -1], 1, [0, 0, 0]),
+    ([-3], 4, [3]),
+  ],
+)
+def test_quantile_groups_golden(values, bins, expected):
+  values = jnp.array(values, jnp.float32)
+  found = bins_of(values, everyone(values), bins=bins)
+  np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 7, 12])
+def test_quantiles_are_those_of_numpy(parts):
+  values = np.random.default_rng(0).normal(size=50).astype(np.float32)
+  valid = np.random.default_rng(1).uniform(size=50) < 0.7
+  found = difficulty.quantiles(
+    jnp.where(valid, values, np.nan), jnp.asarray(valid), parts=parts
+  )
+  expected = np.quantile(values[valid], np.arange(1, parts) / parts)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bins", [3, 7, 10, 12])
+def test_bins_hold_equally_many_to_the_last_bit(bins):
+  """Every edge is a value; j / bins in float32 would miss some."""
+  count = 6 * bins + 1
+  values = np.random.default_rng(2).permutation(count).astype(np.float32) / 3
+  groups = bins_of(jnp.asarray(values), jnp.ones(count, bool), bins=bins)
+  sizes = np.bincount(groups, minlength=bins)
+  np.testing.assert_array_equal(sizes, [6] * (bins - 1) + [7])
+
+
+def test_equal_values_share_a_bin():
+  """-1.3 interpolated between -1.3 and -1.3 must be -1.3."""
+  values = jnp.full(19, -1.3)
+  quartiles_of = jax.jit(difficulty.quartile_groups)
+  for count in range(1, 20):
+    valid = jnp.asarray(np.arange(19) < count)
+    assert (bins_of(values, valid, bins=7) == 6).all()
+    assert (quartiles_of(values, valid) == 0).all()
+
+
+@pytest.mark.parametrize(
+  ("length_normalize", "expected"),
+  [(False, [-1.3, -1.75]), (True, [-0.6, -0.75])],
+)
+def test_sequence_confidence_golden(length_normalize, expected):
+  logprobs = jnp.array(
+    [
+      [[-0.1, -0.2, -0.3], [-1, -1, np.nan]],
+      [[-0.5, np.nan, np.nan], [-2, -0.5, -0.5]],
+    ],
+    jnp.float32,
+  )
+  mask = ~jnp.isnan(logprobs)
+  confidence = functools.partial(
+    difficulty.sequence_confidence, length_normalize=length_normalize
+  )
+  np.testing.assert_allclose(confidence(logprobs, mask), expected, rtol=1e-6)
+  # An answer without tokens isn't the most confident one: it is left out.
+  empty = jnp.zeros((2, 1, 3))
+  more = confidence(
+    jnp.concatenate([logprobs, empty], 1), jnp.concatenate([mask, empty > 0], 1)
+  )
+  np.testing.assert_allclose(more, expected, rtol=1e-6)
+  assert (confidence(logprobs, jnp.zeros_like(mask)) == 0).all()
+
+
+@pytest.mark.parametrize(
+  ("bin_of", "invalid", "expected"),
+  [
+    (
+      [0, 1, 1, 2],
+      None,
+      [
+        [1.499997, -0.499999, -0.499999, -0.499999],
+        [0.966090, 0.966090, -0.966090, -0.966090],
+        [0.483045, 0.483045, 0.483045, -1.449135],
+        [0, 0, 0, 0],
+      ],
+    ),
+    (
+      [0, 1, 1, 2],
+      2,
+      [
+        [1.499997, -0.499999, -0.499999, -0.499999],
+        [0.866024, 0.866024, -0.866024, -0.866024],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+      ],
+    ),
+    (
+      [0, 0, 0, 0],
+      None,
+      [
+        [1.499997, -0.499999, -0.499999, -0.499999],
+        [0.999998, 0.999998, -0.999998, -0.999998],
+        [0.499999, 0.499999, 0.499999, -1.499997],
+        [0, 0, 0, 0],
+      ],
+    ),
+  ],
+)
+def test_shared_std_golden(bin_of, invalid, expected):
+  valid = ALL if invalid is None else ALL.at[invalid].set(False)
+  rewards = jnp.where(valid[:, None], REWARDS, np.nan)
+  found = shared_of(rewards, jnp.array(bin_of), valid, bins=3)
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_bin_of_one_prompt_has_its_own_deviation():
+  rewards = np.random.default_rng(0).uniform(size=(5, 6))
+  rewards = jnp.asarray(rewards, jnp.float32)
+  own = shared_of(rewards, jnp.arange(5), jnp.ones(5, bool), bins=5)
+  expected = group.group_normalised(rewards)
+  np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
+
+
+MIXED = [
+  [1.432182, -0.477394, -0.477394, -0.477394],
+  [1.035905, 1.035905, -1.035905, -1.035905],
+  [0.474003, 0.474003, 0.474003, -1.422010],
+  [0, 0, 0, 0],
+]
+
+
+# bins=0 gives as few as 2 for 4 prompts.
+@pytest.mark.parametrize("bins", [0, 2])
+def test_mix_golden(bins):
+  found = advantages_of(REWARDS, ENTROPY, LOGPROBS, MASK, bins=bins)
+  np.testing.assert_allclose(found, MIXED, atol=2e-6)
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
+def test_padding_and_dropped_prompts_may_hold_anything(garbage):
+  def with_dropped(values, value):
+    dropped = jnp.full_like(values[:1], value)
+    return jnp.concatenate([values[:2], dropped, values[2:], dropped])
+
+  found = advantages_of(
+    with_dropped(REWARDS, garbage),
+    with_dropped(ENTROPY, garbage),
+    with_dropped(jnp.where(MASK, LOGPROBS, garbage), garbage),
+    with_dropped(MASK, False),
+  )
+  np.testing.assert_allclose(
+    found, with_dropped(jnp.array(MIXED), 0), atol=2e-6
+  )
+  np.testing.assert_array_equal(found[jnp.array([2, 5])], jnp.zeros((2, 4)))
+
+
+def test_nothing_but_dropped_prompts_gives_zero():
+  mask = jnp.zeros_like(MASK)
+  assert (advantages_of(REWARDS, ENTROPY, LOGPROBS, mask) == 0).all()
+
+
+def batch(prompts: int):
+  rng = np.random.default_rng(3)
+  mask = np.arange(6) < rng.integers(0, 7, (prompts, 4))[..., None]
+  mask[::5] = False
+  return (
+    jnp.asarray(rng.integers(0, 3, (prompts, 4)) / 2, jnp.float32),
+    jnp.asarray(rng.uniform(size=prompts), jnp.float32),
+    jnp.asarray(-rng.uniform(size=mask.shape), jnp.float32),
+    jnp.asarray(mask),
+  )
+
+
+def test_first_weight_alone_is_grpo():
+  rewards, entropy, logprobs, mask = batch(30)
+  found = advantages_of(
+    rewards, entropy, logprobs, mask, weights=(1.0, 0.0, 0.0)
+  )
+  np.testing.assert_array_equal(found, group.group_normalised(rewards, mask))
+
+
+@pytest.mark.parametrize(
+  ("weights", "bins", "without_pictures"),
+  [
+    ((0.0, 1.0, 0.0), 2, True),  # all in the middle
+    ((0.0, 0.0, 1.0), 1, False),
+  ],
+)
+def test_one_bin_for_all_is_the_deviation_of_the_batch(
+  weights, bins, without_pictures
+):
+  rewards, entropy, logprobs, mask = batch(30)
+  entropy = jnp.full_like(entropy, np.nan) if without_pictures else entropy
+  found = advantages_of(
+    rewards, entropy, logprobs, mask, weights=weights, bins=bins
+  )
+  expected = group.group_normalised(rewards, mask, scale="batch")
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("prompts", "bins"), [(119, 2), (120, 3)])
+def test_default_is_a_bin_for_forty_prompts(prompts, bins):
+  one = advantages_of(*batch(prompts))
+  two = advantages_of(*batch(prompts), bins=bins)
+  np.testing.assert_array_equal(one, two)
+  assert (one != advantages_of(*batch(prompts), bins=bins + 1)).any()
+
+
+def test_length_normalize_changes_the_bins():
+  """One long answer among short ones: the least likely, or the most."""
+  mask = jnp.arange(9) < jnp.array([9, 1, 1, 1])[:, None, None]
+  mask = jnp.broadcast_to(mask, (4, 4, 9))
+  each = jnp.array([-0.5, -1, -2, -3])[:, None, None]
+  logprobs = jnp.where(mask, each, np.nan)
+  options = {"weights": (0.0, 0.0, 1.0), "bins": 2}
+  found = [
+    advantages_of(
+      REWARDS, ENTROPY, logprobs, mask, length_normalize=mean, **options
+    )
+    for mean in (False, True)
+  ]
+  for bin_of, values in zip([[0, 1, 1, 0], [1, 1, 0, 0]], found, strict=True):
+    expected = shared_of(REWARDS, jnp.array(bin_of), ALL, bins=2)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("reward", [0.9, 0.1])
+def test_equal_rewards_give_exactly_zero(reward):
+  """In float32 the mean of eight times 0.9 isn't 0.9."""
+  rewards = REWARDS.at[3].set(reward)
+  found = advantages_of(rewards, ENTROPY, LOGPROBS, MASK)
+  assert (found[3] == 0).all()
+  assert (found[:3] != 0).all()
+
+
+@pytest.mark.parametrize(
+  ("answers", "options", "message"),
+  [
+    (1, {}, "difficulty_aware needs at least 2 answers per prompt, got 1"),
+    (4, {"bins": -1}, "bins must be at least 0, got -1"),
+    (4, {"weights": (0.5, 0.5)}, r"three numbers .*, got 2"),
+  ],
+)
+def test_what_cannot_be_is_refused(answers, options, message):
+  data = REWARDS[:, :answers], ENTROPY, LOGPROBS[:, :answers], MASK[:, :answers]
+  with pytest.raises(ValueError, match=message):
+    difficulty.difficulty_aware(*data, **options)

@@ -1,0 +1,138 @@
+"""Tests of advantages in groups with experts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrl.advantages import experts, group
+
+OPTIONS = ("scale", "epsilon", "ddof")
+mixed = jax.jit(experts.expert_group_normalised, static_argnames=OPTIONS)
+plain = jax.jit(group.group_normalised, static_argnames=OPTIONS)
+
+# Four sampled answers and a right expert; the last question's isn't kept.
+SAMPLED = [[0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
+REWARDS = jnp.array([[*row, 1] for row in SAMPLED], jnp.float32)
+EXPERT = jnp.zeros((4, 5), bool).at[:, 4].set(True)
+MASK = jnp.ones((4, 5, 3), bool).at[3, 4].set(False)
+
+
+@pytest.mark.parametrize(
+  ("scale", "expected"),
+  [
+    (
+      "group",
+      [
+        # mean 2/5, squares 6/5, std sqrt(0.3): -0.4 / 0.547723, 0.6 / 0.547723
+        [-0.730295, -0.730295, 1.095443, -0.730295, 1.095443],
+        [-0.447213, -0.447213, -0.447213, -0.447213, 1.788850],
+        [0, 0, 0, 0, 0],
+        # mean 3/4, std 1/2
+        [0.499999, 0.499999, -1.499997, 0.499999, 0],
+      ],
+    ),
+    (
+      "none",
+      [
+        [-0.4, -0.4, 0.6, -0.4, 0.6],
+        [-0.2, -0.2, -0.2, -0.2, 0.8],
+        [0, 0, 0, 0, 0],
+        [0.25, 0.25, -0.75, 0.25, 0],
+      ],
+    ),
+  ],
+)
+def test_golden(scale, expected):
+  values = mixed(REWARDS, MASK, EXPERT, scale=scale)
+  np.testing.assert_allclose(values, expected, atol=2e-6)
+  assert (values[2] == 0).all() and values[3, 4] == 0
+
+
+def random_rewards(answers: int):
+  rng = np.random.default_rng(answers)
+  return jnp.asarray(rng.integers(0, 3, (6, answers)) * 0.45, jnp.float32)
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("answers", [2, 3, 5, 7, 8, 9, 16])
+def test_without_kept_experts_it_is_the_plain_group(answers, ddof, scale):
+  """Bit for bit without experts. With experts that are left out, to rounding:
+  XLA multiplies by the reciprocal of a number of answers that it knows."""
+  rewards = random_rewards(answers)
+  options = {"scale": scale, "ddof": ddof}
+  mask = jnp.ones((6, answers, 2), bool).at[2].set(False)
+  expected = plain(rewards, mask, **options)
+  np.testing.assert_array_equal(mixed(rewards, mask, **options), expected)
+  nobody = jnp.zeros((6, answers), bool)
+  for count in (0, 1, 3):
+    found = mixed(
+      jnp.pad(rewards, ((0, 0), (0, count)), constant_values=1.0),
+      jnp.pad(mask, ((0, 0), (0, count), (0, 0))),
+      jnp.pad(nobody, ((0, 0), (0, count)), constant_values=True),
+      **options,
+    )
+    np.testing.assert_allclose(found[:, :answers], expected, atol=1e-6)
+    assert (found[:, :answers][expected == 0] == 0).all()
+    assert (found[:, answers:] == 0).all()
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_kept_experts_are_answers_like_others(scale):
+  rewards = random_rewards(6)
+  found = mixed(
+    rewards,
+    jnp.ones((6, 6, 2), bool),
+    jnp.zeros((6, 6), bool).at[:, 4:].set(True),
+    scale=scale,
+  )
+  expected = plain(rewards, scale=scale)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  np.testing.assert_allclose(found.sum(axis=1), np.zeros(6), atol=1e-5)
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 99.0])
+def test_rewards_of_experts_left_out_may_be_anything(garbage):
+  for scale in ("group", "none"):
+    one = mixed(REWARDS, MASK, EXPERT, scale=scale)
+    two = mixed(REWARDS.at[3, 4].set(garbage), MASK, EXPERT, scale=scale)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_sampled_answer_counts_without_tokens():
+  mask = MASK.at[0, 0].set(False)
+  one, two = mixed(REWARDS, mask, EXPERT), mixed(REWARDS, MASK, EXPERT)
+  np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("reward", [0.9, 0.1])
+def test_equal_rewards_that_count_give_exactly_zero(reward):
+  """In float32 the mean of eight times 0.9 isn't 0.9."""
+  rewards = jnp.full((1, 10), reward, jnp.float32).at[0, 9].set(0.0)
+  mask = jnp.ones((1, 10, 2), bool).at[0, 9].set(False)
+  expert = jnp.zeros((1, 10), bool).at[:, 8:].set(True)
+  assert (mixed(rewards, mask, expert) == 0).all()
+
+
+def test_a_dropped_group_has_zero():
+  values = mixed(REWARDS, MASK.at[0].set(False), EXPERT)
+  assert (values[0] == 0).all()
+  np.testing.assert_array_equal(values[1:], mixed(REWARDS, MASK, EXPERT)[1:])
+
+
+def test_one_row_that_counts_has_zero():
+  rewards = jnp.array([[0.3, 1.0]], jnp.float32)
+  mask = jnp.array([[[True], [False]]])
+  expert = jnp.array([[False, True]])
+  for scale in ("group", "none"):
+    assert (mixed(rewards, mask, expert, scale=scale) == 0).all()
+
+
+def test_mistakes_are_refused():
+  with pytest.raises(ValueError, match="'group' or 'none', got 'batch'"):
+    experts.expert_group_normalised(REWARDS, MASK, EXPERT, scale="batch")
+  with pytest.raises(ValueError, match="'group' or 'none', got 'batch'"):
+    experts.expert_group_normalised(REWARDS, MASK, scale="batch")
+  with pytest.raises(ValueError, match="at least 2 answers per prompt, got 1"):
+    experts.expert_group_normalised(REWARDS[:, :1], MASK[:, :1])

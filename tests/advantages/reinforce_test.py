@@ -1,0 +1,152 @@
+"""Tests of the returns of tokens, whitened over the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrl.advantages import reinforce
+
+advantages_of = jax.jit(
+  reinforce.reinforce_plus_plus,
+  static_argnames=("beta", "gamma", "baseline", "epsilon"),
+)
+returns_of = jax.jit(reinforce.returns, static_argnames="gamma")
+# Three answers to one prompt, of 3, 2 and 1 tokens.
+REWARDS = jnp.array([[1, 0, 0.5]], jnp.float32)
+OLD = jnp.array([[[-1, -0.5, -2], [-0.7, -1.5, 9], [-0.3, 9, 9]]], jnp.float32)
+REFERENCE = jnp.array(
+  [[[-1.1, -0.5, -1.8], [-0.9, -1.5, 7], [-0.3, 7, 7]]], jnp.float32
+)
+MASK = jnp.arange(3) < jnp.array([[3, 2, 1]])[..., None]
+
+
+@pytest.mark.parametrize(
+  ("beta", "expected"),
+  [
+    # Returns [1 1 1], [0 0], [0.5]; mean 3.5 / 6, variance 0.241667
+    (0.0, [3 * [0.847579], [-1.186611, -1.186611, 0], [-0.169516, 0, 0]]),
+    # Returns [1.005 1.01 1.01], [-0.01 0], [0.5]; 0.585833, 0.248224
+    (
+      0.05,
+      [
+        [0.841327, 0.851362, 0.851362],
+        [-1.195922, -1.175850, 0],
+        [-0.172280, 0, 0],
+      ],
+    ),
+  ],
+)
+def test_golden(beta, expected):
+  values = advantages_of(REWARDS, OLD, MASK, REFERENCE, beta=beta)
+  np.testing.assert_allclose(values, [expected], atol=2e-6)
+
+
+def test_baseline_golden():
+  # Centred [0.5, -0.5], [0, 0] on 3, 2, 1, 2 tokens; mean 0.5 / 8, variance
+  # 0.174107
+  rewards = jnp.array([[1, 0], [0.5, 0.5]], jnp.float32)
+  mask = np.arange(3) < np.array([[3, 2], [1, 2]])[..., None]
+  found = advantages_of(
+    rewards, jnp.zeros((2, 2, 3)), jnp.asarray(mask), baseline=True
+  )
+  values = [[1.048503, -1.348076], [-0.149786, -0.149786]]
+  expected = np.where(mask, np.array(values)[..., None], 0)
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+  ("gamma", "expected"),
+  [
+    (1.0, [[6, 5, 3], [3, 0, 2]]),
+    # 1 + 0.5 (2 + 0.5 * 3); across the gap 1 + 0.5 * 2
+    (0.5, [[2.75, 3.5, 3], [2, 0, 2]]),
+    (0.0, [[1, 2, 3], [1, 0, 2]]),
+  ],
+)
+def test_returns_step_over_gaps(gamma, expected):
+  rewards = jnp.array([[[1, 2, 3], [1, np.nan, 2]]], jnp.float32)
+  mask = jnp.array([[[True, True, True], [True, False, True]]])
+  found = returns_of(rewards, mask, gamma=gamma)
+  np.testing.assert_allclose(found, [expected], atol=1e-6)
+
+
+def test_reward_of_a_row_with_gaps_is_discounted_by_tokens():
+  """Returns 0.25, 0.5, 1 and 0: mean 0.4375, squares 0.546875 / 3."""
+  rewards = jnp.array([[1, 0]], jnp.float32)
+  mask = jnp.array([[[1, 0, 1, 1, 0], [1, 0, 0, 0, 0]]]) > 0
+  values = advantages_of(rewards, jnp.zeros(mask.shape), mask, gamma=0.5)
+  centred = [[-0.1875, 0, 0.0625, 0.5625, 0], [-0.4375, 0, 0, 0, 0]]
+  expected = np.array([centred]) / np.sqrt(0.546875 / 3)
+  np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_tokens_of_the_batch_have_mean_zero_and_variance_one():
+  rng = np.random.default_rng(0)
+  mask = np.arange(7) < rng.integers(0, 8, (6, 4))[..., None]
+  old, ref = (jnp.asarray(rng.normal(size=mask.shape)) for _ in range(2))
+  rewards = jnp.asarray(rng.uniform(size=(6, 4)))
+  values = advantages_of(rewards, old, jnp.asarray(mask), ref, beta=0.1)
+  tokens = np.asarray(values)[mask]
+  np.testing.assert_allclose(tokens.mean(), 0, atol=1e-6)
+  np.testing.assert_allclose(tokens.var(ddof=1), 1, rtol=1e-5)
+  assert (np.asarray(values)[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+@pytest.mark.parametrize("reward", [0.9, 0.1])
+def test_equal_rewards_give_exactly_zero(reward, baseline):
+  """In float32 the mean of many times 0.9 isn't 0.9."""
+  rewards = jnp.full((3, 8), reward, jnp.float32)
+  mask = jnp.ones((3, 8, 5), bool)
+  values = advantages_of(
+    rewards, jnp.zeros(mask.shape), mask, baseline=baseline
+  )
+  assert (values == 0).all()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_tokens_give_zero(count):
+  mask = (jnp.arange(9) < count).reshape(1, 3, 3)
+  values = advantages_of(REWARDS, OLD, mask, REFERENCE, beta=0.05)
+  assert (values == 0).all()
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("baseline", [False, True])
+def test_padding_and_dropped_groups_may_hold_anything(garbage, baseline):
+  options = {"beta": 0.05, "gamma": 0.9, "baseline": baseline}
+  one = advantages_of(REWARDS, OLD, MASK, REFERENCE, **options)
+
+  def two(values, second):
+    return jnp.concatenate([values, jnp.full_like(values, second)])
+
+  dirty = [jnp.where(MASK, x, garbage) for x in (OLD, REFERENCE)]
+  found = advantages_of(
+    two(REWARDS, garbage),
+    two(dirty[0], garbage),
+    two(MASK, False),
+    two(dirty[1], garbage),
+    **options,
+  )
+  np.testing.assert_allclose(found[0], one[0], rtol=1e-6)
+  np.testing.assert_array_equal(found[1], jnp.zeros_like(one[0]))
+
+
+def test_baseline_needs_two_answers_and_the_plain_variant_one():
+  one = [x[:, :1] for x in (REWARDS, OLD, MASK)]
+  with pytest.raises(ValueError, match="at least 2 answers per prompt, got 1"):
+    reinforce.reinforce_plus_plus(*one, baseline=True)
+  assert (reinforce.reinforce_plus_plus(*one) == 0).all()
+
+
+@pytest.mark.parametrize(
+  ("beta", "message"),
+  [
+    (0.05, r"beta=0.05 needs logprobs_ref.*; add probe 'reference' to"),
+    (-0.1, "beta must be at least 0, got -0.1"),
+  ],
+)
+def test_beta_that_cannot_be_is_refused(beta, message):
+  with pytest.raises(ValueError, match=message):
+    reinforce.reinforce_plus_plus(REWARDS, OLD, MASK, beta=beta)

@@ -1,0 +1,257 @@
+"""Divergence of two policies over the vocabulary, against the dense formula."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrl.models import divergence as module
+from mmrl.models import vocabulary
+from mmrl.types import Logits
+
+divergence = module.divergence
+BETAS = [0.0, 0.25, 0.5, 1.0]
+SHAPE = 2, 2, 3
+V = 37
+
+
+def make_logits(
+  seed: int,
+  *,
+  width: int = 5,
+  entries: int = V,
+  pattern: str = "vd",
+  banned: tuple[int, ...] = (3, 20),
+  temperature: float = 0.8,
+) -> Logits:
+  rng = np.random.default_rng(seed)
+  shape = (entries, width) if pattern == "vd" else (width, entries)
+  return Logits(
+    jnp.asarray(rng.normal(size=(*SHAPE, width)), jnp.float32),
+    jnp.asarray(rng.normal(size=shape), jnp.float32),
+    pattern,
+    banned,
+    temperature,
+  )
+
+
+# Unequal widths, layouts, banned entries and temperatures.
+STUDENT = make_logits(0)
+TEACHER = make_logits(
+  1, width=7, pattern="dv", banned=(20, 36), temperature=1.25
+)
+WEIGHTS = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
+
+
+def few_entries(monkeypatch, entries: int):
+  """Parts of so many, for `SHAPE` tokens of two policies."""
+  count = 2 * math.prod(SHAPE)
+  monkeypatch.setattr(vocabulary, "_CHUNK_VALUES", entries * count)
+  monkeypatch.setattr(vocabulary, "_LEAST_ENTRIES", 1)
+
+
+def run(function, student: Logits, teacher: Logits, **options):
+  """Values, and the gradients of their weighted sum by both policies."""
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+  def weighted(student, teacher):
+    values = function(student, teacher, **options)
+    return (values * WEIGHTS).sum(), values
+
+  (_, values), gradients = weighted(student, teacher)
+  return values, *gradients
+
+
+def wide(logits: Logits) -> Logits:
+  return jax.tree.map(lambda x: jnp.asarray(np.float64(x)), logits)
+
+
+def dense(student, teacher, *, beta, temperature=1.0):
+  """The formula as printed, entries of probability zero taken out of it."""
+  banned = {*student.banned, *teacher.banned}
+  size = min(x.head.shape[x.pattern.index("v")] for x in (student, teacher))
+  kept = np.array([i for i in range(size) if i not in banned])
+
+  def policy(logits):
+    head = logits.head if logits.pattern == "vd" else logits.head.T
+    scale = logits.temperature * temperature
+    return jax.nn.log_softmax(logits.hidden @ head[kept].T / scale)
+
+  def kl(p, q):
+    return (jnp.exp(p) * (p - q)).sum(-1)
+
+  p, q = policy(teacher), policy(student)
+  if beta in (0, 1):
+    return kl(q, p) if beta else kl(p, q)
+  m = jnp.log(beta * jnp.exp(p) + (1 - beta) * jnp.exp(q))
+  return beta * kl(p, m) + (1 - beta) * kl(q, m)
+
+
+def check(student, teacher, **options):
+  """Values and gradients equal those of the dense formula in float64."""
+  found = run(divergence, student, teacher, **options)
+  with jax.enable_x64(True):
+    wanted = run(dense, wide(student), wide(teacher), **options)
+  np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=2e-6)
+  for name in ("hidden", "head"):
+    one, other = (getattr(x[1], name) for x in (found, wanted))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6)
+  assert all((x == 0).all() for x in jax.tree.leaves(found[2]))
+
+
+@pytest.mark.parametrize("patterns", ["vd dv", "dv vd"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("beta", BETAS)
+def test_equals_the_dense_formula(monkeypatch, beta, temperature, patterns):
+  """In parts of 16, the last of which begins among those before."""
+  few_entries(monkeypatch, 16)
+  student, teacher = (
+    logits
+    if logits.pattern == pattern
+    else dataclasses.replace(logits, head=logits.head.T, pattern=pattern)
+    for logits, pattern in zip(
+      (STUDENT, TEACHER), patterns.split(), strict=True
+    )
+  )
+  check(student, teacher, beta=beta, temperature=temperature)
+
+
+@pytest.mark.parametrize("entries", [1, 36, 37])
+def test_parts_change_nothing(monkeypatch, entries):
+  few_entries(monkeypatch, entries)
+  check(STUDENT, TEACHER, beta=0.25)
+
+
+@pytest.mark.parametrize("sizes", [(V, 30), (30, V)])
+def test_vocabularies_are_cut_to_the_smaller(monkeypatch, sizes):
+  """An entry only one of them has gets no probability and no gradient."""
+  few_entries(monkeypatch, 16)
+  student = make_logits(0, entries=sizes[0], banned=(3, 35))
+  teacher = make_logits(1, entries=sizes[1], banned=())
+  check(student, teacher, beta=0.5)
+  _, gradient, _ = run(divergence, student, teacher, beta=0.5)
+  head = np.asarray(gradient.head)
+  assert (head[30:] == 0).all() and (head[3] == 0).all()
+  assert (head[:3] != 0).all()
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_what_either_bans_has_no_probability(beta):
+  """Not even where both are sure of it."""
+  sure = 100 * STUDENT.hidden[0, 0, :2]
+  student = dataclasses.replace(
+    STUDENT, head=STUDENT.head.at[jnp.array([3, 36])].set(sure)
+  )
+  value, gradient, _ = run(divergence, student, TEACHER, beta=beta)
+  same, _, _ = run(divergence, STUDENT, TEACHER, beta=beta)
+  np.testing.assert_array_equal(value, same)
+  for entry in (3, 20, 36):
+    assert (gradient.head[entry] == 0).all()
+
+
+@pytest.mark.parametrize("entries", [16, 37])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("beta", [*BETAS, 0.3])
+def test_exactly_zero_at_the_teacher(monkeypatch, beta, dtype, entries):
+  """The fixed point of the method, not nearly but bit for bit."""
+  few_entries(monkeypatch, entries)
+  student = jax.tree.map(lambda x: 4 * x.astype(dtype), STUDENT)
+  teacher = jax.tree.map(jnp.copy, student)
+  options = {"beta": beta, "temperature": 1.3}
+  for leaf in jax.tree.leaves(run(divergence, student, teacher, **options)):
+    assert (leaf == 0).all()
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_written_derivative_is_that_of_the_value(beta):
+  rng = np.random.default_rng(3)
+  towards = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), STUDENT
+  )
+  step = 1e-2
+
+  def value(sign):
+    moved = jax.tree.map(lambda x, d: x + sign * step * d, STUDENT, towards)
+    return (divergence(moved, TEACHER, beta=beta) * WEIGHTS).sum()
+
+  _, gradient, _ = run(divergence, STUDENT, TEACHER, beta=beta)
+  slope = jax.tree.map(lambda x, d: (x * d).sum(), gradient, towards)
+  numeric = (value(1) - value(-1)) / (2 * step)
+  # The step's own error is of its square.
+  np.testing.assert_allclose(
+    sum(jax.tree.leaves(slope)), numeric, rtol=5e-3, atol=5e-3
+  )
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_narrow_types(beta):
+  """Products of bfloat16, sums of float32, gradients in their own type."""
+  narrow = [
+    jax.tree.map(lambda x: x.astype(jnp.bfloat16), x)
+    for x in (STUDENT, TEACHER)
+  ]
+  found = run(divergence, *narrow, beta=beta)
+  with jax.enable_x64(True):
+    wanted = run(dense, *map(wide, narrow), beta=beta)
+  assert found[0].dtype == jnp.float32
+  np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=2e-6)
+  for name in ("hidden", "head"):
+    one, other = (getattr(x[1], name) for x in (found, wanted))
+    assert one.dtype == jnp.bfloat16
+    # Slopes and results are rounded to 8 bits.
+    scale = np.abs(other).max()
+    np.testing.assert_allclose(np.float32(one), other, atol=0.01 * scale)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_range_and_limits(beta):
+  """Between sure policies: bounded in the middle, far from it at the ends."""
+  # Tokens in which either is sure of an entry of its own, far beyond what
+  # the exponential of float32 can hold.
+  hidden = jnp.full((*SHAPE, 1), 300.0)
+  one, other = (jnp.zeros((V, 1)).at[i].set(1.0) for i in (1, 2))
+  student = Logits(hidden, one, "vd", (), 1.0)
+  teacher = Logits(hidden, other, "vd", (), 1.0)
+  values, gradient, _ = run(divergence, student, teacher, beta=beta)
+  if beta in (0, 1):
+    wanted = 300.0
+  else:
+    wanted = -beta * math.log(beta) - (1 - beta) * math.log(1 - beta)
+  np.testing.assert_allclose(values, wanted, rtol=1e-6)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_ends_are_limits(end):
+  """D / beta near 0 is the forward KL, D / (1 - beta) near 1 the reverse."""
+  # Flat enough for p / q to stay far below 1 / beta.
+  flat = functools.partial(divergence, STUDENT, TEACHER, temperature=4.0)
+  near = flat(beta=abs(end - 1e-4)) / 1e-4
+  np.testing.assert_allclose(near, flat(beta=end), rtol=0.01)
+
+
+def test_memory_does_not_grow_with_tokens_times_entries():
+  """Four times the entries: not four times the memory."""
+
+  def temporary(count, entries):
+    def loss(hidden, head, other_hidden, other_head):
+      student = Logits(hidden, head, "vd", (3,), 1.0)
+      teacher = Logits(other_hidden, other_head, "vd", (3,), 1.0)
+      return divergence(student, teacher, beta=0.5).sum()
+
+    shapes = [
+      jax.ShapeDtypeStruct((n, width), "float32")
+      for width in (8, 12)
+      for n in (count, entries)
+    ]
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+  logits = 4 * 4096 * 32768
+  assert temporary(4096, 32768) < 0.6 * logits
+  assert temporary(4096, 4 * 32768) < 0.2 * 4 * logits

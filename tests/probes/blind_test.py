@@ -1,0 +1,156 @@
+"""Tests of the policy without pictures."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl.models import attention, tower
+from mmrl.probes import blind, policies
+from mmrl.probes.policies import Scorer
+from mmrl.types import Rollout
+
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+PICTURED = [True, True, False, True]
+
+
+def text_only(conversation: list[dict]) -> list[dict]:
+  """The conversation without its pictures and videos."""
+  return [
+    message
+    | {"content": [p for p in message["content"] if p["type"] == "text"]}
+    for message in conversation
+  ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """Most of the time would go into optimising programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+def make_inputs(family: str, rows: int = 1):
+  """A scorer, its parameters, four prompts, and their texts alone."""
+  config = small_models.small_config(family=family)
+  processor = small_models.make_processor(config)
+  chats = small_models.mixed()
+  prompt = processor(chats, rows=rows)
+  text = processor([text_only(chat) for chat in chats])
+  return (
+    Scorer(config, 0.7, (-1,), "self"),
+    small_models.make_params(config),
+    small_models.on_device(prompt),
+    small_models.on_device(text),
+  )
+
+
+def make_rollout(scorer, params, prompt, visual) -> Rollout:
+  """Any answers."""
+  shape = (len(prompt.mask), 2, 5)
+  tokens = np.random.default_rng(0).integers(0, 256, shape)
+  return Rollout(
+    tokens=jnp.asarray(tokens, jnp.int32),
+    mask=jnp.ones(shape, bool),
+    logprobs=jnp.zeros(shape),
+    visual=visual,
+    prefix=scorer.prefill(params, prompt, visual),
+  )
+
+
+def check(family: str, rows: int = 1):
+  """The probe beside `behaviour`, and prompts that never had a picture."""
+  scorer, params, prompt, text = make_inputs(family, rows)
+
+  @jax.jit
+  def run(params, prompt, text):
+    visual = tower.vision(params, scorer.config, prompt.patches)
+    rollout = make_rollout(scorer, params, prompt, visual)
+    old = policies.behaviour(scorer, params, rollout).logprobs_old
+    prefix = scorer.prefill(params, text, jnp.zeros_like(visual))
+    expected = scorer(params, prefix, rollout.tokens).logprobs
+    found = blind.image_blind(scorer, params, prompt, rollout)
+    return old, expected, found
+
+  old, expected, found = run(params, prompt, text)
+  np.testing.assert_array_equal(found.pictured, PICTURED)
+  np.testing.assert_allclose(found.logprobs_blind, expected, atol=3e-5)
+  change = jnp.abs(found.logprobs_blind - old).max((1, 2))
+  np.testing.assert_array_equal(change > 1e-2, PICTURED)
+  # Without a picture it is the same, bit for bit.
+  np.testing.assert_array_equal(change > 0, PICTURED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_text_alone(family):
+  """Of pictures and videos, with the times that a family writes for those."""
+  check(family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_text_alone_block_by_block(family, monkeypatch):
+  """Attention over long sequences takes real tokens to stand side by side."""
+  monkeypatch.setattr(attention, "_DENSE_VALUES", 0)
+  check(family)
+
+
+def test_pictures_may_be_packed_in_several_rows():
+  check("qwen3_vl", rows=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_left_is_what_the_processor_makes_of_the_text(family):
+  scorer, _, prompt, _ = make_inputs(family)
+  config = scorer.config
+  found = blind.without_pictures(prompt, config)
+  processor = small_models.make_processor(config)
+  chats = [text_only(c) for c in small_models.mixed()]
+  length = prompt.mask.shape[1]
+  text = processor(chats, lengths=[length])
+  for name in (
+    "tokens",
+    "mask",
+    "positions",
+    "visual_index",
+    "next_position",
+    "region",
+  ):
+    np.testing.assert_array_equal(
+      getattr(found, name), getattr(text, name), err_msg=name
+    )
+
+
+def test_padding_on_the_right_and_what_it_holds_change_nothing():
+  """Marks that stand in the padding aren't marks."""
+  scorer, _, prompt, _ = make_inputs("qwen2_5_vl")
+  config = scorer.config
+  one = blind.without_pictures(prompt, config)
+  moved = small_models.pad_prompt(jax.device_get(prompt), left=2, right=3)
+  tokens = np.where(moved.mask, moved.tokens, config.vision_start_token_id)
+  moved = small_models.on_device(moved)
+  moved = dataclasses.replace(moved, tokens=jnp.asarray(tokens))
+  two = blind.without_pictures(moved, config)
+  for row in range(len(PICTURED)):
+    for name in ("tokens", "positions"):
+      a, b = (np.asarray(getattr(x, name))[row] for x in (one, two))
+      a, b = a[np.asarray(one.mask)[row]], b[np.asarray(two.mask)[row]]
+      np.testing.assert_array_equal(a, b)
+  np.testing.assert_array_equal(one.next_position, two.next_position)
+
+
+def test_the_tower_does_not_run(monkeypatch):
+  scorer, params, prompt, _ = make_inputs("qwen3_vl")
+  monkeypatch.setattr(tower, "vision", None)
+
+  def probe(params, prompt):
+    visual = jnp.zeros((1, prompt.mask.size, 96))
+    rollout = make_rollout(scorer, params, prompt, visual)
+    return blind.image_blind(scorer, params, prompt, rollout)
+
+  found = jax.eval_shape(probe, params, prompt)
+  assert found.logprobs_blind.shape == (4, 2, 5)

@@ -1,0 +1,91 @@
+"""Tests of the probe of nuclei."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import models
+from mmrl.errors import UserError
+from mmrl.models import policy
+from mmrl.probes import policies
+from mmrl.probes.nucleus import nucleus
+from mmrl.probes.policies import Scorer
+from mmrl.types import Rollout
+
+TEMPERATURE = 0.7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """Most of the time would go into optimising programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+@functools.cache
+def make_inputs():
+  """Three prompts with a row of pictures each, and any answers."""
+  config = small_models.small_config(tied=False)
+  params = small_models.make_params(config)
+  chats = small_models.conversations()
+  prompt = small_models.make_processor(config)(chats, rows=len(chats))
+  scorer = Scorer(config, TEMPERATURE, (-1,), "self")
+  prefix = jax.jit(lambda p, x: scorer.prefill(p, x, None))(params, prompt)
+  tokens = np.random.default_rng(0).integers(0, 256, (3, 2, 5))
+  rollout = Rollout(
+    tokens=jnp.asarray(tokens, jnp.int32),
+    mask=jnp.ones(tokens.shape, bool),
+    logprobs=jnp.zeros(tokens.shape),
+    visual=jnp.zeros((3, 1, 32)),
+    prefix=prefix,
+  )
+  return scorer, params, prompt, rollout
+
+
+def run(**options):
+  scorer, params, _, rollout = make_inputs()
+  probe = jax.jit(
+    lambda params, rollout: nucleus(scorer, params, rollout, **options)
+  )
+  return probe(params, rollout).nucleus_entropies_old
+
+
+def test_all_of_the_mass_is_the_entropy_of_behaviour():
+  scorer, params, _, rollout = make_inputs()
+  behaviour = jax.jit(lambda *data: policies.behaviour(scorer, *data))
+  expected = behaviour(params, rollout).entropies_old
+  np.testing.assert_allclose(run(top_p=1.0), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_top_p_sampling_draws_from():
+  """From the logits of a whole forward pass over prompts and answers."""
+  scorer, params, prompt, rollout = make_inputs()
+  config, length = scorer.config, rollout.tokens.shape[-1]
+  full = small_models.full_rows(prompt, np.asarray(rollout.tokens))
+  output = jax.jit(lambda p, x: models.apply(p, config, x))(params, full)
+  hidden = output.hidden[:, -length - 1 : -1]
+  logits = policy.token_logits(params, config, hidden, TEMPERATURE)
+  p = np.sort(np.asarray(jax.nn.softmax(logits), np.float64))[..., ::-1]
+  q = np.where(np.cumsum(p, -1) - p < 0.6, p, 0)
+  q /= q.sum(-1, keepdims=True)
+  expected = -(q * np.log(np.where(q > 0, q, 1))).sum(-1)
+  found = run(top_p=0.6)
+  assert found.shape == rollout.tokens.shape
+  np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
+
+
+def test_less_mass_is_less_entropy():
+  narrow, wide = run(top_p=0.5), run(top_p=0.95)
+  assert (narrow <= wide + 1e-6).all() and (narrow >= 0).all()
+  assert jnp.abs(narrow - wide).max() > 0.1
+
+
+def test_mass_outside_its_range_is_refused():
+  with pytest.raises(UserError, match=r"top_p must be in \(0, 1\], got 95.0"):
+    run(top_p=95.0)

@@ -1,0 +1,108 @@
+"""Tests of truncated importance sampling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrl.errors import UserError
+from mmrl.losses import policy, reduce
+from mmrl.token_weights import mismatch
+
+weights_of = jax.jit(
+  mismatch.sampler_mismatch, static_argnames=("level", "kind", "cap", "lower")
+)
+# Log-ratios of two answers of three and two tokens; [P=2, G=1, R=3].
+OLD = jnp.array([[[-1, -0.5, -2]], [[-0.7, -1.5, 0]]], jnp.float32)
+RATIO = jnp.array([[[0.1, -0.3, 0.9]], [[-0.2, 0.05, 9]]], jnp.float32)
+MASK = jnp.array([[[True, True, True]], [[True, True, False]]])
+
+
+@pytest.mark.parametrize(
+  ("options", "expected"),
+  [
+    ({}, [[1.105171, 0.740818, 2], [0.818731, 1.051271, 0]]),
+    (
+      {"kind": "mask", "lower": 0.5},
+      [[1.105171, 0.740818, 0], [0.818731, 1.051271, 0]],
+    ),
+    (
+      {"kind": "mask", "lower": 0.8},
+      [[1.105171, 0, 0], [0.818731, 1.051271, 0]],
+    ),
+    # exp(0.7) = 2.013753 and exp(-0.15) = 0.860708
+    ({"level": "sequence"}, [[2, 2, 2], [0.860708, 0.860708, 0]]),
+    (
+      {"level": "sequence", "cap": 3.0},
+      [[2.013753, 2.013753, 2.013753], [0.860708, 0.860708, 0]],
+    ),
+    (
+      {"level": "sequence", "kind": "mask"},
+      [[0, 0, 0], [0.860708, 0.860708, 0]],
+    ),
+  ],
+)
+def test_golden(options, expected):
+  weights = weights_of(OLD, OLD - RATIO, MASK, **options)
+  np.testing.assert_allclose(weights[:, 0], expected, atol=1e-6)
+
+
+def test_whole_loss_golden():
+  logprobs = jnp.array([[[-0.7, -0.6, -2]], [[-1, -0.8, -99]]], jnp.float32)
+  loss = policy.clipped_ratio(
+    logprobs,
+    OLD,
+    jnp.array([[1.0], [-1.0]]),
+    weights_of(OLD, OLD - RATIO, MASK),
+    MASK,
+    clip_high=0.28,
+    dual_clip=10.0,
+  )
+  value = reduce.total(loss, reduce.token_mean(MASK))
+  np.testing.assert_allclose(value, -0.262591, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("kind", ["truncate", "mask"])
+def test_agreement_is_one_bit_for_bit(level, kind):
+  weights = weights_of(OLD, OLD, MASK, level=level, kind=kind)
+  np.testing.assert_array_equal(weights, MASK.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("kind", ["truncate", "mask"])
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
+def test_padding_may_hold_anything(level, kind, garbage):
+  options = {"level": level, "kind": kind}
+  one = weights_of(OLD, OLD - RATIO, MASK, **options)
+  for dirty in (
+    (OLD.at[1, 0, 2].set(garbage), OLD - RATIO),
+    (OLD, (OLD - RATIO).at[1, 0, 2].set(garbage)),
+    (OLD.at[1, 0, 2].set(garbage), (OLD - RATIO).at[1, 0, 2].set(garbage)),
+  ):
+    two = weights_of(*dirty, MASK, **options)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_log_ratio_is_clamped():
+  far = jnp.full_like(OLD, 500.0)
+  for level in ("token", "sequence"):
+    weights = weights_of(OLD + far, OLD, MASK, level=level, cap=1e30)
+    expected = np.where(MASK, np.exp(20.0), 0)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"level": "turn"}, "'token' or 'sequence', got 'turn'"),
+    ({"kind": "clip"}, "'truncate' or 'mask', got 'clip'"),
+    ({"cap": 0.0}, "cap must be positive, got 0.0"),
+    ({"lower": 0.5}, "0 for kind 'truncate', got 0.5"),
+    ({"lower": 3.0, "kind": "mask"}, "lower must be in .*, got 3.0"),
+    ({"lower": -1.0, "kind": "mask"}, "lower must be in .*, got -1.0"),
+  ],
+)
+def test_bad_options_are_refused(options, message):
+  with pytest.raises(UserError, match=message):
+    mismatch.sampler_mismatch(OLD, OLD, MASK, **options)

@@ -1,0 +1,360 @@
+"""Tests of on-policy distillation: a teacher in a run."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import models, sharding
+from mmrl.errors import UserError
+from mmrl.models import checkpoint, config_json
+from mmrl.models.config import ModelConfig
+from mmrl.train import collect, defaults, loop
+from mmrl.train import run as run_lib
+from mmrl.train import teacher as teacher_lib
+from mmrl.types import Attention, Logits, map_prompts
+
+PROMPTS, ANSWERS, LENGTH = 8, 2, 6
+TERMS = {
+  "distillation": {
+    "name": "distillation_kl",
+    "weight": 1.0,
+    "reduce": "sequence_mean",
+  },
+  "attention": {
+    "name": "attention_distillation",
+    "weight": 1.0,
+    "reduce": "sequence_mean",
+  },
+}
+ONE, OWN = (1, 1, 1), (1, 4, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """Most of the time would go into optimising programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+def make_config(path: str = "tiny", terms=tuple(TERMS)):
+  """Distillation alone, of the model that ships with the library."""
+  config = defaults.get_config()
+  config.model.remat = False
+  config.rollout.update(prompts=PROMPTS, answers=ANSWERS, length=LENGTH)
+  config.train.minibatches = 1
+  config.shares.every = 0
+  config.optimizer = {"name": "sgd"}
+  config.schedule.value = 0.1
+  config.teacher.path = path
+  config.probes = {name: {"name": name} for name in ("behaviour", "teacher")}
+  config.losses = {name: TERMS[name] for name in terms}
+  return config
+
+
+def on_mesh(config, mesh, teacher=ONE):
+  config.mesh = dict(zip(sharding.AXES, mesh, strict=True))
+  config.teacher.mesh = dict(zip(sharding.AXES, teacher, strict=True))
+  return config
+
+
+def other(config: ModelConfig) -> ModelConfig:
+  """A model of other depth, width, heads and vocabulary for the same data."""
+  text = dataclasses.replace(
+    config.text,
+    vocab_size=400,
+    hidden_size=64,
+    intermediate_size=80,
+    num_hidden_layers=2,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=8,
+    mrope_section=(1, 1, 2),
+  )
+  vision = dataclasses.replace(
+    config.vision, hidden_size=32, num_heads=2, out_hidden_size=64
+  )
+  return dataclasses.replace(
+    config, text=text, vision=vision, tie_word_embeddings=False, pad_token_id=0
+  )
+
+
+@functools.cache
+def tiny() -> models.Model:
+  return models.load("tiny")
+
+
+@functools.cache
+def folder() -> tempfile.TemporaryDirectory:
+  return tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def another() -> str:
+  """The directory of such a teacher, its weights random."""
+  config = other(tiny().config)
+  path = pathlib.Path(folder().name) / "another"
+  params = small_models.make_params(config)
+  models.save(models.Model(config, params, tiny().processor), path)
+  return str(path)
+
+
+@functools.cache
+def distilled(path: str, mesh=ONE, teacher=ONE, accumulate=1):
+  """A run, the batch of its first step, the state after, and metrics."""
+  config = on_mesh(make_config(path), mesh, teacher)
+  config.train.accumulate = accumulate
+  run = run_lib.build_run(config, jax.devices()[: int(np.prod(mesh))])
+  questions = loop.read_questions(config, run)
+  samples, state = next(questions), run.initial_state()
+  questions.close()
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    batch, _ = collect.collect(config, run, state, samples, 1, pool)
+  state, metrics = run.programs.update(state, batch, np.int32(0))
+  return run, batch, state, jax.device_get(metrics)
+
+
+def test_a_teacher_that_is_the_student_teaches_nothing():
+  """At theta_old; what is left is the rounding of two programs.
+
+  Here it is exactly nothing, with XLA's optimiser as without: they compute the
+  same in the same order. With the teacher on another mesh of eight devices it
+  is 2e-8 nats and 2e-14 nats, and 2e-6 of the gradient where another teacher
+  makes 4.
+  """
+  run, batch, _, metrics = distilled("tiny")
+  assert batch.mask.sum() > PROMPTS * ANSWERS
+  assert run.params_teacher is not run.params
+  *_, taught = distilled(another())
+  for name in ("loss/distillation", "loss/attention", "gradient/norm"):
+    assert taught[name] > 1e-2, name
+    assert abs(metrics[name]) < 1e-9 * taught[name], name
+
+
+def test_a_teacher_of_another_size():
+  """Its hidden states and heads are wider; the positions are the same."""
+  run, batch, after, metrics = distilled(another())
+  logits, attention = (
+    batch.fields[f"{name}_teacher"] for name in ("logits", "attention")
+  )
+  assert logits.hidden.shape == (PROMPTS, ANSWERS, LENGTH, 64)
+  assert sorted(logits.head.shape) == [64, 400]
+  rows = models.map_rows(lambda rows: rows, attention)
+  keys = batch.tokens.shape[-1] + batch.prompt.tokens.shape[-1]
+  assert rows.shape == (PROMPTS, ANSWERS, LENGTH, keys)
+  totals = np.asarray(rows.sum(-1))[np.asarray(batch.mask)]
+  np.testing.assert_allclose(totals, 1, rtol=1e-5)
+  assert all(np.isfinite(value) for value in metrics.values()), metrics
+  assert 0 < metrics["loss/attention"] < np.log(2)
+  start = run.initial_state().trainable
+  moved = {k: np.abs(after.trainable[k] - start[k]).max() for k in start}
+  assert all(np.isfinite(x) and x > 0 for x in moved.values()), moved
+
+
+def test_the_teachers_mesh_changes_nothing():
+  """Its own mesh of eight devices, beside another one of the student."""
+  _, batch, after, metrics = distilled(another())
+  run, ours, state, measured = distilled(another(), (2, 2, 2), OWN, 2)
+  assert dict(run.teacher_layout.mesh.shape) != dict(run.layout.mesh.shape)
+  kernel = run.params_teacher["text"]["head"]["kernel"]
+  (shape,) = {shard.data.shape for shard in kernel.addressable_shards}
+  assert np.prod(shape) * 8 == kernel.size
+  np.testing.assert_array_equal(ours.tokens, batch.tokens)
+  for name in ("logits_teacher", "attention_teacher"):
+    for one, two in zip(
+      *(jax.tree.leaves(b.fields[name]) for b in (batch, ours)), strict=True
+    ):
+      np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5, err_msg=name)
+  taught = ours.fields["logits_teacher"]
+  assert taught.hidden.sharding.is_equivalent_to(run.layout.prompts, 4)
+  assert taught.head.sharding.is_equivalent_to(run.layout.everywhere, 2)
+  for name, value in metrics.items():
+    np.testing.assert_allclose(
+      measured[name], value, rtol=2e-4, atol=1e-6, err_msg=name
+    )
+  start = run.initial_state().trainable
+  for path, leaf in after.trainable.items():
+    moved = np.abs(np.asarray(leaf) - np.asarray(start[path])).max()
+    difference = np.abs(np.asarray(state.trainable[path]) - np.asarray(leaf))
+    assert difference.max() < 1e-3 * moved, path
+
+
+@pytest.mark.parametrize("terms", [["distillation"], ["attention"], [*TERMS]])
+def test_what_no_loss_names_is_not_there(terms):
+  config = on_mesh(make_config(terms=terms), ONE)
+  parts = run_lib.build_parts(
+    config,
+    tiny().config,
+    sharding.on_one(jax.devices()[0]),
+    teacher_lib.architecture(config, tiny().config),
+  )
+  run, batch, _, _ = distilled("tiny")
+  found = jax.eval_shape(
+    parts.programs.teach, run.params_teacher, batch.prompt, batch.tokens
+  )
+  names = {"distillation": "logits_teacher", "attention": "attention_teacher"}
+  assert set(found) == {names[term] for term in terms}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_published_models_teach_those_of_their_family(family):
+  """The paper's pair, which disagrees on the token of padding, among them."""
+  sizes = {"qwen2_5_vl": ("7B", "32B"), "qwen3_vl": ("8B", "32B")}[family]
+  name = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}[family]
+  small, large = (
+    checkpoint.public_config(f"Qwen/{name}-{size}-Instruct") for size in sizes
+  )
+  teacher_lib.check(small, large)
+  with pytest.raises(UserError, match=f"found family qwen2_vl .* {family};"):
+    teacher_lib.check(small, checkpoint.public_config("Qwen/Qwen2-VL-7B"))
+
+
+def changed(part: str = "", **fields):
+  """A teacher without weights: it is refused before they are read."""
+  config, processor = tiny().config, tiny().processor
+  if part == "vision":
+    vision = dataclasses.replace(config.vision, **fields)
+    config = dataclasses.replace(config, vision=vision)
+  elif part == "picture":
+    picture = dataclasses.replace(processor.picture, **fields)
+    processor = dataclasses.replace(processor, picture=picture)
+  elif part == "processor":
+    processor = dataclasses.replace(processor, **fields)
+  else:
+    config = dataclasses.replace(config, **fields)
+  path = tempfile.mkdtemp(dir=folder().name)
+  config_json.write(config, pathlib.Path(path), "float32")
+  dataclasses.replace(processor, config=config).save(path)
+  return path
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (
+      lambda: changed("processor", tokenizer=small_models.make_tokenizer()),
+      "expected the student's tokenizer, found another vocabulary",
+    ),
+    (
+      lambda: changed("vision", patch_size=16, window_size=64),
+      "found patch_size 16 where the student has 8",
+    ),
+    (
+      lambda: changed("vision", window_size=64),
+      "found window_size 64 where the student has 32",
+    ),
+    (
+      lambda: changed(vision_end_token_id=3),
+      "found vision_end_token_id 3 where the student has 376",
+    ),
+    (
+      lambda: changed("picture", mean=(0.5, 0.5, 0.5)),
+      r"expected pictures normalised as the student's, found mean \(0.5, 0.5",
+    ),
+  ],
+)
+def test_a_teacher_that_cannot_read_what_the_student_does(change, message):
+  refused(on_mesh(make_config(change()), ONE), f"teacher.path: .*{message}")
+
+
+def refused(config, message, devices=1):
+  with pytest.raises(UserError, match="config." + message) as found:
+    run_lib.build_run(config, jax.devices()[:devices])
+  assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+  "mesh, message",
+  [
+    ((3, 1, 1), "mesh: expected sizes that multiply to 8 devices, found data"),
+    ((-1, -1, 1), "mesh: expected sizes of at least 1, one of them -1"),
+    ((1, 8, 1), "mesh: expected data x fsdp to divide rollout.prompts, 4, fo"),
+    ((1, 2, 4), "mesh.tensor: .* num_key_value_heads, 2, found 4"),
+  ],
+)
+def test_a_mesh_of_the_teacher_that_cannot_be(mesh, message):
+  config = on_mesh(make_config(), (4, 1, 2), mesh)
+  config.rollout.prompts = 4
+  refused(config, "teacher." + message, 8)
+
+
+def test_a_teacher_of_another_type():
+  for field in ("dtype", "param_dtype"):
+    config = on_mesh(make_config(), ONE)
+    config.teacher[field] = "int8"
+    refused(config, f"teacher.{field}: expected 'float32' or .* found 'int8'")
+
+
+def test_a_layer_that_the_teacher_lacks():
+  config = on_mesh(make_config(another()), ONE)
+  config.attention.layers = (3,)
+  refused(config, "attention.layers: .* the teacher's 2-layer decoder, found")
+
+
+def test_a_method_that_lacks_its_teacher():
+  config = on_mesh(make_config(terms=["distillation"]), ONE)
+  del config.probes["teacher"]
+  refused(config, "losses.distillation: .* logits_teacher,.* add probe 'teach")
+  config = on_mesh(make_config(), ONE)
+  config.losses = {"policy": defaults.get_config().losses.policy}
+  refused(config, "teacher.path: expected probe 'teacher' and a loss that read")
+  config = on_mesh(make_config(""), ONE)
+  refused(config, "probes.teacher: .*; set config.teacher.path")
+
+
+def make_tree(layout):
+  """All that a field may be, in a layout."""
+
+  def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+  put = functools.partial(jax.device_put, device=layout.prompts)
+  logits = Logits(put(normal(8, 2, 3, 4)), normal(5, 4), "vd", (1,), 2.0)
+  arrays = (normal(8, 2, 3, 1, 4, 2), normal(8, 2, 3, 1, 2, 2))
+  prefix = (normal(8, 6, 1, 2, 2), normal(8, 6) > 0, normal(8, 1, 4, 2))
+  attention = Attention(*map(put, (*arrays, *prefix)), row="self")
+  return {"mask": put(normal(8, 2, 3) > 0), "l": logits, "a": attention}
+
+
+def test_arrays_are_taken_over_from_another_mesh():
+  """Prompts are shared out anew; every device has the head."""
+  one, two = (
+    sharding.Layout(
+      sharding.make_mesh(dict(zip(sharding.AXES, mesh, strict=True)))
+    )
+    for mesh in ((2, 2, 2), (1, 8, 1))
+  )
+  tree = make_tree(one)
+  head = one.parameter("text/head/kernel", tree["l"].head.shape)
+  head = jax.device_put(tree["l"].head, head)
+  tree["l"] = dataclasses.replace(tree["l"], head=head)
+  taken = two.take_over(tree)
+  assert jax.tree.structure(taken) == jax.tree.structure(tree)
+  jax.tree.map(np.testing.assert_array_equal, taken, tree)
+  for leaf in jax.tree.leaves(taken):
+    by_prompts = leaf is not taken["l"].head
+    where = two.prompts if by_prompts else two.everywhere
+    assert leaf.sharding.is_equivalent_to(where, leaf.ndim)
+
+
+def test_a_head_is_of_no_prompt():
+  layout = sharding.on_one(jax.devices()[0])
+  tree = make_tree(layout)
+  found = map_prompts(lambda x: x[2:4], tree)
+  assert found["l"].head is tree["l"].head
+  found["l"] = dataclasses.replace(found["l"], head=jnp.zeros(2))
+  assert all(len(leaf) == 2 for leaf in jax.tree.leaves(found))
+  np.testing.assert_array_equal(found["mask"], tree["mask"][2:4])
+  # Of two minibatches the second, cut in a program.
+  second = layout.jit(lambda x, part: layout.cut(x, 2, part))(tree, 1)
+  np.testing.assert_array_equal(second["l"].hidden, tree["l"].hidden[4:])
+  np.testing.assert_array_equal(second["l"].head, tree["l"].head)
