@@ -11,9 +11,17 @@ the student's attention from the teacher's (gamma = 1). `,kd` leaves the latter
 out and changes nothing else.
 
 `:runlocal` is the quick start with both terms and a larger teacher that the
-first command trains; two CPU cores, about six minutes. `:DIR` is a 7B student
+first command trains; its result hasn't been measured. `:DIR` is a 7B student
 and a 32B teacher on 64 chips, with RAL's recipe
 (experiments/ral_qwen2_5_vl_7b.py). It has been planned, not run.
+
+Plan (libtpu 0.0.52): fits v5p:4x4x4, 95 GiB a chip. The time is that of the
+model's FLOPs at the chips' peak.
+
+               evaluate  rollout   probe   teach  prepare  update
+  GiB a chip       9.61     9.00    7.56    9.25     7.36   13.51
+  TFLOP                    19289   26318   71293            11601
+  seconds                   0.66    0.90    2.43             0.39
 
 Differs from the paper: mu and gamma, which it doesn't give, are 1, and the
 attention term is a mean over tokens, not a sum.

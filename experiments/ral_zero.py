@@ -7,8 +7,8 @@ The answer is the whole output, and the format reward is for exactly that. All
 else is RAL's (experiments/quickstart.py, experiments/ral_qwen2_5_vl_7b.py).
 
 `:runlocal` begins with the tiny model that was taught to answer directly, made
-by `python -m experiments.tiny_model --direct --output runs/tiny_direct`; two
-CPU cores, about four minutes. `:DIR` has been planned, not run.
+by `python -m experiments.tiny_model --direct --output runs/tiny_direct`; its
+result hasn't been measured. `:DIR` has not been run.
 """
 
 from experiments import quickstart, ral_qwen2_5_vl_7b, recipes

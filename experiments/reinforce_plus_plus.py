@@ -5,8 +5,8 @@
   python -m mmrl.train --config experiments/reinforce_plus_plus.py:DIR \\
     --workdir RUN
 
-arXiv 2501.03262. `:runlocal` is the quick start with this method: two CPU
-cores, about four minutes. `:DIR` is Qwen2.5-VL-7B on your questions
+arXiv 2501.03262. `:runlocal` is the quick start with this method; its result
+hasn't been measured. `:DIR` is Qwen2.5-VL-7B on your questions
 (experiments/jsonl.py), clip 0.2, KL weight 0.001 inside the reward, no
 discount, as the paper has them. It has not been run. REINFORCE++-baseline is
 `config.advantage.baseline`.

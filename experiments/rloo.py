@@ -3,8 +3,8 @@
   python -m mmrl.train --config experiments/rloo.py:runlocal --workdir RUN
   python -m mmrl.train --config experiments/rloo.py:DIR --workdir RUN
 
-`:runlocal` is the quick start with this method: two CPU cores, about four
-minutes. `:DIR` is Qwen2.5-VL-7B on your questions (experiments/jsonl.py) with
+`:runlocal` is the quick start with this method; its result hasn't been
+measured. `:DIR` is Qwen2.5-VL-7B on your questions (experiments/jsonl.py) with
 the paper's 4 answers, KL weight 0.03 inside the reward and learning rate 1e-6,
 and one update per rollout batch: the loss has no ratio. It has not been run.
 """

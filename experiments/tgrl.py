@@ -6,8 +6,8 @@
 
 EXPERTS is a JSON Lines file of {"name", "text"}, the name of a question and a
 whole answer to it; `python -m experiments.experts --output EXPERTS` writes one
-for easy-VQA. `:EXPERTS,runlocal` is the quick start with this method: two CPU
-cores, about five minutes. `:EXPERTS,DIR` is Qwen2.5-VL-7B on your questions
+for easy-VQA. `:EXPERTS,runlocal` is the quick start with this method; its
+result hasn't been measured. `:EXPERTS,DIR` is Qwen2.5-VL-7B on your questions
 (experiments/jsonl.py): 7 answers and 1 expert to a group. It has not been run.
 
 Reconstructed: of the paper only the abstract could be read. The expert term and

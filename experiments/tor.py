@@ -4,11 +4,11 @@
   python -m mmrl.train --config experiments/tor.py:DIR --workdir RUN
   python -m mmrl.train --config experiments/tor.py:DIR,dapo --workdir RUN
 
-`:runlocal` is the quick start with this method: two CPU cores, about five
-minutes, the image-blind pass included. `:DIR` is Qwen2.5-VL-7B on your
-questions (experiments/jsonl.py): 30 % of the tokens by entropy with weight 1,
-30 % by what the picture changes with weight 0.5, 12 answers, and GRPO or DAPO
-as EasyR1 has them. It has not been run.
+`:runlocal` is the quick start with this method; its result hasn't been
+measured. `:DIR` is Qwen2.5-VL-7B on your questions (experiments/jsonl.py): 30 %
+of the tokens by entropy with weight 1, 30 % by what the picture changes with
+weight 0.5, 12 answers, and GRPO or DAPO as EasyR1 has them. It has not been
+run.
 """
 
 from experiments import recipes

@@ -309,12 +309,17 @@ def test_a_topology_that_does_not_exist():
 
 
 @pytest.mark.slow
-def test_a_pod_config_fits_its_pod():
+def test_a_pod_config_fits_its_pod(monkeypatch):
   """RAL's update on the 3B model for 16 chips, with the TPU's own kernel."""
   pytest.importorskip("libtpu")
   from experiments import ral_qwen2_5_vl_3b
 
+  texts = []
+  monkeypatch.setattr(
+    programs.hlo, "collectives", lambda text: texts.append(text) or {}
+  )
   config = ral_qwen2_5_vl_3b.get_config()
   compiler = programs.Compiler(config, chips.topology("v5e:4x4"))
   found = {program.name: program for program in compiler.programs()}
   assert all(program.fits for program in found.values()), found
+  assert "tpu_custom_call" in texts[list(found).index("update")]
