@@ -15,6 +15,16 @@ Video-R1-260k.
 Differs from the paper, which trains the 7B model: sizes that the paper doesn't
 give (4 updates per rollout batch, lambda = 1, 64 prompts a step) are chosen
 here. It has been planned, not run.
+
+Plan (libtpu 0.0.52): fits v5e:4x4, 16 GiB a chip. Moved is what a chip sends
+and receives in collectives; the time is that of the model's FLOPs at the chips'
+peak, in which moving has no part.
+
+               evaluate  rollout   probe  prepare  update (4 of them a step)
+  GiB a chip      10.30    14.07   12.88     3.45    9.72
+  GB moved           89       82      62               132
+  TFLOP                    11334   14834              5476
+  seconds                   3.60    4.71              1.74
 """
 
 from experiments import jsonl

@@ -253,7 +253,7 @@ def test_logits_and_attention(pair, case, record_property):
   output = pair.apply(case.prompt)
   logits, attention = oracle.outputs(pair.theirs, case.inputs)
   ours, theirs = output.logits[:, -count:][mask], logits[mask]
-  record_property("logits", np.abs(ours - theirs).max())
+  record_property("logits", float(np.abs(ours - theirs).max()))
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
   # Rows of real tokens first: [tokens, layers, heads, keys].
   ours, theirs = (
@@ -265,7 +265,7 @@ def test_logits_and_attention(pair, case, record_property):
   assert theirs.shape[1:3] == layers_heads
   assert not ours[..., :-count].any()
   ours = ours[..., -count:]
-  record_property("attention", np.abs(ours - theirs).max())
+  record_property("attention", float(np.abs(ours - theirs).max()))
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
