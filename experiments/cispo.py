@@ -18,8 +18,8 @@ def get_config(arg: str = "data"):
   Args:
     arg: "runlocal", or DIR.
   """
-  config = recipes.local() if recipes.is_local(arg) else recipes.images(arg)
-  del config.losses["kl"], config.probes["reference"]
+  config = recipes.base(arg)
+  recipes.drop_kl(config)
   config.losses.policy = {
     "name": "clipped_weight",
     "weight": 1.0,

@@ -19,7 +19,7 @@ def get_config(arg: str = "data"):
   Args:
     arg: "runlocal", or DIR.
   """
-  config = recipes.local() if recipes.is_local(arg) else recipes.images(arg)
+  config = recipes.base(arg)
   config.probes.visual_entropy = {"name": "visual_entropy"}
   config.advantage = {
     "name": "difficulty_aware",

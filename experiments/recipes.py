@@ -20,6 +20,16 @@ def local() -> ml_collections.ConfigDict:
   return quickstart.get_config("grpo")
 
 
+def base(arg: str) -> ml_collections.ConfigDict:
+  """`local` or `images`, as a config's argument says."""
+  return local() if is_local(arg) else images(arg)
+
+
+def drop_kl(config: ml_collections.ConfigDict) -> None:
+  """Takes out the KL to the reference, and the pass that it needs."""
+  del config.losses["kl"], config.probes["reference"]
+
+
 def images(folder: str) -> ml_collections.ConfigDict:
   """GRPO on Qwen2.5-VL-7B and pictures, as EasyR1 has it by default.
 
@@ -65,7 +75,7 @@ def dapo(folder: str) -> ml_collections.ConfigDict:
     folder: with train.jsonl and test.jsonl.
   """
   config = images(folder)
-  del config.losses["kl"], config.probes["reference"]
+  drop_kl(config)
   config.rollout.answers = 16
   config.rollout.length = 20480
   config.rollout.refill.rounds = 9  # ten drawings in all
@@ -95,7 +105,7 @@ def dapo(folder: str) -> ml_collections.ConfigDict:
 def dapo_local() -> ml_collections.ConfigDict:
   """DAPO on easy-VQA with the tiny model."""
   config = local()
-  del config.losses["kl"], config.probes["reference"]
+  drop_kl(config)
   config.rollout.refill.rounds = 1
   config.rewards.overlong = {
     "name": "soft_overlong",

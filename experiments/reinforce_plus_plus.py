@@ -21,7 +21,7 @@ def get_config(arg: str = "data"):
   Args:
     arg: "runlocal", or DIR.
   """
-  config = recipes.local() if recipes.is_local(arg) else recipes.images(arg)
+  config = recipes.base(arg)
   del config.losses["kl"]
   config.advantage = {
     "name": "reinforce_plus_plus",

@@ -27,10 +27,10 @@ def get_config(arg: str = "experts.jsonl,data"):
   experts, _, base = arg.partition(",")
   if not experts or not base:
     raise ValueError(f"tgrl.py:{arg}: expected EXPERTS,runlocal or EXPERTS,DIR")
-  config = recipes.local() if recipes.is_local(base) else recipes.images(base)
+  config = recipes.base(base)
   if not recipes.is_local(base):
     config.rollout.answers = 7
-  del config.losses["kl"], config.probes["reference"]
+  recipes.drop_kl(config)
   config.experts = {
     "path": experts,
     "count": 1,

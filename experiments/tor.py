@@ -29,7 +29,7 @@ def get_config(arg: str = "data"):
     config = recipes.images(folder)
     config.rollout.answers = 12
   if base:
-    del config.losses["kl"], config.probes["reference"]
+    recipes.drop_kl(config)
     config.losses.policy.clip_high = 0.28
     config.rollout.refill.rounds = 9
   config.probes.nucleus = {"name": "nucleus", "top_p": 0.95}
