@@ -113,16 +113,17 @@ def _in_store(workdir: epath.Path, holder: str) -> Iterator[None]:
   if other := _another(file, name):
     seconds = _SILENT_BEATS * _BEAT_SECONDS
     print(f"waiting {seconds:.0f} s: does {other.splitlines()[0]} go on?")
-    time.sleep(seconds)
-    if _another(file, name) not in ("", other):
-      raise _in_use(workdir, other)
+    for _ in range(_SILENT_BEATS):
+      time.sleep(_BEAT_SECONDS)
+      if _another(file, name) not in ("", other):
+        raise _in_use(workdir, other)
   write(0)
+  time.sleep(_BEAT_SECONDS / 5)
+  if other := _another(file, name):
+    raise _in_use(workdir, other)
   thread = threading.Thread(target=go_on, daemon=True)
   thread.start()
   try:
-    time.sleep(_BEAT_SECONDS / 5)
-    if other := _another(file, name):
-      raise _in_use(workdir, other)
     yield
   finally:
     done.set()
