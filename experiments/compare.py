@@ -1,20 +1,24 @@
-"""GRPO against RAL on easy-VQA over several seeds. Prints a table.
+"""Configs beside each other on easy-VQA over several seeds. Prints a table.
 
-  python -m experiments.compare --output runs/compare --seeds 0 1 2
+  python -m experiments.compare --output runs/compare
+  python -m experiments.compare --output runs/compare --seeds 0 1 2 \\
+    --arms quickstart:grpo opad:runlocal,kd opad:runlocal
 
-Every run is the quick start with another seed and arm, and leaves its own
+An arm is a config of this folder and its argument. Every run leaves its own
 working directory; a stopped comparison goes on where it was. Takes about four
 minutes a run on two CPU cores.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
+import re
 import statistics
 
 import jax
+import ml_collections
 
-from experiments import quickstart
 from mmrl.train import loop
 
 _ROWS = {
@@ -25,12 +29,20 @@ _ROWS = {
 }
 
 
+def get_config(arm: str) -> ml_collections.ConfigDict:
+  """The config of an arm, `file:argument` as on the command line."""
+  name, *argument = arm.split(":", 1)
+  module = importlib.import_module(f"experiments.{name}")
+  return module.get_config(*argument)
+
+
 def one(output: pathlib.Path, arm: str, seed: int) -> dict:
   """The summary of a run, made unless it is there."""
-  workdir = output / f"{arm}-{seed}"
+  name = re.sub(r"[:,/]+", "-", arm)
+  workdir = output / f"{name}-{seed}"
   summary = workdir / "summary.json"
   if not summary.exists():
-    config = quickstart.get_config(arm)
+    config = get_config(arm)
     config.seed = seed
     print(f"{workdir}:", flush=True)
     loop.train(config, str(workdir))
@@ -59,7 +71,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--output", required=True, help="directory of the runs")
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-  parser.add_argument("--arms", nargs="+", default=["grpo", "ral"])
+  parser.add_argument(
+    "--arms", nargs="+", default=["quickstart:grpo", "quickstart:ral"]
+  )
   flags = parser.parse_args()
   output = pathlib.Path(flags.output)
   # All runs of an arm are one program: it is compiled once.

@@ -75,7 +75,7 @@ def dapo(folder: str) -> ml_collections.ConfigDict:
     folder: with train.jsonl and test.jsonl.
   """
   config = images(folder)
-  drop_kl(config)
+  _dapo_loss(config)
   config.rollout.answers = 16
   config.rollout.length = 20480
   config.rollout.refill.rounds = 9  # ten drawings in all
@@ -88,8 +88,6 @@ def dapo(folder: str) -> ml_collections.ConfigDict:
       "buffer": 4096,
     },
   }
-  config.losses.policy.clip_high = 0.28
-  config.losses.policy.dual_clip = 10.0
   config.train.minibatches = 16
   config.train.accumulate = 1
   config.optimizer.weight_decay = 0.1
@@ -105,7 +103,7 @@ def dapo(folder: str) -> ml_collections.ConfigDict:
 def dapo_local() -> ml_collections.ConfigDict:
   """DAPO on easy-VQA with the tiny model."""
   config = local()
-  drop_kl(config)
+  _dapo_loss(config)
   config.rollout.refill.rounds = 1
   config.rewards.overlong = {
     "name": "soft_overlong",
@@ -113,6 +111,11 @@ def dapo_local() -> ml_collections.ConfigDict:
     "longest": 10,
     "buffer": 2,
   }
+  return config
+
+
+def _dapo_loss(config: ml_collections.ConfigDict) -> None:
+  """No KL, and a clip of [0.8, 1.28], of at most 10 where A < 0."""
+  drop_kl(config)
   config.losses.policy.clip_high = 0.28
   config.losses.policy.dual_clip = 10.0
-  return config
