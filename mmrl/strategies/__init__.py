@@ -1,13 +1,15 @@
 """Ways to answer that take more than one model, or more than one draw."""
 
-from mmrl.strategies.extrapolation import (
-  Extrapolated,
+from mmrl.strategies.direction import (
   delta_logp,
   direction_gate,
   direction_stats,
-  extrapolate,
   extrapolated_logits,
   replacement_gate,
+)
+from mmrl.strategies.extrapolation import (
+  Extrapolated,
+  extrapolate,
   selective_step,
 )
 

@@ -1,17 +1,13 @@
 """Answers from two sets of parameters, trained by RL and those before it.
 
-RL changes few tokens of an answer, and the sign of
-
-    D(y) = ln pi_RL(y) - ln pi_base(y)
-
-tells which. The base model answers; a token that RL dislikes is drawn again,
-from a distribution a step further on the way from base to RL.
+The base model answers; a token that RL dislikes is drawn again, from a
+distribution a step further on the way from base to RL
+(`mmrl.strategies.direction`).
 
 Reference: On the Direction of RLVR Updates for LLM Reasoning, arXiv 2603.22117,
 and its published code (Hesse73/RLVR-Directions).
 """
 
-from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -22,179 +18,10 @@ from mmrl.errors import UserError
 from mmrl.models import decoding, policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollout import sampler, sampling
+from mmrl.strategies import direction
 from mmrl.types import Prompt, PyTree, pytree
 
-_GATES = ("logp", "entropy", "kl", "js", "random")
 _STARTS = ("base", "rl")
-
-
-def _difference(
-  logp_rl: Float[Array, "*shape"], logp_base: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-  """`logp_rl - logp_base`; 0 where both are -inf, which would be NaN."""
-  same = logp_rl == logp_base
-  return jnp.where(same, 0.0, logp_rl - jnp.where(same, 0.0, logp_base))
-
-
-def delta_logp(
-  logp_rl: Float[Array, "P G R"],
-  logp_base: Float[Array, "P G R"],
-  mask: Bool[Array, "P G R"],
-) -> Float[Array, "P G R"]:
-  """Direction of RL's change at each answer token, nats.
-
-      D_t = ln pi_RL(y_t | x, y_<t) - ln pi_base(y_t | x, y_<t)
-
-  Args:
-    logp_rl: log-probabilities of the tokens under the trained parameters.
-    logp_base: under those before training.
-    mask: True on answer tokens.
-
-  Returns:
-    D, 0 on padding; no gradient.
-
-  Reference: arXiv 2603.22117.
-  """
-  change = jnp.where(mask, _difference(logp_rl, logp_base), 0.0)
-  return jax.lax.stop_gradient(change)
-
-
-def direction_stats(
-  logp_rl: Float[Array, "P G R"],
-  logp_base: Float[Array, "P G R"],
-  mask: Bool[Array, "P G R"],
-  *,
-  quantiles: Sequence[float] = (0.05, 0.5, 0.95),
-  beyond: float = 0.25,
-) -> dict[str, Array]:
-  """How RL has changed answers: mean, quantiles and tails of D.
-
-  Args:
-    logp_rl: see `delta_logp`.
-    logp_base: see `delta_logp`.
-    mask: True on answer tokens.
-    quantiles: in [0, 1], linear between tokens.
-    beyond: the size from which on a change counts as a tail, nats.
-
-  Returns:
-    `mean`, `quantiles` (as many as are asked for) and `share_beyond`, the
-    share of tokens with |D| > beyond. NaN if the mask is empty.
-  """
-  change = delta_logp(logp_rl, logp_base, mask)
-  valid = jnp.where(mask, change, jnp.nan)
-  return {
-    "mean": jnp.nanmean(valid),
-    "quantiles": jnp.nanquantile(valid, jnp.array(quantiles)),
-    "share_beyond": (jnp.abs(change) > beyond).sum() / mask.sum(),
-  }
-
-
-def extrapolated_logits(
-  logp_rl: Float[Array, "*batch V"],
-  logp_base: Float[Array, "*batch V"],
-  g: float | Array,
-) -> Float[Array, "*batch V"]:
-  """Logits of a policy beyond `pi_RL`, seen from `pi_base`.
-
-      ln pi_ex = (1 + g) ln pi_RL - g ln pi_base - ln Z
-
-  Args:
-    logp_rl: log-probabilities under the trained parameters.
-    logp_base: under those before training.
-    g: how far beyond; 0 is `pi_RL` itself, bit for bit.
-
-  Returns:
-    ln pi_ex up to ln Z. What is -inf in either row is -inf, so rows without a
-    common token are -inf everywhere.
-
-  Reference: arXiv 2603.22117.
-  Reconstructed: -inf; the published code never meets it.
-  """
-  never = jnp.isneginf(logp_rl) | jnp.isneginf(logp_base)
-  change = jnp.where(never, 0.0, logp_rl - logp_base)
-  return jnp.where(never, -jnp.inf, logp_rl + g * change)
-
-
-def direction_gate(
-  logp_rl: Float[Array, "*batch"],
-  logp_base: Float[Array, "*batch"],
-  threshold: float | Array,
-) -> Bool[Array, "*batch"]:
-  """Whether RL dislikes a token: `D(y) <= threshold`.
-
-  Args:
-    logp_rl: log-probability of the token under the trained parameters.
-    logp_base: under those before training.
-    threshold: below 0, nats, so that equal models never open the gate.
-
-  Reference: arXiv 2603.22117; published: -0.4 to -0.3.
-  """
-  return _difference(logp_rl, logp_base) <= threshold
-
-
-def replacement_gate(
-  kind: str,
-  logp_rl: Float[Array, "*batch V"],
-  logp_base: Float[Array, "*batch V"],
-  token: Int[Array, "*batch"],
-  threshold: float | Array,
-  uniform: Float[Array, "*batch"],
-) -> Bool[Array, "*batch"]:
-  """Whether a drawn token is replaced, by one of the paper's criteria.
-
-      logp      D(y) <= threshold
-      entropy   H(pi_base) >= threshold
-      kl        KL(pi_RL || pi_base) >= threshold
-      js        (KL(pi_RL || pi_base) + KL(pi_base || pi_RL)) / 2 >= threshold
-      random    uniform < threshold
-
-  Args:
-    kind: one of these. (What the published code calls js isn't the
-      Jensen-Shannon divergence.)
-    logp_rl: log-probabilities under the trained parameters.
-    logp_base: under those before training.
-    token: the drawn token.
-    threshold: nats; of random a share in [0, 1].
-    uniform: in [0, 1); read by random only.
-
-  Raises:
-    UserError: if there is no such gate.
-
-  Reference: arXiv 2603.22117.
-  Differs from the paper: over the whole vocabulary; the published code takes
-  entropies and divergences of 50 tokens.
-  """
-  _one_of("gate", kind, _GATES)
-  if kind == "logp":
-    rl, base = (
-      jnp.take_along_axis(logp, token[..., None], axis=-1)[..., 0]
-      for logp in (logp_rl, logp_base)
-    )
-    return direction_gate(rl, base, threshold)
-  if kind == "entropy":
-    return -_expected(logp_base, logp_base) >= threshold
-  if kind == "kl":
-    return _kl(logp_rl, logp_base) >= threshold
-  if kind == "js":
-    both = _kl(logp_rl, logp_base) + _kl(logp_base, logp_rl)
-    return both / 2 >= threshold
-  return uniform < threshold
-
-
-def _expected(logp: Array, values: Array) -> Array:
-  """Mean of `values`; where the probability is 0 they don't matter."""
-  p = jnp.exp(logp)
-  return jnp.where(p > 0, p * values, 0.0).sum(-1)
-
-
-def _kl(logp: Array, logq: Array) -> Array:
-  """KL(p || q), nats; infinite where p > 0 = q."""
-  return _expected(logp, _difference(logp, logq))
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-  if value not in known:
-    raise UserError(f"{name} must be one of {known}, got {value!r}")
 
 
 def check_options(
@@ -211,8 +38,8 @@ def check_options(
     UserError: if there is no such gate or start, or a number is outside its
       range.
   """
-  _one_of("gate", gate, _GATES)
-  _one_of("start", start, _STARTS)
+  direction.one_of("gate", gate, direction.GATES)
+  direction.one_of("start", start, _STARTS)
   if gate == "logp" and isinstance(threshold, float) and not threshold < 0:
     raise UserError(
       f"threshold of gate 'logp' must be below 0, got {threshold}: equal"
@@ -250,14 +77,15 @@ def selective_step(
     logp_rl: log-probabilities under the trained parameters, normalised.
     logp_base: under those before training.
     threshold: of the gate; with logp, below 0.
-    g: at least 0; see `extrapolated_logits`. 0 replaces by a token of `pi_RL`.
+    g: at least 0; see `direction.extrapolated_logits`. 0 replaces by a token
+      of `pi_RL`.
     temperature: divides the logits; 0 is greedy.
     top_p: see `sampling.sample`.
     top_k: None mixes whole rows. A number k reads the k most likely tokens of
       each model only, as the published code does with 50: the second draw is
       among those of base, and what isn't in the list of RL has the smallest
       log-probability in it, for mix and gate.
-    gate: see `replacement_gate`.
+    gate: see `direction.replacement_gate`.
     start: whose token is drawn first, "base" or "rl".
 
   Returns:
@@ -289,9 +117,9 @@ def selective_step(
     least = jax.lax.top_k(logp_rl, count)[0][..., -1:]
     rl = jnp.maximum(logp_rl, least)
     candidates = sampling.keep_top_k(logp_base, count)
-  mixed = extrapolated_logits(rl, candidates, g)
+  mixed = direction.extrapolated_logits(rl, candidates, g)
   seen = rl if gate == "logp" else logp_rl
-  redrawn = replacement_gate(
+  redrawn = direction.replacement_gate(
     gate, seen, logp_base, first, threshold, uniform[..., 4]
   )
   redrawn &= jnp.isfinite(mixed).any(-1)
@@ -422,7 +250,7 @@ def extrapolate(
       gate=gate,
       start=start,
     )
-    return token, redrawn, _difference(rl[token], base[token])
+    return token, redrawn, direction.difference(rl[token], base[token])
 
   def draw(state: _State, hidden) -> _State:
     arrays = uniform[:, :, state.step], *hidden
