@@ -45,7 +45,7 @@ setuptools.setup(
       "beartype>=0.22",
       "easy-vqa==1.0",
       "pytest>=8",
-      "pytest-xdist>=3.6",
+      "pytest-xdist>=3.8",
       "ruff>=0.15",
       "scipy>=1.14",
     ],

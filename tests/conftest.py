@@ -28,3 +28,20 @@ import jaxtyping  # noqa: E402, JAX reads the flags above
 
 # Annotations of the library are checked at run time, in tests only.
 jaxtyping.install_import_hook("mmrl", "beartype.beartype")
+
+# Files of minutes, which are begun first: the last to end is a short one.
+LONG = (
+  "parallel_test",
+  "sharding_test",
+  "loop_test",
+  "processes_test",
+  "kill_test",
+  "vlm_test",
+  "step_test",
+  "plan_test",
+  "teacher_test",
+)
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.stem not in LONG)
