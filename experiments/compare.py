@@ -29,7 +29,7 @@ _ROWS = {
 }
 
 
-def get_config(arm: str) -> ml_collections.ConfigDict:
+def config_of(arm: str) -> ml_collections.ConfigDict:
   """The config of an arm, `file:argument` as on the command line."""
   name, *argument = arm.split(":", 1)
   module = importlib.import_module(f"experiments.{name}")
@@ -42,7 +42,7 @@ def one(output: pathlib.Path, arm: str, seed: int) -> dict:
   workdir = output / f"{name}-{seed}"
   summary = workdir / "summary.json"
   if not summary.exists():
-    config = get_config(arm)
+    config = config_of(arm)
     config.seed = seed
     print(f"{workdir}:", flush=True)
     loop.train(config, str(workdir))

@@ -439,6 +439,7 @@ def probe_case(row) -> Case:
       "params_ref": inputs["params_ref"],
       "prompt": data["prompt"],
       "rollout": rollout,
+      "scores_old": scorer(inputs["params"], rollout.prefix, data["tokens"]),
       "scorer_teacher": scorer,
       "params_teacher": inputs["params"],
       "tokens": data["tokens"],

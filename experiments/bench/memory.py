@@ -88,7 +88,8 @@ def make_arguments(flags: argparse.Namespace, scorer: Scorer, optimizer):
     prefix=jax.eval_shape(scorer.prefill, params, prompt, visual),
   )
   old = jax.eval_shape(
-    lambda *arrays: probes.behaviour(scorer, *arrays), params, rollout
+    lambda *arrays: probes.behaviour(scorer(*arrays)),
+    *(params, rollout.prefix, rollout.tokens),
   )
   fields = old._asdict() | {
     "logprobs_ref": shape(*new),

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmrl.models.config import ModelConfig
 from mmrl.probes.policies import Scorer
-from mmrl.types import Prompt, PyTree, Rollout
+from mmrl.types import Prompt, PyTree, Rollout, Scores
 
 
 class ImageBlind(NamedTuple):
@@ -19,7 +19,11 @@ class ImageBlind(NamedTuple):
 
 
 def image_blind(
-  scorer: Scorer, params: PyTree, prompt: Prompt, rollout: Rollout
+  scorer: Scorer,
+  params: PyTree,
+  prompt: Prompt,
+  rollout: Rollout,
+  scores_old: Scores,
 ) -> ImageBlind:
   """Log-probabilities of the answers to the questions without pictures.
 
@@ -32,10 +36,11 @@ def image_blind(
     params: of the policy that sampled the answers.
     prompt: the questions.
     rollout: the answers.
+    scores_old: of the answers, by the same policy, with the pictures.
 
   Returns:
     The log-probabilities, and which prompts have a picture. The others have
-    exactly the numbers of `behaviour`: they come from the same call.
+    exactly the numbers of `scores_old`.
 
   Reference: ToR, arXiv 2603.25077 eq. 8.
   Reconstructed: the question without its picture is the text alone.
@@ -47,8 +52,7 @@ def image_blind(
   plain = dataclasses.replace(scorer, layers=())
   prefix = plain.prefill(params, text, nothing)
   blind = plain(params, prefix, rollout.tokens).logprobs
-  seen = scorer(params, rollout.prefix, rollout.tokens).logprobs
-  blind = jnp.where(pictured[:, None, None], blind, seen)
+  blind = jnp.where(pictured[:, None, None], blind, scores_old.logprobs)
   return ImageBlind(blind, pictured)
 
 

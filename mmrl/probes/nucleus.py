@@ -5,8 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 from mmrl.models import nucleus as nucleus_lib
-from mmrl.probes.policies import Scorer
-from mmrl.types import PyTree, Rollout
+from mmrl.types import Scores
 
 
 class Nucleus(NamedTuple):
@@ -15,18 +14,13 @@ class Nucleus(NamedTuple):
   nucleus_entropies_old: Float[Array, "P G R"]
 
 
-def nucleus(
-  scorer: Scorer, params: PyTree, rollout: Rollout, *, top_p: float = 0.95
-) -> Nucleus:
+def nucleus(scores_old: Scores, *, top_p: float = 0.95) -> Nucleus:
   """Entropy of the top-p nucleus that each answer token was drawn from.
 
-  See `mmrl.models.nucleus`; nats, at the sampling temperature. The answers
-  are scored as in `behaviour`.
+  See `mmrl.models.nucleus`; nats, at the sampling temperature.
 
   Args:
-    scorer: of the run.
-    params: of the policy that sampled the answers.
-    rollout: answers, and the prefix that the rollout has computed.
+    scores_old: of the answers, by the policy that sampled them.
     top_p: mass of the nucleus, in (0, 1].
 
   Raises:
@@ -35,5 +29,5 @@ def nucleus(
   Reference: ToR, arXiv 2603.25077 eq. 5.
   Reconstructed: the nucleus is renormalised.
   """
-  scores = scorer(params, rollout.prefix, rollout.tokens)
-  return Nucleus(nucleus_lib.nucleus_entropies(scores.logits, top_p=top_p))
+  entropies = nucleus_lib.nucleus_entropies(scores_old.logits, top_p=top_p)
+  return Nucleus(entropies)

@@ -69,16 +69,15 @@ class Reference(NamedTuple):
   logprobs_ref: Float[Array, "P G R"]
 
 
-def behaviour(scorer: Scorer, params: PyTree, rollout: Rollout) -> Behaviour:
+def behaviour(scores_old: Scores) -> Behaviour:
   """Log-probabilities, entropies and attention policies of the sampler.
 
   They come from the scorer that training uses, not from the decoding loop,
   over the prefix that the rollout has computed already. The attention is kept
   as rows or as what makes them, whichever is smaller.
   """
-  scores = scorer(params, rollout.prefix, rollout.tokens)
-  kept = rows.smaller(scores.attention)
-  return Behaviour(scores.logprobs, scores.entropies, kept)
+  kept = rows.smaller(scores_old.attention)
+  return Behaviour(scores_old.logprobs, scores_old.entropies, kept)
 
 
 def reference(

@@ -13,7 +13,14 @@ from mmrl.train.objective import Term
 from mmrl.train.step import SCORES
 
 # What probes may name, whatever the config: of the run, and of its teacher.
-PROBE_DATA = ("scorer", "params", "params_ref", "prompt", "rollout")
+PROBE_DATA = (
+  "scorer",
+  "params",
+  "params_ref",
+  "prompt",
+  "rollout",
+  "scores_old",
+)
 TEACHER_DATA = ("scorer_teacher", "params_teacher", "prompt", "tokens")
 REWARD_DATA = ("text", "answer", "example", "length", "ended")
 # What is there after the answers are rewarded, without any probe.

@@ -126,6 +126,7 @@ def make_probe(
       "params_ref": params_ref,
       "prompt": prompt,
       "rollout": rollout,
+      "scores_old": scorer(state.params, rollout.prefix, rollout.tokens),
     }
     fields: dict[str, Array] = {}
     for bound in probes:

@@ -9,7 +9,7 @@ import pytest
 import small_models
 
 from mmrl.models import attention, tower
-from mmrl.probes import blind, policies
+from mmrl.probes import blind
 from mmrl.probes.policies import Scorer
 from mmrl.types import Rollout
 
@@ -71,11 +71,11 @@ def check(family: str, rows: int = 1):
   def run(params, prompt, text):
     visual = tower.vision(params, scorer.config, prompt.patches)
     rollout = make_rollout(scorer, params, prompt, visual)
-    old = policies.behaviour(scorer, params, rollout).logprobs_old
+    scores = scorer(params, rollout.prefix, rollout.tokens)
     prefix = scorer.prefill(params, text, jnp.zeros_like(visual))
     expected = scorer(params, prefix, rollout.tokens).logprobs
-    found = blind.image_blind(scorer, params, prompt, rollout)
-    return old, expected, found
+    found = blind.image_blind(scorer, params, prompt, rollout, scores)
+    return scores.logprobs, expected, found
 
   old, expected, found = run(params, prompt, text)
   np.testing.assert_array_equal(found.pictured, PICTURED)
@@ -150,7 +150,8 @@ def test_the_tower_does_not_run(monkeypatch):
   def probe(params, prompt):
     visual = jnp.zeros((1, prompt.mask.size, 96))
     rollout = make_rollout(scorer, params, prompt, visual)
-    return blind.image_blind(scorer, params, prompt, rollout)
+    scores = scorer(params, rollout.prefix, rollout.tokens)
+    return blind.image_blind(scorer, params, prompt, rollout, scores)
 
   found = jax.eval_shape(probe, params, prompt)
   assert found.logprobs_blind.shape == (4, 2, 5)

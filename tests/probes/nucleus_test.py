@@ -50,17 +50,19 @@ def make_inputs():
 
 def run(**options):
   scorer, params, _, rollout = make_inputs()
-  probe = jax.jit(
-    lambda params, rollout: nucleus(scorer, params, rollout, **options)
-  )
-  return probe(params, rollout).nucleus_entropies_old
+
+  @jax.jit
+  def probe(params, rollout):
+    scores = scorer(params, rollout.prefix, rollout.tokens)
+    return nucleus(scores, **options), policies.behaviour(scores)
+
+  found, behaviour = probe(params, rollout)
+  return found.nucleus_entropies_old, behaviour.entropies_old
 
 
 def test_all_of_the_mass_is_the_entropy_of_behaviour():
-  scorer, params, _, rollout = make_inputs()
-  behaviour = jax.jit(lambda *data: policies.behaviour(scorer, *data))
-  expected = behaviour(params, rollout).entropies_old
-  np.testing.assert_allclose(run(top_p=1.0), expected, rtol=1e-5, atol=1e-5)
+  found, expected = run(top_p=1.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_top_p_sampling_draws_from():
@@ -75,13 +77,13 @@ def test_what_top_p_sampling_draws_from():
   q = np.where(np.cumsum(p, -1) - p < 0.6, p, 0)
   q /= q.sum(-1, keepdims=True)
   expected = -(q * np.log(np.where(q > 0, q, 1))).sum(-1)
-  found = run(top_p=0.6)
+  found, _ = run(top_p=0.6)
   assert found.shape == rollout.tokens.shape
   np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
 
 
 def test_less_mass_is_less_entropy():
-  narrow, wide = run(top_p=0.5), run(top_p=0.95)
+  (narrow, _), (wide, _) = run(top_p=0.5), run(top_p=0.95)
   assert (narrow <= wide + 1e-6).all() and (narrow >= 0).all()
   assert jnp.abs(narrow - wide).max() > 0.1
 
