@@ -6,6 +6,7 @@ in processes of their own, have it on.
 """
 
 import importlib.metadata
+import importlib.util
 import os
 
 FLAGS = [
@@ -15,9 +16,11 @@ FLAGS = [
   "--xla_cpu_collective_call_terminate_timeout_seconds=600",
   "--xla_backend_optimization_level=0",
 ]
-# Halves the time to compile. XLA ends the process at a flag it doesn't know,
-# and this one may go.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
+# Halves the time to compile. XLA ends the process at a flag it doesn't know:
+# this one may go, and libtpu doesn't know it.
+if importlib.metadata.version("jaxlib").startswith(
+  "0.10."
+) and not importlib.util.find_spec("libtpu"):
   FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
