@@ -1,6 +1,8 @@
 """Sampling's step: `extend` by one token, with a cache of the answer's own
 keys and values. The prompt's are read once for all its answers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -111,26 +113,35 @@ def lengthen(cache: Cache, length: int) -> Cache:
   )
 
 
-def _at(answers: Int[Array, "P W"], x: Array) -> tuple:
-  """Index of some answers in the keys or values of one layer or a stack."""
-  every_layer = (slice(None),) * (x.ndim - 5)
-  return *every_layer, jnp.arange(len(answers))[:, None], answers
-
-
 def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
-  """The cache of W answers of each prompt."""
-  keys, values = jax.tree.map(
-    lambda x: x[_at(answers, x)], (cache.keys, cache.values)
-  )
+  """The cache of W answers of each prompt.
+
+  Prompt by prompt, so that a sharded cache stays where it is.
+  """
+
+  def one(x):
+    axis = x.ndim - 5  # a stack leads with its layers
+    take = functools.partial(jnp.take, axis=axis, mode="clip")
+    return jax.vmap(take, (axis, 0), axis)(x, answers)
+
+  keys, values = jax.tree.map(one, (cache.keys, cache.values))
   return Cache(keys=keys, values=values, length=cache.length)
 
 
 def put_answers(cache: Cache, answers: Int[Array, "P W"], part: Cache) -> Cache:
   """The cache with those answers' keys and values, and length, from `part`."""
+
+  def one(x, new):
+    axis = x.ndim - 5
+    layers = (slice(None),) * axis
+
+    def put(x, chosen, new):
+      return x.at[*layers, chosen].set(new)
+
+    return jax.vmap(put, (axis, 0, axis), axis)(x, answers, new)
+
   keys, values = jax.tree.map(
-    lambda x, new: x.at[_at(answers, x)].set(new),
-    (cache.keys, cache.values),
-    (part.keys, part.values),
+    one, (cache.keys, cache.values), (part.keys, part.values)
   )
   return Cache(keys=keys, values=values, length=part.length)
 

@@ -68,10 +68,23 @@ def widths(answers: int, length: int) -> list[int]:
   return sorted({-(-answers // n) for n in divisors}, reverse=True)
 
 
-def rows_at_once(config: ModelConfig) -> int:
-  """Rows of logits that a draw holds at once."""
+def draw_answers(draw_one: Callable, config: ModelConfig, *arrays: Array):
+  """`draw_one` for every answer, as many of each prompt at once as there is
+  room for their logits. Prompts stay on their devices.
+
+  Args:
+    draw_one: of one answer.
+    config: for the vocabulary.
+    arrays: [P, W, ...], of which it is given one entry each.
+  """
+  rows = len(arrays[0]) * config.text.vocab_size
   values = _DRAWN_VALUES * sharding.prompt_axes()[1]
-  return max(1, values // config.text.vocab_size)
+  found = jax.lax.map(
+    lambda one: jax.vmap(draw_one)(*one),
+    [x.swapaxes(0, 1) for x in arrays],
+    batch_size=max(1, values // rows),
+  )
+  return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
 
 
 def answer_mask(
@@ -82,6 +95,17 @@ def answer_mask(
   return (jnp.cumsum(ends, axis=-1) - ends == 0) & (
     jnp.arange(tokens.shape[-1]) < steps
   )
+
+
+# Prompt by prompt, so that each prompt's answers stay on its device.
+
+
+def _take(x: Array, answers: Int[Array, "P W"]) -> Array:
+  return jax.vmap(lambda x, chosen: x[chosen])(x, answers)
+
+
+def _put(x: Array, answers: Int[Array, "P W"], new: Array) -> Array:
+  return jax.vmap(lambda x, chosen, new: x.at[chosen].set(new))(x, answers, new)
 
 
 def _narrow(state: State, width: int, run: Callable[[State], State]) -> State:
@@ -130,10 +154,8 @@ def generate(
   # All of them ahead: two numbers per token cost nothing.
   keys = key if key.ndim else jax.random.split(key, prompts)
   uniform = jax.vmap(lambda key: jax.random.uniform(key, (*shape[1:], 2)))(keys)
-  prompt = jnp.arange(prompts)[:, None]
 
-  def draw_one(arrays):
-    uniform, hidden = arrays
+  def draw_one(uniform, hidden):
     logits = policy.token_logits(
       params, config, hidden, 1.0 if greedy else temperature
     )
@@ -143,23 +165,25 @@ def generate(
     return token, logits[token] - jax.nn.logsumexp(logits)
 
   def draw(state: State, hidden) -> State:
-    now = uniform[prompt, state.working, state.step]
-    rows = now.reshape(-1, 2), hidden.reshape(-1, hidden.shape[-1])
-    token, logprob = jax.lax.map(
-      draw_one, rows, batch_size=rows_at_once(config)
-    )
-    token, logprob = (x.reshape(hidden.shape[:2]) for x in (token, logprob))
-    where = prompt, state.working
+    at = state.step
+    now = _take(uniform[:, :, at], state.working)
+    token, logprob = draw_answers(draw_one, config, now, hidden)
+
+    def put(x, new):
+      return x.at[:, :, at].set(_put(x[:, :, at], state.working, new))
+
+    ended = token == config.eos_token_id
+    ended |= _take(state.done, state.working)
     return dataclasses.replace(
       state,
-      step=state.step + 1,
-      tokens=state.tokens.at[*where, state.step].set(token),
-      logprobs=state.logprobs.at[*where, state.step].set(logprob),
-      done=state.done.at[where].max(token == config.eos_token_id),
+      step=at + 1,
+      tokens=put(state.tokens, token),
+      logprobs=put(state.logprobs, logprob),
+      done=_put(state.done, state.working, ended),
     )
 
   def advance(state: State) -> State:
-    newest = state.tokens[prompt, state.working, state.step - 1]
+    newest = _take(state.tokens[:, :, state.step - 1], state.working)
     hidden, cache = decoding.decode(
       params, config, prefix, decoder, state.cache, newest
     )

@@ -232,8 +232,7 @@ def extrapolate(
   keys = key if key.ndim else jax.random.split(key, prompts)
   uniform = jax.vmap(numbers)(keys)
 
-  def draw_one(arrays):
-    uniform, *hidden = arrays
+  def draw_one(uniform, *hidden):
     rl, base = (
       jax.nn.log_softmax(policy.token_logits(params, config, x, 1.0))
       for (params, *_), x in zip(both, hidden, strict=True)
@@ -253,11 +252,10 @@ def extrapolate(
     return token, redrawn, direction.difference(rl[token], base[token])
 
   def draw(state: _State, hidden) -> _State:
-    arrays = uniform[:, :, state.step], *hidden
-    rows = [x.reshape(-1, x.shape[-1]) for x in arrays]
-    found = jax.lax.map(draw_one, rows, batch_size=sampler.rows_at_once(config))
-    token, redrawn, change = (x.reshape(shape[:2]) for x in found)
     at = state.step
+    token, redrawn, change = sampler.draw_answers(
+      draw_one, config, uniform[:, :, at], *hidden
+    )
     return dataclasses.replace(
       state,
       step=at + 1,

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import models
+from mmrl import models, parallel, sharding
 from mmrl.models import decoding, vlm
+from mmrl.plan import hlo
 from mmrl.rollout import sampler
 
 ANSWERS, LENGTH = 4, 8
@@ -257,10 +258,36 @@ def test_ended_answers_are_not_decoded(params, prefix, favour, monkeypatch):
 
 
 def test_draws_do_not_depend_on_their_parts(params, prefix, whole, monkeypatch):
-  """Seven rows of logits at a time, and a remainder."""
+  """Three answers of each prompt at a time, and a remainder."""
   size = CONFIG.text.vocab_size
-  monkeypatch.setattr(sampler, "_DRAWN_VALUES", 7 * size)
+  monkeypatch.setattr(sampler, "_DRAWN_VALUES", 3 * len(prefix.mask) * size)
   check_same(generate(params, prefix, length=13), whole)
+
+
+def test_devices_decode_apart(params, monkeypatch):
+  """Whatever width, room and part, they share but the number that goes on."""
+  monkeypatch.setattr(sampler, "_ONE_WIDTH", 4)
+  monkeypatch.setattr(sampler, "_FIRST_ROOM", 5)
+  monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 0)
+  layout = sharding.Layout(parallel.data_mesh())
+  monkeypatch.setattr(sampler, "_DRAWN_VALUES", CONFIG.text.vocab_size)
+  chats = [small_models.user("", "what shape?")] * layout.shards
+  prompt = small_models.make_processor(CONFIG)(chats, rows=len(chats))
+
+  def run(params, prompt):
+    visual = jnp.zeros((len(chats), 1, CONFIG.text.hidden_size))
+    prefix = models.prefill(params, CONFIG, prompt, visual)
+    key = jax.random.key(0)
+    return sampler.generate(
+      params, CONFIG, prefix, key, answers=ANSWERS, length=LENGTH
+    )
+
+  compiled = layout.jit(
+    run, in_shardings=(layout.everywhere, layout.prompts)
+  ).lower(params, prompt)
+  found = hlo.collectives(compiled.compile().as_text())
+  assert set(found) == {"all-reduce"}
+  assert found["all-reduce"]["bytes"] == 4 * found["all-reduce"]["count"]
 
 
 def test_layers_together_are_layers_apart(params, prefix, whole, monkeypatch):

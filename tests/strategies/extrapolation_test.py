@@ -300,10 +300,9 @@ def test_settings_are_not_compiled_for(rl, base, prompt, result):
 def test_draws_do_not_depend_on_their_parts(
   rl, base, prompt, result, monkeypatch
 ):
-  """Five rows of logits at a time, and a remainder; a key of each prompt."""
+  """Two answers of each prompt at a time, and one; a key of each prompt."""
   size = CONFIG.text.vocab_size
-  monkeypatch.setattr(sampler, "_DRAWN_VALUES", 5 * size)
-  assert sampler.rows_at_once(CONFIG) == 5
+  monkeypatch.setattr(sampler, "_DRAWN_VALUES", 2 * 4 * size)
   keys = jax.random.split(jax.random.key(0), 4)
   check_same(run_anew(rl, base, prompt, keys), result)
 
