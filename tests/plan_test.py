@@ -27,6 +27,32 @@ HloModule jit_f
   %less = pred[] compare(%a, %three), direction=LT
 }
 
+%by_two (p: (f32[8], u32[])) -> (f32[8], u32[]) {
+  %step = u32[]{:T(128)} constant(2)
+  %count = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %moved = f32[8]{0} collective-permute(%x), channel_id=1
+  %next = u32[]{:T(128)} add(%count, %step), metadata={}
+  ROOT %both = (f32[8]{0}, u32[]{:T(128)}) tuple(%moved, /*index=1*/%next)
+}
+
+%below_seven (p: (f32[8], u32[])) -> pred[] {
+  %seven = u32[]{:T(128)} constant(7)
+  %counted = u32[]{:T(128)} get-tuple-element(%p), index=1
+  ROOT %less.2 = pred[] compare(%counted, %seven), direction=LT
+}
+
+%begin (p: f32[8]) -> f32[8] {
+  %a = f32[8]{0} all-to-all(%p), channel_id=2
+}
+
+%meanwhile (p: f32[8]) -> f32[8] {
+  %b = f32[8]{0} all-to-all(%p), channel_id=2
+}
+
+%turn (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %part.1 = f32[8]{0} fusion(%a), kind=kCustom, calls=%meanwhile
+}
+
 %data (p: (s32[], f32[8])) -> pred[] {
   %less.1 = pred[] compare(%a, %b), direction=LT
 }
@@ -38,6 +64,9 @@ HloModule jit_f
 ENTRY %main (a: f32[8]) -> f32[8] {
   %known = (s32[], f32[8]) while(%t), condition=%condition, body=%body
   %unknown = (s32[], f32[8]) while(%t), condition=%data, body=%body
+  %windowed = (f32[8], u32[]) while(%t), condition=%below_seven, body=%by_two
+  %begun = f32[8]{0} fusion(%a), kind=kCustom, calls=%begin
+  %parts = (s32[], f32[8]) while(%t), condition=%condition, body=%turn
   %call = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused
   %start = (f32[8]{0}, f32[32]{0}) all-gather-start(%a), dimensions={0}
   %done = f32[32]{0} all-gather-done(%start)
@@ -47,11 +76,17 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 
 def test_collectives_are_counted_as_often_as_they_run():
-  """3 turns of one loop, 1 of the other: 4 x 128 and 4 x 32 bytes."""
+  """3 turns of one loop, 1 of another: 4 x 128 and 4 x 32 bytes.
+
+  Counting by two there are 4 turns below 7. What is begun once and goes on in
+  each of three turns is one collective.
+  """
   assert hlo.collectives(HLO) == {
     "all-gather": {"count": 4 + 1, "bytes": 4 * 4 * 8 * 4 + 32 * 4},
     "all-reduce": {"count": 4, "bytes": 4 * 16 * 2},
     "reduce-scatter": {"count": 1, "bytes": 2 * 4},
+    "all-to-all": {"count": 1, "bytes": 8 * 4},
+    "collective-permute": {"count": 4, "bytes": 4 * 8 * 4},
   }
 
 

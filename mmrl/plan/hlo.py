@@ -23,20 +23,27 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CONDITION = re.compile(r"condition=%?([\w.-]+)")
-_BOUND = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
+_BODY = re.compile(r"body=%?([\w.-]+)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CONSTANT = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
+_COUNTER = re.compile(r"= [su]32\[\]\S* get-tuple-element\(.*index=(\d+)")
+_RESULT = re.compile(r"ROOT .* tuple\((.*)\)")
 _OPERATION = re.compile(r"= (.*?) ([\w-]+)\(")
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
   """Counts and bytes of each kind of collective, as often as each runs.
 
-  Bytes are those of its result on one chip. A loop turns as often as the
-  largest number in its condition says: exact for a scan, the most there can be
-  for a decoding loop, which may end early or begin late. Loops whose bounds are
-  data (blocks of attention, which move nothing) count once.
+  Bytes are those of its result on one chip. A loop turns as often as its bound
+  and its step say: exact for a scan, the most there can be for a decoding loop,
+  which may end early or begin late. Loops whose bounds are data (blocks of
+  attention, which move nothing) count once. A collective that the compiler has
+  cut into parts, to compute meanwhile, is in each of them; they share its
+  channel, and count as the one that runs least.
   """
   bodies, entry = _computations(text)
-  found: dict = collections.defaultdict(lambda: {"count": 0, "bytes": 0})
+  # By kind and channel, by line: (times, bytes).
+  found: dict = collections.defaultdict(dict)
 
   def visit(name: str, times: int) -> None:
     for line in bodies.get(name, ()):
@@ -46,12 +53,13 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
       result, kind = operation.groups()
       inner = times
       if kind == "while":
-        condition = "\n".join(bodies[_CONDITION.search(line)[1]])
-        inner *= max(map(int, _BOUND.findall(condition)), default=1)
-      for collective in _COLLECTIVES:
-        if kind in (collective, f"{collective}-start"):
-          found[collective]["count"] += times
-          found[collective]["bytes"] += times * _size(result, kind)
+        inner *= _turns(bodies, line)
+      base = kind.removesuffix("-start")
+      if base in _COLLECTIVES:
+        channel = _CHANNEL.search(line)
+        parts = found[base, channel[1] if channel else line]
+        before, _ = parts.get(line, (0, 0))
+        parts[line] = before + times, _size(result, kind)
       called = _CALLED.findall(line)
       for branches in _BRANCHES.findall(line):
         called += [b.strip().lstrip("%") for b in branches.split(",")]
@@ -59,7 +67,34 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
         visit(callee, inner)
 
   visit(entry, 1)
-  return {name: dict(found[name]) for name in _COLLECTIVES if name in found}
+  totals = {name: {"count": 0, "bytes": 0} for name in _COLLECTIVES}
+  for (name, _), parts in found.items():
+    times, size = min(parts.values())
+    totals[name]["count"] += times
+    totals[name]["bytes"] += times * size
+  return {name: total for name, total in totals.items() if total["count"]}
+
+
+def _turns(bodies: dict[str, list[str]], line: str) -> int:
+  """How often a loop turns, from 0 up to a constant; else 1."""
+  condition, body = (
+    "\n".join(bodies[name])
+    for name in (_CONDITION.search(line)[1], _BODY.search(line)[1])
+  )
+  bound = max(map(int, _CONSTANT.findall(condition)), default=1)
+  counter = _COUNTER.search(condition)
+  result = _RESULT.search(body)
+  if not (counter and result):
+    return bound
+  # The counter's next value: its own plus a constant.
+  following = re.findall(r"%[\w.-]+", result[1])[int(counter[1])]
+  step = re.search(
+    rf"{re.escape(following)} = \S+ add\(%[\w.-]+, (%[\w.-]+)\)", body
+  )
+  value = step and re.search(
+    rf"{re.escape(step[1])} = \S+ constant\((\d+)\)", body
+  )
+  return -(-bound // int(value[1])) if value else bound
 
 
 def _size(result: str, kind: str) -> int:
