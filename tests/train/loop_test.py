@@ -9,7 +9,8 @@ import pytest
 import runs
 
 from mmrl.errors import UserError
-from mmrl.train import checkpoint, loop
+from mmrl.evaluate import command
+from mmrl.train import checkpoint, defaults, loop
 from mmrl.train.step import State
 
 CONFIG = (
@@ -102,6 +103,22 @@ def test_killed_and_resumed_equals_uninterrupted(folder, finished):
   again = runs.finish(folder, workdir, **OPTIMISED)
   assert "resuming" in again.output()
   runs.assert_same(workdir, whole)
+
+
+def test_evaluate_finds_what_the_run_found(folder, finished):
+  workdir, _ = finished
+  program = "-m", "mmrl.evaluate"
+  again = runs.finish(folder, workdir, program=program, **OPTIMISED)
+  found = json.loads(again.output())
+  wanted = json.loads((workdir / "after.json").read_text())
+  assert found["questions"] == wanted["questions"] == 8
+  assert found["accuracy"] == wanted["accuracy"]
+  assert found["region"] == pytest.approx(wanted["region"])
+
+
+def test_evaluate_without_a_model(tmp_path):
+  with pytest.raises(UserError, match="expected a trained model at .*/model"):
+    command.run(defaults.get_config(), str(tmp_path))
 
 
 class Broken:
