@@ -60,7 +60,7 @@ def get_config(arg: str = "data"):
     "temperature": 1.0,
   }
   if not arm:
-    config.losses.attention = {
+    config.losses.attention_distillation = {
       "name": "attention_distillation",
       "weight": 1.0,
       "reduce": "sequence_mean",

@@ -18,6 +18,8 @@ _CURVES = {
   "Attention divergence (JSD, nats)": "attention/jsd_mean",
   "Attention's share of the gradient": "gradient/share_attention",
   "KL to the reference (nats)": "loss/kl",
+  "Divergence from the teacher (nats)": "loss/distillation",
+  "Attention from the teacher's (JSD, nats)": "loss/attention_distillation",
   "Entropy (nats)": "policy/entropy",
   "Groups with unequal rewards": "reward/mixed_groups",
   "Answer length (tokens)": "rollout/length",
