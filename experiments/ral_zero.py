@@ -7,8 +7,22 @@ The answer is the whole output, and the format reward is for exactly that. All
 else is RAL's (experiments/quickstart.py, experiments/ral_qwen2_5_vl_7b.py).
 
 `:runlocal` begins with the tiny model that was taught to answer directly, made
-by `python -m experiments.tiny_model --direct --output runs/tiny_direct`; its
-result hasn't been measured. `:DIR` has not been run.
+by `python -m experiments.tiny_model --direct --output runs/tiny_direct`. Four
+minutes on two CPU cores. Beside RAL, one seed, 2,000 test questions:
+
+                               RAL-zero      RAL
+  accuracy before                67.0 %   70.0 %
+  accuracy after                 67.7 %   84.4 %
+  attention on the object before 11.4 %   17.4 %
+  attention on the object after  11.8 %   18.4 %
+
+  python -m experiments.compare --output runs/compare --seeds 0 \\
+    --arms ral_zero:runlocal quickstart:ral
+
+The model that it begins with answers no better than the question alone allows
+(67.0 %) and looks at the object less than uniform attention would (12.2 %):
+reward finds nothing there to reinforce in 28 steps. So this table compares two
+beginnings more than two methods. `:DIR` has not been run.
 """
 
 from experiments import quickstart, ral_qwen2_5_vl_7b, recipes
