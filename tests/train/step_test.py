@@ -201,9 +201,8 @@ def test_bfloat16_leaves_a_tenth_of_the_probability_rarely():
   prompt = small_models.make_processor(config)(small_models.conversations())
   prompt = small_models.on_device(prompt)
   scorer = Scorer(config, 1.0, (-1,), "self")
-  provided = ("scorer", "params", "rollout")
   behaviour = build_lib.bind(
-    probes, {"name": "behaviour"}, "behaviour", provided=provided
+    probes, {"name": "behaviour"}, "behaviour", provided=("scores_old",)
   )
   sizes = {"answers": 32, "length": 16}
   state = step_lib.State(np.int32(0), *optimizer.partition(params, ()), ())
