@@ -113,35 +113,45 @@ def lengthen(cache: Cache, length: int) -> Cache:
   )
 
 
-def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
-  """The cache of W answers of each prompt.
+def take(x: Array, answers: Int[Array, "P W"], axis: int = 0) -> Array:
+  """W answers of each prompt: prompts on `axis`, answers on the next.
 
-  Prompt by prompt, so that a sharded cache stays where it is.
+  Prompt by prompt, so that a sharded array stays where it is.
   """
+  one = functools.partial(jnp.take, axis=axis, mode="clip")
+  return jax.vmap(one, (axis, 0), axis)(x, answers)
 
-  def one(x):
-    axis = x.ndim - 5  # a stack leads with its layers
-    take = functools.partial(jnp.take, axis=axis, mode="clip")
-    return jax.vmap(take, (axis, 0), axis)(x, answers)
 
-  keys, values = jax.tree.map(one, (cache.keys, cache.values))
+def put(
+  x: Array, answers: Int[Array, "P W"], new: Array, axis: int = 0
+) -> Array:
+  """The same array with those answers, none twice, from `new`."""
+
+  def one(x, chosen, new):
+    return x.at[*(slice(None),) * axis, chosen].set(new)
+
+  return jax.vmap(one, (axis, 0, axis), axis)(x, answers, new)
+
+
+def _prompts(x: Array) -> int:
+  """The prompts' axis of keys or values: a stack leads with its layers."""
+  return x.ndim - 5
+
+
+def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
+  """The cache of W answers of each prompt."""
+  keys, values = jax.tree.map(
+    lambda x: take(x, answers, _prompts(x)), (cache.keys, cache.values)
+  )
   return Cache(keys=keys, values=values, length=cache.length)
 
 
 def put_answers(cache: Cache, answers: Int[Array, "P W"], part: Cache) -> Cache:
   """The cache with those answers' keys and values, and length, from `part`."""
-
-  def one(x, new):
-    axis = x.ndim - 5
-    layers = (slice(None),) * axis
-
-    def put(x, chosen, new):
-      return x.at[*layers, chosen].set(new)
-
-    return jax.vmap(put, (axis, 0, axis), axis)(x, answers, new)
-
   keys, values = jax.tree.map(
-    one, (cache.keys, cache.values), (part.keys, part.values)
+    lambda x, new: put(x, answers, new, _prompts(x)),
+    (cache.keys, cache.values),
+    (part.keys, part.values),
   )
   return Cache(keys=keys, values=values, length=part.length)
 

@@ -97,17 +97,6 @@ def answer_mask(
   )
 
 
-# Prompt by prompt, so that each prompt's answers stay on its device.
-
-
-def _take(x: Array, answers: Int[Array, "P W"]) -> Array:
-  return jax.vmap(lambda x, chosen: x[chosen])(x, answers)
-
-
-def _put(x: Array, answers: Int[Array, "P W"], new: Array) -> Array:
-  return jax.vmap(lambda x, chosen, new: x.at[chosen].set(new))(x, answers, new)
-
-
 def _narrow(state: State, width: int, run: Callable[[State], State]) -> State:
   """Runs on `width` answers of each prompt, those that go on among them."""
   working = jnp.argsort(state.done, axis=1, stable=True)[:, :width]
@@ -166,24 +155,24 @@ def generate(
 
   def draw(state: State, hidden) -> State:
     at = state.step
-    now = _take(uniform[:, :, at], state.working)
+    now = decoding.take(uniform[:, :, at], state.working)
     token, logprob = draw_answers(draw_one, config, now, hidden)
 
     def put(x, new):
-      return x.at[:, :, at].set(_put(x[:, :, at], state.working, new))
+      return x.at[:, :, at].set(decoding.put(x[:, :, at], state.working, new))
 
     ended = token == config.eos_token_id
-    ended |= _take(state.done, state.working)
+    ended |= decoding.take(state.done, state.working)
     return dataclasses.replace(
       state,
       step=at + 1,
       tokens=put(state.tokens, token),
       logprobs=put(state.logprobs, logprob),
-      done=_put(state.done, state.working, ended),
+      done=decoding.put(state.done, state.working, ended),
     )
 
   def advance(state: State) -> State:
-    newest = _take(state.tokens[:, :, state.step - 1], state.working)
+    newest = decoding.take(state.tokens[:, :, state.step - 1], state.working)
     hidden, cache = decoding.decode(
       params, config, prefix, decoder, state.cache, newest
     )
