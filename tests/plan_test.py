@@ -173,7 +173,11 @@ def test_flops_are_the_formulas(printed):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-  """Of a run that draws groups again and has a teacher, what is compiled."""
+  """Of a run with a teacher, experts and groups drawn again, what is compiled.
+
+  Returns:
+    (compiler, program by name, arguments by name).
+  """
   path = tmp_path_factory.mktemp("teacher")
   model = config_json.read(checkpoint.tiny_path())
   text = dataclasses.replace(model.text, num_hidden_layers=6)
@@ -181,19 +185,29 @@ def taught(tmp_path_factory):
   config_json.write(model, path, "float32")
   config = make_config()
   config.rollout.refill.rounds = 1
+  config.experts.path = "experts.jsonl"
+  config.advantage = {"name": "expert_group_normalised", "scale": "group"}
   config.teacher.path = str(path)
   config.teacher.param_dtype = "bfloat16"
   config.teacher.mesh = {"data": 1, "fsdp": 4, "tensor": 2}
   config.probes.teacher = {"name": "teacher"}
   for name in ("distillation_kl", "attention_distillation"):
     config.losses[name] = {"name": name, "weight": 1.0, "reduce": "token_mean"}
-  compiler = programs.Compiler(config, jax.devices())
-  return compiler, {program.name: program for program in compiler.programs()}
+  compiler, given = programs.Compiler(config, jax.devices()), {}
+  compile_one = compiler.compile
+
+  def spy(name, function, *arguments):
+    given[name] = arguments
+    return compile_one(name, function, *arguments)
+
+  compiler.compile = spy
+  found = {program.name: program for program in compiler.programs()}
+  return compiler, found, given
 
 
 def test_a_teacher_is_planned(taught):
   """On its own mesh, and beside every other program."""
-  compiler, found = taught
+  compiler, found, _ = taught
   assert list(found) == [
     *("evaluate", "rollout", "exchange", "probe", "teach", "prepare"),
     "update",
@@ -222,15 +236,15 @@ def test_a_teacher_is_planned(taught):
 
 def test_flops_of_a_teacher(taught):
   """Those of a reference, whose logits are computed in the update."""
-  compiler, found = taught
+  compiler, found, _ = taught
   sizes = {"grids": [(1, 8, 8)] * 32, "lengths": [40] * 32}
-  sizes |= {"answers": 2, "count": 10}
+  sizes |= {"answers": 2, "experts": 1, "count": 10}
   one, other = (
     flops.step(compiler.teacher, **sizes, reference=reference)["probe"]
     for reference in (True, False)
   )
-  head = flops.forward(flops.head(compiler.teacher, 32 * 2 * 10))
-  rows = flops.forward(*(flops.rows(compiler.teacher, 40, 2, 10, 1),) * 32)
+  head = flops.forward(flops.head(compiler.teacher, 32 * 3 * 10))
+  rows = flops.forward(*(flops.rows(compiler.teacher, 40, 3, 10, 1),) * 32)
   assert found["teach"].flops == one - other - head + rows
   update = flops.step(
     compiler.parts.model_config,
@@ -243,11 +257,27 @@ def test_flops_of_a_teacher(taught):
 
 def test_drawing_again_is_planned(taught):
   """Two batches of answers at a time; no group leaves its device."""
-  _, found = taught
+  _, found, _ = taught
   exchange, rollout = found["exchange"], found["rollout"].memory
   assert exchange.collectives == {} and exchange.flops == 0
   assert exchange.memory["arguments"] > 2 * rollout["output"]
   assert rollout["resident"] > found["probe"].memory["resident"]
+
+
+def test_experts_are_planned(taught):
+  """Two answers are sampled, three scored and learnt from."""
+  compiler, found, given = taught
+  *_, pair, _, _ = given["exchange"]
+  assert pair[1].tokens.shape == (32, 2, 10)
+  *_, batch, _ = given["update"]
+  assert batch.tokens.shape == (32, 3, 10)
+  assert batch.fields["expert"].shape == (32, 3)
+  assert batch.fields["rewards"].shape == (32, 3)
+  model = compiler.parts.model_config
+  sizes = {"grids": [(1, 8, 8)] * 32, "lengths": [40] * 32, "count": 10}
+  two, three = (flops.step(model, answers=n, **sizes) for n in (2, 3))
+  assert found["rollout"].flops == two["rollout"]
+  assert found["probe"].flops == three["probe"]
 
 
 def test_the_first_change_that_fits_is_named(monkeypatch, capsys):

@@ -169,6 +169,7 @@ def step(
   lengths: Sequence[int],
   answers: int,
   count: int,
+  experts: int = 0,
   rows_probed: int = 1,
   rows_trained: int = 0,
   reference: bool = True,
@@ -190,6 +191,7 @@ def step(
     lengths: tokens of each prompt.
     answers: G.
     count: tokens of an answer.
+    experts: further answers of a group, which weren't sampled.
     rows_probed: layers whose attention rows the behaviour probe reads.
     rows_trained: layers whose attention rows a loss reads.
     reference: whether there is a reference probe.
@@ -200,14 +202,17 @@ def step(
     FLOPs of "rollout", "probe" and "update", the last of all updates.
   """
 
-  sizes = answers, count
+  sizes = answers + experts, count
   seen = vision(config, grids)
   prompts = _sum(prefill(config, s) for s in lengths)
   decoded = _sum(extend(config, s, answers, count - 1) for s in lengths)
   scored = _sum(extend(config, s, *sizes) for s in lengths)
   probed = _sum(rows(config, s, *sizes, rows_probed) for s in lengths)
   trained = _sum(rows(config, s, *sizes, rows_trained) for s in lengths)
-  logits = head(config, len(lengths) * answers * count)
+  drawn, logits = (
+    head(config, len(lengths) * group * count)
+    for group in (answers, answers + experts)
+  )
   probe = forward(scored, logits, probed)
   if reference:
     probe += forward(*seen.values(), prompts, scored, logits)
@@ -215,7 +220,7 @@ def step(
   if set(trains) & set(VISION):
     parts |= seen
   return {
-    "rollout": forward(*seen.values(), prompts, decoded, logits),
+    "rollout": forward(*seen.values(), prompts, decoded, drawn),
     "probe": probe,
     "update": epochs * training(parts, trains),
   }

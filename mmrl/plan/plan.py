@@ -62,16 +62,18 @@ def run(
 def _sizes(compiler: Compiler) -> dict[str, int | float | None]:
   config, layout = compiler.config, compiler.parts.layout
   prompts, answers = config.rollout.prompts, config.rollout.answers
+  experts = compiler.experts
   length, new = max(config.data.lengths), config.rollout.length
   return {
     "devices": layout.mesh.devices.size,
     **layout.mesh.shape,
     "prompts": prompts,
     "answers": answers,
+    "experts": experts,
     "prompt_length": length,
     "answer_length": new,
     "patches": max(config.data.patches),
-    "tokens_per_step": prompts * (length + answers * new),
+    "tokens_per_step": prompts * (length + (answers + experts) * new),
     "padding_share": _padding(compiler),
     "prompts_per_shard_and_update": prompts
     // (layout.shards * config.train.minibatches * config.train.accumulate),

@@ -22,7 +22,7 @@ from mmrl.train import model as model_lib
 from mmrl.train import run as run_lib
 from mmrl.train import teacher as teacher_lib
 from mmrl.train.run import Parts
-from mmrl.types import Batch, Logits, Patches, Prompt, PyTree
+from mmrl.types import Batch, Logits, Patches, Prompt, PyTree, Rollout
 
 # "Used 20.51G of 15.75G hbm", as XLA refuses to compile for a TPU.
 _REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.I)
@@ -165,6 +165,7 @@ class Compiler:
           " is made for the largest"
         )
     self.config = config
+    self.experts = config.experts.count if config.experts.path else 0
     layout = Layout(
       sharding.make_mesh(config.mesh.to_dict(), devices),
       config.train.minibatches,
@@ -190,7 +191,7 @@ class Compiler:
     """All programs of a run, in the order in which it meets them."""
     config, parts = self.config, self.parts
     layout, programs = parts.layout, parts.programs
-    prompts, answers = config.rollout.prompts, config.rollout.answers
+    prompts = config.rollout.prompts
     batch = -(-config.evaluation.batch // layout.shards) * layout.shards
     prompt = prompt_shapes(config, parts, batch, layout.shards)
     program, _ = self.compile("evaluate", parts.answer, self.params, prompt)
@@ -210,6 +211,8 @@ class Compiler:
       )
       prompt, rollout = pair
     yield program
+    if self.experts:
+      rollout = self._with_experts(rollout)
     program, probed = self.compile(
       "probe", programs.probe, self.state, self.params, prompt, rollout
     )
@@ -224,7 +227,8 @@ class Compiler:
       )
       yield self._beside(program, (prompt, rollout, fields))
       fields |= _taken_over(layout, taught)
-    rewards = _shape(layout.prompts, prompts, answers, dtype="float32")
+    sizes = rollout.mask.shape[:2]
+    rewards = _shape(layout.prompts, *sizes, dtype="float32")
     program, fields = self.compile(
       "prepare", programs.prepare, fields, rewards, rollout.mask, key
     )
@@ -241,6 +245,19 @@ class Compiler:
       "update", programs.update, self.state, batch, number
     )
     yield program
+
+  def _with_experts(self, rollout: Rollout) -> Rollout:
+    """Its shapes, with those of the experts' rows behind the policy's own."""
+    there = self.parts.layout.prompts
+    prompts, answers, length = rollout.tokens.shape
+    group = prompts, answers + self.experts
+    return dataclasses.replace(
+      rollout,
+      tokens=_shape(there, *group, length),
+      mask=_shape(there, *group, length, dtype=bool),
+      logprobs=_shape(there, *group, length, dtype=rollout.logprobs.dtype),
+      expert=_shape(there, *group, dtype=bool),
+    )
 
   def compile(
     self, name: str, function: Callable, *arguments: PyTree
@@ -327,6 +344,7 @@ class Compiler:
     side = merge * max(1, round((max(config.data.patches)) ** 0.5) // merge)
     prompts, minibatches = config.rollout.prompts, config.train.minibatches
     answers, count = config.rollout.answers, config.rollout.length
+    experts = self.experts
     grids = [(1, side, side)] * prompts
     lengths = [max(config.data.lengths)] * prompts
     layers = len(parts.scorer.layers)
@@ -337,6 +355,7 @@ class Compiler:
       grids=grids,
       lengths=lengths,
       answers=answers,
+      experts=experts,
       count=count,
       rows_probed=layers,
       rows_trained=layers if reads else 0,
@@ -344,7 +363,7 @@ class Compiler:
       trains=("layers", "head") if parts.frozen_vision else flops.PARTS,
     )
     if self.teacher:
-      sizes = answers, count
+      sizes = answers + experts, count
       read = "attention_teacher" in method.named
       work["teach"] = flops.forward(
         *flops.vision(self.teacher, grids).values(),
@@ -354,6 +373,6 @@ class Compiler:
       )
       if "logits_teacher" in method.named:
         # They are computed where they are read.
-        tokens = prompts * answers * count
+        tokens = prompts * math.prod(sizes)
         work["update"] += flops.forward(flops.head(self.teacher, tokens))
     return work | {"update": work["update"] // minibatches}
