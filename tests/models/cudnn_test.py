@@ -1,6 +1,5 @@
 """NVIDIA's kernels: their reference against dense attention; and lowered."""
 
-import dataclasses
 import functools
 import re
 import types
@@ -8,53 +7,30 @@ import types
 import jax
 from jax._src.cudnn import fused_attention_stablehlo
 import jax.numpy as jnp
+from kernels import (
+  MASK,
+  H,
+  P,
+  S,
+  answer_arrays,
+  answers_by_maps,
+  by_maps,
+  causal_arrays,
+  cotangent,
+  model_gradient,
+  value_and_vjp,
+)
 import numpy as np
 import pytest
-import small_models
 
-from mmrl import models, parallel
-from mmrl.models import attention, cudnn, parameters
-from mmrl.types import Prompt
+from mmrl import parallel
+from mmrl.models import attention, cudnn
 
-P, S, H, HEAD = 3, 300, 4, 16
-G, R = 3, 51
-# Padding on the left, on the right, on both sides.
-PLACE = np.arange(S)
-MASK = jnp.asarray([PLACE >= 37, PLACE < 200, (PLACE > 4) & (PLACE < 290)])
 CALL = re.compile(r"custom_call @__cudnn\$fmha(\w+)\(")
-
-
-def normal(seed: int, *shape):
-  return jnp.asarray(np.random.RandomState(seed).randn(*shape), jnp.float32)
-
-
-def causal_arrays(kv_heads: int):
-  """Queries, keys, values."""
-  return (
-    2 * normal(0, P, S, H, HEAD),
-    normal(1, P, S, kv_heads, HEAD),
-    normal(2, P, S, kv_heads, HEAD),
-  )
 
 
 def by_reference(queries, keys, values):
   return cudnn.attend_causal(queries, keys, values, MASK, implementation="xla")
-
-
-def by_maps(queries, keys, values):
-  mask = attention.causal_mask(MASK)
-  return attention.attend(queries, keys, values, mask)
-
-
-def answer_arrays(kv_heads: int):
-  """Queries, the prompt's keys and values, the answers' own."""
-  return (
-    2 * normal(0, P, G, R, H, HEAD),
-    normal(1, P, S, kv_heads, HEAD),
-    normal(2, P, S, kv_heads, HEAD),
-    normal(3, P, G, R, kv_heads, HEAD),
-    normal(4, P, G, R, kv_heads, HEAD),
-  )
 
 
 def answers_by_reference(queries, keys, values, *own, mask=MASK):
@@ -63,33 +39,10 @@ def answers_by_reference(queries, keys, values, *own, mask=MASK):
   )
 
 
-def answers_by_maps(queries, prefix_keys, prefix_values, *own, mask=MASK):
-  prefix = (x.swapaxes(1, 2) for x in (prefix_keys, prefix_values))
-  own = (x.swapaxes(2, 3) for x in own)
-  seen = jnp.tri(R, dtype=bool)
-  return attention.attend_prefix(queries, *prefix, mask, *own, seen)
-
-
 CASES = {
   "causal": (by_reference, by_maps, causal_arrays),
   "answers": (answers_by_reference, answers_by_maps, answer_arrays),
 }
-
-
-def cotangent(case: str):
-  """None on padding, whose output means nothing."""
-  if case == "answers":
-    return normal(5, P, G, R, H, HEAD)
-  return normal(5, P, S, H, HEAD) * MASK[..., None, None]
-
-
-def value_and_vjp(function, arrays, cotangent):
-  @jax.jit
-  def run(*arrays):
-    value, back = jax.vjp(function, *arrays)
-    return value, back(cotangent)
-
-  return run(*arrays)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
@@ -182,31 +135,8 @@ def test_takes(monkeypatch):
 
 def test_the_program_of_the_model(cudnn_is_here):
   """The gradient through `prefill` and `extend`."""
-  config = small_models.small_config()
-  text = dataclasses.replace(
-    config.text, head_dim=128, mrope_section=(16, 24, 24)
-  )
-  config = dataclasses.replace(config, text=text, dtype="bfloat16")
-  length, shape = 2000, jax.ShapeDtypeStruct
-  prompt = Prompt(
-    tokens=shape((1, length), jnp.int32),
-    mask=shape((1, length), bool),
-    positions=shape((1, length, 3), jnp.int32),
-    visual_index=shape((1, length), jnp.int32),
-    next_position=shape((1,), jnp.int32),
-    region=shape((1, length), jnp.float32),
-    patches=None,
-  )
-  visual = shape((1, 64, text.hidden_size), jnp.float32)
-
-  def loss(params, prompt, visual, tokens):
-    prefix = models.prefill(params, config, prompt, visual)
-    output = models.extend(params, config, prefix, tokens)
-    return output.hidden.astype(jnp.float32).sum()
-
-  traced = jax.jit(jax.grad(loss)).trace(
-    parameters.shapes(config), prompt, visual, shape((1, 4, 500), jnp.int32)
-  )
+  gradient, shapes = model_gradient(2000, answers=4, count=500)
+  traced = gradient.trace(*shapes)
   program = traced.lower(lowering_platforms=("cuda",)).as_text()
   assert set(CALL.findall(program)) == {
     "Softmax",

@@ -1,25 +1,32 @@
 """The TPU's kernel: interpreted, against dense attention; and compiled."""
 
-import dataclasses
 import functools
 import math
 
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
+from kernels import (
+  HEAD,
+  MASK,
+  G,
+  H,
+  P,
+  R,
+  S,
+  answer_arrays,
+  answers_by_maps,
+  by_maps,
+  causal_arrays,
+  cotangent,
+  model_gradient,
+  value_and_vjp,
+)
 import numpy as np
 import pytest
-import small_models
 
-from mmrl import models, parallel
-from mmrl.models import attention, parameters, splash
-from mmrl.types import Prompt
-
-P, S, H, HEAD = 2, 300, 4, 16
-G, R = 3, 50
-# Padding on the left, on the right.
-PLACE = np.arange(S)
-MASK = jnp.asarray([PLACE >= 37, PLACE < 200])
+from mmrl import parallel
+from mmrl.models import attention, splash
 
 
 @pytest.fixture(autouse=True)
@@ -28,40 +35,13 @@ def short_blocks(monkeypatch):
   monkeypatch.setattr(splash, "_BLOCK", 128)
 
 
-def normal(seed: int, *shape, dtype="float32"):
-  return jnp.asarray(np.random.RandomState(seed).randn(*shape), dtype)
-
-
-def causal_arrays(kv_heads: int, dtype="float32"):
-  """Queries, keys, values."""
-  return (
-    2 * normal(0, P, S, H, HEAD, dtype=dtype),
-    normal(1, P, S, kv_heads, HEAD, dtype=dtype),
-    normal(2, P, S, kv_heads, HEAD, dtype=dtype),
-  )
-
-
 def by_kernel(queries, keys, values):
   return splash.attend_causal(queries, keys, values, MASK, interpret=True)
 
 
-def by_maps(queries, keys, values):
-  mask = attention.causal_mask(MASK)
-  return attention.attend(queries, keys, values, mask)
-
-
-def answer_arrays(kv_heads: int, dtype="float32"):
-  """Queries, the prompt's keys and values, the answers' own."""
-  return (
-    2 * normal(0, P, G, R, H, HEAD, dtype=dtype),
-    normal(1, P, S, kv_heads, HEAD, dtype=dtype),
-    normal(2, P, S, kv_heads, HEAD, dtype=dtype),
-    normal(3, P, G, R, kv_heads, HEAD, dtype=dtype),
-    normal(4, P, G, R, kv_heads, HEAD, dtype=dtype),
-  )
-
-
-def answers_by_kernel(queries, prefix_keys, prefix_values, keys, values, *mask):
+def answers_by_kernel(
+  queries, prefix_keys, prefix_values, keys, values, mask=MASK
+):
   def joined(prefix, own):
     return jnp.concatenate([prefix, own.reshape(P, G * R, *own.shape[3:])], 1)
 
@@ -69,48 +49,17 @@ def answers_by_kernel(queries, prefix_keys, prefix_values, keys, values, *mask):
     queries.reshape(P, G * R, H, HEAD),
     joined(prefix_keys, keys),
     joined(prefix_values, values),
-    *mask or (MASK,),
+    mask,
     answers=G,
     interpret=True,
   )
   return out.reshape(queries.shape)
 
 
-def answers_by_maps(queries, prefix_keys, prefix_values, keys, values, *mask):
-  """One answer at a time behind a copy of the prompt."""
-  (mask,) = mask or (MASK,)
-  own = jnp.broadcast_to(jnp.tri(R, dtype=bool), (P, R, R))
-  prompt = jnp.broadcast_to(mask[:, None], (P, R, S))
-  mask = jnp.concatenate([prompt, own], axis=-1)
-
-  def one(queries, keys, values):
-    keys = jnp.concatenate([prefix_keys, keys], axis=1)
-    values = jnp.concatenate([prefix_values, values], axis=1)
-    return attention.attend(queries, keys, values, mask)
-
-  return jax.vmap(one, in_axes=1, out_axes=1)(queries, keys, values)
-
-
 CASES = {
   "causal": (by_kernel, by_maps, causal_arrays),
   "answers": (answers_by_kernel, answers_by_maps, answer_arrays),
 }
-
-
-def cotangent(case: str):
-  """None on padding, whose output means nothing."""
-  if case == "answers":
-    return normal(5, P, G, R, H, HEAD)
-  return normal(5, P, S, H, HEAD) * MASK[..., None, None]
-
-
-def value_and_vjp(function, arrays, cotangent):
-  @jax.jit
-  def run(*arrays):
-    value, back = jax.vjp(function, *arrays)
-    return value, back(cotangent.astype(value.dtype))
-
-  return run(*arrays)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
@@ -165,20 +114,18 @@ def test_answers_to_nothing():
   """Prompts without a real token: answers see themselves."""
   arrays, slope = answer_arrays(2), cotangent("answers")
   nothing = jnp.zeros((P, S), bool)
-  found, found_grads = value_and_vjp(
-    lambda *arrays: answers_by_kernel(*arrays, nothing), arrays, slope
-  )
-  wanted, wanted_grads = value_and_vjp(
-    lambda *arrays: answers_by_maps(*arrays, nothing), arrays, slope
+  (found, found_grads), (wanted, wanted_grads) = (
+    value_and_vjp(functools.partial(function, mask=nothing), arrays, slope)
+    for function in (answers_by_kernel, answers_by_maps)
   )
   np.testing.assert_allclose(found, wanted, atol=3e-6)
   for one, other in zip(found_grads, wanted_grads, strict=True):
     np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_prompts_are_shared_out(devices):
-  """One on each of two devices; two don't go into eight, which have both."""
+@pytest.mark.parametrize("devices, share", [(3, 1), (8, 3)])
+def test_prompts_are_shared_out(devices, share):
+  """One on each of three devices; three don't go into eight, which have all."""
   mesh = parallel.data_mesh(jax.devices()[:devices])
   everywhere = jax.NamedSharding(mesh, jax.P())
   function = jax.jit(by_kernel, in_shardings=everywhere)
@@ -186,9 +133,7 @@ def test_prompts_are_shared_out(devices):
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     found = function(*causal_arrays(2))
   np.testing.assert_allclose(found, wanted, atol=1e-6)
-  assert found.sharding.shard_shape(found.shape)[0] == (
-    1 if devices == 2 else 2
-  )
+  assert found.sharding.shard_shape(found.shape)[0] == share
 
 
 def test_mask_of_answers():
@@ -232,38 +177,10 @@ def tpu_compiler(monkeypatch):
 @functools.cache
 def compile_for_tpu(length: int):
   """The gradient through `prefill` and `extend`, for one chip of a v5e."""
-  config = small_models.small_config()
-  text = dataclasses.replace(
-    config.text, head_dim=128, mrope_section=(16, 24, 24)
-  )
-  config = dataclasses.replace(config, text=text, dtype="bfloat16")
   topology = topologies.get_topology_desc("v5e:2x2", platform="tpu")
   chip = jax.sharding.SingleDeviceSharding(topology.devices[0])
-
-  def shape(*sizes, dtype=jnp.int32):
-    return jax.ShapeDtypeStruct(sizes, dtype, sharding=chip)
-
-  params = jax.tree.map(
-    lambda x: shape(*x.shape, dtype=x.dtype), parameters.shapes(config)
-  )
-  prompt = Prompt(
-    tokens=shape(1, length),
-    mask=shape(1, length, dtype=bool),
-    positions=shape(1, length, 3),
-    visual_index=shape(1, length),
-    next_position=shape(1),
-    region=shape(1, length, dtype=jnp.float32),
-    patches=None,
-  )
-  visual = shape(1, 64, text.hidden_size, dtype=jnp.float32)
-
-  def loss(params, prompt, visual, tokens):
-    prefix = models.prefill(params, config, prompt, visual)
-    output = models.extend(params, config, prefix, tokens)
-    return output.hidden.astype(jnp.float32).sum()
-
-  tokens = shape(1, 4, 512)
-  return jax.jit(jax.grad(loss)).lower(params, prompt, visual, tokens).compile()
+  gradient, shapes = model_gradient(length, 4, 512, chip)
+  return gradient.lower(*shapes).compile()
 
 
 def test_the_tpu_program_holds_the_kernel(tpu_compiler):

@@ -1,0 +1,118 @@
+"""What attention kernels are tested with, and against."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import small_models
+
+from mmrl import models
+from mmrl.models import attention, parameters
+from mmrl.types import Prompt
+
+P, S, H, HEAD = 3, 300, 4, 16
+G, R = 3, 51
+# Padding on the left, on the right, on both sides.
+PLACE = np.arange(S)
+MASK = jnp.asarray([PLACE >= 37, PLACE < 200, (PLACE > 4) & (PLACE < 290)])
+
+
+def normal(seed: int, *shape, dtype="float32"):
+  return jnp.asarray(np.random.RandomState(seed).randn(*shape), dtype)
+
+
+def causal_arrays(kv_heads: int, dtype="float32"):
+  """Queries, keys, values."""
+  return (
+    2 * normal(0, P, S, H, HEAD, dtype=dtype),
+    normal(1, P, S, kv_heads, HEAD, dtype=dtype),
+    normal(2, P, S, kv_heads, HEAD, dtype=dtype),
+  )
+
+
+def answer_arrays(kv_heads: int, dtype="float32"):
+  """Queries, the prompt's keys and values, the answers' own."""
+  return (
+    2 * normal(0, P, G, R, H, HEAD, dtype=dtype),
+    normal(1, P, S, kv_heads, HEAD, dtype=dtype),
+    normal(2, P, S, kv_heads, HEAD, dtype=dtype),
+    normal(3, P, G, R, kv_heads, HEAD, dtype=dtype),
+    normal(4, P, G, R, kv_heads, HEAD, dtype=dtype),
+  )
+
+
+def by_maps(queries, keys, values):
+  """Causal attention by whole maps."""
+  mask = attention.causal_mask(MASK)
+  return attention.attend(queries, keys, values, mask)
+
+
+def answers_by_maps(
+  queries, prefix_keys, prefix_values, keys, values, mask=MASK
+):
+  """One answer at a time behind a copy of the prompt."""
+  own = jnp.broadcast_to(jnp.tri(R, dtype=bool), (P, R, R))
+  prompt = jnp.broadcast_to(mask[:, None], (P, R, S))
+  mask = jnp.concatenate([prompt, own], axis=-1)
+
+  def one(queries, keys, values):
+    keys = jnp.concatenate([prefix_keys, keys], axis=1)
+    values = jnp.concatenate([prefix_values, values], axis=1)
+    return attention.attend(queries, keys, values, mask)
+
+  return jax.vmap(one, in_axes=1, out_axes=1)(queries, keys, values)
+
+
+def cotangent(case: str):
+  """None on padding, whose output means nothing."""
+  if case == "answers":
+    return normal(5, P, G, R, H, HEAD)
+  return normal(5, P, S, H, HEAD) * MASK[..., None, None]
+
+
+def value_and_vjp(function, arrays, cotangent):
+  @jax.jit
+  def run(*arrays):
+    value, back = jax.vjp(function, *arrays)
+    return value, back(cotangent.astype(value.dtype))
+
+  return run(*arrays)
+
+
+def model_gradient(length: int, answers: int, count: int, sharding=None):
+  """The gradient through `prefill` and `extend`, in bfloat16 and heads of 128.
+
+  Returns:
+    (jitted function, shapes of its arguments).
+  """
+  config = small_models.small_config()
+  text = dataclasses.replace(
+    config.text, head_dim=128, mrope_section=(16, 24, 24)
+  )
+  config = dataclasses.replace(config, text=text, dtype="bfloat16")
+
+  def shape(*sizes, dtype=jnp.int32):
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+
+  params = jax.tree.map(
+    lambda x: shape(*x.shape, dtype=x.dtype), parameters.shapes(config)
+  )
+  prompt = Prompt(
+    tokens=shape(1, length),
+    mask=shape(1, length, dtype=bool),
+    positions=shape(1, length, 3),
+    visual_index=shape(1, length),
+    next_position=shape(1),
+    region=shape(1, length, dtype=jnp.float32),
+    patches=None,
+  )
+  visual = shape(1, 64, text.hidden_size, dtype=jnp.float32)
+
+  def loss(params, prompt, visual, tokens):
+    prefix = models.prefill(params, config, prompt, visual)
+    output = models.extend(params, config, prefix, tokens)
+    return output.hidden.astype(jnp.float32).sum()
+
+  tokens = shape(1, answers, count)
+  return jax.jit(jax.grad(loss)), (params, prompt, visual, tokens)
