@@ -20,11 +20,14 @@ def get_config(arg: str = "data"):
   """
   if recipes.is_local(arg):
     config = recipes.local()
+    config.rollout.prompts //= config.train.minibatches
+    config.train.steps *= config.train.minibatches
   else:
     config = recipes.images(arg)
     config.rollout.answers = 4
     config.train.accumulate = 16
-    config.train.minibatches = 1
+  # The loss has no ratio: one update per rollout batch.
+  config.train.minibatches = 1
   config.advantage = {"name": "leave_one_out", "beta": 0.03}
   config.losses = {
     "policy": {

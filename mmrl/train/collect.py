@@ -10,6 +10,7 @@ from jaxtyping import Array
 import ml_collections
 
 from mmrl import data, processes
+from mmrl.advantages.group import informative_groups
 from mmrl.train import experts, refill
 from mmrl.train import metrics as metrics_lib
 from mmrl.train.answers import Answers, grade
@@ -64,8 +65,7 @@ def collect(
   if config.rollout.refill.rounds:
 
     def again(number: int) -> Answers:
-      # Splitting folds in 0 to P - 1: those are the keys of single prompts.
-      own = jax.random.fold_in(key, config.rollout.prompts + number)
+      own = jax.random.fold_in(key, _fold(config, number))
       fresh = sample(run, state, more(), own)
       return grade(fresh, run.rewards, run.processor, pool)
 
@@ -104,7 +104,8 @@ def collect(
     mask = run.layout.put(answers.mask)
   rewarded = time.perf_counter()
   rewards = run.layout.put(answers.rewards)
-  fields = run.programs.prepare(fields, rewards, mask, key)
+  own = jax.random.fold_in(key, _fold(config, config.rollout.refill.rounds + 1))
+  fields = run.programs.prepare(fields, rewards, mask, own)
   values |= metrics_lib.floats(measured)
   if math.isnan(values["attention/region"]):
     del values["attention/region"]  # no region is marked
@@ -117,6 +118,14 @@ def collect(
   return Batch(answers.prompt, visual, rollout.tokens, mask, fields), values
 
 
+def _fold(config: ml_collections.ConfigDict, draw: int) -> int:
+  """What makes the key of a draw after the first.
+
+  Splitting folds in 0 to P - 1: those are the keys of single prompts.
+  """
+  return config.rollout.prompts + draw
+
+
 def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
   """Means over the policy's own answers, on all processes."""
   own = slice(0, config.rollout.answers)
@@ -127,7 +136,7 @@ def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
     for name, x in answers.parts.items()
   }
   values["reward/total"] = float(total.mean())
-  values["reward/mixed_groups"] = float((total.std(1) > 0).mean())
+  values["reward/mixed_groups"] = float(informative_groups(total).mean())
   values["rollout/ended"] = float(ended.mean())
   return processes.mean(values)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from mmrl import build, losses
 from mmrl.errors import UserError
@@ -29,9 +29,16 @@ class Term:
 
   @property
   def reduction(self) -> str:
-    """Key of the reduction's weights: its name and what options it has."""
+    """Key of the reduction's weights: its name, options and rows."""
     options = sorted(self.reduce.options.items())
-    return ",".join([self.reduce.name, *(f"{k}={v}" for k, v in options)])
+    rows = ["experts"] if self.reads_experts else []
+    parts = [self.reduce.name, *(f"{k}={v}" for k, v in options), *rows]
+    return ",".join(parts)
+
+  @property
+  def reads_experts(self) -> bool:
+    """Whether the term is of the experts' rows, too."""
+    return "expert" in self.bound.needs
 
   @property
   def needs_attention(self) -> bool:
@@ -91,16 +98,24 @@ def _bind_reduction(spec: Any, where: str) -> build.Bound:
 
 
 def reduction_weights(
-  terms: Sequence[Term], mask: Array, *, axis_name: str | None = None
+  terms: Sequence[Term],
+  mask: Bool[Array, "P G R"],
+  expert: Bool[Array, "P G"] | None = None,
+  *,
+  axis_name: str | None = None,
 ) -> dict[str, Array]:
   """Token weights of every reduction in use, over the whole minibatch.
 
-  `token_mean` is always among them: metrics are averaged with it.
+  A term that doesn't know of experts is reduced over the policy's own answers,
+  as it would be without experts. `token_mean` is always among the weights:
+  metrics are averaged with it, over the policy's own answers.
   """
-  weights = {"token_mean": reduce.token_mean(mask, axis_name)}
-  context = {"mask": mask, "axis_name": axis_name}
+  own = mask if expert is None else mask & ~expert[..., None]
+  weights = {"token_mean": reduce.token_mean(own, axis_name)}
   for term in terms:
     if term.reduction not in weights:
+      rows = mask if term.reads_experts else own
+      context = {"mask": rows, "axis_name": axis_name}
       weights[term.reduction] = term.reduce(context)
   return weights
 
@@ -130,9 +145,6 @@ def objective(
   loss, metrics = jnp.zeros(()), {}
   for term in terms:
     values = term.bound(context)
-    if "expert" in context and "expert" not in term.bound.needs:
-      # A term that doesn't know of experts is of the policy's own answers.
-      values = jnp.where(context["expert"][..., None], 0.0, values)
     value = reduce.total(values, weights[term.reduction], axis_name=axis_name)
     loss += term.weight * value
     metrics[f"loss/{term.name}"] = value

@@ -282,7 +282,9 @@ def make_update(
 
   def update(state: State, batch: Batch, minibatch: Int[Array, ""]):
     batch = layout.cut(batch, layout.parts, minibatch)
-    weights = objective_lib.reduction_weights(terms, batch.mask)
+    weights = objective_lib.reduction_weights(
+      terms, batch.mask, batch.fields.get("expert")
+    )
     if accumulate == 1:
       grads, metrics = gradient(state, batch, weights)
     else:
@@ -335,7 +337,9 @@ def make_shares(
     norms = {}
     for term in terms:
       loss = make_loss(scorer, (term,), token_weights)
-      weights = objective_lib.reduction_weights((term,), batch.mask)
+      weights = objective_lib.reduction_weights(
+        (term,), batch.mask, batch.fields.get("expert")
+      )
 
       def of_trainable(trainable, loss=loss, weights=weights):
         params = optimizer_lib.merge(trainable, state.frozen)

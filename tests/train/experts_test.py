@@ -217,19 +217,24 @@ def test_a_term_that_names_no_expert_is_of_sampled_answers(name, on_experts):
       provided=(*fields, "logprobs", "entropies"),
       remedies={},
     )
-    weights = objective.reduction_weights(terms, FIELDS["mask"])
+    weights = objective.reduction_weights(
+      terms, fields["mask"], fields.get("expert")
+    )
 
     def loss(logprobs):
-      scores = Scores(logprobs, jnp.zeros((1, 3, 2)))
+      scores = Scores(logprobs, jnp.zeros(logprobs.shape))
       return objective.objective(terms, scores, fields, weights)[0]
 
-    return np.asarray(jax.grad(loss)(jnp.full((1, 3, 2), -1.0)))
+    logprobs = jnp.full(fields["mask"].shape, -1.0)
+    return np.asarray(jax.grad(loss)(logprobs))
 
   found = gradient(FIELDS)
-  plain = gradient({k: v for k, v in FIELDS.items() if k != "expert"})
-  assert plain[0, 2].all()  # it would pull on them
+  plain = {k: v for k, v in FIELDS.items() if k != "expert"}
+  assert gradient(plain)[0, 2].all()  # it would pull on them
   assert found[0, 2].all() if on_experts else not found[0, 2].any()
-  np.testing.assert_array_equal(found[0, :2], plain[0, :2])
+  if not on_experts:
+    plain = {k: v[:, :2] for k, v in plain.items()}
+  np.testing.assert_array_equal(found[0, :2], gradient(plain)[0, :2])
   assert found[0, 0].all() and found[0, 1, 0] and not found[0, 1, 1]
 
 

@@ -447,19 +447,19 @@ def test_all_mixed_is_bit_for_bit_the_step_without_refill():
   }
 
 
-def test_every_drawing_has_keys_of_its_own():
-  """A fold by a small number is the key of a prompt of the first drawing."""
+def test_every_drawing_has_keys_of_its_own(monkeypatch):
+  """And so have ties. A fold by a small number is the key of a prompt."""
   seen = []
+  fold_in = jax.random.fold_in
 
-  def sample(run, state, samples, key):
-    seen.append(tuple(np.asarray(jax.random.key_data(key))))
-    return original(run, state, samples, key)
+  def spy(key, number):
+    folded = fold_in(key, number)
+    seen.append(tuple(np.asarray(jax.random.key_data(folded))))
+    return folded
 
-  original = collect.sample
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(collect, "sample", sample)
-    step(lambda text, example: 1.0)
-  assert len(set(seen)) == 1 + ROUNDS
+  monkeypatch.setattr(jax.random, "fold_in", spy)
+  step(lambda text, example: 1.0)
+  assert len(set(seen)) == len(seen) == 1 + ROUNDS + 1
   first = jax.random.wrap_key_data(np.array(seen[0]))
   of_prompts = jax.random.key_data(jax.random.split(first, QUESTIONS))
   assert not set(seen) & {tuple(x) for x in np.asarray(of_prompts)}
