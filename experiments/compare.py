@@ -21,7 +21,7 @@ import ml_collections
 
 from mmrl.train import loop
 
-_ROWS = {
+_COLUMNS = {
   "accuracy before": "accuracy_before",
   "accuracy after": "accuracy_after",
   "attention on the object before": "attention_on_region_before",
@@ -50,19 +50,22 @@ def one(output: pathlib.Path, arm: str, seed: int) -> dict:
 
 
 def table(results: dict[str, list[dict]]) -> str:
-  """Markdown: mean and range over seeds for each arm."""
+  """Markdown: of each arm the mean and range over seeds."""
   seeds = len(next(iter(results.values())))
+  of = f"mean (least to most) of {seeds} seeds" if seeds > 1 else "one seed"
   lines = [
-    f"| mean (least to most) of {seeds} seeds | {' | '.join(results)} |",
-    "|---|" + "---|" * len(results),
+    f"| {of} | {' | '.join(_COLUMNS)} |",
+    "|---|" + "---|" * len(_COLUMNS),
   ]
-  for title, field in _ROWS.items():
-    cells = []
-    for summaries in results.values():
+  for arm, summaries in results.items():
+    cells = [arm]
+    for field in _COLUMNS.values():
       values = [summary[field] for summary in summaries]
-      mean = statistics.mean(values)
-      cells.append(f"{mean:.1%} ({min(values):.1%} to {max(values):.1%})")
-    lines.append(f"| {title} | {' | '.join(cells)} |")
+      cell = f"{statistics.mean(values):.1%}"
+      if min(values) < max(values):
+        cell += f" ({min(values):.1%} to {max(values):.1%})"
+      cells.append(cell)
+    lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 
 

@@ -24,8 +24,9 @@ model's FLOPs at the chips' peak.
   TFLOP                    19289   26318   71293            11601
   seconds                   0.66    0.90    2.43             0.39
 
-Differs from the paper: mu and gamma, which it doesn't give, are 1, and the
-attention term is a mean over tokens, not a sum.
+Differs from the paper: mu, which it doesn't give, is 1; gamma, of which it says
+that 0.05, 0.5 and 1 were tried, is 1; and the attention term is a mean over
+tokens, not a sum.
 """
 
 from experiments import ral_qwen2_5_vl_7b, recipes

@@ -35,8 +35,10 @@ def images(folder: str) -> ml_collections.ConfigDict:
 
   512 questions a step in 4 updates of 128, up to 2,048 tokens, learning rate
   1e-6, weight decay 0.01, k3 KL 0.01, reward 0.9 accuracy + 0.1 format, and a
-  vision tower that trains. Differs from it: the largest picture is 2,048
-  visual tokens, and the answer stands between tags instead of in \\boxed{}.
+  vision tower that trains. Differs from it: clip 0.2 for its 0.2 and 0.3, and
+  no dual clip for its 3; 8 answers for its 5; pictures of at most 2,048 visual
+  tokens and of any size below; and the answer stands between tags instead of in
+  \\boxed{}.
 
   Args:
     folder: with train.jsonl and test.jsonl.
@@ -63,13 +65,14 @@ def images(folder: str) -> ml_collections.ConfigDict:
 
 
 def dapo(folder: str) -> ml_collections.ConfigDict:
-  """DAPO with the sizes of its recipe, on Qwen2.5-VL-7B and pictures.
+  """DAPO with the sizes of its reproductions, on Qwen2.5-VL-7B and pictures.
 
-  arXiv 2503.14476: 512 questions x 16 answers a step in 16 updates of 32,
-  learning rate 1e-6 after 10 steps of warm-up, weight decay 0.1, no KL, clip
-  0.2 and 0.28, dual clip 10, token mean, dynamic sampling, answers of up to
-  20,480 tokens of which the last 4,096 are penalised. Right answers get +1,
-  wrong ones -1: twice the accuracy, as a group's mean is subtracted anyway.
+  As the authors of FIPO ran it (arXiv 2603.19835, table 2, and their code): 512
+  questions x 16 answers a step in 16 updates of 32, learning rate 1e-6 after 10
+  steps of warm-up, weight decay 0.1, no KL, clip 0.2 and 0.28, dual clip 10,
+  token mean, dynamic sampling, answers of up to 20,480 tokens of which the last
+  4,096 are penalised. Right answers get +1, wrong ones -1, as in verl: twice
+  the accuracy, as a group's mean is subtracted anyway.
 
   Args:
     folder: with train.jsonl and test.jsonl.

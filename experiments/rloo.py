@@ -3,10 +3,12 @@
   python -m mmrl.train --config experiments/rloo.py:runlocal --workdir RUN
   python -m mmrl.train --config experiments/rloo.py:DIR --workdir RUN
 
-`:runlocal` is the quick start with this method; its result hasn't been
-measured. `:DIR` is Qwen2.5-VL-7B on your questions (experiments/jsonl.py) with
-the paper's 4 answers, KL weight 0.03 inside the reward and learning rate 1e-6,
-and one update per rollout batch: the loss has no ratio. It has not been run.
+`:runlocal` is the quick start with this method; one seed: 82.5 % of the test
+questions after, 70.0 % before. It makes 112 steps of 48 questions, one update
+each, instead of 28 of 192 with four. `:DIR` is Qwen2.5-VL-7B on your questions
+(experiments/jsonl.py) with the paper's 4 answers, KL weight 0.03 inside the
+reward and learning rate 1e-6, and one update per rollout batch: the loss has no
+ratio. It has not been run.
 """
 
 from experiments import recipes

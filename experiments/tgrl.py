@@ -6,9 +6,10 @@
 
 EXPERTS is a JSON Lines file of {"name", "text"}, the name of a question and a
 whole answer to it; `python -m experiments.experts --output EXPERTS` writes one
-for easy-VQA. `:EXPERTS,runlocal` is the quick start with this method; its
-result hasn't been measured. `:EXPERTS,DIR` is Qwen2.5-VL-7B on your questions
-(experiments/jsonl.py): 7 answers and 1 expert to a group. It has not been run.
+for easy-VQA. `:EXPERTS,runlocal` is the quick start with this method; one seed:
+82.5 % of the test questions after, 70.0 % before. `:EXPERTS,DIR` is
+Qwen2.5-VL-7B on your questions (experiments/jsonl.py): 7 answers and 1 expert
+to a group. It has not been run.
 
 Reconstructed: of the paper only the abstract could be read. The expert term and
 the shared group are LUFFY's (arXiv 2504.14945), the weight of a token (how much

@@ -327,11 +327,14 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--batch", type=int, default=128)
   parser.add_argument("--describe-steps", type=int, default=400)
-  parser.add_argument("--answer-steps", type=int, help="100; 500 of a teacher")
+  parser.add_argument(
+    "--answer-steps", type=int, help="100; direct 140; teacher 500"
+  )
   parser.add_argument("--teacher", action="store_true", help="a larger model")
   parser.add_argument("--direct", action="store_true", help="no thoughts")
   flags = parser.parse_args()
-  steps = flags.answer_steps or (500 if flags.teacher else 100)
+  usual = 500 if flags.teacher else 140 if flags.direct else 100
+  steps = flags.answer_steps or usual
   began = time.perf_counter()
   if flags.teacher or flags.direct:
     tokenizer = models.load("tiny").processor.tokenizer

@@ -4,11 +4,15 @@
   python -m mmrl.train --config experiments/tor.py:DIR --workdir RUN
   python -m mmrl.train --config experiments/tor.py:DIR,dapo --workdir RUN
 
-`:runlocal` is the quick start with this method; its result hasn't been
-measured. `:DIR` is Qwen2.5-VL-7B on your questions (experiments/jsonl.py): 30 %
-of the tokens by entropy with weight 1, 30 % by what the picture changes with
-weight 0.5, 12 answers, and GRPO or DAPO as EasyR1 has them. It has not been
-run.
+`:runlocal` is the quick start with this method; one seed: 85.4 % of the test
+questions after, 70.0 % before. `:DIR` is Qwen2.5-VL-7B on your questions
+(experiments/jsonl.py): 30 % of the tokens by entropy with weight 1, 30 % by
+what the picture changes with weight 0.5, 12 answers; GRPO with clip 0.2 and k3
+KL 0.01, or DAPO's clip and dynamic sampling without the KL. `:runlocal,dapo` is
+there, too. Neither that nor `:DIR` has been run.
+
+Reconstructed: the paper's text couldn't be read. Method and settings are those
+of others' accounts and of a re-implementation.
 """
 
 from experiments import recipes
@@ -18,15 +22,13 @@ def get_config(arg: str = "data"):
   """The config.
 
   Args:
-    arg: "runlocal", DIR, or DIR,dapo.
+    arg: "runlocal" or DIR; either with ",dapo".
   """
   folder, _, base = arg.partition(",")
   if base not in ("", "dapo"):
-    raise ValueError(f"tor.py:{arg}: expected :runlocal, :DIR or :DIR,dapo")
-  if recipes.is_local(arg):
-    config = recipes.local()
-  else:
-    config = recipes.images(folder)
+    raise ValueError(f"tor.py:{arg}: expected one argument, or one and ,dapo")
+  config = recipes.base(folder)
+  if not recipes.is_local(folder):
     config.rollout.answers = 12
   if base:
     recipes.drop_kl(config)

@@ -1,5 +1,6 @@
 """Tests of the way from specs to functions: a mistake says what is valid."""
 
+import functools
 import inspect
 import re
 import types
@@ -17,7 +18,7 @@ from mmrl import (
   token_weights,
 )
 from mmrl.errors import UserError
-from mmrl.train import defaults, objective, optimizer
+from mmrl.train import defaults, objective, optimizer, rehearsal
 from mmrl.train import run as run_lib
 
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
@@ -286,7 +287,49 @@ def misspell(field, value):
     ),
     ("data.train.split", None, "config.data.train: EasyVQA needs split"),
     ("frozen", ("visual/.*",), "'visual/.*' matches no parameter; paths begin"),
-    ("rollout.answers", 1, "config.rollout.answers: expected at least 2"),
+    ("rollout.answers", 0, "config.rollout.answers: expected at least 1"),
+    (
+      "rollout.answers",
+      1,
+      "config.advantage: group_normalised needs at least 2 answers per",
+    ),
+    ("rollout.refill.rounds", -1, "rollout.refill.rounds: expected at least 0"),
+    ("advantage.scale", "grup", "config.advantage: scale must be 'group', 'b"),
+    (
+      "token_weights.x",
+      {"name": "entropy_quantile", "quantile": 1.5},
+      r"config.token_weights.x: quantile must be in \[0, 1\), got 1.5",
+    ),
+    (
+      "probes.nucleus",
+      {"name": "nucleus", "top_p": 2.0},
+      r"config.probes.nucleus: top_p must be in \(0, 1\], got 2.0",
+    ),
+    (
+      "losses.kl",
+      {"name": "distillation_kl", "weight": 1.0, "reduce": "token_mean"},
+      "needs logits_teacher, which this run doesn't have; add probe 'teacher'",
+    ),
+    (
+      "losses.policy.clip_low",
+      -0.5,
+      r"config.losses.policy: clip_low must be in \[0, 1\), got -0.5",
+    ),
+    ("losses.kl.estimator", "k4", "config.losses.kl: estimator must be one of"),
+    (
+      "losses.kl",
+      {
+        "name": "reference_kl",
+        "weight": 1.0,
+        "reduce": {"name": "sequence_sum", "horizon": 0},
+      },
+      "config.losses.kl.reduce: horizon must be positive, got 0",
+    ),
+    (
+      "rewards.long",
+      {"name": "soft_overlong", "weight": 1.0, "longest": 5, "buffer": 9},
+      r"config.rewards.long: buffer must be in \[1, longest\], got buffer=9",
+    ),
     ("rollout.prompts", 5, "config.rollout.prompts: expected a multiple of"),
     ("attention.row", "own", "expected 'self' or 'emit', found 'own'"),
     ("attention.layers", (99,), "expected layers of a .*-layer decoder"),
@@ -299,3 +342,52 @@ def test_run_refuses_a_mistake_in_the_config(field, value, message):
   with pytest.raises(UserError) as error:
     run_lib.build_run(config, jax.devices()[:1])
   assert re.search(message, one_line(error)), one_line(error)
+
+
+@pytest.mark.parametrize("name", ["leave_one_out", "reinforce_plus_plus"])
+def test_a_penalty_needs_its_reference(name):
+  config = defaults.get_config()
+  del config.losses["kl"], config.probes["reference"]
+  config.advantage = {"name": name, "beta": 0.1}
+  with pytest.raises(UserError) as error:
+    run_lib.build_run(config, jax.devices()[:1])
+  assert one_line(error) == (
+    "config.advantage: beta=0.1 needs logprobs_ref, which this run doesn't"
+    " have; add probe 'reference' to config.probes or set beta to 0"
+  )
+
+
+def test_experts_need_an_advantage_that_knows_them():
+  config = defaults.get_config()
+  config.experts.path = "experts.jsonl"
+  with pytest.raises(UserError) as error:
+    run_lib.build_run(config, jax.devices()[:1])
+  assert one_line(error) == (
+    "config.advantage: expected one that tells experts from answers, such as"
+    " expert_group_normalised, where config.experts.path is set; found"
+    " group_normalised"
+  )
+
+
+@pytest.mark.parametrize(
+  "function",
+  [
+    getattr(package, name)
+    for package in (advantages, losses, token_weights)
+    for name in package.__all__
+  ],
+)
+def test_every_method_is_rehearsed(function):
+  """None is left out because its data can't be made up."""
+  calls = []
+
+  @functools.wraps(function)
+  def spy(**data):
+    calls.append(data)
+    return function(**data)
+
+  parameters = inspect.signature(function).parameters.values()
+  needs = [p.name for p in parameters if p.kind != p.KEYWORD_ONLY]
+  bound = build.Bound("", spy, tuple(needs), {})
+  rehearsal.rehearse(bound, "", {"P": 2, "G": 3, "R": 5})
+  assert len(calls) == 1

@@ -80,7 +80,7 @@ METHODS = [
   (token_weights, "future_kl", {"half_life": 2.0}),
   (token_weights, "low_probability", {"sign": "positive"}),
   (token_weights, "perception_reasoning", {"perception_weight": 0.7}),
-  (token_weights, "sampler_mismatch", {"level": "sequence", "kind": "mask"}),
+  (token_weights, "sampler_mismatch", {"level": "sequence", "normalize": True}),
 ]
 # File in experiments/, arm. Arms for large models are those of `runlocal` with
 # other sizes: see `test_every_large_arm_binds`.
@@ -105,6 +105,7 @@ EXPERIMENTS = [
   ("rloo", "runlocal"),
   ("tgrl", "EXPERTS,runlocal"),
   ("tor", "runlocal"),
+  ("tor", "runlocal,dapo"),
 ]
 LARGE = [
   *((name, "data") for name, arm in EXPERIMENTS if arm == "runlocal"),

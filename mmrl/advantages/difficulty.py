@@ -103,6 +103,7 @@ def shared_std_advantages(
   *,
   bins: int,
   epsilon: float = 1e-6,
+  ddof: int = 1,
 ) -> Float[Array, "P G"]:
   """Reward minus its own group's mean, over the deviation of its bin.
 
@@ -114,10 +115,11 @@ def shared_std_advantages(
     valid: False on dropped prompts.
     bins: number of bins.
     epsilon: added to the deviation.
+    ddof: see `group.pooled_std`.
 
   Reference: arXiv 2602.21743 eq. 11 to 13.
   """
-  shared = group.pooled_std(rewards, bin_of, valid, bins=bins)
+  shared = group.pooled_std(rewards, bin_of, valid, bins=bins, ddof=ddof)
   advantages = group.centred(rewards) / (shared[bin_of][:, None] + epsilon)
   return jnp.where(valid[:, None], advantages, 0.0)
 
@@ -132,6 +134,7 @@ def difficulty_aware(
   weights: Sequence[float] = (0.1, 0.2, 0.7),
   length_normalize: bool = False,
   epsilon: float = 1e-6,
+  ddof: int = 1,
 ) -> Float[Array, "P G"]:
   """Durian's advantage: GRPO's, and two with shared deviations, mixed.
 
@@ -152,19 +155,21 @@ def difficulty_aware(
     weights: of GRPO's advantage, the visual and the reasoning one.
     length_normalize: whether log-likelihoods are means over tokens.
     epsilon: added to each deviation.
+    ddof: 1 divides squares by n - 1, 0 by n, in each deviation.
 
   Returns:
     The advantages; they sum to zero in every group.
 
   Raises:
-    UserError: if the group has one answer, bins is negative, or there
-      aren't three weights.
+    UserError: if the group has one answer, bins is negative, there aren't
+      three weights, or there is no such ddof.
 
   Reference: arXiv 2602.21743 eq. 17 to 20.
   Reconstructed: bins and weights, of which the paper gives sweeps only;
-  epsilon, that of verl.
+  epsilon and ddof, those of verl.
   """
   group.check_answers(rewards, "difficulty_aware")
+  group.check_ddof(ddof)
   if bins < 0:
     raise UserError(f"bins must be at least 0, got {bins}")
   if len(weights) != 3:
@@ -179,11 +184,10 @@ def difficulty_aware(
   )
   visual = quartile_groups(visual_entropy, valid)
   reasoning = quantile_groups(confidence, valid, bins=bins)
+  options = {"epsilon": epsilon, "ddof": ddof}
   terms = (
-    group.group_normalised(rewards, mask, epsilon=epsilon),
-    shared_std_advantages(rewards, visual, valid, bins=3, epsilon=epsilon),
-    shared_std_advantages(
-      rewards, reasoning, valid, bins=bins, epsilon=epsilon
-    ),
+    group.group_normalised(rewards, mask, **options),
+    shared_std_advantages(rewards, visual, valid, bins=3, **options),
+    shared_std_advantages(rewards, reasoning, valid, bins=bins, **options),
   )
   return sum(w * term for w, term in zip(weights, terms, strict=True))

@@ -42,7 +42,7 @@ def expert_group_normalised(
     The advantages; over the rows that count they sum to zero.
 
   Raises:
-    UserError: if there is no such scale, or a group of one answer.
+    UserError: if there is no such scale or ddof, or a group of one answer.
 
   Reference: TGRL, arXiv 2603.26126; LUFFY, arXiv 2504.14945.
   Reconstructed: of TGRL's paper only the abstract could be read, which says
@@ -51,6 +51,7 @@ def expert_group_normalised(
   """
   if scale not in ("group", "none"):
     raise UserError(f"scale must be 'group' or 'none', got {scale!r}")
+  group.check_ddof(ddof)
   if expert is None:
     return group.group_normalised(
       rewards, mask, scale=scale, epsilon=epsilon, ddof=ddof

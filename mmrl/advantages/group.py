@@ -36,6 +36,12 @@ def check_answers(rewards: Float[Array, "P G"], name: str):
     )
 
 
+def check_ddof(ddof: int):
+  """Refuses what is no convention of a deviation."""
+  if ddof not in (0, 1):
+    raise UserError(f"ddof must be 0 (n) or 1 (n - 1), got {ddof}")
+
+
 def centred(rewards: Float[Array, "P G"]) -> Float[Array, "P G"]:
   """`r - mean_g r` in float32.
 
@@ -106,11 +112,12 @@ def group_normalised(
     The advantages; they sum to zero in every group.
 
   Raises:
-    UserError: if the group has one answer, or there is no such scale.
+    UserError: if the group has one answer, or there is no such scale or ddof.
 
   Reference: arXiv 2402.03300 section 4.1.2.
   """
   check_answers(rewards, "group_normalised")
+  check_ddof(ddof)
   rewards = rewards.astype(jnp.float32)
   advantages, keep = centred(rewards), informative_groups(rewards)
   if mask is not None:

@@ -13,17 +13,22 @@ def penalty(
   mask: Bool[Array, "P G R"],
   *,
   beta: float,
+  estimator: str = "k1",
 ) -> Float[Array, "P G R"]:
-  """`beta (logprobs_old - logprobs_ref)`, the k1 estimate; 0 on padding.
+  """`beta` times an estimate of the KL at each token; 0 on padding.
+
+  That of k1 is `beta (logprobs_old - logprobs_ref)`.
 
   Args:
     logprobs_old: of the policy that the answers were drawn from.
     logprobs_ref: of the frozen reference; may be None if beta is 0.
     mask: True on answer tokens.
     beta: at least 0.
+    estimator: see `mmrl.losses.policy.reference_kl`.
 
   Raises:
-    UserError: if beta is negative, or positive without a reference.
+    UserError: if beta is negative, or positive without a reference, or there is
+      no such estimator.
   """
   if beta < 0:
     raise UserError(f"beta must be at least 0, got {beta}")
@@ -36,5 +41,6 @@ def penalty(
     )
   logprobs_old = logprobs_old.astype(jnp.float32)
   logprobs_ref = logprobs_ref.astype(jnp.float32)
-  kl = policy.reference_kl(logprobs_old, logprobs_ref, mask, estimator="k1")
-  return beta * kl
+  return beta * policy.reference_kl(
+    logprobs_old, logprobs_ref, mask, estimator=estimator
+  )

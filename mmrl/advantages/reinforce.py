@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.advantages import group, reference
+from mmrl.errors import UserError
 
 
 def returns(
@@ -40,16 +41,17 @@ def whitened(
   mask: Bool[Array, "P G R"],
   *,
   epsilon: float,
+  ddof: int = 1,
 ) -> Float[Array, "P G R"]:
   """`(x - mean) / sqrt(var + epsilon)` over all tokens of the mask.
 
-  The variance divides by n - 1. Exactly 0 where the mask is False, and
+  The variance divides by n - ddof. Exactly 0 where the mask is False, and
   everywhere if all values are equal or there are fewer than two.
   """
   number = mask.sum()
   mean = jnp.where(mask, values, 0.0).sum() / jnp.maximum(number, 1)
   centred = jnp.where(mask, values - mean, 0.0)
-  variance = (centred * centred).sum() / jnp.maximum(number - 1, 1)
+  variance = (centred * centred).sum() / jnp.maximum(number - ddof, 1)
   lowest = jnp.where(mask, values, jnp.inf).min()
   highest = jnp.where(mask, values, -jnp.inf).max()
   scaled = centred / jnp.sqrt(variance + epsilon)
@@ -66,6 +68,8 @@ def reinforce_plus_plus(
   gamma: float = 1.0,
   baseline: bool = False,
   epsilon: float = 1e-8,
+  ddof: int = 1,
+  estimator: str = "k1",
 ) -> Float[Array, "P G R"]:
   """REINFORCE++'s advantage of each token.
 
@@ -86,19 +90,26 @@ def reinforce_plus_plus(
     baseline: True for the variant that first subtracts from r its mean over
       the answers to the same prompt.
     epsilon: added to the variance.
+    ddof: 1 divides squares by n - 1 (verl), 0 by n.
+    estimator: of the KL in the reward, "k1", "k2" or "k3"; the formula has k1,
+      the paper's.
 
   Returns:
     The advantages; 0 on padding, and everywhere if all returns are equal.
 
   Raises:
-    UserError: if there is a baseline and the group has one answer, or beta
-      is positive without a reference.
+    UserError: if there is a baseline and the group has one answer, beta is
+      positive without a reference, gamma is outside [0, 1], or there is no such
+      ddof or estimator.
 
   Reference: arXiv 2501.03262; n - 1 in the variance as in verl.
   Reconstructed: the baseline variant is defined with beta = 0 and gamma = 1,
   where every token has the return r - mean r; here it changes r and nothing
   else.
   """
+  if not 0 <= gamma <= 1:
+    raise UserError(f"gamma must be in [0, 1], got {gamma}")
+  group.check_ddof(ddof)
   rewards = rewards.astype(jnp.float32)
   if baseline:
     group.check_answers(rewards, "reinforce_plus_plus with a baseline")
@@ -106,5 +117,8 @@ def reinforce_plus_plus(
   remaining = jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1]
   last = mask & (remaining == 1)
   of_tokens = jnp.where(last, rewards[..., None], 0.0)
-  of_tokens -= reference.penalty(logprobs_old, logprobs_ref, mask, beta=beta)
-  return whitened(returns(of_tokens, mask, gamma=gamma), mask, epsilon=epsilon)
+  of_tokens -= reference.penalty(
+    logprobs_old, logprobs_ref, mask, beta=beta, estimator=estimator
+  )
+  values = returns(of_tokens, mask, gamma=gamma)
+  return whitened(values, mask, epsilon=epsilon, ddof=ddof)

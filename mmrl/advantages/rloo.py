@@ -13,6 +13,7 @@ def leave_one_out(
   logprobs_ref: Float[Array, "P G R"] | None = None,
   *,
   beta: float = 0.0,
+  estimator: str = "k1",
 ) -> Float[Array, "P G"]:
   """RLOO's advantage: reward minus the mean reward of the other answers.
 
@@ -28,13 +29,14 @@ def leave_one_out(
     logprobs_ref: of the frozen reference; needed if beta is positive.
     beta: weight of the KL in the reward, at least 0; the paper has 0.03
       (TL;DR) and 0.1 (HH). With it, the loss needs no `reference_kl`.
+    estimator: of the KL, "k1", "k2" or "k3"; the formula has the paper's, k1.
 
   Returns:
     The advantages; they sum to zero in every group.
 
   Raises:
-    UserError: if the group has one answer, or beta is positive without a
-      reference.
+    UserError: if the group has one answer, beta is positive without a
+      reference, or there is no such estimator.
 
   Reference: arXiv 2402.14740.
   Differs from the paper: the loss is a term of its own, so that the advantage
@@ -43,7 +45,9 @@ def leave_one_out(
   """
   group.check_answers(rewards, "leave_one_out")
   answers = rewards.shape[1]
-  kl = reference.penalty(logprobs_old, logprobs_ref, mask, beta=beta)
+  kl = reference.penalty(
+    logprobs_old, logprobs_ref, mask, beta=beta, estimator=estimator
+  )
   total = rewards.astype(jnp.float32) - kl.sum(axis=-1)
   advantages = answers / (answers - 1) * group.centred(total)
   return jnp.where(mask.any(axis=(1, 2))[:, None], advantages, 0.0)

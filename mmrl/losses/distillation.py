@@ -54,8 +54,8 @@ def distillation_kl(
   Reference: arXiv 2602.04884 eq. 6 (L_GKD); arXiv 2306.13649 eq. 1 (the
   divergence); with its ends as in TRL's `GKDTrainer`.
   Reconstructed: the RAL paper says that its divergence "typically" is the
-  reverse KL, so beta is 1; the temperature of 1; the mean over tokens, which
-  the default reduction takes.
+  reverse KL, so beta is 1; the temperature of 1; the mean over tokens, where
+  the config reduces with one.
   """
   if not 0 <= beta <= 1:
     raise UserError(f"beta must be in [0, 1], got {beta}")

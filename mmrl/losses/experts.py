@@ -52,7 +52,7 @@ def expert_shaped(
     The unreduced loss.
 
   Raises:
-    UserError: if `shape` isn't above 0.
+    UserError: if `shape` isn't above 0, or a bound is outside its range.
 
   Reference: TGRL, arXiv 2603.26126; the expert term of LUFFY, arXiv
   2504.14945.

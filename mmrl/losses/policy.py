@@ -33,6 +33,22 @@ def token_ratio(
   return jnp.exp(jnp.clip(difference, -20.0, 20.0))
 
 
+def check_clip(
+  clip_low: float, clip_high: float, dual_clip: float | None = None
+) -> None:
+  """Refuses bounds that don't hold a ratio of 1.
+
+  Raises:
+    UserError: naming the bound.
+  """
+  if not 0 <= clip_low < 1:
+    raise UserError(f"clip_low must be in [0, 1), got {clip_low}")
+  if not clip_high >= 0:
+    raise UserError(f"clip_high must be at least 0, got {clip_high}")
+  if dual_clip is not None and not dual_clip > 1:
+    raise UserError(f"dual_clip must be above 1, got {dual_clip}")
+
+
 def surrogate(
   ratio: Float[Array, "P G _"],
   advantages: Float[Array, "P G _"],
@@ -75,8 +91,12 @@ def clipped_ratio(
   Returns:
     The unreduced loss.
 
+  Raises:
+    UserError: if a bound is outside its range.
+
   Reference: arXiv 2402.03300 eq. 3; dual clip arXiv 1912.09729.
   """
+  check_clip(clip_low, clip_high, dual_clip)
   ratio = token_ratio(logprobs, logprobs_old, mask)
   advantages = jax.lax.stop_gradient(per_token(advantages))
   loss = surrogate(ratio, advantages, clip_low, clip_high)

@@ -56,13 +56,15 @@ def clipped_sequence_ratio(
     The unreduced loss, 0 on padding.
 
   Raises:
-    UserError: if there is no such level, or if "token" isn't normalised:
-      `sequence_mean` would then divide its gradient by the length once more.
+    UserError: if there is no such level, a clip width is outside its range, or
+      "token" isn't normalised: `sequence_mean` would then divide its gradient
+      by the length once more.
 
   Reference: arXiv 2507.18071; the sum is TRL's form of arXiv 2402.14740.
   Differs from the paper: ln s is clamped from above at 10, as in verl; TRL
   doesn't.
   """
+  policy.check_clip(clip_low, clip_high)
   if level not in ("sequence", "token"):
     raise UserError(f"level must be 'sequence' or 'token', got {level!r}")
   if level == "token" and not length_normalize:

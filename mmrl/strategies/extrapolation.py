@@ -40,15 +40,19 @@ def check_options(
   """
   direction.one_of("gate", gate, direction.GATES)
   direction.one_of("start", start, _STARTS)
-  if gate == "logp" and isinstance(threshold, float) and not threshold < 0:
+  if gate == "logp" and not _is_array(threshold) and not threshold < 0:
     raise UserError(
       f"threshold of gate 'logp' must be below 0, got {threshold}: equal"
       " models would open it"
     )
-  if isinstance(g, float) and not g >= 0:
+  if not _is_array(g) and not g >= 0:
     raise UserError(f"g must be at least 0, got {g}")
   if top_k is not None and top_k < 1:
     raise UserError(f"top_k must be None or at least 1, got {top_k}")
+
+
+def _is_array(number: float | Array) -> bool:
+  return isinstance(number, jax.Array)
 
 
 def selective_step(

@@ -15,6 +15,7 @@ def sampler_mismatch(
   kind: str = "truncate",
   cap: float = 2.0,
   lower: float = 0.0,
+  normalize: bool = False,
 ) -> Float[Array, "P G R"]:
   """Truncated importance sampling: the scorer's policy over the sampler's.
 
@@ -22,6 +23,7 @@ def sampler_mismatch(
       ln u = sum over the tokens of the answer       level "sequence"
       w = min(u, cap)                                kind "truncate"
       w = u where lower <= u <= cap, else 0          kind "mask"
+      w = w / mean w                                 normalize
 
   Both are of the behaviour parameters: a sampler with another precision,
   kernel or temperature draws from a slightly different policy. Where they
@@ -35,6 +37,9 @@ def sampler_mismatch(
     kind: "truncate" or "mask".
     cap: positive. verl has 2, TRL 3 with "sequence" and "mask".
     lower: in [0, cap], for "mask" only.
+    normalize: whether weights are divided by their mean over the rollout
+      batch, that of tokens or, with level "sequence", of answers; an option of
+      verl's. Where it is 0 they stay 0.
 
   Returns:
     The weights, 0 on padding.
@@ -63,4 +68,8 @@ def sampler_mismatch(
     ratio = jnp.minimum(ratio, cap)
   else:
     ratio = jnp.where((lower <= ratio) & (ratio <= cap), ratio, 0.0)
+  if normalize:
+    counts = mask if level == "token" else mask.any(-1, keepdims=True)
+    total = jnp.where(counts, ratio, 0.0).sum()
+    ratio *= counts.sum() / jnp.where(total > 0, total, 1.0)
   return jnp.where(mask, ratio, 0.0)

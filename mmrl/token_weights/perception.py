@@ -55,7 +55,9 @@ def perception_reasoning(
       denominator.
 
   Reference: arXiv 2603.25077 eq. 5 to 9.
-  Reconstructed: denominator, ties and prompts without a picture.
+  Reconstructed: the paper's text couldn't be read; formulas and settings are
+  those of others' accounts and of a re-implementation. Denominator, ties and
+  prompts without a picture are chosen here.
   """
   for name, fraction in (
     ("reasoning_fraction", reasoning_fraction),

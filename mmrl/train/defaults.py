@@ -83,7 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
       # JSON Lines of {"name": of the question, "text"}. One is used where it
       # is right (its reward `accuracy` is 1) and well-formed (its reward
       # `format`), and the share of right answers to its question is below
-      # `solved`; `quantile` leaves out the least likely of them.
+      # `solved`; `quantile` leaves out the least likely of a process's.
       "experts": {
         "path": "",
         "count": 1,

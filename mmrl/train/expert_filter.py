@@ -6,6 +6,18 @@ import numpy as np
 from mmrl.errors import UserError
 
 
+def check_options(solved: float, quantile: float | None) -> None:
+  """Refuses what `keep_experts` can't take.
+
+  Raises:
+    UserError: if a number is outside its range.
+  """
+  if not 0 < solved <= 1:
+    raise UserError(f"solved must be in (0, 1], got {solved}")
+  if quantile is not None and not 0 <= quantile < 1:
+    raise UserError(f"quantile must be in [0, 1), got {quantile}")
+
+
 def keep_experts(
   accuracy: Float[np.ndarray, "P experts"],
   formed: Bool[np.ndarray, "P experts"],
@@ -52,14 +64,11 @@ def keep_experts(
   Reconstructed: of the paper only the abstract could be read, which says that
   trajectories are filtered and not how. The rule and solved = 0.5 are ours.
   """
-  if not 0 < solved <= 1:
-    raise UserError(f"solved must be in (0, 1], got {solved}")
+  check_options(solved, quantile)
   keep = (accuracy == 1) & formed & (lengths >= 1) & (lengths <= longest)
   keep &= (policy_accuracy < solved)[:, None]
   if quantile is None:
     return keep
-  if not 0 <= quantile < 1:
-    raise UserError(f"quantile must be in [0, 1), got {quantile}")
   if mean_logprobs is None:
     raise UserError("expected mean_logprobs with a quantile, got None")
   if keep.any():

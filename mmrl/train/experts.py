@@ -44,7 +44,8 @@ def choose(
   """Empties the masks of expert rows that the batch doesn't learn from.
 
   Args:
-    answers: graded, with expert rows.
+    answers: graded, with expert rows. Of several processes each has its own,
+      and so has the quantile.
     logprobs: of all of them under the behaviour policy.
     settings: `config.experts`.
 

@@ -10,6 +10,7 @@ from mmrl import advantages, build, probes, rewards, token_weights
 from mmrl.errors import UserError
 from mmrl.train import objective
 from mmrl.train.objective import Term
+from mmrl.train.rehearsal import rehearse
 from mmrl.train.step import SCORES
 
 # What probes may name, whatever the config: of the run, and of its teacher.
@@ -64,14 +65,28 @@ def bind(config: ml_collections.ConfigDict) -> Method:
   """
   specs = config.to_dict()
   has_teacher = bool(specs["teacher"]["path"])
+  has_experts = bool(specs["experts"]["path"])
+  sizes = {
+    "P": config.rollout.prompts,
+    "G": config.rollout.answers + has_experts * config.experts.count,
+    "R": config.rollout.length,
+  }
+
+  def fill(package, spec, where, provided, remedies) -> build.Bound:
+    bound = build.bind(
+      package, spec, where, provided=provided, remedies=remedies
+    )
+    rehearse(bound, where, sizes)
+    return bound
+
   to_read = dict.fromkeys(TEACHER_DATA, "set config.teacher.path")
   bound = [
-    build.bind(
+    fill(
       probes,
       spec,
       f"config.probes.{name}",
-      provided=(*PROBE_DATA, *(TEACHER_DATA if has_teacher else ())),
-      remedies=to_read,
+      (*PROBE_DATA, *(TEACHER_DATA if has_teacher else ())),
+      to_read,
     )
     for name, spec in specs["probes"].items()
   ]
@@ -84,23 +99,21 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     for name in build.provides(getattr(probes, probe))
   }
   provided = (*_ALWAYS, *fields)
-  if specs["experts"]["path"]:
+  if has_experts:
     provided = (*provided, "expert")
-  advantage = build.bind(
-    advantages,
-    specs["advantage"],
-    "config.advantage",
-    provided=provided,
-    remedies=remedies,
+  advantage = fill(
+    advantages, specs["advantage"], "config.advantage", provided, remedies
   )
+  if has_experts and "expert" not in advantage.needs:
+    raise UserError(
+      "config.advantage: expected one that tells experts from answers, such as"
+      " expert_group_normalised, where config.experts.path is set; found"
+      f" {advantage.name}"
+    )
   provided = (*provided, "advantages", *SCORES)
   weights = [
-    build.bind(
-      token_weights,
-      spec,
-      f"config.token_weights.{name}",
-      provided=provided,
-      remedies=remedies,
+    fill(
+      token_weights, spec, f"config.token_weights.{name}", provided, remedies
     )
     for name, spec in specs["token_weights"].items()
   ]
@@ -112,6 +125,10 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     provided=[*(x for x in provided if x != "key"), "token_weights"],
     remedies=remedies,
   )
+  for term in terms:
+    where = f"config.losses.{term.name}"
+    rehearse(term.bound, where, sizes)
+    rehearse(term.reduce, f"{where}.reduce", sizes, axis_name=None)
   of_teacher = [p for p in bound if "params_teacher" in p.needs]
   method = Method(
     probes=[p for p in bound if p not in of_teacher],

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import math
+import operator
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from mmrl.models.config import ModelConfig
 from mmrl.models.processor import Processor
 from mmrl.probes.policies import Scorer
 from mmrl.sharding import Layout
+from mmrl.train import expert_filter
 from mmrl.train import method as method_lib
 from mmrl.train import model as model_lib
 from mmrl.train import optimizer as optimizer_lib
@@ -24,6 +26,7 @@ from mmrl.train import refill as refill_lib
 from mmrl.train import step as step_lib
 from mmrl.train import teacher as teacher_lib
 from mmrl.train.method import Reward
+from mmrl.train.rehearsal import rehearse_rewards
 from mmrl.train.step import Programs, State
 from mmrl.types import PyTree
 
@@ -119,11 +122,12 @@ def _check_sizes(
       f"{f' x {shards}' if on else ''}, found {prompts}"
     )
   _check_heads("config.mesh", model, layout)
-  if config.rollout.answers < 2:
-    raise UserError(
-      "config.rollout.answers: expected at least 2, found"
-      f" {config.rollout.answers}; an advantage compares answers"
-    )
+  for field, least in (("answers", 1), ("length", 1), ("refill.rounds", 0)):
+    found = operator.attrgetter(field)(config.rollout)
+    if found < least:
+      raise UserError(
+        f"config.rollout.{field}: expected at least {least}, found {found}"
+      )
   if config.rollout.temperature < 0 or not 0 < config.rollout.top_p <= 1:
     raise UserError(
       "config.rollout: expected temperature >= 0 and top_p in (0, 1], found"
@@ -220,6 +224,8 @@ def build_run(
   train_source = build.construct(
     data, config.data.train.to_dict(), "config.data.train"
   )
+  rewards = method_lib.bind_rewards(config.rewards.to_dict())
+  rehearse_rewards(rewards, train_source[0])
   return Run(
     **vars(parts),
     processor=model.processor,
@@ -229,7 +235,7 @@ def build_run(
     test_source=build.construct(
       data, config.data.test.to_dict(), "config.data.test"
     ),
-    rewards=method_lib.bind_rewards(config.rewards.to_dict()),
+    rewards=rewards,
     experts=_read_experts(config, train_source, model.processor),
   )
 
@@ -240,12 +246,13 @@ def _read_experts(
   settings = config.experts
   if not settings.path:
     return None
-  for field in ("accuracy", "format"):
-    if settings[field] and settings[field] not in config.rewards:
+  for field, others in (("accuracy", ()), ("format", ("",))):
+    if settings[field] not in (*config.rewards, *others):
       raise UserError(
         f"config.experts.{field}: expected one of config.rewards,"
         f" {', '.join(config.rewards)}, found {settings[field]!r}"
       )
+  expert_filter.check_options(settings.solved, settings.quantile)
   return data.Experts(
     settings.path,
     known=source.names(),

@@ -11,7 +11,7 @@ from mmrl.advantages import difficulty, group
 
 advantages_of = jax.jit(
   difficulty.difficulty_aware,
-  static_argnames=("bins", "weights", "length_normalize", "epsilon"),
+  static_argnames=("bins", "weights", "length_normalize", "epsilon", "ddof"),
 )
 shared_of = jax.jit(difficulty.shared_std_advantages, static_argnames="bins")
 bins_of = jax.jit(difficulty.quantile_groups, static_argnames="bins")
@@ -225,12 +225,26 @@ def batch(prompts: int):
   )
 
 
-def test_first_weight_alone_is_grpo():
+@pytest.mark.parametrize("ddof", [1, 0])
+def test_first_weight_alone_is_grpo(ddof):
   rewards, entropy, logprobs, mask = batch(30)
   found = advantages_of(
-    rewards, entropy, logprobs, mask, weights=(1.0, 0.0, 0.0)
+    rewards, entropy, logprobs, mask, weights=(1.0, 0.0, 0.0), ddof=ddof
   )
-  np.testing.assert_array_equal(found, group.group_normalised(rewards, mask))
+  plain = group.group_normalised(rewards, mask, ddof=ddof)
+  np.testing.assert_array_equal(found, plain)
+
+
+def test_deviation_of_a_bin_by_n():
+  """Two prompts of four answers in a bin: sqrt(8 / 7) times those by n - 1."""
+  rewards, bins = REWARDS[:2], jnp.zeros(2, jnp.int32)
+  sample, population = (
+    difficulty.shared_std_advantages(
+      rewards, bins, everyone(bins), bins=1, epsilon=0.0, ddof=ddof
+    )
+    for ddof in (1, 0)
+  )
+  np.testing.assert_allclose(population, sample * np.sqrt(8 / 7), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +307,7 @@ def test_equal_rewards_give_exactly_zero(reward):
     (1, {}, "difficulty_aware needs at least 2 answers per prompt, got 1"),
     (4, {"bins": -1}, "bins must be at least 0, got -1"),
     (4, {"weights": (0.5, 0.5)}, r"three numbers .*, got 2"),
+    (4, {"ddof": 2}, r"ddof must be 0 \(n\) or 1 \(n - 1\), got 2"),
   ],
 )
 def test_what_cannot_be_is_refused(answers, options, message):

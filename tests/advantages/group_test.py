@@ -155,3 +155,8 @@ def test_one_answer_is_refused():
 def test_unknown_scale_is_refused():
   with pytest.raises(ValueError, match="'group', 'batch' or 'none', got 'x'"):
     group.group_normalised(jnp.ones((3, 2)), scale="x")
+
+
+def test_unknown_ddof_is_refused():
+  with pytest.raises(ValueError, match=r"ddof must be 0 \(n\) or 1 .*, got 2"):
+    group.group_normalised(jnp.ones((3, 2)), ddof=2)

@@ -5,11 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrl.advantages import reinforce
+from mmrl.advantages import reference, reinforce
 
 advantages_of = jax.jit(
   reinforce.reinforce_plus_plus,
-  static_argnames=("beta", "gamma", "baseline", "epsilon"),
+  static_argnames=(
+    "beta",
+    "gamma",
+    "baseline",
+    "epsilon",
+    "ddof",
+    "estimator",
+  ),
 )
 returns_of = jax.jit(reinforce.returns, static_argnames="gamma")
 # Three answers to one prompt, of 3, 2 and 1 tokens.
@@ -150,3 +157,44 @@ def test_baseline_needs_two_answers_and_the_plain_variant_one():
 def test_beta_that_cannot_be_is_refused(beta, message):
   with pytest.raises(ValueError, match=message):
     reinforce.reinforce_plus_plus(REWARDS, OLD, MASK, beta=beta)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
+    ({"ddof": 2}, r"ddof must be 0 \(n\) or 1 \(n - 1\), got 2"),
+    ({"beta": 0.1, "estimator": "k4"}, "estimator must be one of k1, k2, k3"),
+  ],
+)
+def test_other_options_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    reinforce.reinforce_plus_plus(REWARDS, OLD, MASK, REFERENCE, **options)
+
+
+def test_ddof_is_that_of_the_variance():
+  """By n the advantages are larger by sqrt(n / (n - 1))."""
+  sample, population = (
+    advantages_of(REWARDS, OLD, MASK, REFERENCE, epsilon=0.0, ddof=ddof)
+    for ddof in (1, 0)
+  )
+  n = int(MASK.sum())
+  np.testing.assert_allclose(
+    population, sample * np.sqrt(n / (n - 1)), rtol=1e-5
+  )
+
+
+def test_estimator_of_the_penalty():
+  """The KL in the reward by k3 is never negative, and differs from k1's."""
+  plain = reference.penalty(OLD, REFERENCE, MASK, beta=0.5)
+  k3 = reference.penalty(OLD, REFERENCE, MASK, beta=0.5, estimator="k3")
+  difference = np.where(MASK, REFERENCE - OLD, 0.0)
+  np.testing.assert_allclose(plain, -0.5 * difference, rtol=1e-6)
+  np.testing.assert_allclose(
+    k3, 0.5 * (np.expm1(difference) - difference), rtol=1e-5, atol=1e-7
+  )
+  found = [
+    advantages_of(REWARDS, OLD, MASK, REFERENCE, beta=0.5, estimator=name)
+    for name in ("k1", "k3")
+  ]
+  assert np.abs(found[0] - found[1]).max() > 1e-3

@@ -498,3 +498,17 @@ def test_weights_multiply_the_loss_of_their_token(name):
   np.testing.assert_allclose(
     weighed[mask], plain[mask] * weights[mask], rtol=1e-6
   )
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"clip_low": -0.5}, r"clip_low must be in \[0, 1\), got -0.5"),
+    ({"clip_low": 1.0}, r"clip_low must be in \[0, 1\), got 1.0"),
+    ({"clip_high": -0.1}, "clip_high must be at least 0, got -0.1"),
+    ({"dual_clip": 0.5}, "dual_clip must be above 1, got 0.5"),
+  ],
+)
+def test_bounds_without_a_ratio_of_one_are_refused(options, message):
+  with pytest.raises(UserError, match=message):
+    policy.clipped_ratio(LOGPROBS, OLD, ADVANTAGES, ONES, MASK, **options)

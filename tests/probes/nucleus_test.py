@@ -65,7 +65,8 @@ def test_all_of_the_mass_is_the_entropy_of_behaviour():
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_top_p_sampling_draws_from():
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_what_top_p_sampling_draws_from(renormalise):
   """From the logits of a whole forward pass over prompts and answers."""
   scorer, params, prompt, rollout = make_inputs()
   config, length = scorer.config, rollout.tokens.shape[-1]
@@ -75,9 +76,10 @@ def test_what_top_p_sampling_draws_from():
   logits = policy.token_logits(params, config, hidden, TEMPERATURE)
   p = np.sort(np.asarray(jax.nn.softmax(logits), np.float64))[..., ::-1]
   q = np.where(np.cumsum(p, -1) - p < 0.6, p, 0)
-  q /= q.sum(-1, keepdims=True)
+  if renormalise:
+    q /= q.sum(-1, keepdims=True)
   expected = -(q * np.log(np.where(q > 0, q, 1))).sum(-1)
-  found, _ = run(top_p=0.6)
+  found, _ = run(top_p=0.6, renormalise=renormalise)
   assert found.shape == rollout.tokens.shape
   np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
 

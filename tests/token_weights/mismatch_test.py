@@ -10,7 +10,8 @@ from mmrl.losses import policy, reduce
 from mmrl.token_weights import mismatch
 
 weights_of = jax.jit(
-  mismatch.sampler_mismatch, static_argnames=("level", "kind", "cap", "lower")
+  mismatch.sampler_mismatch,
+  static_argnames=("level", "kind", "cap", "lower", "normalize"),
 )
 # Log-ratios of two answers of three and two tokens; [P=2, G=1, R=3].
 OLD = jnp.array([[[-1, -0.5, -2]], [[-0.7, -1.5, 0]]], jnp.float32)
@@ -39,6 +40,15 @@ MASK = jnp.array([[[True, True, True]], [[True, True, False]]])
     (
       {"level": "sequence", "kind": "mask"},
       [[0, 0, 0], [0.860708, 0.860708, 0]],
+    ),
+    # Of five tokens the mean is 5.715991 / 5; of two answers 2.860708 / 2.
+    (
+      {"normalize": True},
+      [[0.966736, 0.648022, 1.749478], [0.716176, 0.919588, 0]],
+    ),
+    (
+      {"level": "sequence", "normalize": True},
+      [[1.398255, 1.398255, 1.398255], [0.601745, 0.601745, 0]],
     ),
   ],
 )
@@ -106,3 +116,8 @@ def test_log_ratio_is_clamped():
 def test_bad_options_are_refused(options, message):
   with pytest.raises(UserError, match=message):
     mismatch.sampler_mismatch(OLD, OLD, MASK, **options)
+
+
+def test_normalised_weights_of_nothing_are_zero():
+  found = weights_of(OLD, OLD - 5.0, MASK, kind="mask", cap=2.0, normalize=True)
+  assert not np.asarray(found).any()

@@ -1,0 +1,88 @@
+"""Methods called on shapes alone: options out of range fail before a run.
+
+What a function refuses, it refuses when it is traced. Here that happens while
+the run is built, not after its first rollout.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import typing
+from typing import Any
+
+import jax
+from jaxtyping import AbstractArray
+
+from mmrl import build, data
+from mmrl.errors import UserError
+from mmrl.types import Attention, Logits, Scores
+
+_TYPES = ("float32", "bool", "int32")
+_STATIC = {"pattern": "vd", "banned": (), "temperature": 1.0, "row": ""}
+
+
+def rehearse(
+  bound: build.Bound, where: str, sizes: Mapping[str, int], **known
+) -> None:
+  """Traces a slot's function.
+
+  Its data have the shapes of their annotations, the first of several. A
+  function of anything else, such as parameters, isn't traced.
+
+  Args:
+    bound: the function with its options.
+    where: the config field, for errors.
+    sizes: of P, G and R; other dimensions are 2.
+    **known: data that isn't arrays.
+
+  Raises:
+    UserError: what the function raises, with the field before it.
+  """
+  annotations = typing.get_type_hints(bound.function)
+  data = {
+    name: _stand_in(annotations.get(name), sizes)
+    for name in bound.needs
+    if name not in known
+  }
+  if None in data.values():
+    return
+  try:
+    jax.eval_shape(lambda data: bound(data | known), data)
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from error
+
+
+def rehearse_rewards(
+  rewards: Iterable[tuple[str, float, build.Bound]], example: data.Example
+) -> None:
+  """Grades an empty answer to a question.
+
+  Raises:
+    UserError: what a reward raises, with its field of the config before it.
+  """
+  context = {"text": "", "length": 0, "ended": False}
+  context |= {"answer": example.answer, "example": example}
+  for name, _, bound in rewards:
+    try:
+      bound(context)
+    except UserError as error:
+      raise UserError(f"config.rewards.{name}: {error}") from error
+
+
+def _stand_in(annotation: Any, sizes: Mapping[str, int]) -> Any:
+  """Shapes of what is annotated; None where that isn't arrays."""
+  if annotation in (Attention, Logits, Scores):
+    fields = dataclasses.fields(annotation)
+    parts = {x.name: _stand_in(x.type, sizes) for x in fields}
+    static = {x.name for x in fields} & set(_STATIC)
+    return annotation(**parts | {name: _STATIC[name] for name in static})
+  for one in typing.get_args(annotation) or (annotation,):
+    if one in (Attention, Logits):
+      return _stand_in(one, sizes)
+    if isinstance(one, type) and issubclass(one, AbstractArray):
+      if "prng_key" in one.dtypes:
+        return jax.eval_shape(lambda: jax.random.key(0))
+      letters = one.dim_str.replace("*batch", "P G R").split()
+      dtype = next(name for name in _TYPES if name in one.dtypes)
+      shape = [sizes.get(letter, 2) for letter in letters]
+      return jax.ShapeDtypeStruct(shape, dtype)
+  return None
