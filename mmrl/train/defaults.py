@@ -61,7 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
         "top_p": 1.0,
         # Dynamic sampling: groups whose `reward` is the same for all answers
         # are drawn again, with other questions, up to so many times; those
-        # still without a mixed group count nothing.
+        # still without a mixed group count nothing. A minibatch of nothing
+        # else has gradient 0; momentum and weight decay act all the same.
         "refill": {"rounds": 0, "reward": "accuracy"},
       },
       # Specs of `mmrl.rewards`, each with a weight.

@@ -420,7 +420,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
 
 
 def test_a_batch_of_nothing_changes_nothing():
-  """Lengths differ, so rewards do: it is the accuracy that decides."""
+  """Under SGD. Lengths differ, and so do rewards: the accuracy decides."""
   batch, values = step(lambda text, example: 1.0)
   assert values["rollout/refills"] == ROUNDS
   assert values["rollout/unfilled"] == 1.0
