@@ -38,15 +38,15 @@ def rehearse(
     UserError: what the function raises, with the field before it.
   """
   annotations = typing.get_type_hints(bound.function)
-  data = {
+  shapes = {
     name: _stand_in(annotations.get(name), sizes)
     for name in bound.needs
     if name not in known
   }
-  if None in data.values():
+  if None in shapes.values():
     return
   try:
-    jax.eval_shape(lambda data: bound(data | known), data)
+    jax.eval_shape(lambda arrays: bound(arrays | known), shapes)
   except UserError as error:
     raise UserError(f"{where}: {error}") from error
 

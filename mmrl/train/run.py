@@ -252,7 +252,10 @@ def _read_experts(
         f"config.experts.{field}: expected one of config.rewards,"
         f" {', '.join(config.rewards)}, found {settings[field]!r}"
       )
-  expert_filter.check_options(settings.solved, settings.quantile)
+  try:
+    expert_filter.check_options(settings.solved, settings.quantile)
+  except UserError as error:
+    raise UserError(f"config.experts: {error}") from error
   return data.Experts(
     settings.path,
     known=source.names(),

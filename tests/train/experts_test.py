@@ -467,13 +467,23 @@ def test_with_groups_that_are_drawn_again(path):
   assert values["gradient/norm"] > 0
 
 
-@pytest.mark.parametrize("field", ["accuracy", "format"])
-def test_a_reward_that_is_not_there(field, path):
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    (
+      "accuracy",
+      "exact",
+      r"experts.accuracy: expected one of config.rewards, accuracy, format,"
+      " found 'exact'",
+    ),
+    ("accuracy", "", r"experts.accuracy: expected one of .*, found ''"),
+    ("format", "exact", r"experts.format: expected one of .*, found 'exact'"),
+    ("solved", 7.0, r"config.experts: solved must be in \(0, 1\], got 7.0"),
+    ("quantile", 1.5, r"config.experts: quantile must be in \[0, 1\), got 1.5"),
+  ],
+)
+def test_settings_that_cannot_be(field, value, message, path):
   config = make_config(path).copy_and_resolve_references()
-  config.experts[field] = "exact"
-  with pytest.raises(
-    UserError,
-    match=rf"experts.{field}: expected one of config.rewards, accuracy,"
-    " format, found 'exact'",
-  ):
+  config.experts[field] = value
+  with pytest.raises(UserError, match=message):
     run_lib.build_run(config, jax.devices()[:1])
