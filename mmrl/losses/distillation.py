@@ -102,9 +102,9 @@ def attention_distillation(
   Differs from the paper: eq. 6 as printed adds this to a quantity that is
   maximised; the consistent reading, minimise -clipped + mu GKD + gamma
   attention, is what the losses of a config add up to.
-  Reconstructed: the mean over tokens, which the default reduction takes; the
-  sum of eq. 5 (`sequence_sum`) would drown the other terms. The teacher's
-  rows are made as the student's.
+  Reconstructed: the configs reduce it with a mean over tokens; the sum of eq. 5
+  (`sequence_sum`) would drown the other terms. The teacher's rows are made as
+  the student's.
   """
   values = attention_divergence(attention, attention_teacher, mask)
   return jnp.where(mask, values, 0.0)

@@ -152,7 +152,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
     (["--config.losses.policy.name=clipped"], "valid names: .*clipped_ratio"),
     (["--config.model.path=nowhere"], "found none at nowhere"),
     (["--config.rollout.prompts=5"], "multiple of train.minibatches"),
-    (["--config.rollout.answers=1"], "expected at least 2"),
+    (["--config.rollout.answers=1"], "needs at least 2 answers per prompt"),
     (["--config.data.lengths=(8,)"], "expected at most 8 tokens, found"),
     (["--config.data.train.path=x"], "path"),
     (["--config.train.steps=9"], "belongs to a run with another config"),
