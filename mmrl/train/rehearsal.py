@@ -6,6 +6,7 @@ the run is built, not after its first rollout.
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+import inspect
 import typing
 from typing import Any
 
@@ -37,9 +38,9 @@ def rehearse(
   Raises:
     UserError: what the function raises, with the field before it.
   """
-  annotations = typing.get_type_hints(bound.function)
+  parameters = inspect.signature(bound.function).parameters
   shapes = {
-    name: _stand_in(annotations.get(name), sizes)
+    name: _stand_in(parameters[name].annotation, sizes)
     for name in bound.needs
     if name not in known
   }
