@@ -1,5 +1,8 @@
 """The one exception that means "the user can mend this"."""
 
+from collections.abc import Iterator
+import contextlib
+
 
 class UserError(ValueError):
   """A user's mistake: one line with what was expected, found, and to do.
@@ -7,3 +10,12 @@ class UserError(ValueError):
   Commands print it without a traceback and exit with status 2; a traceback is
   reserved for bugs.
   """
+
+
+@contextlib.contextmanager
+def of_field(where: str) -> Iterator[None]:
+  """Puts a field of the config before what is refused inside."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from error

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import small_models
 
-from mmrl import models
+from mmrl import models, parallel
 from mmrl.models import attention, parameters
 from mmrl.types import Prompt
 
@@ -78,6 +78,33 @@ def value_and_vjp(function, arrays, cotangent):
     return value, back(cotangent.astype(value.dtype))
 
   return run(*arrays)
+
+
+def check_value_and_gradient(kernel, maps, arrays, slope):
+  """Checks a kernel against whole maps, off the padding.
+
+  Returns:
+    The kernel's values.
+  """
+  found, found_grads = value_and_vjp(kernel, arrays, slope)
+  wanted, wanted_grads = value_and_vjp(maps, arrays, slope)
+  real = np.broadcast_to(slope != 0, wanted.shape)
+  np.testing.assert_allclose(found[real], wanted[real], atol=3e-6)
+  for one, other in zip(found_grads, wanted_grads, strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
+  return found
+
+
+def check_sharing(kernel, arrays, devices: int, share: int):
+  """Checks that each of so many devices computes `share` of the prompts."""
+  wanted = jax.jit(kernel)(*arrays)
+  mesh = parallel.data_mesh(jax.devices()[:devices])
+  everywhere = jax.NamedSharding(mesh, jax.P())
+  function = jax.jit(kernel, in_shardings=everywhere)
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    found = function(*arrays)
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  assert found.sharding.shard_shape(found.shape)[0] == share
 
 
 def model_gradient(length: int, answers: int, count: int, sharding=None):

@@ -169,7 +169,6 @@ def difficulty_aware(
   epsilon and ddof, those of verl.
   """
   group.check_answers(rewards, "difficulty_aware")
-  group.check_ddof(ddof)
   if bins < 0:
     raise UserError(f"bins must be at least 0, got {bins}")
   if len(weights) != 3:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
+import functools
 import math
 import re
 import time
@@ -165,7 +166,7 @@ class Compiler:
           " is made for the largest"
         )
     self.config = config
-    self.experts = config.experts.count if config.experts.path else 0
+    self.experts = method_lib.expert_rows(config)
     layout = Layout(
       sharding.make_mesh(config.mesh.to_dict(), devices),
       config.train.minibatches,
@@ -322,7 +323,7 @@ class Compiler:
     return not self.chip or total <= self.chip.memory
 
   def _program(self, name, memory, total, moved, seconds) -> Program:
-    work = self._flops().get(name, 0)
+    work = self._flops.get(name, 0)
     peak = None
     if self.chip:
       peak = work / self.chip.flops / self.parts.layout.mesh.devices.size
@@ -337,6 +338,7 @@ class Compiler:
       compile_seconds=seconds,
     )
 
+  @functools.cached_property
   def _flops(self) -> dict[str, int]:
     """Model FLOPs of the largest batch; one update's for the update."""
     config, parts = self.config, self.parts
@@ -344,7 +346,6 @@ class Compiler:
     side = merge * max(1, round((max(config.data.patches)) ** 0.5) // merge)
     prompts, minibatches = config.rollout.prompts, config.train.minibatches
     answers, count = config.rollout.answers, config.rollout.length
-    experts = self.experts
     grids = [(1, side, side)] * prompts
     lengths = [max(config.data.lengths)] * prompts
     layers = len(parts.scorer.layers)
@@ -355,7 +356,7 @@ class Compiler:
       grids=grids,
       lengths=lengths,
       answers=answers,
-      experts=experts,
+      experts=self.experts,
       count=count,
       rows_probed=layers,
       rows_trained=layers if reads else 0,
@@ -363,7 +364,7 @@ class Compiler:
       trains=("layers", "head") if parts.frozen_vision else flops.PARTS,
     )
     if self.teacher:
-      sizes = answers + experts, count
+      sizes = answers + self.experts, count
       read = "attention_teacher" in method.named
       work["teach"] = flops.forward(
         *flops.vision(self.teacher, grids).values(),

@@ -57,6 +57,11 @@ class Method:
     return {name for bound in readers for name in bound.needs}
 
 
+def expert_rows(config: ml_collections.ConfigDict) -> int:
+  """Rows of a group behind the sampled answers; 0 without experts."""
+  return config.experts.count if config.experts.path else 0
+
+
 def bind(config: ml_collections.ConfigDict) -> Method:
   """The functions that a config names, with the data that it has for them.
 
@@ -65,10 +70,10 @@ def bind(config: ml_collections.ConfigDict) -> Method:
   """
   specs = config.to_dict()
   has_teacher = bool(specs["teacher"]["path"])
-  has_experts = bool(specs["experts"]["path"])
+  experts = expert_rows(config)
   sizes = {
     "P": config.rollout.prompts,
-    "G": config.rollout.answers + has_experts * config.experts.count,
+    "G": config.rollout.answers + experts,
     "R": config.rollout.length,
   }
 
@@ -99,12 +104,12 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     for name in build.provides(getattr(probes, probe))
   }
   provided = (*_ALWAYS, *fields)
-  if has_experts:
+  if experts:
     provided = (*provided, "expert")
   advantage = fill(
     advantages, specs["advantage"], "config.advantage", provided, remedies
   )
-  if has_experts and "expert" not in advantage.needs:
+  if experts and "expert" not in advantage.needs:
     raise UserError(
       "config.advantage: expected one that tells experts from answers, such as"
       " expert_group_normalised, where config.experts.path is set; found"

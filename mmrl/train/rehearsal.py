@@ -13,8 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import AbstractArray
 
-from mmrl import build, data
-from mmrl.errors import UserError
+from mmrl import build, data, errors
 from mmrl.types import Attention, Logits, Scores
 
 _TYPES = ("float32", "bool", "int32")
@@ -46,10 +45,8 @@ def rehearse(
   }
   if None in shapes.values():
     return
-  try:
+  with errors.of_field(where):
     jax.eval_shape(lambda arrays: bound(arrays | known), shapes)
-  except UserError as error:
-    raise UserError(f"{where}: {error}") from error
 
 
 def rehearse_rewards(
@@ -63,10 +60,8 @@ def rehearse_rewards(
   context = {"text": "", "length": 0, "ended": False}
   context |= {"answer": example.answer, "example": example}
   for name, _, bound in rewards:
-    try:
+    with errors.of_field(f"config.rewards.{name}"):
       bound(context)
-    except UserError as error:
-      raise UserError(f"config.rewards.{name}: {error}") from error
 
 
 def _stand_in(annotation: Any, sizes: Mapping[str, int]) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mmrl import build, data, evaluate, sharding
+from mmrl import build, data, errors, evaluate, sharding
 from mmrl.errors import UserError
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
@@ -252,10 +252,8 @@ def _read_experts(
         f"config.experts.{field}: expected one of config.rewards,"
         f" {', '.join(config.rewards)}, found {settings[field]!r}"
       )
-  try:
+  with errors.of_field("config.experts"):
     expert_filter.check_options(settings.solved, settings.quantile)
-  except UserError as error:
-    raise UserError(f"config.experts: {error}") from error
   return data.Experts(
     settings.path,
     known=source.names(),

@@ -7,19 +7,8 @@ import types
 import jax
 from jax._src.cudnn import fused_attention_stablehlo
 import jax.numpy as jnp
-from kernels import (
-  MASK,
-  H,
-  P,
-  S,
-  answer_arrays,
-  answers_by_maps,
-  by_maps,
-  causal_arrays,
-  cotangent,
-  model_gradient,
-  value_and_vjp,
-)
+import kernels
+from kernels import H, P, S
 import numpy as np
 import pytest
 
@@ -30,18 +19,24 @@ CALL = re.compile(r"custom_call @__cudnn\$fmha(\w+)\(")
 
 
 def by_reference(queries, keys, values):
-  return cudnn.attend_causal(queries, keys, values, MASK, implementation="xla")
+  return cudnn.attend_causal(
+    queries, keys, values, kernels.MASK, implementation="xla"
+  )
 
 
-def answers_by_reference(queries, keys, values, *own, mask=MASK):
+def answers_by_reference(queries, keys, values, *own, mask=kernels.MASK):
   return cudnn.attend_answers(
     queries, keys, values, mask, *own, implementation="xla"
   )
 
 
 CASES = {
-  "causal": (by_reference, by_maps, causal_arrays),
-  "answers": (answers_by_reference, answers_by_maps, answer_arrays),
+  "causal": (by_reference, kernels.by_maps, kernels.causal_arrays),
+  "answers": (
+    answers_by_reference,
+    kernels.answers_by_maps,
+    kernels.answer_arrays,
+  ),
 }
 
 
@@ -49,26 +44,22 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient(case, kv_heads):
   reference, maps, make = CASES[case]
-  arrays, slope = make(kv_heads), cotangent(case)
-  found, found_grads = value_and_vjp(reference, arrays, slope)
-  wanted, wanted_grads = value_and_vjp(maps, arrays, slope)
-  real = np.broadcast_to(slope != 0, wanted.shape)
-  np.testing.assert_allclose(found[real], wanted[real], atol=3e-6)
-  for one, other in zip(found_grads, wanted_grads, strict=True):
-    np.testing.assert_allclose(one, other, atol=2e-5)
+  kernels.check_value_and_gradient(
+    reference, maps, make(kv_heads), kernels.cotangent(case)
+  )
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_padding_has_no_influence(case):
   """Whatever it holds, NaN included, and whatever is asked of it."""
   reference, _, make = CASES[case]
-  arrays, slope = make(2), cotangent(case)
-  wanted, wanted_grads = value_and_vjp(reference, arrays, slope)
-  bad = ~MASK[..., None, None]
+  arrays, slope = make(2), kernels.cotangent(case)
+  wanted, wanted_grads = kernels.value_and_vjp(reference, arrays, slope)
+  bad = ~kernels.MASK[..., None, None]
   if case == "causal":
     slope = jnp.where(bad, 7.0, slope)
   arrays = [jnp.where(bad, jnp.nan, x) if x.ndim == 4 else x for x in arrays]
-  found, found_grads = value_and_vjp(reference, arrays, slope)
+  found, found_grads = kernels.value_and_vjp(reference, arrays, slope)
   for one, other in zip(
     (found, *found_grads), (wanted, *wanted_grads), strict=True
   ):
@@ -77,29 +68,21 @@ def test_padding_has_no_influence(case):
 
 def test_answers_to_nothing():
   """Prompts without a real token: answers see themselves."""
-  arrays, slope = answer_arrays(2), cotangent("answers")
-  nothing = jnp.zeros((P, S), bool)
-  found, wanted = (
-    value_and_vjp(functools.partial(function, mask=nothing), arrays, slope)
-    for function in (answers_by_reference, answers_by_maps)
+  reference, maps = (
+    functools.partial(function, mask=jnp.zeros((P, S), bool))
+    for function in (answers_by_reference, kernels.answers_by_maps)
   )
-  for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
-    np.testing.assert_allclose(one, other, atol=2e-5)
+  kernels.check_value_and_gradient(
+    reference, maps, kernels.answer_arrays(2), kernels.cotangent("answers")
+  )
 
 
+@pytest.mark.parametrize("devices, share", [(3, 1), (2, 3)])
 @pytest.mark.parametrize("case", CASES)
-def test_prompts_are_shared_out(case):
+def test_prompts_are_shared_out(case, devices, share):
   """One on each of three devices; three don't go into two, which have all."""
   reference, _, make = CASES[case]
-  wanted = jax.jit(reference)(*make(2))
-  for devices, share in (3, 1), (2, 3):
-    mesh = parallel.data_mesh(jax.devices()[:devices])
-    everywhere = jax.NamedSharding(mesh, jax.P())
-    function = jax.jit(reference, in_shardings=everywhere)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      found = function(*make(2))
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
-    assert found.sharding.shard_shape(found.shape)[0] == share
+  kernels.check_sharing(reference, make(2), devices, share)
 
 
 def set_version(monkeypatch, version: int | None):
@@ -135,7 +118,7 @@ def test_takes(monkeypatch):
 
 def test_the_program_of_the_model(cudnn_is_here):
   """The gradient through `prefill` and `extend`."""
-  gradient, shapes = model_gradient(2000, answers=4, count=500)
+  gradient, shapes = kernels.model_gradient(2000, answers=4, count=500)
   traced = gradient.trace(*shapes)
   program = traced.lower(lowering_platforms=("cuda",)).as_text()
   assert set(CALL.findall(program)) == {

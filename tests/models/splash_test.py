@@ -6,22 +6,8 @@ import math
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
-from kernels import (
-  HEAD,
-  MASK,
-  G,
-  H,
-  P,
-  R,
-  S,
-  answer_arrays,
-  answers_by_maps,
-  by_maps,
-  causal_arrays,
-  cotangent,
-  model_gradient,
-  value_and_vjp,
-)
+import kernels
+from kernels import G, H, P, R, S
 import numpy as np
 import pytest
 
@@ -36,17 +22,19 @@ def short_blocks(monkeypatch):
 
 
 def by_kernel(queries, keys, values):
-  return splash.attend_causal(queries, keys, values, MASK, interpret=True)
+  return splash.attend_causal(
+    queries, keys, values, kernels.MASK, interpret=True
+  )
 
 
 def answers_by_kernel(
-  queries, prefix_keys, prefix_values, keys, values, mask=MASK
+  queries, prefix_keys, prefix_values, keys, values, mask=kernels.MASK
 ):
   def joined(prefix, own):
     return jnp.concatenate([prefix, own.reshape(P, G * R, *own.shape[3:])], 1)
 
   out = splash.attend_answers(
-    queries.reshape(P, G * R, H, HEAD),
+    queries.reshape(P, G * R, H, kernels.HEAD),
     joined(prefix_keys, keys),
     joined(prefix_values, values),
     mask,
@@ -57,8 +45,12 @@ def answers_by_kernel(
 
 
 CASES = {
-  "causal": (by_kernel, by_maps, causal_arrays),
-  "answers": (answers_by_kernel, answers_by_maps, answer_arrays),
+  "causal": (by_kernel, kernels.by_maps, kernels.causal_arrays),
+  "answers": (
+    answers_by_kernel,
+    kernels.answers_by_maps,
+    kernels.answer_arrays,
+  ),
 }
 
 
@@ -66,26 +58,22 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient(case, kv_heads):
   kernel, maps, make = CASES[case]
-  arrays, slope = make(kv_heads), cotangent(case)
-  found, found_grads = value_and_vjp(kernel, arrays, slope)
-  wanted, wanted_grads = value_and_vjp(maps, arrays, slope)
-  real = np.broadcast_to(slope != 0, wanted.shape)
-  np.testing.assert_allclose(found[real], wanted[real], atol=3e-6)
+  found = kernels.check_value_and_gradient(
+    kernel, maps, make(kv_heads), kernels.cotangent(case)
+  )
   assert np.isfinite(found).all()
-  for one, other in zip(found_grads, wanted_grads, strict=True):
-    np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16(case):
   """Against float32: at most three units in the last place of the largest."""
   kernel, maps, make = CASES[case]
-  arrays, slope = make(2, "bfloat16"), cotangent(case)
-  found, found_grads = value_and_vjp(kernel, arrays, slope)
+  arrays, slope = make(2, "bfloat16"), kernels.cotangent(case)
+  found, found_grads = kernels.value_and_vjp(kernel, arrays, slope)
   assert found.dtype == jnp.bfloat16
   exact = [x.astype("float32") for x in arrays]
   slope = slope.astype("bfloat16").astype("float32")
-  wanted, wanted_grads = value_and_vjp(maps, exact, slope)
+  wanted, wanted_grads = kernels.value_and_vjp(maps, exact, slope)
   wanted = jnp.where(slope != 0, wanted, 0)
   found = jnp.where(slope != 0, found, 0)
   for one, other in zip(
@@ -97,43 +85,34 @@ def test_bfloat16(case):
 
 def test_padding_has_no_influence():
   """Whatever it holds, and whatever is asked of it."""
-  arrays, slope = causal_arrays(2), cotangent("causal")
-  wanted, wanted_grads = value_and_vjp(by_kernel, arrays, slope)
-  bad = ~MASK[..., None, None]
+  arrays, slope = kernels.causal_arrays(2), kernels.cotangent("causal")
+  wanted, wanted_grads = kernels.value_and_vjp(by_kernel, arrays, slope)
+  bad = ~kernels.MASK[..., None, None]
   arrays = [jnp.where(bad, 1e4, x) for x in arrays]
   slope = jnp.where(bad, 7.0, slope)
-  found, found_grads = value_and_vjp(by_kernel, arrays, slope)
+  found, found_grads = kernels.value_and_vjp(by_kernel, arrays, slope)
   for one, other in zip(
     (found, *found_grads), (wanted, *wanted_grads), strict=True
   ):
     assert np.isfinite(one).all()
-    np.testing.assert_array_equal(one[MASK], other[MASK])
+    np.testing.assert_array_equal(one[kernels.MASK], other[kernels.MASK])
 
 
 def test_answers_to_nothing():
   """Prompts without a real token: answers see themselves."""
-  arrays, slope = answer_arrays(2), cotangent("answers")
-  nothing = jnp.zeros((P, S), bool)
-  (found, found_grads), (wanted, wanted_grads) = (
-    value_and_vjp(functools.partial(function, mask=nothing), arrays, slope)
-    for function in (answers_by_kernel, answers_by_maps)
+  kernel, maps = (
+    functools.partial(function, mask=jnp.zeros((P, S), bool))
+    for function in (answers_by_kernel, kernels.answers_by_maps)
   )
-  np.testing.assert_allclose(found, wanted, atol=3e-6)
-  for one, other in zip(found_grads, wanted_grads, strict=True):
-    np.testing.assert_allclose(one, other, atol=2e-5)
+  kernels.check_value_and_gradient(
+    kernel, maps, kernels.answer_arrays(2), kernels.cotangent("answers")
+  )
 
 
 @pytest.mark.parametrize("devices, share", [(3, 1), (8, 3)])
 def test_prompts_are_shared_out(devices, share):
   """One on each of three devices; three don't go into eight, which have all."""
-  mesh = parallel.data_mesh(jax.devices()[:devices])
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  function = jax.jit(by_kernel, in_shardings=everywhere)
-  wanted = jax.jit(by_kernel)(*causal_arrays(2))
-  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-    found = function(*causal_arrays(2))
-  np.testing.assert_allclose(found, wanted, atol=1e-6)
-  assert found.sharding.shard_shape(found.shape)[0] == share
+  kernels.check_sharing(by_kernel, kernels.causal_arrays(2), devices, share)
 
 
 def test_mask_of_answers():
@@ -179,7 +158,7 @@ def compile_for_tpu(length: int):
   """The gradient through `prefill` and `extend`, for one chip of a v5e."""
   topology = topologies.get_topology_desc("v5e:2x2", platform="tpu")
   chip = jax.sharding.SingleDeviceSharding(topology.devices[0])
-  gradient, shapes = model_gradient(length, 4, 512, chip)
+  gradient, shapes = kernels.model_gradient(length, 4, 512, chip)
   return gradient.lower(*shapes).compile()
 
 
