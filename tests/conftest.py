@@ -8,6 +8,7 @@ in processes of their own, have it on.
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 
 FLAGS = [
   "--xla_force_host_platform_device_count=8",
@@ -24,6 +25,11 @@ if importlib.metadata.version("jaxlib").startswith(
   FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One cache of compiled programs for all workers, the runs they start, and the
+# next time: many tests build the same programs, and all of them again.
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import json
 import pathlib
 import re
 from unittest import mock
@@ -365,7 +366,7 @@ def make_inputs() -> dict:
 # A case is a function of a dict of arrays. Each "data" has leading P.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
   """A row, built.
 
@@ -527,22 +528,55 @@ def experiment_case(row, devices: int = 1) -> Case:
 ROWS = [row for row in METHODS if row[0] is not rewards] + EXPERIMENTS
 
 
+# What the programs of a step know nothing of.
+AROUND = ("seed", "data", "rewards", "evaluation", "checkpoint")
+
+
+@functools.cache
+def built_steps() -> dict[str, Case]:
+  """Cases of experiments, by what their steps are made of."""
+  return {}
+
+
 @functools.cache
 def built(index: int) -> Case:
   row = ROWS[index]
-  if isinstance(row[0], str):
-    return experiment_case(row)
-  return probe_case(row) if row[0] is probes else array_case(row)
+  if not isinstance(row[0], str):
+    return probe_case(row) if row[0] is probes else array_case(row)
+  settings = experiment_config(*row).to_dict()
+  for name in AROUND:
+    del settings[name]
+  del settings["train"]["steps"]
+  key = json.dumps(settings, sort_keys=True)
+  if key not in built_steps():
+    built_steps()[key] = experiment_case(row)
+  return built_steps()[key]
 
 
 @functools.cache
-def expected(index: int):
-  case = built(index)
+def computed(case: Case):
   return jax.device_get(case.function(case.inputs))
+
+
+def expected(index: int):
+  return computed(built(index))
 
 
 every_row = pytest.mark.parametrize(
   "index", range(len(ROWS)), ids=[title(row) for row in ROWS]
+)
+# An experiment is methods, whose rows are computed in every way by default, and
+# a loop of updates, which other tests run in bfloat16 and on meshes.
+methods_first = pytest.mark.parametrize(
+  "index",
+  [
+    pytest.param(
+      index,
+      marks=pytest.mark.full if isinstance(row[0], str) else (),
+      id=title(row),
+    )
+    for index, row in enumerate(ROWS)
+  ],
 )
 
 
@@ -563,18 +597,32 @@ def test_padding_never_matters_and_nothing_recompiles(index):
   assert case.function._cache_size() == 1
 
 
-@every_row
-def test_bfloat16_is_accepted(index):
-  case = built(index)
-  inputs = jax.tree.map(
-    lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x,
-    case.inputs,
+def in_bfloat16(inputs):
+  return jax.tree.map(
+    lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, inputs
   )
-  values = jax.device_get(jax.tree.leaves(case.function(inputs)))
+
+
+@pytest.mark.parametrize("row", EXPERIMENTS, ids=title)
+def test_experiment_takes_bfloat16(row):
+  index = ROWS.index(row)
+  case = built(index)
+  found = jax.eval_shape(case.function, in_bfloat16(case.inputs))
+  assert jax.tree.map(jnp.shape, found) == jax.tree.map(
+    jnp.shape, expected(index)
+  )
+
+
+@methods_first
+def test_bfloat16_is_finite(index):
+  case = built(index)
+  values = jax.device_get(
+    jax.tree.leaves(case.function(in_bfloat16(case.inputs)))
+  )
   assert all(np.isfinite(v.astype(np.float32)).all() for v in values)
 
 
-@every_row
+@methods_first
 def test_eight_devices_equal_one(index):
   row = ROWS[index]
   # A run's programs are bound to its mesh.

@@ -74,7 +74,7 @@ def make(weight: float = 1.0):
 @pytest.mark.parametrize(
   "weight",
   [
-    pytest.param(0.0, marks=pytest.mark.slow, id="grpo"),
+    pytest.param(0.0, marks=pytest.mark.full, id="grpo"),
     pytest.param(1.0, id="ral"),
   ],
 )

@@ -314,7 +314,7 @@ def test_the_first_change_that_fits_is_named(monkeypatch, capsys):
   assert "fits: update takes most, 6% of a device" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_does_not_fit_is_said_with_a_change_that_does(
   monkeypatch, capsys, printed
 ):
@@ -373,7 +373,7 @@ def test_a_topology_that_does_not_exist():
     chips.topology("v5p:banana")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_pod_config_fits_its_pod(monkeypatch):
   """RAL's update on the 3B model for 16 chips, with the TPU's own kernel."""
   pytest.importorskip("libtpu")

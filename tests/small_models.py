@@ -4,6 +4,7 @@ Weights are drawn from a seed that is the tensor's Hugging Face name, so that
 tests and torch scripts build the same model without exchanging files.
 """
 
+from collections.abc import Iterable
 import dataclasses
 import functools
 import pathlib
@@ -11,6 +12,7 @@ import zlib
 
 import jax
 import numpy as np
+import pytest
 import safetensors.numpy
 import tokenizers
 import transformers
@@ -140,6 +142,20 @@ def small_config(
     **IDS,
     **changes,
   )
+
+
+def one_family(families: Iterable[str]) -> list:
+  """Parameters of a test: the family of the shipped model; others are `full`.
+
+  What a family computes differently has tests of its own; that it does so
+  under every transformation of the whole model costs minutes of compiling.
+  """
+  return [
+    pytest.param(
+      family, marks=() if family == "qwen2_5_vl" else pytest.mark.full
+    )
+    for family in families
+  ]
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

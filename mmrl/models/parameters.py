@@ -1,5 +1,7 @@
 """The parameter tree: random values, shapes, names of its leaves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -79,6 +81,12 @@ def init(rng: Array, config: ModelConfig) -> PyTree:
 
 def shapes(config: ModelConfig) -> PyTree:
   """Shapes of the parameters, without allocating any."""
+  return jax.tree.map(lambda x: x, _shapes(config))
+
+
+@functools.lru_cache
+def _shapes(config: ModelConfig) -> PyTree:
+  # Traced once: a run asks for them several times before its first step.
   return jax.eval_shape(lambda: init(jax.random.key(0), config))
 
 

@@ -88,14 +88,14 @@ def test_two_processes_train_what_one_does(alone, pair):
   assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_four_processes_train_what_one_does(folder, alone):
   runs.finish(folder, folder / "four", 4)
   assert_close(folder / "four", alone)
   assert names(folder / "four") == names(alone)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_dies_and_the_others_stop(folder, pair, killed):
   """By SIGKILL, in mid-run; the same command goes on, with nothing lost."""
@@ -116,7 +116,7 @@ def test_one_dies_and_the_others_stop(folder, pair, killed):
   runs.assert_same(ours, workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_sigterm_to_one_stops_all_and_loses_nothing(folder, pair):
   """Of the last process; also goes on as a run of one."""
   workdir, _ = pair
