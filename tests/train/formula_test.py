@@ -1,0 +1,258 @@
+"""Tests of an update against its equations, computed by NumPy in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+import small_models
+
+from mmrl import models, sharding
+from mmrl.models import parameters
+from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
+from mmrl.probes.policies import Scorer
+from mmrl.train import objective, optimizer
+from mmrl.train import step as step_lib
+from mmrl.types import Batch, Prompt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """Most of the time would go into optimising programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+# A model that changes with neither the shipped one nor its tokenizer.
+
+TERMS = {
+  "policy": {"name": "clipped_ratio", "weight": 1.0, "reduce": "token_mean"},
+  "kl": {"name": "reference_kl", "weight": 0.04, "reduce": "token_mean"},
+  "attention": {
+    "name": "attention_jsd",
+    "weight": 1.0,
+    "reduce": "sequence_mean",
+  },
+}
+CONFIG = ModelConfig(
+  text=TextConfig(
+    vocab_size=320,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    mrope_section=(1, 1, 2),
+  ),
+  vision=VisionConfig(
+    depth=1,
+    hidden_size=16,
+    intermediate_size=16,
+    num_heads=2,
+    out_hidden_size=32,
+    patch_size=2,
+    window_size=8,
+  ),
+  tie_word_embeddings=True,
+  image_token_id=311,
+  video_token_id=312,
+  vision_start_token_id=313,
+  vision_end_token_id=314,
+  eos_token_id=315,
+  pad_token_id=316,
+  remat=False,
+)
+P, G, S, R, N = 4, 2, 6, 3, 2
+READ = ("advantages", "logprobs_old", "logprobs_ref")
+
+
+def make_prompt() -> Prompt:
+  """Two visual tokens and some text, padded on the left by 0, 1, 2 and 3."""
+  rng = np.random.default_rng(0)
+  place = np.arange(S) - np.arange(P)[:, None]
+  return Prompt(
+    tokens=jnp.asarray(rng.integers(0, 300, (P, S)), jnp.int32),
+    mask=jnp.asarray(place >= 0),
+    positions=jnp.asarray(np.stack(3 * [np.maximum(place, 0)], -1)),
+    visual_index=jnp.asarray(np.where((place >= 0) & (place < N), place, -1)),
+    next_position=jnp.asarray(S - np.arange(P)),
+    region=jnp.zeros((P, S)),
+    patches=small_models.no_patches(P),
+  )
+
+
+def make_params(seed: int):
+  """Larger than at the start of training: attention is far from uniform."""
+  rng = np.random.default_rng(seed)
+
+  def one(path, leaf):
+    mean = 3.0 if path[-1].key == "scale" else 0.0
+    return jnp.asarray(rng.normal(mean, 0.1, leaf.shape), jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(one, parameters.shapes(CONFIG))
+
+
+@functools.cache
+def stage():
+  """Scorer, terms, state, a batch of fixed tokens and rewards, and scores.
+
+  The behaviour policy is another model, so that every term has a value.
+  """
+  scorer = Scorer(CONFIG, 1.0, (-1,), "self")
+
+  params, old, reference = map(make_params, range(3))
+  prompt, rng = make_prompt(), np.random.default_rng(1)
+  visual = jnp.asarray(rng.normal(size=(P, N, 32)), jnp.float32)
+  tokens = jnp.asarray(rng.integers(0, 300, (P, G, R)), jnp.int32)
+  lengths = np.array([[3, 2], [1, 3], [2, 2], [3, 0]])
+  mask = jnp.asarray(np.arange(R) < lengths[..., None])
+
+  @jax.jit
+  def score(params):
+    scores = scorer(params, scorer.prefill(params, prompt, visual), tokens)
+    return scores, models.attention_rows(scores.attention)
+
+  behaviour, _ = score(old)
+  # Nearer to the current policy than a stranger's, so that ratios matter.
+  current, far = (score(x)[0].logprobs for x in (params, reference))
+  rewards = jnp.array([[1.0, 0.1], [0.0, 0.9], [1.0, 1.0], [0.1, 0.0]])
+  fields = {
+    "rewards": rewards,
+    "advantages": rewards - rewards.mean(axis=1, keepdims=True),
+    "token_weights": jnp.ones((P, G, R)),
+    "logprobs_old": current + 0.1 * (behaviour.logprobs - current),
+    "logprobs_ref": current + 0.1 * (far - current),
+    "entropies_old": behaviour.entropies,
+    "attention_old": behaviour.attention,
+  }
+  batch = Batch(prompt, visual, tokens, mask, fields)
+  terms = objective.build_terms(
+    TERMS, provided=(*fields, "mask", "logprobs", "attention"), remedies={}
+  )
+  trainable, frozen = optimizer.partition(params, ("vision/.*",))
+  return scorer, terms, trainable, frozen, batch, score
+
+
+@functools.cache
+def one_update(accumulate: int):
+  scorer, terms, trainable, frozen, batch, _ = stage()
+  transform = optimizer.make(
+    {"name": "sgd"}, {"name": "constant_schedule", "value": 0.1}, 1.0
+  )
+  update = step_lib.make_update(
+    step_lib.make_loss(scorer, terms, ()),
+    terms,
+    transform,
+    sharding.on_one(jax.devices()[0]),
+    accumulate=accumulate,
+  )
+  state = step_lib.State(
+    step=jnp.zeros((), jnp.int32),
+    trainable=jax.tree.map(jnp.copy, trainable),
+    frozen=jax.tree.map(jnp.copy, frozen),
+    optimizer=transform.init(trainable),
+  )
+  state, measured = update(state, batch, 0)
+  trainable = jax.tree.map(jnp.copy, state.trainable)
+  _, after = update(state, batch, 0)
+  return trainable, jax.device_get(measured), after["loss/total"].item()
+
+
+def formula(trainable) -> dict[str, float]:
+  """What an update measures before it moves, by the equations in float64.
+
+  Of the library's there are hidden states, output head and attention rows.
+  """
+  *_, frozen, batch, score = stage()
+  scores, p = score(optimizer.merge(trainable, frozen))
+  _, q = score(make_params(1))
+  double = functools.partial(np.asarray, dtype=np.float64)
+  p, q, mask = double(p), double(q), np.asarray(batch.mask)
+  fields = {name: double(batch.fields[name]) for name in READ}
+  logits = double(scores.logits.hidden) @ double(scores.logits.head).T
+  logits[..., list(CONFIG.banned_token_ids)] = -np.inf
+  logs = special.log_softmax(logits, axis=-1)
+  logprobs = np.take_along_axis(logs, np.asarray(batch.tokens)[..., None], -1)
+  logprobs = logprobs[..., 0]
+
+  def token_mean(x):
+    return x[mask].sum() / mask.sum()
+
+  def sequence_mean(x):
+    rows = zip(x.reshape(-1, R), mask.reshape(-1, R), strict=True)
+    return np.mean([row[kept].mean() for row, kept in rows if kept.any()])
+
+  advantages = fields["advantages"][..., None]
+  ratio = np.exp(logprobs - fields["logprobs_old"])
+  clipped = np.clip(ratio, 0.8, 1.2)
+  k = fields["logprobs_ref"] - logprobs
+  m = (p + q) / 2
+  jsd = (special.rel_entr(p, m) + special.rel_entr(q, m)).sum(-1) / 2
+  terms = {
+    "policy": token_mean(-np.minimum(advantages * ratio, advantages * clipped)),
+    "kl": token_mean(np.exp(k) - k - 1),
+    "attention": sequence_mean(advantages * jsd),
+  }
+  total = terms["policy"] + 0.04 * terms["kl"] + terms["attention"]
+  return {f"loss/{name}": value for name, value in terms.items()} | {
+    "loss/total": total,
+    "policy/entropy": token_mean(special.entr(np.exp(logs)).sum(-1)),
+    "policy/ratio_deviation": token_mean(np.abs(ratio - 1)),
+    "attention/jsd_mean": token_mean(jsd),
+    "attention/jsd_good": token_mean(jsd * (advantages > 0)),
+    "attention/jsd_bad": token_mean(jsd * (advantages < 0)),
+  }
+
+
+def test_an_update_is_its_equations():
+  """Before and after it; the model computes in float32, to about 1e-6."""
+  _, _, trainable, *_ = stage()
+  moved, measured, after = one_update(1)
+  expected = formula(trainable)
+  assert set(measured) == {*expected, "gradient/norm"}
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      measured[name], value, rtol=1e-4, atol=1e-6, err_msg=name
+    )
+  np.testing.assert_allclose(
+    after, formula(moved)["loss/total"], rtol=1e-4, atol=1e-6
+  )
+
+
+def test_the_gradient_is_the_slope_of_the_equations():
+  """Along the gradient the loss rises by its norm: central differences.
+
+  The step is the gradient clipped to 1, times 0.1. Of a slope of 6, over 0.005
+  of a step, the rounding of float32 takes 1e-4 and the curve as much.
+  """
+  _, _, trainable, *_ = stage()
+  moved, measured, _ = one_update(1)
+  change = {path: x - moved[path] for path, x in trainable.items()}
+  size = np.linalg.norm([np.linalg.norm(x) for x in change.values()])
+  np.testing.assert_allclose(size, 0.1, rtol=1e-5)
+
+  def loss(width):
+    at = {path: trainable[path] + width * x for path, x in change.items()}
+    return formula(at)["loss/total"]
+
+  width = 0.005
+  slope = (loss(width) - loss(-width)) / (2 * width * 0.1)
+  np.testing.assert_allclose(measured["gradient/norm"], slope, rtol=1e-3)
+
+
+def test_accumulated_parts_equal_the_whole():
+  """Lengths differ by prompt: an average of averages would not do."""
+  (one, before, _), (four, after, _) = one_update(1), one_update(4)
+  for path in one:
+    np.testing.assert_allclose(four[path], one[path], atol=1e-6, err_msg=path)
+  assert set(before) == set(after)
+  for name in before:
+    assert np.isfinite(before[name])
+    np.testing.assert_allclose(
+      after[name], before[name], rtol=1e-4, atol=1e-7, err_msg=name
+    )
