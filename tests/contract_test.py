@@ -129,15 +129,6 @@ def title(row) -> str:
   return f"{row[0].__name__}.{row[1]}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Most of the time would go into optimising programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 # The table holds everything, and nothing else.
 
 

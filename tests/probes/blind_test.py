@@ -26,15 +26,6 @@ def text_only(conversation: list[dict]) -> list[dict]:
   ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Most of the time would go into optimising programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 def make_inputs(family: str, rows: int = 1):
   """A scorer, its parameters, four prompts, and their texts alone."""
   config = small_models.small_config(family=family)

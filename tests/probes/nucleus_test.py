@@ -19,15 +19,6 @@ from mmrl.types import Rollout
 TEMPERATURE = 0.7
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Most of the time would go into optimising programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 @functools.cache
 def make_inputs():
   """Three prompts with a row of pictures each, and any answers."""

@@ -21,16 +21,6 @@ from mmrl.train import run as run_lib
 from mmrl.train.answers import Answers
 from mmrl.types import Prefix, Prompt, Rollout, Scores
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Most of the time would go into optimising programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 # Two questions, two answers and two experts, three tokens.
 
 

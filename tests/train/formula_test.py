@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy import special
 import small_models
 
@@ -16,16 +15,6 @@ from mmrl.probes.policies import Scorer
 from mmrl.train import objective, optimizer
 from mmrl.train import step as step_lib
 from mmrl.types import Batch, Prompt
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Most of the time would go into optimising programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
 
 # A model that changes with neither the shipped one nor its tokenizer.
 

@@ -22,15 +22,6 @@ from mmrl.train.answers import Answers
 from mmrl.types import Patches, Prefix, Prompt, Rollout
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Most of the time would go into optimising programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.mark.parametrize(
   "kept, fresh, shards, expected",
   [

@@ -37,15 +37,6 @@ TERMS = {
 ONE, OWN = (1, 1, 1), (1, 4, 2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Most of the time would go into optimising programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 def make_config(path: str = "tiny", terms=tuple(TERMS)):
   """Distillation alone, of the model that ships with the library."""
   config = defaults.get_config()
