@@ -34,7 +34,7 @@ WHOLE_SECONDS = 900
 
 
 def make_folder(parent: pathlib.Path, *lines: str) -> pathlib.Path:
-  """A folder for runs of one config, which share compiled programs.
+  """A folder for runs of one config.
 
   Args:
     parent: as `tmp_path_factory.mktemp` makes it.
@@ -43,14 +43,6 @@ def make_folder(parent: pathlib.Path, *lines: str) -> pathlib.Path:
   body = "".join(f"  {line}\n" for line in (*lines, "return config"))
   (parent / "config.py").write_text(CONFIG + body)
   return parent
-
-
-def environment(folder: pathlib.Path, flags: str = FLAGS) -> dict[str, str]:
-  return os.environ | {
-    "XLA_FLAGS": flags,
-    "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
 
 
 def free_port() -> int:
@@ -112,7 +104,7 @@ def start(
   """Starts a run; ends what is left of it.
 
   Args:
-    folder: of config and cache.
+    folder: of the config.
     workdir: of the run.
     count: of processes.
     arguments: further ones, of all processes.
@@ -150,7 +142,7 @@ def start(
         began[i] = subprocess.Popen(
           command,
           cwd=ROOT,
-          env=environment(folder, flags),
+          env=os.environ | {"XLA_FLAGS": flags},
           stdout=output,
           stderr=error,
         )

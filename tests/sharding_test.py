@@ -20,7 +20,7 @@ from mmrl.train import run as run_lib
 
 PROMPTS = 16
 CASES = (
-  (0.0, (8, 1, 1)),
+  pytest.param(0.0, (8, 1, 1), marks=pytest.mark.full),
   pytest.param(1.0, (1, 8, 1), marks=pytest.mark.full),
   (1.0, (2, 2, 2)),
 )

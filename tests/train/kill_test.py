@@ -9,6 +9,8 @@ import runs
 
 from mmrl import processes
 
+# One kill of a whole run is in loop_test.
+pytestmark = pytest.mark.full
 STEPS = 6
 CONFIG = (
   "config.rollout.prompts = 8",
@@ -78,7 +80,6 @@ def kill_again_and_again(folder, workdir, moments, chance) -> int:
   return kills
 
 
-@pytest.mark.full
 def test_four_kills(folder, whole):
   workdir = folder / "four"
   moments = ("claimed", "saving", "step", "end")
@@ -86,7 +87,6 @@ def test_four_kills(folder, whole):
   assert_same(workdir, whole)
 
 
-@pytest.mark.full
 def test_twenty_kills(folder, whole):
   """At moments from a seeded generator, over as many runs as it takes."""
   chance, kills, runs = random.Random(1), 0, 0
@@ -120,7 +120,6 @@ def test_sigterm_in_a_step(folder, whole):
   assert_same(workdir, whole)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_sigterm_in_an_evaluation(folder, whole, moment):
   """It is left at once, and made anew."""

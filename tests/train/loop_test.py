@@ -1,16 +1,23 @@
 """Whole runs: what a stopped run leaves, and that resuming changes nothing."""
 
+import functools
+import importlib.util
 import json
 import re
+import sys
 
+from absl.testing import flagsaver
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
 
+from mmrl import commands
 from mmrl.errors import UserError
 from mmrl.evaluate import command
-from mmrl.train import checkpoint, defaults, loop
+from mmrl.train import __main__, checkpoint, claim, defaults, loop
+from mmrl.train import run as run_lib
 from mmrl.train.step import State
 
 CONFIG = (
@@ -146,24 +153,39 @@ def test_a_broken_picture_loses_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("argument", "message"),
   [
-    (["--config.train.stops=3"], "stops"),
-    (["--config.losses.policy.name=clipped"], "valid names: .*clipped_ratio"),
-    (["--config.model.path=nowhere"], "found none at nowhere"),
-    (["--config.rollout.prompts=5"], "multiple of train.minibatches"),
-    (["--config.rollout.answers=1"], "needs at least 2 answers per prompt"),
-    (["--config.data.lengths=(8,)"], "expected at most 8 tokens, found"),
-    (["--config.data.train.path=x"], "path"),
-    (["--config.train.steps=9"], "belongs to a run with another config"),
+    ("train.stops=3", "stops"),
+    ("losses.policy.name=clipped", "valid names: .*clipped_ratio"),
+    ("model.path=nowhere", "found none at nowhere"),
+    ("rollout.prompts=5", "multiple of train.minibatches"),
+    ("rollout.answers=1", "needs at least 2 answers per prompt"),
+    ("data.lengths=(8,)", "expected at most 8 tokens, found"),
+    ("data.train.path=x", "path"),
+    ("train.steps=9", "belongs to a run with another config"),
   ],
 )
 def test_a_mistake_is_one_line_and_status_2(
-  folder, finished, arguments, message
+  folder, tmp_path, argument, message, monkeypatch, capsys
 ):
-  workdir = finished[0] if "steps=9" in arguments[0] else folder / "mistake"
-  with runs.start(folder, workdir, arguments=arguments, **OPTIMISED) as run:
-    assert run.wait() == [2], run.error()
-  lines = [x for x in run.error().splitlines() if x.startswith("error: ")]
-  assert len(lines) == 1 and "Traceback" not in run.error()
+  """The command, called here: a process of its own takes seconds to start."""
+  workdir = tmp_path / "run"
+  if argument == "train.steps=9":
+    spec = importlib.util.spec_from_file_location("c", folder / "config.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    claim.claim(workdir, module.get_config())
+  one = functools.partial(run_lib.build_run, devices=jax.devices()[:1])
+  monkeypatch.setattr(run_lib, "build_run", one)
+  monkeypatch.setattr(commands, "keep_freed_memory", lambda: None)
+  place = [f"--config={folder / 'config.py'}", f"--workdir={workdir}"]
+  monkeypatch.setattr(
+    sys, "argv", ["mmrl.train", *place, f"--config.{argument}"]
+  )
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
+    commands.run(__main__.main)
+  assert stopped.value.code == 2
+  error = capsys.readouterr().err
+  lines = [x for x in error.splitlines() if x.startswith("error: ")]
+  assert len(lines) == 1 and "Traceback" not in error
   assert re.search(message, lines[0]), lines[0]

@@ -147,6 +147,7 @@ def error_lines(started, index):
   return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
+@pytest.mark.full
 def test_processes_that_disagree_on_the_config(folder):
   ours = folder / "disagree"
   each = [(), ("--config.seed=7",)]
@@ -159,6 +160,7 @@ def test_processes_that_disagree_on_the_config(folder):
   assert not ours.exists()
 
 
+@pytest.mark.full
 def test_a_working_directory_in_use(folder):
   """Said by every process of the second run; the first isn't disturbed."""
   ours = folder / "shared"
@@ -174,6 +176,7 @@ def test_a_working_directory_in_use(folder):
     assert f"{ours} in use by process {first.processes[0].pid}" in line
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_that_never_comes(folder, index):
   """The one that waits gives up with a line that says what to do."""
