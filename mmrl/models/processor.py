@@ -13,7 +13,6 @@ import tempfile
 from typing import Any
 
 import numpy as np
-import transformers
 
 from mmrl import storage
 from mmrl.errors import UserError
@@ -54,6 +53,8 @@ class Processor:
   @classmethod
   def load(cls, path: storage.Name, config: ModelConfig) -> "Processor":
     """Reads tokenizer, chat template and settings of a model directory."""
+    import transformers  # late: it takes seconds, and no other module needs it
+
     path = storage.path(path)
     if not (path / "tokenizer.json").exists():
       raise UserError(
