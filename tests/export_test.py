@@ -65,7 +65,10 @@ def train(tmp_path, config, **changes) -> Run:
   return Run(str(workdir), str(source), params)
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(
+  scope="module",
+  params=small_models.one_family(["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]),
+)
 def run(request, tmp_path_factory):
   config = small_models.small_config(tied=False, family=request.param)
   return train(tmp_path_factory.mktemp("run"), config)
@@ -146,6 +149,7 @@ def command(*arguments):
   )
 
 
+@pytest.mark.full
 def test_command(tmp_path):
   run = train(tmp_path, small_models.small_config())
   out = tmp_path / "out"
@@ -156,6 +160,7 @@ def test_command(tmp_path):
   check_same(models.load(out, dtype="float16").params, wanted)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "arguments, message",
   [

@@ -205,6 +205,7 @@ def taught(tmp_path_factory):
   return compiler, found, given
 
 
+@pytest.mark.full
 def test_a_teacher_is_planned(taught):
   """On its own mesh, and beside every other program."""
   compiler, found, _ = taught
@@ -234,6 +235,7 @@ def test_a_teacher_is_planned(taught):
   assert found["teach"].collectives["all-gather"]["bytes"] > 0
 
 
+@pytest.mark.full
 def test_flops_of_a_teacher(taught):
   """Those of a reference, whose logits are computed in the update."""
   compiler, found, _ = taught
@@ -255,6 +257,7 @@ def test_flops_of_a_teacher(taught):
   assert found["update"].flops == (update + head) // 2
 
 
+@pytest.mark.full
 def test_drawing_again_is_planned(taught):
   """Two batches of answers at a time; no group leaves its device."""
   _, found, _ = taught
@@ -264,6 +267,7 @@ def test_drawing_again_is_planned(taught):
   assert rollout["resident"] > found["probe"].memory["resident"]
 
 
+@pytest.mark.full
 def test_experts_are_planned(taught):
   """Two answers are sampled, three scored and learnt from."""
   compiler, found, given = taught

@@ -18,7 +18,10 @@ LENGTH = 6
 CHAT = user(picture(16, 24, 1), "a", clip(5, 16, 16, 2.0, 2), "what?")
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(
+  scope="module",
+  params=small_models.one_family(["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]),
+)
 def model(request):
   config = small_models.small_config(family=request.param)
   return small_models.make_model(config)
@@ -126,6 +129,7 @@ def command(*arguments):
   )
 
 
+@pytest.mark.full
 def test_command(tmp_path):
   """The shipped model, a picture file and a PNG of all tokens."""
   file, out = tmp_path / "a.png", tmp_path / "out.png"
@@ -144,6 +148,7 @@ def test_command(tmp_path):
     assert sheet.size == sample.draw(model, found, "all").size
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "arguments, message",
   [

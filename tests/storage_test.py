@@ -80,6 +80,7 @@ def temporary(tmp_path, monkeypatch):
   return folder
 
 
+@pytest.mark.full
 def test_paths(tmp_path, store):
   assert storage.path(tmp_path) == tmp_path
   assert isinstance(storage.path("a/b"), epath.Path)
@@ -98,6 +99,7 @@ def test_places_that_are_not_known(monkeypatch):
     storage.path("gs://a/b")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", ["local", "gs://bucket/deep"])
 def test_what_is_written_is_read(tmp_path, store, place):
   folder = storage.path(tmp_path / "deep" if place == "local" else place)
@@ -113,6 +115,7 @@ def test_what_is_written_is_read(tmp_path, store, place):
   assert storage.read_bytes(folder / "b") == b"one\r\ntwo"
 
 
+@pytest.mark.full
 def test_a_store_that_fails(monkeypatch, store):
   """Its client may raise anything; what users see is one line."""
 
@@ -199,6 +202,7 @@ def same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("most", [10**9, 40_000])
 def test_a_model_in_a_store(tmp_path, store, temporary, most):
   model = small_models.make_model(SMALL)
@@ -218,6 +222,7 @@ def test_a_model_in_a_store(tmp_path, store, temporary, most):
   assert not list(temporary.iterdir()), "copies are left"
 
 
+@pytest.mark.full
 def test_shards_are_copied_one_at_a_time(store, temporary, monkeypatch):
   model = small_models.make_model(SMALL)
   models.save(model, "gs://bucket/model", max_shard_bytes=40_000)
@@ -237,6 +242,7 @@ def test_shards_are_copied_one_at_a_time(store, temporary, monkeypatch):
   assert [len(names) for names in weights] == [1] * shards and shards > 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("most", [10**9, 40_000])
 def test_a_model_in_a_store_is_replaced(store, most):
   """By one with more shards, or fewer."""
@@ -252,6 +258,7 @@ def test_a_model_in_a_store_is_replaced(store, most):
   assert storage.names("gs://b/m") == storage.names(fresh)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x05" + b"\0" * 12])
 def test_broken_weights_in_a_store(store, content):
   model = small_models.make_model(SMALL)
@@ -261,6 +268,7 @@ def test_broken_weights_in_a_store(store, content):
     models.load("gs://b/m")
 
 
+@pytest.mark.full
 def test_weights_in_a_store_that_break_off(store):
   model = small_models.make_model(SMALL)
   models.save(model, "gs://b/m")
@@ -270,6 +278,7 @@ def test_weights_in_a_store_that_break_off(store):
     models.load("gs://b/m")
 
 
+@pytest.mark.full
 def test_no_model_in_a_store(store):
   with pytest.raises(UserError, match="found none at gs://b/m; pass"):
     models.load("gs://b/m")
@@ -326,6 +335,7 @@ def take_all(total, rate):
   return np.arange(total)
 
 
+@pytest.mark.full
 def test_data_in_a_store(tmp_path, store):
   folder = store / "bucket" / "data"
   (folder / "files").mkdir(parents=True)
@@ -349,6 +359,7 @@ def test_data_in_a_store(tmp_path, store):
   assert len(clip.frames) == 4
 
 
+@pytest.mark.full
 def test_missing_data_in_a_store(store):
   with pytest.raises(UserError, match="expected a readable data file"):
     sources.JsonLines(path="gs://b/data.jsonl")
@@ -366,6 +377,7 @@ def test_missing_data_in_a_store(store):
     videos.read("gs://b/c.mp4", "sample", take_all, 0.0)
 
 
+@pytest.mark.full
 def test_one_request_for_a_folder_of_pictures(store, monkeypatch):
   rows = [
     {"question": "What?", "answer": "this", "images": [f"files/{i}.png"]}
@@ -410,6 +422,7 @@ def test_metrics_are_rewritten_whole(tmp_path, monkeypatch):
   assert (tmp_path / "tensorboard").is_dir()
 
 
+@pytest.mark.full
 def test_metrics_in_a_store(store, monkeypatch, capsys):
   """Rewritten now and then, and always when asked to."""
   clock = [1000.0]
@@ -440,6 +453,7 @@ def test_metrics_in_a_store(store, monkeypatch, capsys):
   assert storage.names("gs://b/run") == {"metrics.jsonl"}
 
 
+@pytest.mark.full
 def test_no_metrics_yet(tmp_path, store):
   assert metrics.read(tmp_path) == metrics.read("gs://b/run") == []
 
@@ -449,6 +463,7 @@ def evaluation():
   return Evaluation(8, 0.5, {"all": 0.5}, 1.0, None, None, [shown])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", ["local", "gs://b/run"])
 def test_evaluations(tmp_path, store, place):
   path = storage.path(tmp_path if place == "local" else place) / "before.json"
@@ -461,6 +476,7 @@ def test_evaluations(tmp_path, store, place):
       Evaluation.load(path)
 
 
+@pytest.mark.full
 def test_a_run_in_a_store(store):
   """It has a config."""
   config = defaults.get_config()

@@ -34,7 +34,10 @@ INTERRUPTIBLE = [
 ]
 
 # The workers are Linux machines, and here scripts meant for them run for real.
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+pytestmark = [
+  pytest.mark.full,
+  pytest.mark.skipif(sys.platform != "linux", reason="needs Linux"),
+]
 
 # The stub takes what it should do from the first entry of plan.json whose words
 # are all in the call, and removes the entry. Without one, what is asked for

@@ -17,7 +17,9 @@ from mmrl.models import config_json, weights
 TESTDATA = pathlib.Path(__file__).parents[1] / "testdata"
 
 
-@pytest.fixture(scope="module", params=small_models.golden_cases())
+@pytest.fixture(
+  scope="module", params=small_models.one_family(small_models.golden_cases())
+)
 def case(request, tmp_path_factory):
   """The golden numbers, our prompt, and our output for it."""
   config, conversations = small_models.golden_cases()[request.param]

@@ -13,7 +13,7 @@ from mmrl.probes import blind
 from mmrl.probes.policies import Scorer
 from mmrl.types import Rollout
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+FAMILIES = small_models.one_family(["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 PICTURED = [True, True, False, True]
 
 

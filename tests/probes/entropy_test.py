@@ -120,7 +120,9 @@ def pictures_of(prompt: Prompt, visual, width: int) -> list[list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+  "family", small_models.one_family(["qwen2_5_vl", "qwen3_vl"])
+)
 def test_mean_over_the_pictures_of_a_prompt(family, rows):
   """Packed together or not, with the channels of DeepStack or without."""
   scorer, prompt, visual = make_inputs(family, rows)

@@ -454,6 +454,7 @@ print("DONE", len(jax.devices()))
 """
 
 
+@pytest.mark.full
 def test_two_processes(tmp_path):
   """They agree on what is damaged, and one of them writes plain files."""
   path = tmp_path / "run"

@@ -151,6 +151,7 @@ def test_a_teacher_of_another_size():
   assert all(np.isfinite(x) and x > 0 for x in moved.values()), moved
 
 
+@pytest.mark.full
 def test_the_teachers_mesh_changes_nothing():
   """Its own mesh of eight devices, beside another one of the student."""
   _, batch, after, metrics = distilled(another())
