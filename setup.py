@@ -44,6 +44,7 @@ setuptools.setup(
     "test": [
       "beartype>=0.22",
       "easy-vqa==1.0",
+      "mypy>=2.0",
       "pytest>=8",
       "pytest-xdist>=3.8",
       "ruff>=0.15",

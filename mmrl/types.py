@@ -27,7 +27,7 @@ and what the probes of a run add: `logprobs_old`, `entropies_old`,
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, dataclass_transform
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
@@ -37,6 +37,7 @@ PyTree = Any
 Box = tuple[float | int, float | int, float | int, float | int]
 
 
+@dataclass_transform(frozen_default=True)
 def pytree(cls):
   """Makes `cls` a frozen dataclass whose fields are all pytree children."""
   cls = dataclasses.dataclass(frozen=True)(cls)
