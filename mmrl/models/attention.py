@@ -4,6 +4,7 @@ Everything here is a pure function of rotated queries, keys and values. Scores
 and softmax are float32; products with values return to the input type.
 """
 
+from collections.abc import Callable
 import functools
 
 import jax
@@ -133,7 +134,7 @@ def attend_causal(
     return blocked.attend_runs(queries, keys, values, runs)
 
   # Chosen when lowered, so that a program for another machine has its own.
-  kernels = {"tpu": splash.attend_causal}
+  kernels: dict[str, Callable] = {"tpu": splash.attend_causal}
   if cudnn.takes(queries):
     kernels["cuda"] = cudnn.attend_causal
   return jax.lax.platform_dependent(
@@ -244,9 +245,15 @@ def attend_answers(
   length = prefix_mask.shape[-1]
   if queries.size // queries.shape[-1] * (length + count) <= _DENSE_VALUES:
     mask = jnp.tri(count, dtype=bool)
-    prefix = (jnp.swapaxes(x, 1, 2) for x in (prefix_keys, prefix_values))
-    own = (jnp.swapaxes(x, 2, 3) for x in (keys, values))
-    return attend_prefix(queries, *prefix, prefix_mask, *own, mask)
+    return attend_prefix(
+      queries,
+      jnp.swapaxes(prefix_keys, 1, 2),
+      jnp.swapaxes(prefix_values, 1, 2),
+      prefix_mask,
+      jnp.swapaxes(keys, 2, 3),
+      jnp.swapaxes(values, 2, 3),
+      mask,
+    )
 
   def by_runs(queries, keys, values, prefix_mask):
     # The prompt's real tokens stand side by side.
@@ -278,7 +285,7 @@ def attend_answers(
     return attend_all
 
   by_splash = functools.partial(splash.attend_answers, answers=answers)
-  kernels = {"tpu": in_line(by_splash)}
+  kernels: dict[str, Callable] = {"tpu": in_line(by_splash)}
   if cudnn.takes(queries):
     kernels["cuda"] = cudnn.attend_answers
   return jax.lax.platform_dependent(

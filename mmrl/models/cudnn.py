@@ -8,6 +8,7 @@ reference in their place; never run on a GPU, never timed.
 
 from collections.abc import Callable
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def attend_causal(
   values: Float[Array, "P S K head"],
   mask: Bool[Array, "P S"],
   *,
-  implementation: str = "cudnn",
+  implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "P S H head"]:
   """Attention of each token over itself and the real tokens before it.
 
@@ -70,8 +71,11 @@ def attend_causal(
   def attend(queries, keys, values, mask):
     index = _real_first(mask, _padded(count))
     number = mask.sum(-1, dtype=jnp.int32)
+    queries, keys, values = (_take(x, index) for x in (queries, keys, values))
     out = jax.nn.dot_product_attention(
-      *(_take(x, index) for x in (queries, keys, values)),
+      queries,
+      keys,
+      values,
       is_causal=True,
       query_seq_lengths=number,
       key_value_seq_lengths=number,
@@ -92,7 +96,7 @@ def attend_answers(
   keys: Float[Array, "P G R K head"],
   values: Float[Array, "P G R K head"],
   *,
-  implementation: str = "cudnn",
+  implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "P G R H head"]:
   """Attention of whole answers over the prompt they share and themselves.
 

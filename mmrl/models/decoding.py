@@ -94,8 +94,10 @@ def empty_cache(
     *before, heads, _, size = layers.keys.shape
     return jnp.zeros((*before, answers, heads, length, size), layers.keys.dtype)
 
-  together = isinstance(decoder, Layers)
-  empty = zeros(decoder) if together else tuple(map(zeros, decoder))
+  if isinstance(decoder, Layers):
+    empty = zeros(decoder)
+  else:
+    empty = tuple(map(zeros, decoder))
   return Cache(keys=empty, values=empty, length=jnp.zeros((), jnp.int32))
 
 
@@ -199,13 +201,13 @@ def decode(
         return jax.lax.dynamic_update_slice(cached, new, where)
 
       kept = tuple(map(write, old, (keys, values)))
-      own = (cached[index] if index else cached for cached in kept)
+      keys, values = (cached[index] if index else cached for cached in kept)
       out = attention.attend_prefix(
-        queries, layer.keys, layer.values, prefix.mask, *own, mask
+        queries, layer.keys, layer.values, prefix.mask, keys, values, mask
       )
       return out, kept
 
-    return block.apply({"params": layer.params}, x, angles, attend)
+    return layers.run(block, layer.params, x, angles, attend)
 
   if isinstance(decoder, Layers):
 

@@ -93,7 +93,10 @@ def _log_totals(student, teacher):
 
   def visit(index, carry):
     *_, both = _part(student, teacher, index)
-    return [add(*sums, v) for sums, v in zip(carry, both, strict=True)]
+    return [
+      add(top, total, values)
+      for (top, total), values in zip(carry, both, strict=True)
+    ]
 
   count = len(student.hidden)
   lowest = jnp.full(count, vocabulary.BANNED, jnp.float32)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from mmrl.models import attention
 from mmrl.models.config import ModelConfig, VisionConfig
+from mmrl.types import PyTree
 
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
 
@@ -39,11 +40,16 @@ def _matmul_forward(x, kernel):
 def _matmul_backward(residuals, dy):
   x, kernel = residuals
   dx = jnp.matmul(dy, kernel.T)
-  flat = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
-  return dx, jax.lax.dot_general(*flat, (((0,), (0,)), ((), ())))
+  x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
+  return dx, jax.lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def run(module: nn.Module, params: PyTree, *arguments: Any) -> Any:
+  """What a module computes with these parameters."""
+  return module.apply({"params": params}, *arguments)
 
 
 class Dense(nn.Module):
@@ -94,12 +100,15 @@ class LayerNorm(nn.Module):
     return (x * scale + bias).astype(self.dtype)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
   "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
   "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
-_VISION_NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+_VISION_NORMS = {
+  "rms": RMSNorm,
+  "layer": LayerNorm,
+}
 _VISION_EPSILON = 1e-6
 
 
@@ -200,7 +209,9 @@ class VisionBlock(nn.Module):
     x = x + Dense(vision.hidden_size, True, self.dtype, name="proj")(out)
     h = _vision_norm(vision, self.dtype, "norm2")(x)
     if vision.gated_mlp:
-      mlp = SwiGLU(vision.intermediate_size, True, self.dtype, name="mlp")
+      mlp: nn.Module = SwiGLU(
+        vision.intermediate_size, True, self.dtype, name="mlp"
+      )
     else:
       width, activation = vision.intermediate_size, vision.hidden_act
       mlp = MLP(width, activation, self.dtype, name="mlp")

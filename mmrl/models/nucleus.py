@@ -13,7 +13,9 @@ from mmrl.types import Logits
 # Logits that exist at once on a device; 64 MiB.
 _CHUNK_VALUES = 2**24
 # As integers, the bits of positive floats are in the order of their values.
-_LEAST, _ONE = np.float32([np.finfo(np.float32).tiny, 1]).view(np.int32)
+_LEAST, _ONE = np.array([np.finfo(np.float32).tiny, 1], np.float32).view(
+  np.int32
+)
 
 
 def nucleus_entropies(
@@ -110,8 +112,8 @@ def nucleus_entropy(
     reached = mass >= wanted
     return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
 
-  bounds = jnp.full_like(wanted, _LEAST, jnp.int32)
-  bounds = bounds, jnp.full_like(bounds, _ONE + 1)
+  low = jnp.full_like(wanted, _LEAST, jnp.int32)
+  bounds = low, jnp.full_like(low, _ONE + 1)
   steps = int(_ONE - _LEAST).bit_length()
   low, _ = jax.lax.fori_loop(0, steps, halve, bounds)
   least = jax.lax.bitcast_convert_type(low, jnp.float32)

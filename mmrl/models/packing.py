@@ -140,7 +140,7 @@ def _pack(
       )
       out.extent[row, span] = cut.grid[1:]
       out.frame[row, span] = np.stack([first, first + size], axis=-1)
-      if per_window:
+      if windows is not None and slots is not None:
         for members in pictures.window_lists(cut.grid, tower):
           members = members + start
           windows[row, window, : len(members)] = members
@@ -178,7 +178,7 @@ def _bucket(
   sizes: dict[str, int], buckets: Sequence[int], step: int, what: str
 ) -> int:
   """The smallest bucket that holds every size, or an error that names one."""
-  name = max(sizes, key=sizes.get)
+  name = max(sizes, key=sizes.__getitem__)
   need = sizes[name]
   if not buckets:
     return max(step, -(-need // step) * step)

@@ -148,7 +148,8 @@ def pixels_of(
   values = cut.pixels.reshape(frames, *blocks, channels, span, size, size)
   values = values.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
   values = values.reshape(frames * span, rows * size, columns * size, channels)
-  values = values * np.float32(config.std) + np.float32(config.mean)
+  values = values * np.array(config.std, np.float32)
+  values = values + np.array(config.mean, np.float32)
   return (values * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -183,7 +184,8 @@ def cut(
   height, width = sizes.fit(*size, config.max_pixels)
   frame = np.asarray(scale(picture, height, width), np.float32)
   values = frame / np.float32(255)
-  values = (values - np.float32(config.mean)) / np.float32(config.std)
+  values -= np.array(config.mean, np.float32)
+  values /= np.array(config.std, np.float32)
   pixels, grid = patchify(values[None], vision)
   cells = np.zeros(grid[1] * grid[2] // vision.spatial_merge_size**2)
   if region is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmrl.models import rows, vlm, vocabulary
 from mmrl.models.config import ModelConfig
-from mmrl.types import Logits, Prefix, PyTree, Scores
+from mmrl.types import Attention, Logits, Prefix, PyTree, Scores
 
 
 def token_logits(
@@ -97,7 +97,7 @@ def score(
   hidden = jnp.concatenate([first, output.hidden[:, :, :-1]], axis=2)
   logits = lazy_logits(params, config, hidden, temperature)
   logprobs, entropies = token_logprobs(logits, tokens)
-  attention = output.attention
-  if attention is not None:
-    attention = rows.attention_policy(attention, row=attention_row)
+  attention = None
+  if isinstance(output.attention, Attention):
+    attention = rows.attention_policy(output.attention, row=attention_row)
   return Scores(logprobs, entropies, attention, logits)

@@ -127,7 +127,10 @@ def write(
     "image_mean": list(picture.mean),
     "image_std": list(picture.std),
   }
-  frames = {"min_frames": video.min_frames, "max_frames": video.max_frames}
+  frames: dict[str, Any] = {
+    "min_frames": video.min_frames,
+    "max_frames": video.max_frames,
+  }
   if video.frames:
     # Null, or Transformers would take its own default besides.
     frames |= {"num_frames": video.frames, "fps": None}

@@ -208,13 +208,11 @@ class Processor:
 
       clip = videos.read(source, name, sample, fps)
       marks = (
-        config.video_token_id,
-        config.vision_start_token_id,
-        config.vision_end_token_id,
+        self._text(config.video_token_id),
+        self._text(config.vision_start_token_id),
+        self._text(config.vision_end_token_id),
       )
-      return videos.cut(
-        clip, video, self.picture, config, tuple(map(self._text, marks))
-      )
+      return videos.cut(clip, video, self.picture, config, marks)
     except UserError:
       raise
     except ValueError as error:
@@ -316,15 +314,15 @@ class Processor:
       at += max(span.grid[1:]) // merge
       seen += len(place)
       start = hole + 1
-    index = np.concatenate(index).astype(np.int32)
+    visual_index = np.concatenate(index).astype(np.int32)
     # The last entry is what text, at -1, reads.
     region = np.concatenate([*(cut.region for cut in cuts), [0]])
     return Encoded(
       name=name,
       tokens=np.concatenate(tokens).astype(np.int32),
       positions=np.concatenate(positions).astype(np.int32),
-      visual_index=index,
-      region=region[index].astype(np.float32),
+      visual_index=visual_index,
+      region=region[visual_index].astype(np.float32),
       cuts=cuts,
     )
 

@@ -59,8 +59,8 @@ class Answers(splash_attention.Mask):
     return (key < self.length) | (first <= key) & (key <= last)
 
   def __getitem__(self, block: tuple[slice, slice]) -> np.ndarray:
-    queries, keys = block
-    keys = np.arange(keys.start, keys.stop, dtype=np.int32)
+    queries, columns = block
+    keys = np.arange(columns.start, columns.stop, dtype=np.int32)
     return self.mask_function(self.q_sequence[queries, None], keys)
 
 

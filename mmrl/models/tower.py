@@ -1,5 +1,7 @@
 """The vision tower: packed patches to visual tokens."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -38,6 +40,7 @@ def vision(
     return blocked.attend_runs(queries, keys, values, runs)
 
   def windowed(queries, keys, values):
+    assert patches.windows is not None and patches.window_slot is not None
     return attention.attend_windows(
       queries, keys, values, patches.windows, patches.window_slot
     )
@@ -52,7 +55,7 @@ def vision(
         return full(*arrays), None
       return jax.lax.cond(is_full, full, windowed, *arrays), None
 
-    x = block.apply({"params": layer_params}, x, angles, attend)
+    x = layers.run(block, layer_params, x, angles, attend)
     if len(stacks):
       kept = jnp.where((stacks == index)[:, None, None, None], x, kept)
     return (x, kept), None
@@ -67,10 +70,10 @@ def vision(
     (params["blocks"], indices, is_full),
   )
   merger = layers.PatchMerger(tower, config.dtype)
-  tokens = [merger.apply({"params": params["merger"]}, x)]
+  tokens = [layers.run(merger, params["merger"], x)]
   if len(stacks):
     merger = layers.PatchMerger(tower, config.dtype, norm_merged=True)
-    deep = jax.vmap(lambda p, x: merger.apply({"params": p}, x))
+    deep = jax.vmap(functools.partial(layers.run, merger))
     tokens += list(deep(params["deepstack"], kept))
   return jnp.concatenate(tokens, axis=-1)
 

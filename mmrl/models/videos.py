@@ -189,7 +189,8 @@ def cut(
   # Not as for pictures, where Transformers divides by 255 first: this order
   # rounds as its video processors do.
   mean, std = (
-    np.float32(255) * np.float32(x) for x in (picture.mean, picture.std)
+    np.float32(255) * np.array(x, np.float32)
+    for x in (picture.mean, picture.std)
   )
   values = (np.stack(scaled).astype(np.float32) - mean) / std
   pixels, grid = pictures.patchify(values, tower)

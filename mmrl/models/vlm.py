@@ -72,7 +72,7 @@ def embed(params: PyTree, config: ModelConfig, tokens: Array) -> Array:
 
 def final_norm(params: PyTree, config: ModelConfig, x: Array) -> Array:
   norm = layers.RMSNorm(config.text.rms_norm_eps, config.dtype)
-  return norm.apply({"params": params["text"]["norm"]}, x)
+  return layers.run(norm, params["text"]["norm"], x)
 
 
 def head(params: PyTree, config: ModelConfig) -> tuple[Array, str]:
@@ -174,8 +174,8 @@ def prefill(
       out = attention.attend_causal(queries, keys, values, prompt.mask)
       return out, (queries, keys, values)
 
-    x, (queries, keys, values) = block.apply(
-      {"params": layer_params}, x, angles, attend
+    x, (queries, keys, values) = layers.run(
+      block, layer_params, x, angles, attend
     )
     kept = _keep(kept, at_last(queries), index, chosen)
     return (_add_deep(x, deep, index), kept), (keys, values)
@@ -249,7 +249,7 @@ def extend(
       )
       return out, (queries, keys)
 
-    x, new = block.apply({"params": layer_params}, x, angles, attend)
+    x, new = layers.run(block, layer_params, x, angles, attend)
     return (x, _keep(kept, new, index, chosen)), None
 
   text = config.text
@@ -259,16 +259,17 @@ def extend(
   )
   prefixes = prefix.keys, prefix.values
   (x, (queries, keys)), _ = _scan(body, params, config, (x, kept), prefixes)
-  kept = None
+  rows = None
   if chosen:
-    kept = Attention(
+    assert prefix.last_query is not None, "prefill had no attention_layers"
+    rows = Attention(
       queries=jnp.moveaxis(queries, 0, 3),
       keys=jnp.moveaxis(keys, 0, 3),
       prefix_keys=jnp.stack([prefix.keys[i] for i in chosen], axis=2),
       prefix_mask=prefix.mask,
       last_query=prefix.last_query,
     )
-  return Output(hidden=final_norm(params, config, x), attention=kept)
+  return Output(hidden=final_norm(params, config, x), attention=rows)
 
 
 def apply(
@@ -313,7 +314,7 @@ def _apply(params, config, prompt, visual, maps: bool) -> Output:
       all_maps = attention.weights(queries, keys, mask) if maps else None
       return out, all_maps
 
-    x, kept = block.apply({"params": layer_params}, x, angles, attend)
+    x, kept = layers.run(block, layer_params, x, angles, attend)
     return _add_deep(x, deep, index), kept
 
   x, kept = _scan(body, params, config, x)

@@ -159,7 +159,8 @@ def _headers(file: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
   # The file itself is copied when its tensors are read.
   try:
     with file.open("rb") as stream:
-      size = int.from_bytes(stream.read(8), "little")
+      # etils says that it may be text.
+      size = int.from_bytes(stream.read(8), "little")  # type: ignore[arg-type]
       if not 0 < size <= _MOST_HEADER:
         raise ValueError("its header has no sensible size")
       raw = json.loads(stream.read(size))
