@@ -79,7 +79,7 @@ def _turns(bodies: dict[str, list[str]], line: str) -> int:
   """How often a loop turns, from 0 up to a constant; else 1."""
   condition, body = (
     "\n".join(bodies[name])
-    for name in (_CONDITION.search(line)[1], _BODY.search(line)[1])
+    for name in (_CONDITION.findall(line)[0], _BODY.findall(line)[0])
   )
   bound = max(map(int, _CONSTANT.findall(condition)), default=1)
   counter = _COUNTER.search(condition)

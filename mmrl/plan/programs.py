@@ -1,6 +1,6 @@
 """A run's programs, compiled from shapes alone."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import functools
 import math
@@ -261,7 +261,7 @@ class Compiler:
     )
 
   def compile(
-    self, name: str, function: Callable, *arguments: PyTree
+    self, name: str, function: Any, *arguments: PyTree
   ) -> tuple[Program, PyTree]:
     """Compiles one program.
 
@@ -313,7 +313,8 @@ class Compiler:
   def _beside(self, program: Program, held: PyTree) -> Program:
     """The program, where these arrays stay on the chip meanwhile."""
     more = _bytes(jax.tree.leaves(held))
-    memory = program.memory | {"resident": program.memory["resident"] + more}
+    memory = dict(program.memory)
+    memory["resident"] += more
     total = program.total + more
     return dataclasses.replace(
       program, memory=memory, total=total, fits=self._fits(total)

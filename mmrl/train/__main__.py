@@ -14,7 +14,7 @@ def main() -> None:
       commands.PROCESSES.value,
       commands.PROCESS.value,
     )
-  loop.train(commands.CONFIG.value, commands.WORKDIR.value)
+  loop.train(commands.CONFIG.value, commands.given(commands.WORKDIR))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ class Answers:
   tokens: Int[np.ndarray, "P G R"]
   mask: Bool[np.ndarray, "P G R"]
   rewards: Float[np.ndarray, "P graded"] | None = None
-  parts: Mapping[str, Float[np.ndarray, "P graded"]] | None = None
+  parts: Mapping[str, Float[np.ndarray, "P graded"]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def grade(

@@ -56,7 +56,7 @@ class Checkpoints:
       workdir = workdir.absolute()
     self._path = workdir / "checkpoints"
     self.restored: int | None = None
-    self._manager: ocp.CheckpointManager | None = None
+    self._manager: Any = None  # Orbax has no types
     if read_only:
       return
     options = ocp.CheckpointManagerOptions(
@@ -240,7 +240,8 @@ class Checkpoints:
     self, step: int, read: Callable[[epath.Path], PyTree], wanted: PyTree
   ) -> tuple[PyTree, dict[str, Any], str]:
     """Reads one checkpoint: (arrays, data position, what is wrong with it)."""
-    folder, reason, tree, notes = self._path / str(step), "", None, {}
+    folder, reason, notes = self._path / str(step), "", {}
+    tree: PyTree = None
     try:
       notes = _read_notes(folder / "data" / "metadata", step)
       _check_same(folder, wanted, notes["shapes"])
@@ -248,9 +249,10 @@ class Checkpoints:
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
       raise
     except Exception as error:  # Of any kind, from Orbax and TensorStore.
-      while error.__cause__ is not None:
-        error = error.__cause__
-      reason = f"{type(error).__name__}: {' '.join(str(error).split()):.150}"
+      cause: BaseException = error
+      while cause.__cause__ is not None:
+        cause = cause.__cause__
+      reason = f"{type(cause).__name__}: {' '.join(str(cause).split()):.150}"
     # Arrays of several processes can be computed with only if all have theirs.
     if processes.mean({"damaged": float(bool(reason))})["damaged"] > 0:
       return None, {}, reason or "another process could not read it"

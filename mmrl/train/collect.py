@@ -63,6 +63,7 @@ def collect(
   answers = sample(run, state, samples, key)
   values: dict[str, float] = {}
   if config.rollout.refill.rounds:
+    assert more is not None
 
     def again(number: int) -> Answers:
       own = jax.random.fold_in(key, _fold(config, number))
@@ -129,6 +130,7 @@ def _fold(config: ml_collections.ConfigDict, draw: int) -> int:
 def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
   """Means over the policy's own answers, on all processes."""
   own = slice(0, config.rollout.answers)
+  assert answers.rewards is not None
   total = answers.rewards[:, own]
   ended = (answers.tokens[:, own] == run.model_config.eos_token_id).any(-1)
   values = {

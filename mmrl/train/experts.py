@@ -58,7 +58,7 @@ def choose(
   lengths = mask.sum(-1)
   accuracy = answers.parts[settings.accuracy]
   # A group without a token was dropped, and its experts with it.
-  formed = answers.mask[:, :own].any((1, 2))[:, None] & mask.any(-1)
+  formed = (answers.mask[:, :own].sum((1, 2)) > 0)[:, None] & (lengths > 0)
   if settings.format:
     formed &= answers.parts[settings.format][:, own:] == 1
   of_experts = np.where(mask, logprobs[:, own:], 0.0)

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from typing import Any
+from typing import IO, Any
 
 import jax
 import tensorboardX
@@ -24,10 +24,10 @@ class Compilations:
     self.count, self.seconds = 0, 0.0
     jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-  def _listen(self, event: str, seconds: float, **_):
+  def _listen(self, event: str, duration_secs: float, **_) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
       self.count += 1
-      self.seconds += seconds
+      self.seconds += duration_secs
 
 
 class Log:
@@ -46,7 +46,8 @@ class Log:
     """
     workdir = storage.path(workdir)
     self._path = workdir / "metrics.jsonl"
-    self._file = self._board = None
+    self._file: IO[str] | None = None
+    self._board: Any = None  # tensorboardX has no types
     kept = [row for row in read(workdir) if row["step"] <= step]
     self._lines = [json.dumps(row) + "\n" for row in kept]
     self._write()

@@ -220,7 +220,9 @@ def build_run(
   if config.teacher.path:
     teacher_layout = layout_of_teacher(config, layout)
     teacher = teacher_lib.load(config, model, teacher_layout)
-  parts = build_parts(config, model.config, layout, teacher and teacher.config)
+  parts = build_parts(
+    config, model.config, layout, teacher.config if teacher else None
+  )
   train_source = build.construct(
     data, config.data.train.to_dict(), "config.data.train"
   )
@@ -230,7 +232,7 @@ def build_run(
     **vars(parts),
     processor=model.processor,
     params=model.params,
-    params_teacher=teacher and teacher.params,
+    params_teacher=teacher.params if teacher else None,
     train_source=train_source,
     test_source=build.construct(
       data, config.data.test.to_dict(), "config.data.test"

@@ -1,6 +1,7 @@
 """A larger model that the student is distilled from: read, and checked."""
 
 import dataclasses
+from typing import Any
 
 import ml_collections
 
@@ -40,6 +41,7 @@ def check(student: ModelConfig, teacher: ModelConfig) -> None:
   Raises:
     UserError: naming what differs.
   """
+  pairs: list[tuple[str, Any, Any]]
   pairs = [(name, student, teacher) for name in _SHARED]
   pairs += [(name, student.vision, teacher.vision) for name in _SHARED_VISION]
   for name, one, other in pairs:
