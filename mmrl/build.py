@@ -57,7 +57,7 @@ def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
   valid = getattr(package, "__all__", None) or [
     name for name in dir(package) if not name.startswith("_")
   ]
-  name = spec.get("name")
+  name: Any = spec.get("name")
   if name not in valid or not callable(getattr(package, name)):
     near = ", ".join(valid) if len(valid) < 20 else f"see {package.__name__}"
     raise UserError(
@@ -99,8 +99,8 @@ def construct(
   """
   function = lookup(package, spec, where)
   options = {k: v for k, v in spec.items() if k != "name"}
-  parameters = inspect.signature(function).parameters.values()
-  parameters = [p for p in parameters if p.name not in fixed]
+  signature = inspect.signature(function)
+  parameters = [p for p in signature.parameters.values() if p.name not in fixed]
   _check_options(function, options, parameters, where)
   return function(**options, **fixed)
 

@@ -92,6 +92,12 @@ def run(
   _fail(mistake, processes.exit_with)
 
 
+def given(flag: flags.FlagHolder[str | None]) -> str:
+  """The value of a flag that `run` has required."""
+  assert flag.value is not None
+  return flag.value
+
+
 def keep_freed_memory() -> None:
   """Lets this process keep freed memory instead of giving it back (glibc).
 

@@ -176,7 +176,8 @@ class Layout:
   def places(self, prompts: int) -> Int[np.ndarray, "local"]:
     """Places of a batch that this process holds."""
     parts = self.prompts.addressable_devices_indices_map((prompts,)).values()
-    ranges = sorted({(i.start or 0, i.stop or prompts) for (i,) in parts})
+    indices = [index[0] for index in parts if index is not None]
+    ranges = sorted({(i.start or 0, i.stop or prompts) for i in indices})
     return np.concatenate([np.arange(*r) for r in ranges])
 
   def put(self, local: PyTree) -> PyTree:
@@ -194,7 +195,7 @@ class Layout:
       whole,
     )
 
-  def number(self, value: np.generic) -> Array:
+  def number(self, value: np.number) -> Array:
     """A number that every device has."""
     return jax.make_array_from_callback(
       np.shape(value), self.everywhere, lambda _: value

@@ -9,6 +9,7 @@ they count in no quantile and no deviation, and get 0.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -183,10 +184,13 @@ def difficulty_aware(
   )
   visual = quartile_groups(visual_entropy, valid)
   reasoning = quantile_groups(confidence, valid, bins=bins)
-  options = {"epsilon": epsilon, "ddof": ddof}
+  options: dict[str, Any] = {"epsilon": epsilon, "ddof": ddof}
   terms = (
     group.group_normalised(rewards, mask, **options),
     shared_std_advantages(rewards, visual, valid, bins=3, **options),
     shared_std_advantages(rewards, reasoning, valid, bins=bins, **options),
   )
-  return sum(w * term for w, term in zip(weights, terms, strict=True))
+  grpo, visual, reasoning = (
+    w * term for w, term in zip(weights, terms, strict=True)
+  )
+  return grpo + visual + reasoning

@@ -1,5 +1,7 @@
 """Advantages in groups of sampled answers and expert trajectories."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -58,7 +60,7 @@ def expert_group_normalised(
     )
   rewards = rewards.astype(jnp.float32)
   counts = ~expert | mask.any(axis=-1)
-  moments = {"axis": 1, "keepdims": True, "where": counts}
+  moments: dict[str, Any] = {"axis": 1, "keepdims": True, "where": counts}
   centred = rewards - rewards.mean(**moments)
   if scale == "group":
     centred /= rewards.std(**moments, ddof=ddof) + epsilon

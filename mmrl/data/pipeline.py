@@ -190,8 +190,11 @@ def _start_worker(index: int, count: int) -> None:
   del index, count
   jax.config.update("jax_platforms", "cpu")
 
-  def end_with_parent():
-    multiprocessing.parent_process().join()
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def end_with_parent() -> None:
+    parent.join()
     os._exit(1)
 
   threading.Thread(target=end_with_parent, daemon=True).start()
@@ -211,19 +214,23 @@ def _in_worker(function: Callable, *arguments) -> list[np.ndarray]:
     raise
   except Exception as error:
     raise RuntimeError(traceback.format_exc()) from error
-  large: list[pickle.PickleBuffer] = []
+  large: list[memoryview] = []
 
-  def keep(buffer):
-    return buffer.raw().nbytes < _SMALL or large.append(buffer)
+  def keep(buffer: pickle.PickleBuffer) -> bool:
+    raw = buffer.raw()
+    if raw.nbytes < _SMALL:
+      return True
+    large.append(raw)
+    return False
 
-  body = pickle.dumps(result, protocol=5, buffer_callback=keep)
+  body = memoryview(pickle.dumps(result, protocol=5, buffer_callback=keep))
   return [np.frombuffer(x, np.uint8) for x in (body, *large)]
 
 
 def _unpack(arrays: Sequence[np.ndarray]) -> Any:
   """What `_in_worker` has packed; its large arrays stay where they are."""
   body, *large = arrays
-  return pickle.loads(body, buffers=large)
+  return pickle.loads(body.data, buffers=large)
 
 
 def in_order(

@@ -237,12 +237,12 @@ class JsonLines:
     source = rest.pop(kind, None) or rest.pop("path", None)
     # A video may be given as its frames.
     listed = source if isinstance(source, list) else [source]
-    files = [self._path.parent / str(path) for path in listed]
-    for file in files:
+    found = [self._path.parent / str(path) for path in listed]
+    for file in found:
       if not self._is_file(file):
         what = {"image": "a picture", "video": "a video"}[kind]
         raise UserError(f"{name}: expected {what} at {file}, found no file")
-    files = [str(file) for file in files]
+    files = [str(file) for file in found]
     return rest | {kind: files if listed is source else files[0]}
 
   def _is_file(self, file: epath.Path) -> bool:

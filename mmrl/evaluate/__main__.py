@@ -7,7 +7,7 @@ def main() -> None:
   # Imported late, so that a mistyped flag is answered at once.
   from mmrl.evaluate import command
 
-  command.run(commands.CONFIG.value, commands.WORKDIR.value)
+  command.run(commands.CONFIG.value, commands.given(commands.WORKDIR))
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ def make_answer(scorer: Scorer, length: int, layout: Layout):
     )
     scores = scorer(params, rollout.prefix, rollout.tokens)
     counts = rollout.mask[..., None]
+    assert scores.attention is not None
     rows = models.attention_rows(scores.attention)
     heat = (rows * counts).sum((1, 2)) / counts.sum((1, 2))
     shares = region_share(rows, prompt, rollout.mask)
@@ -148,7 +149,8 @@ def evaluate(
   """
   indices = spread(len(source), questions)
   keep = set(spread(len(indices), shown))
-  right, formed, regions, uniforms = [], [], [], []
+  right: list[bool] = []
+  formed, regions, uniforms = [], [], []
   by_kind = collections.defaultdict(list)
   kept = []
   for samples, count in data.in_order(
@@ -214,6 +216,7 @@ def blind_baseline(train: Any, test: Any) -> float:
   The answer to a question is the most frequent one to the same words in the
   train source; to words never seen, the most frequent of all.
   """
+  answers: dict[str, collections.Counter]
   answers = collections.defaultdict(collections.Counter)
   overall: collections.Counter = collections.Counter()
   for question, answer in train.pairs():

@@ -20,7 +20,7 @@ def main() -> None:
   # Imported late, so that a mistyped flag is answered at once.
   from mmrl.export.export import export
 
-  workdir, output = commands.WORKDIR.value, _OUTPUT.value
+  workdir, output = map(commands.given, (commands.WORKDIR, _OUTPUT))
   step = export(
     workdir,
     output,

@@ -67,4 +67,5 @@ def export(
     output,
     max_shard_bytes=max_shard_bytes,
   )
+  assert checkpoints.restored is not None
   return checkpoints.restored

@@ -143,7 +143,11 @@ def clipped_weight(
   Differs from verl: its clip widths 0.2 and 0.28 are weight_min 0.8 and
   weight_max 1.28.
   """
-  if None not in (weight_min, weight_max) and weight_min > weight_max:
+  if (
+    weight_min is not None
+    and weight_max is not None
+    and weight_min > weight_max
+  ):
     raise UserError(
       f"weight_min must be at most weight_max, got {weight_min} and"
       f" {weight_max}"

@@ -33,6 +33,7 @@ def nucleus(
   Reconstructed: the paper's text couldn't be read; that the nucleus is
   renormalised is a re-implementation's choice.
   """
+  assert scores_old.logits is not None
   entropies = nucleus_lib.nucleus_entropies(
     scores_old.logits, top_p=top_p, renormalise=renormalise
   )

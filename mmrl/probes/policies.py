@@ -76,6 +76,7 @@ def behaviour(scores_old: Scores) -> Behaviour:
   over the prefix that the rollout has computed already. The attention is kept
   as rows or as what makes them, whichever is smaller.
   """
+  assert scores_old.attention is not None
   kept = rows.smaller(scores_old.attention)
   return Behaviour(scores_old.logprobs, scores_old.entropies, kept)
 

@@ -34,4 +34,5 @@ def teacher(
   """
   prefix = scorer_teacher.prefill(params_teacher, prompt, None)
   scores = scorer_teacher(params_teacher, prefix, tokens)
+  assert scores.logits is not None and scores.attention is not None
   return Teacher(scores.logits, rows.smaller(scores.attention))

@@ -95,8 +95,8 @@ def overlay(
   cells = np.where(np.isfinite(cells), cells, 0).clip(0)
   if cells.max() > 0:
     share = 1.0 if top is None else min(1.0, cells.max() / top)
-    cells = Image.fromarray((cells / cells.max()).astype(np.float32))
-    level = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC))
+    small = Image.fromarray((cells / cells.max()).astype(np.float32))
+    level = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC))
     level = share * level.clip(0) / level.max()
     stops = np.linspace(0, 1, len(_COLOURS))
     colour = np.stack([np.interp(level, stops, c) for c in _COLOURS.T], -1)

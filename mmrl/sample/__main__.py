@@ -39,13 +39,13 @@ def main() -> None:
   from mmrl import models
   from mmrl.sample import sample
 
-  model = models.load(_MODEL.value, dtype=_DTYPE.value)
+  model = models.load(commands.given(_MODEL), dtype=_DTYPE.value)
   config = dataclasses.replace(model.config, dtype=_DTYPE.value)
   processor = dataclasses.replace(model.processor, config=config)
   model = models.Model(config, model.params, processor)
   parts = [{"type": "image", "image": file} for file in _IMAGE.value]
   parts += [{"type": "video", "video": file} for file in _VIDEO.value]
-  parts.append({"type": "text", "text": _PROMPT.value})
+  parts.append({"type": "text", "text": commands.given(_PROMPT)})
   found = sample.answer(
     model,
     [{"role": "user", "content": parts}],

@@ -16,6 +16,7 @@ from mmrl.models import pictures
 from mmrl.models.packing import Encoded
 from mmrl.report import overlay
 from mmrl.rollout import sampler
+from mmrl.types import Attention
 
 # Frames of a video that are drawn, spread over it.
 _FRAMES = 8
@@ -111,6 +112,7 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
   output = models.extend(
     params, config, rollout.prefix, rollout.tokens, attention_layers=layers
   )
+  assert isinstance(output.attention, Attention)
   rows = models.attention_rows(output.attention)
   return rollout.tokens, rollout.mask, rows
 

@@ -163,7 +163,7 @@ class _State:
   redrawn: Bool[Array, "P G R"]
   delta_logp: Float[Array, "P G R"]
   done: Bool[Array, "P G"]
-  caches: tuple[decoding.Cache, decoding.Cache]
+  caches: tuple[decoding.Cache, ...]
 
 
 def extrapolate(
