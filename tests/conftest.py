@@ -32,6 +32,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Arrays of different ranks don't meet unless the code says how; in the
+# processes that tests start, too.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import jaxtyping  # noqa: E402, JAX reads the flags above
 

@@ -64,7 +64,7 @@ def quantile_groups(
   Reconstructed: the last bin is closed, or its greatest value is in none.
   """
   edges = quantiles(values, valid, parts=bins)
-  return (edges <= values[:, None]).sum(axis=1)
+  return (edges[None] <= values[:, None]).sum(axis=1)
 
 
 def sequence_confidence(

@@ -73,13 +73,13 @@ def pooled_std(
   Returns:
     Of each bin; 0 for an empty one.
   """
-  member = valid & (bin_of == jnp.arange(bins)[:, None])
+  member = valid[None] & (bin_of[None] == jnp.arange(bins)[:, None])
   member = jnp.broadcast_to(member[..., None], (bins, *rewards.shape))
   number = member.sum(axis=(1, 2))
   rewards = rewards.astype(jnp.float32)
   total = jnp.where(member, rewards, 0.0).sum(axis=(1, 2))
   mean = total / jnp.maximum(number, 1)
-  difference = jnp.where(member, rewards - mean[:, None, None], 0.0)
+  difference = jnp.where(member, rewards[None] - mean[:, None, None], 0.0)
   squares = (difference * difference).sum(axis=(1, 2))
   return jnp.sqrt(squares / jnp.maximum(number - ddof, 1))
 
@@ -129,7 +129,8 @@ def group_normalised(
     advantages /= rewards.std(ddof=ddof) + epsilon
   elif scale == "batch":
     one = jnp.zeros(len(rewards), jnp.int32)
-    advantages /= pooled_std(rewards, one, valid, bins=1, ddof=ddof) + epsilon
+    (std,) = pooled_std(rewards, one, valid, bins=1, ddof=ddof)
+    advantages /= std + epsilon
   elif scale != "none":
     raise UserError(f"scale must be 'group', 'batch' or 'none', got {scale!r}")
   return jnp.where(keep[:, None], advantages, 0.0)

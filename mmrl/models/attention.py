@@ -35,9 +35,9 @@ def rotary_angles(
     theta: the base.
   """
   channel = jnp.arange(len(axes), dtype=jnp.float32)
-  return positions[..., list(axes)].astype(jnp.float32) / theta ** (
-    channel / len(axes)
-  )
+  angles = positions[..., list(axes)].astype(jnp.float32)
+  scale = theta ** (channel / len(axes))
+  return angles / jnp.broadcast_to(scale, angles.shape)
 
 
 def axial_angles(
@@ -46,8 +46,9 @@ def axial_angles(
   """Rotary angles of the vision tower: half the channels a side, base 1e4."""
   quarter = head_dim // 4
   channel = jnp.arange(quarter, dtype=jnp.float32)
-  angles = rows_columns[..., None].astype(jnp.float32) / 1e4 ** (
-    channel / quarter
+  scale = 1e4 ** (channel / quarter)
+  angles = rows_columns[..., None].astype(jnp.float32) / jnp.broadcast_to(
+    scale, (*rows_columns.shape, quarter)
   )
   return angles.reshape(*angles.shape[:-2], 2 * quarter)
 
@@ -75,7 +76,7 @@ def group(
 
 def causal_mask(mask: Bool[Array, "P S"]) -> Bool[Array, "P S S"]:
   """A key mask as the mask of a causal sequence."""
-  return mask[:, None, :] & jnp.tri(mask.shape[-1], dtype=bool)
+  return mask[:, None, :] & jnp.tri(mask.shape[-1], dtype=bool)[None]
 
 
 def weights(

@@ -101,7 +101,7 @@ def _touched(runs: Int[Array, "n runs B side 2"], side: int) -> Array:
 
 def _seen(runs: Int[Array, "B side 2"], start: Array, side: int, rep: int):
   """Which of `side` keys from `start` on the queries of a block see."""
-  key = start + jnp.arange(side)
+  key = (start + jnp.arange(side))[None, None]
   seen = (key >= runs[..., :1]) & (key < runs[..., 1:])
   return jnp.tile(seen, (1, rep, 1))[:, None]
 

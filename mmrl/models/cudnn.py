@@ -81,7 +81,7 @@ def attend_causal(
       key_value_seq_lengths=number,
       implementation=implementation,
     )
-    place = jnp.arange(count)
+    place = jnp.arange(count)[None]
     first = jnp.argmax(mask, axis=-1)[:, None]
     return _take(out, jnp.where(mask, place - first, out.shape[1] + place))
 
@@ -122,7 +122,7 @@ def attend_answers(
   length = prefix_mask.shape[1]
   rows, columns = _padded(count), _padded(count + length)
   # An answer's token sees its own answer up to itself, and the prompt.
-  key = jnp.arange(columns)
+  key = jnp.arange(columns)[None]
   seen = (key <= jnp.arange(rows)[:, None]) | (key >= count)
 
   def attend(queries, prefix_keys, prefix_values, prefix_mask, keys, values):
@@ -162,7 +162,7 @@ def _padded(count: int) -> int:
 
 def _real_first(mask: Bool[Array, "P S"], length: int) -> Int[Array, "P n"]:
   """Index of `length` tokens, the real ones, then such as `_take` has not."""
-  place = jnp.arange(length)
+  place = jnp.arange(length)[None]
   first = jnp.argmax(mask, axis=-1)[:, None]
   real = place < mask.sum(-1)[:, None]
   return jnp.where(real, first + place, mask.shape[1] + place)

@@ -66,7 +66,7 @@ class Dense(nn.Module):
     y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.width,))
-      y = y + bias.astype(self.dtype)
+      y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
     return y
 
 
@@ -81,7 +81,7 @@ class RMSNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.epsilon)
-    return (x * scale).astype(self.dtype)
+    return (x * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -97,6 +97,7 @@ class LayerNorm(nn.Module):
     x = x.astype(jnp.float32)
     x = x - jnp.mean(x, -1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.epsilon)
+    scale, bias = (jnp.broadcast_to(v, x.shape) for v in (scale, bias))
     return (x * scale + bias).astype(self.dtype)
 
 

@@ -72,8 +72,9 @@ def attention_rows(
   heads = queries.shape[3] * queries.shape[4]
   # Row t of "emit" is that of the token before.
   at = start + jnp.arange(count)[:, None]
-  earlier = jnp.arange(length) < at
-  own = earlier if attention.row == "emit" else jnp.arange(length) <= at
+  key = jnp.arange(length)[None]
+  earlier = key < at
+  own = earlier if attention.row == "emit" else key <= at
   prompt = attention.prefix_mask[:, None, None, :]
 
   def add(total, head):

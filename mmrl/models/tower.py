@@ -85,7 +85,7 @@ def _embed(params: PyTree, config: ModelConfig, patches: Patches) -> Array:
     patches.pixels.astype(config.dtype), embed["kernel"].astype(config.dtype)
   )
   if config.vision.patch_bias:
-    x = x + embed["bias"].astype(config.dtype)
+    x = x + jnp.broadcast_to(embed["bias"].astype(config.dtype), x.shape)
   if config.vision.position_grid:
     x = x + _positions(params["positions"]["embedding"], patches).astype(
       x.dtype

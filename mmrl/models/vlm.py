@@ -197,7 +197,8 @@ def prefill(
 
 def answer_angles(config: ModelConfig, prefix: Prefix, start, count: int):
   """Text positions count on from the prompt's, equal on all three axes."""
-  positions = prefix.next_position[:, None, None] + start + jnp.arange(count)
+  after = start + jnp.arange(count)[None, None]
+  positions = prefix.next_position[:, None, None] + after
   return attention.rotary_angles(
     jnp.broadcast_to(positions[..., None], (*positions.shape, 3)),
     config.text.rotary_axes,

@@ -191,7 +191,7 @@ def _backward(residuals, slopes):
     slope = of_logprob + of_entropy * (logs + entropies[:, None])
     slope = -jnp.exp(logs) * slope
     place, here = _at(tokens, start, entries)
-    own = (jnp.arange(entries) == place[:, None]) & here[:, None]
+    own = (jnp.arange(entries)[None] == place[:, None]) & here[:, None]
     slope = jnp.where(own, slope + of_logprob, slope) / logits.temperature
     slope = jnp.where(counts, slope, 0.0)
     return add_part(found, slope, logits, start, head)

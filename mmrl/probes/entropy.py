@@ -100,9 +100,9 @@ def spectral_entropy(
   """
   features, valid = features.astype(jnp.float32), mask[:, None]
   # Counted from one of them, equal patches have a mean without rounding.
-  features = features - features[jnp.argmax(mask)]
+  features = features - features[jnp.argmax(mask)][None]
   mean = jnp.where(valid, features, 0.0).sum(0) / jnp.maximum(mask.sum(), 1)
-  x = jnp.where(valid, features - mean, 0.0)
+  x = jnp.where(valid, features - mean[None], 0.0)
   x = x.T if len(x) > x.shape[1] else x
   eigenvalues = jnp.linalg.eigvalsh(jnp.matmul(x, x.T, precision="highest"))
   eigenvalues = jnp.maximum(eigenvalues, 0.0)

@@ -93,7 +93,7 @@ def answer_mask(
   """True on the tokens up to each answer's end, of the first `steps`."""
   ends = tokens == config.eos_token_id
   return (jnp.cumsum(ends, axis=-1) - ends == 0) & (
-    jnp.arange(tokens.shape[-1]) < steps
+    jnp.arange(tokens.shape[-1])[None, None] < steps
   )
 
 

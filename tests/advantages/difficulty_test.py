@@ -276,7 +276,7 @@ def test_default_is_a_bin_for_forty_prompts(prompts, bins):
 
 def test_length_normalize_changes_the_bins():
   """One long answer among short ones: the least likely, or the most."""
-  mask = jnp.arange(9) < jnp.array([9, 1, 1, 1])[:, None, None]
+  mask = jnp.arange(9)[None, None] < jnp.array([9, 1, 1, 1])[:, None, None]
   mask = jnp.broadcast_to(mask, (4, 4, 9))
   each = jnp.array([-0.5, -1, -2, -3])[:, None, None]
   logprobs = jnp.where(mask, each, np.nan)

@@ -17,7 +17,7 @@ OLD = jnp.array([[[-1, -0.5, -2], [-0.7, -1.5, 9], [-0.3, 9, 9]]], jnp.float32)
 REFERENCE = jnp.array(
   [[[-1.1, -0.5, -1.8], [-0.9, -1.5, 7], [-0.3, 7, 7]]], jnp.float32
 )
-MASK = jnp.arange(3) < jnp.array([[3, 2, 1]])[..., None]
+MASK = jnp.arange(3)[None, None] < jnp.array([[3, 2, 1]])[..., None]
 
 
 def tokens(rewards):

@@ -263,7 +263,7 @@ def make_attention(seed: int, layers: int, heads: int, width: int) -> Attention:
 def test_rows_not_computed_yet(monkeypatch):
   """A teacher of more layers and heads; the same a few tokens at a time."""
   student, teacher = make_attention(0, 1, 2, 3), make_attention(9, 2, 4, 5)
-  mask = jnp.arange(6) < jnp.array([[6, 3], [0, 5]])[..., None]
+  mask = jnp.arange(6)[None, None] < jnp.array([[6, 3], [0, 5]])[..., None]
 
   def value(student, teacher):
     values = distillation.attention_distillation(student, teacher, mask)

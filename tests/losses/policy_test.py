@@ -331,7 +331,7 @@ def test_policy_gradient_golden():
   """RLOO on-policy: a completion of three tokens, one of two, one of one."""
   # A sum(lp): .76 * -3.5, -.7625 * -2.2, .0025 * -.3; minus their mean
   logprobs = jnp.array([[[-1, -0.5, -2], [-0.7, -1.5, 9], [-0.3, 9, 9]]])
-  mask = jnp.arange(3) < jnp.array([[[3], [2], [1]]])
+  mask = jnp.arange(3)[None, None] < jnp.array([[[3], [2], [1]]])
   advantages = jnp.array([[0.76, -0.7625, 0.0025]])
 
   def loss(logprobs):
