@@ -139,7 +139,7 @@ def test_windows_are_a_block_mask():
     return attention.attend(*arrays, jnp.asarray(mask))
 
   real = np.arange(count) < 7
-  cotangent = normal(5, 2, count, heads, HEAD) * real[:, None, None]
+  cotangent = normal(5, 2, count, heads, HEAD) * real[None, :, None, None]
   ours, ours_grads = value_and_vjp(windowed, arrays, cotangent)
   theirs, theirs_grads = value_and_vjp(dense, arrays, cotangent)
   np.testing.assert_allclose(ours[:, real], theirs[:, real], atol=1e-6)

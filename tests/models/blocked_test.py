@@ -65,7 +65,7 @@ def draw(rows: int, keys: int = COUNT, dtype="float32"):
 
 
 def dense(queries, keys, values, runs):
-  place = jnp.arange(keys.shape[1])
+  place = jnp.arange(keys.shape[1])[None, None, None]
   seen = (place >= runs[..., :1]) & (place < runs[..., 1:])
   seen = seen.any(2)
   rep = HEADS // KEY_HEADS

@@ -25,7 +25,7 @@ LENGTHS = np.array([4, 3, 1, 0, 3])
 MASK = jnp.asarray(np.arange(4) < LENGTHS[:, None])[None]
 EXPERT = jnp.ones((1, 5), bool)
 # The picture makes some tokens more likely and others less.
-OLD = -2 + jnp.array([1, -1, 1, -1]) * SENSITIVITY
+OLD = -2 + jnp.array([[[1, -1, 1, -1]]]) * SENSITIVITY
 BLIND = jnp.full_like(OLD, -2)
 
 

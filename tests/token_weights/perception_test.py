@@ -40,7 +40,7 @@ def weights_of(
   return jax.jit(weigh)(
     entropies,
     old,
-    old - sign * sensitivity,
+    old - sign[None, None] * sensitivity,
     jnp.asarray(pictured),
     mask.astype(bool),
     key,
