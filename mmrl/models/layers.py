@@ -106,10 +106,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
   "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
-_VISION_NORMS = {
-  "rms": RMSNorm,
-  "layer": LayerNorm,
-}
+_VISION_NORMS = {"rms": RMSNorm, "layer": LayerNorm}
 _VISION_EPSILON = 1e-6
 
 
