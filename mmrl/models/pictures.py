@@ -59,12 +59,10 @@ def read(source: Any, name: str) -> Image.Image:
       picture = content
     elif isinstance(content, np.ndarray):
       picture = Image.fromarray(content)
-    elif isinstance(content, bytes):
-      picture = Image.open(io.BytesIO(content))
     else:
-      picture = Image.open(content)
-    if not isinstance(source, Image.Image | np.ndarray):
-      picture = ImageOps.exif_transpose(picture).convert("RGB")
+      file = io.BytesIO(content) if isinstance(content, bytes) else content
+      with Image.open(file) as opened:
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
     if picture.has_transparency_data:
       picture = picture.convert("RGBA")
       white = Image.new("RGBA", picture.size, "white")
