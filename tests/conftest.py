@@ -37,6 +37,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import jaxtyping  # noqa: E402, JAX reads the flags above
+import pytest  # noqa: E402
 
 # Annotations of the library are checked at run time, in tests only.
 jaxtyping.install_import_hook("mmrl", "beartype.beartype")
@@ -57,3 +58,7 @@ LONG = (
 
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.path.stem not in LONG)
+  for item in items:
+    if item.get_closest_marker("parity"):
+      # torch and Transformers have their own, and leave files open.
+      item.add_marker(pytest.mark.filterwarnings("default"))
