@@ -5,6 +5,7 @@ little, so its optimiser is off in this process; whole runs, which tests start
 in processes of their own, have it on.
 """
 
+import collections
 import importlib.metadata
 import importlib.util
 import os
@@ -54,6 +55,56 @@ LONG = (
   "plan_test",
   "teacher_test",
 )
+
+
+# Core-seconds above which a file says in its docstring what they are for.
+BUDGET_SECONDS = 60
+SECONDS = pytest.StashKey[collections.Counter]()
+
+
+def core_seconds() -> float:
+  """Of this process and those that it has waited for."""
+  return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+  began = core_seconds()
+  try:
+    return (yield)
+  finally:
+    item.config.stash[SECONDS][item.path.stem] += core_seconds() - began
+
+
+def pytest_configure(config):
+  config.stash[SECONDS] = collections.Counter()
+  if config.pluginmanager.hasplugin("dsession"):
+    config.pluginmanager.register(Workers())
+
+
+def pytest_sessionfinish(session):
+  """A worker tells the process that prints."""
+  if hasattr(session.config, "workeroutput"):
+    session.config.workeroutput["seconds"] = dict(session.config.stash[SECONDS])
+
+
+class Workers:
+  """Adds up what workers tell; a hook that only pytest-xdist knows."""
+
+  def pytest_testnodedown(self, node):
+    found = getattr(node, "workeroutput", {}).get("seconds", {})
+    node.config.stash[SECONDS].update(found)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  if config.getoption("durations") is None:
+    return
+  seconds = config.stash[SECONDS]
+  terminalreporter.section("core-seconds of files above the budget")
+  for name, spent in seconds.most_common():
+    if spent > BUDGET_SECONDS:
+      terminalreporter.write_line(f"{spent:7.0f} {name}")
+  terminalreporter.write_line(f"{seconds.total():7.0f} all files")
 
 
 def pytest_collection_modifyitems(items):
