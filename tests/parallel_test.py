@@ -140,6 +140,7 @@ def five_steps(differentiated, grads, params, batch):
   return params
 
 
+@pytest.mark.full
 def test_rollouts_agree_token_for_token():
   model = small_models.make_model(small_models.small_config(remat=False))
   _, _, params, batch = make()

@@ -200,3 +200,37 @@ def assert_same(workdir, other):
   np.testing.assert_equal(rows(workdir), rows(other))
   for name in ("before.json", "after.json"):
     assert (workdir / name).read_text() == (other / name).read_text(), name
+
+
+def names(workdir):
+  """Files of a run; those of a checkpoint depend on who wrote which part."""
+  return {
+    path.relative_to(workdir).parts[0]
+    for path in workdir.rglob("*")
+    if path.is_file()
+  }
+
+
+def assert_close(workdir, other):
+  """But for rounding, which sums over several processes round otherwise."""
+  ours, theirs = rows(workdir), rows(other)
+  assert len(ours) == len(theirs)
+  for one, two in zip(ours, theirs, strict=True):
+    assert set(one) == set(two)
+    for name, value in two.items():
+      if not name.startswith("rollout/sampler_scorer"):
+        np.testing.assert_allclose(
+          one[name], value, rtol=2e-4, atol=2e-6, err_msg=name
+        )
+  ours, theirs = parameters(workdir), parameters(other)
+  first = safetensors.numpy.load_file(
+    ROOT / "mmrl" / "models" / "tiny" / "model.safetensors"
+  )
+  assert ours.keys() == theirs.keys()
+  moved_any = False
+  for name, tensor in theirs.items():
+    moved = np.abs(tensor - first[name]).max()
+    moved_any |= moved > 0
+    difference = np.abs(ours[name] - tensor)
+    assert np.quantile(difference, 0.99) <= 0.02 * moved, name
+  assert moved_any

@@ -401,6 +401,7 @@ def test_experts_are_the_last_of_each_group(path):
   assert any(np.any(x != start[k]) for k, x in trainable.items())
 
 
+@pytest.mark.full
 def test_no_expert_kept_is_grpo(path, tmp_path):
   """Sampled answers are those of the run without a file, and so is the step."""
   rewards = half_right(build())

@@ -25,12 +25,24 @@ CONFIG = (
   "config.rollout.answers = 4",
   "config.train.steps = 5",
   "config.checkpoint.every = 2",
-  "config.schedule.value = 1e-3",
+  # Two processes round differently, of which Adam may make whole steps.
+  'config.optimizer = {"name": "sgd", "momentum": 0.9}',
+  "config.schedule.value = 0.1",
   "config.shares.prompts = 2",
   "config = defaults.add_ral(config)",
 )
-# XLA's optimiser is on, as in a user's run.
-OPTIMISED = {"flags": ""}
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(runs.FLAGS, id="quick"),
+    # XLA's optimiser is on, as in a user's run.
+    pytest.param("", id="optimised", marks=pytest.mark.full),
+  ],
+)
+def flags(request):
+  return request.param
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +51,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(folder):
-  started = runs.finish(folder, folder / "whole", **OPTIMISED)
-  return folder / "whole", started.output()
+def finished(folder, flags):
+  workdir = folder / f"whole{len(flags)}"
+  started = runs.finish(folder, workdir, flags=flags)
+  return workdir, started.output()
 
 
 def test_a_run_leaves_what_it_says(finished):
@@ -98,29 +111,43 @@ def test_times_of_a_step(finished):
     )
 
 
-def test_killed_and_resumed_equals_uninterrupted(folder, finished):
+def test_killed_and_resumed_equals_uninterrupted(folder, finished, flags):
   """SIGKILL between two checkpoints; the steps after the last are redone."""
   whole, _ = finished
-  workdir = folder / "killed"
-  with runs.start(folder, workdir, **OPTIMISED) as run:
+  workdir = folder / f"killed{len(flags)}"
+  with runs.start(folder, workdir, flags=flags) as run:
     assert run.until(
       lambda: runs.saved(workdir) >= 2 and runs.logged(workdir) >= 3
     ), run.error()
     run.processes[0].kill()
-  again = runs.finish(folder, workdir, **OPTIMISED)
+  again = runs.finish(folder, workdir, flags=flags)
   assert "resuming" in again.output()
   runs.assert_same(workdir, whole)
 
 
-def test_evaluate_finds_what_the_run_found(folder, finished):
+def test_evaluate_finds_what_the_run_found(folder, finished, flags):
   workdir, _ = finished
   program = "-m", "mmrl.evaluate"
-  again = runs.finish(folder, workdir, program=program, **OPTIMISED)
+  again = runs.finish(folder, workdir, program=program, flags=flags)
   found = json.loads(again.output())
   wanted = json.loads((workdir / "after.json").read_text())
   assert found["questions"] == wanted["questions"] == 8
   assert found["accuracy"] == wanted["accuracy"]
   assert found["region"] == pytest.approx(wanted["region"])
+
+
+def test_two_processes_train_what_one_does(folder, finished, flags):
+  """The first process comes last."""
+  alone, _ = finished
+  workdir = folder / f"two{len(flags)}"
+  started = runs.finish(folder, workdir, 2, order=(1, 0), flags=flags)
+  runs.assert_close(workdir, alone)
+  assert runs.names(workdir) == runs.names(alone)
+  # The first process alone says how it ends.
+  assert "report:" in started.output(0)
+  assert "report:" not in started.output(1)
+  assert not list(workdir.rglob(".*.part"))
+  assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
 def test_evaluate_without_a_model(tmp_path):

@@ -3,13 +3,13 @@
 import shutil
 import signal
 
-import numpy as np
 import pytest
 import runs
-import safetensors.numpy
 
 from mmrl import processes
 
+# One pair is in loop_test.
+pytestmark = pytest.mark.full
 CONFIG = (
   "config.rollout.prompts = 8",
   "config.rollout.answers = 4",
@@ -43,59 +43,12 @@ def pair(folder):
   return folder / "two", started
 
 
-def names(workdir):
-  """Files of a run; those of a checkpoint depend on who wrote which part."""
-  return {
-    path.relative_to(workdir).parts[0]
-    for path in workdir.rglob("*")
-    if path.is_file()
-  }
-
-
-def assert_close(workdir, other):
-  """But for rounding, which sums over several processes round otherwise."""
-  ours, theirs = runs.rows(workdir), runs.rows(other)
-  assert len(ours) == len(theirs)
-  for one, two in zip(ours, theirs, strict=True):
-    assert set(one) == set(two)
-    for name, value in two.items():
-      if not name.startswith("rollout/sampler_scorer"):
-        np.testing.assert_allclose(
-          one[name], value, rtol=2e-4, atol=2e-6, err_msg=name
-        )
-  ours, theirs = runs.parameters(workdir), runs.parameters(other)
-  first = safetensors.numpy.load_file(
-    runs.ROOT / "mmrl" / "models" / "tiny" / "model.safetensors"
-  )
-  assert ours.keys() == theirs.keys()
-  moved_any = False
-  for name, tensor in theirs.items():
-    moved = np.abs(tensor - first[name]).max()
-    moved_any |= moved > 0
-    difference = np.abs(ours[name] - tensor)
-    assert np.quantile(difference, 0.99) <= 0.02 * moved, name
-  assert moved_any
-
-
-def test_two_processes_train_what_one_does(alone, pair):
-  workdir, started = pair
-  assert_close(workdir, alone)
-  assert names(workdir) == names(alone)
-  # The first process alone says how it ends.
-  assert "report:" in started.output(0)
-  assert "report:" not in started.output(1)
-  assert not list(workdir.rglob(".*.part"))
-  assert len(list((workdir / "tensorboard").iterdir())) == 1
-
-
-@pytest.mark.full
 def test_four_processes_train_what_one_does(folder, alone):
   runs.finish(folder, folder / "four", 4)
-  assert_close(folder / "four", alone)
-  assert names(folder / "four") == names(alone)
+  runs.assert_close(folder / "four", alone)
+  assert runs.names(folder / "four") == runs.names(alone)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_dies_and_the_others_stop(folder, pair, killed):
   """By SIGKILL, in mid-run; the same command goes on, with nothing lost."""
@@ -116,7 +69,6 @@ def test_one_dies_and_the_others_stop(folder, pair, killed):
   runs.assert_same(ours, workdir)
 
 
-@pytest.mark.full
 def test_sigterm_to_one_stops_all_and_loses_nothing(folder, pair):
   """Of the last process; also goes on as a run of one."""
   workdir, _ = pair
@@ -138,7 +90,7 @@ def test_sigterm_to_one_stops_all_and_loses_nothing(folder, pair):
   single = runs.finish(folder, copy, 1)
   said = f"resuming {copy} after step {steps}"
   assert said in single.output(0)
-  assert_close(copy, workdir)
+  runs.assert_close(copy, workdir)
 
 
 def error_lines(started, index):
@@ -147,7 +99,6 @@ def error_lines(started, index):
   return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-@pytest.mark.full
 def test_processes_that_disagree_on_the_config(folder):
   ours = folder / "disagree"
   each = [(), ("--config.seed=7",)]
@@ -160,7 +111,6 @@ def test_processes_that_disagree_on_the_config(folder):
   assert not ours.exists()
 
 
-@pytest.mark.full
 def test_a_working_directory_in_use(folder):
   """Said by every process of the second run; the first isn't disturbed."""
   ours = folder / "shared"
@@ -176,7 +126,6 @@ def test_a_working_directory_in_use(folder):
     assert f"{ours} in use by process {first.processes[0].pid}" in line
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_that_never_comes(folder, index):
   """The one that waits gives up with a line that says what to do."""

@@ -114,6 +114,7 @@ def distilled(path: str, mesh=ONE, teacher=ONE, accumulate=1):
   return run, batch, state, jax.device_get(metrics)
 
 
+@pytest.mark.full
 def test_a_teacher_that_is_the_student_teaches_nothing():
   """At theta_old; what is left is the rounding of two programs.
 
@@ -182,14 +183,14 @@ def test_the_teachers_mesh_changes_nothing():
 
 @pytest.mark.parametrize("terms", [["distillation"], ["attention"], [*TERMS]])
 def test_what_no_loss_names_is_not_there(terms):
-  config = on_mesh(make_config(terms=terms), ONE)
+  config = on_mesh(make_config(another(), terms), ONE)
   parts = run_lib.build_parts(
     config,
     tiny().config,
     sharding.on_one(jax.devices()[0]),
     teacher_lib.architecture(config, tiny().config),
   )
-  run, batch, _, _ = distilled("tiny")
+  run, batch, _, _ = distilled(another())
   found = jax.eval_shape(
     parts.programs.teach, run.params_teacher, batch.prompt, batch.tokens
   )
