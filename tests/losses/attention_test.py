@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 from scipy.spatial import distance
 
 from mmrl.losses import attention, reduce
@@ -86,6 +87,41 @@ def test_divergence_equals_scipy():
   ]
   value = divergence(p, q)
   np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rare", [1e-6, 1e-9, 1e-20, 1e-37])
+@pytest.mark.parametrize("side", [0, 1])
+def test_far_policies_equal_scipy(rare, side):
+  """Quotients that 1 - (p - q) / (p + q) can't tell from 0, either way round.
+
+  Value and gradient by both policies, against float64; each is a sum of three
+  logarithms of at most 90, rounded to float32.
+  """
+  pair = [np.float32([rare, 1e-3, 0.999]), np.float32([0.4, 0.6, rare])]
+  pair = pair[::-1] if side else pair
+  p, q = np.float64(pair)
+  m = (p + q) / 2
+  expected = (special.rel_entr(p, m) + special.rel_entr(q, m)).sum() / 2
+  both = jax.jit(jax.value_and_grad(attention.jensen_shannon, (0, 1)))
+  value, slopes = both(*map(jnp.asarray, pair))
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  np.testing.assert_allclose(slopes[0], np.log(p / m) / 2, rtol=1e-6)
+  np.testing.assert_allclose(slopes[1], np.log(q / m) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("change", [1e-2, 1e-3, 1e-4])
+def test_near_policies_equal_float64(change):
+  """What 2 p / (p + q) rounds away: the gradient of a small move."""
+  q = np.float32([0.2, 0.3, 0.5])
+  p = q * np.float32([1 + change, 1 - change, 1])
+  value, slope = jax.value_and_grad(divergence)(jnp.array(p), jnp.array(q))
+  p, q = np.float64(p), np.float64(q)
+  of_p, of_q = (np.log1p(sign * (p - q) / (p + q)) for sign in (1, -1))
+  # p - q is exact, and what follows is rounded a few times.
+  np.testing.assert_allclose(slope, of_p / 2, rtol=1e-6)
+  # Terms of size `change` cancel to its square.
+  expected = (p * of_p + q * of_q).sum() / 2
+  np.testing.assert_allclose(value, expected, atol=1e-7 * change)
 
 
 def test_divergence_is_symmetric_and_bounded():

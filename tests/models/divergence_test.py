@@ -226,6 +226,31 @@ def test_range_and_limits(beta):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.parametrize("beta", [0.0, 1e-6, 0.3, 1 - 1e-6, 1.0])
+def test_terms_of_far_and_near_entries(beta):
+  """One entry, from equal to 300 nats apart, either way round, in float64."""
+  apart = np.array([0, 1e-6, 1e-3, 0.1, 1, 10, 20, 50, 90, 300])
+  apart = np.concatenate([apart, -apart])
+  log_q = np.where(apart < 0, apart, 0) - 0.5
+  log_p = np.where(apart > 0, -apart, 0) - 0.5
+  log_q, log_p = np.float32(log_q), np.float32(log_p)
+  terms = jax.jit(module._terms, static_argnums=0)
+  found = terms(beta, jnp.asarray(log_q), jnp.asarray(log_p))
+  log_q, log_p = np.float64(log_q), np.float64(log_p)
+  p, q, difference = np.exp(log_p), np.exp(log_q), log_q - log_p
+  if beta in (0, 1):
+    value = q * difference if beta else -p * difference
+    slope = q * difference if beta else q - p
+  else:
+    m = beta * p + (1 - beta) * q
+    slope = (1 - beta) * q * (log_q - np.log(m))
+    value = beta * p * (log_p - np.log(m)) + slope
+  for one, other in zip(found, (q, value, slope), strict=True):
+    # Terms of a value cancel: to its parts' rounding, 1e-7 of at most 1 nat,
+    # or of 300 at the ends.
+    np.testing.assert_allclose(one, other, rtol=3e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_ends_are_limits(end):
   """D / beta near 0 is the forward KL, D / (1 - beta) near 1 the reverse."""
