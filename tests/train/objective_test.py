@@ -1,11 +1,14 @@
 """Tests of the objective: named weighted terms, one number, its metrics."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmrl.errors import UserError
+from mmrl.losses import reduce
 from mmrl.train import objective
 from mmrl.types import Scores
 
@@ -149,6 +152,48 @@ def test_parts_add_up_to_the_whole(reduction):
   for name in whole:
     total = sum(metrics[name] for _, metrics in parts)
     np.testing.assert_allclose(total, whole[name], rtol=1e-5, err_msg=name)
+
+
+EVERY_REDUCTION = [
+  *objective._REDUCTIONS,
+  {"name": "sequence_mean", "count_empty": True},
+  {"name": "sequence_sum", "horizon": 3, "count_empty": True},
+]
+
+
+@pytest.mark.parametrize("reduction", EVERY_REDUCTION, ids=str)
+def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
+  """Two questions, two sampled answers and an expert each, one not kept."""
+  lengths = jnp.array([[1, 2, 3], [2, 0, 0]])
+  mask = jnp.arange(3) < lengths[..., None]
+  expert = jnp.array([[False, False, True]] * 2)
+  shaped = POLICY | {"name": "expert_shaped", "reduce": reduction}
+  provided = (*PROVIDED, "expert")
+  specs = {"own": POLICY | {"reduce": reduction}, "shaped": shaped}
+  own, shaped = objective.build_terms(specs, provided=provided, remedies={})
+  weights = objective.reduction_weights([own, shaped], mask, expert)
+  spec = {"name": reduction} if isinstance(reduction, str) else reduction
+  options = {k: v for k, v in spec.items() if k != "name"}
+  of = functools.partial(getattr(reduce, spec["name"]), **options)
+  sampled = mask & ~expert[..., None]
+  np.testing.assert_array_equal(weights[own.reduction], of(sampled))
+  np.testing.assert_array_equal(weights[shaped.reduction], of(mask))
+  np.testing.assert_array_equal(
+    weights["token_mean"], reduce.token_mean(sampled)
+  )
+
+
+def test_options_of_a_reduction_are_not_shared():
+  """Of one name, and of one option with another value."""
+  options = [{}, {"horizon": 2}, {"horizon": 4}, {"count_empty": True}]
+  specs = {
+    f"kl{i}": KL | {"reduce": {"name": "sequence_sum", **x}}
+    for i, x in enumerate(options)
+  }
+  terms, mask = build(**specs), MASK.at[1].set(False)
+  weights = objective.reduction_weights(terms, mask)
+  for term, expected in zip(terms, [1, 1 / 2, 1 / 4, 1 / 2], strict=True):
+    np.testing.assert_array_equal(weights[term.reduction][0, 0], expected)
 
 
 def test_reduction_weights_are_those_in_use_and_the_metrics():
