@@ -247,6 +247,15 @@ def test_deviation_of_a_bin_by_n():
   np.testing.assert_allclose(population, sample * np.sqrt(8 / 7), rtol=1e-6)
 
 
+def test_epsilon_is_added_to_the_deviation():
+  """Rewards 0 and 2 deviate by 1: 1 / (1 + 3), which is not 1 / root 4."""
+  rewards, bins = jnp.array([[0.0, 2.0]]), jnp.zeros(1, jnp.int32)
+  values = difficulty.shared_std_advantages(
+    rewards, bins, everyone(bins), bins=1, epsilon=3.0, ddof=0
+  )
+  np.testing.assert_allclose(values, [[-0.25, 0.25]], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("weights", "bins", "without_pictures"),
   [

@@ -49,6 +49,13 @@ def test_golden(scale, expected):
   assert (values[2] == 0).all() and values[3, 4] == 0
 
 
+def test_epsilon_is_added_to_the_deviation():
+  """Rewards 0 and 2 deviate by 1: 1 / (1 + 3), which is not 1 / root 4."""
+  mask, expert = jnp.ones((1, 2, 1), bool), jnp.array([[False, True]])
+  values = mixed(jnp.array([[0.0, 2.0]]), mask, expert, epsilon=3.0, ddof=0)
+  np.testing.assert_allclose(values, [[-0.25, 0.25]], rtol=1e-6)
+
+
 def random_rewards(answers: int):
   rng = np.random.default_rng(answers)
   return jnp.asarray(rng.integers(0, 3, (6, answers)) * 0.45, jnp.float32)

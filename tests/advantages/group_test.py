@@ -111,6 +111,16 @@ def test_nothing_but_dropped_groups_gives_zero(scale):
   assert (advantages_of(jnp.array(REWARDS), mask, scale=scale) == 0).all()
 
 
+@pytest.mark.parametrize("scale", ["group", "batch"])
+@pytest.mark.parametrize("mask", [None, jnp.ones((1, 2, 1), bool)])
+def test_epsilon_is_added_to_the_deviation(scale, mask):
+  """Rewards 0 and 2 deviate by 1: 1 / (1 + 3), which is not 1 / root 4."""
+  values = advantages_of(
+    jnp.array([[0.0, 2.0]]), mask, scale=scale, epsilon=3.0, ddof=0
+  )
+  np.testing.assert_allclose(values, [[-0.25, 0.25]], rtol=1e-6)
+
+
 def test_no_epsilon_is_needed_where_nothing_varies():
   values = advantages_of(jnp.ones((2, 4)), epsilon=0.0)
   assert (values == 0).all()

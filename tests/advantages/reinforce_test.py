@@ -62,6 +62,17 @@ def test_baseline_golden():
   np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+def test_epsilon_is_added_to_the_variance():
+  """Returns 0 and 2: variance 1 + 3 under the root, which is not 1 + root 3."""
+  values = advantages_of(
+    jnp.array([[0.0, 2.0]]),
+    *(jnp.zeros((1, 2, 1)), jnp.ones((1, 2, 1), bool)),
+    epsilon=3.0,
+    ddof=0,
+  )
+  np.testing.assert_allclose(values, [[[-0.5], [0.5]]], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("gamma", "expected"),
   [
