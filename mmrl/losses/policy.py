@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
 
+# Of log-ratios, either way, as in verl: their exponentials are finite.
+_MAX_LOG_RATIO = 20.0
 _ESTIMATORS = ("k1", "k2", "k3", "k1+", "k3+")
 
 
@@ -30,7 +32,7 @@ def token_ratio(
   exponential: padding may hold anything, and 0 * inf is NaN in a gradient.
   """
   difference = jnp.where(mask, logprobs - logprobs_old, 0.0)
-  return jnp.exp(jnp.clip(difference, -20.0, 20.0))
+  return jnp.exp(jnp.clip(difference, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
 
 
 def check_clip(
@@ -201,6 +203,10 @@ def reference_kl(
       k1 = -k        k2 = k^2 / 2        k3 = exp(k) - k - 1
       k1+, k3+:  the value of k1 or k3 with the gradient of k2
 
+  In k3, k is clamped to +-20, as the log-ratio of `token_ratio` and as in verl
+  (TRL doesn't): beyond, the value is constant and the gradient 0. Unclamped it
+  is inf from 88 nats on, and so is the step.
+
   The expected gradient of k1 and of k3 isn't that of the divergence, the one
   of k2 is (on-policy); hence the straight-through forms.
 
@@ -233,12 +239,11 @@ def reference_kl(
     value = -k
   elif name == "k2":
     value = k2
-  elif bound is None:
-    value = jnp.expm1(k) - k
   else:
-    # Else the exponential overflows, and 0 * inf is NaN in the gradient.
-    k = jnp.clip(k, -20.0, 20.0)
-    value = jnp.minimum(jnp.expm1(k) - k, bound)
+    k = jnp.clip(k, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    value = jnp.expm1(k) - k
+    if bound is not None:
+      value = jnp.minimum(value, bound)
   if estimator == name:
     return value
   return k2 - jax.lax.stop_gradient(k2) + jax.lax.stop_gradient(value)

@@ -208,6 +208,26 @@ def test_bounded_k3(k, estimator):
   np.testing.assert_allclose(slope, [[[0 if estimator == "k3" else -k]]])
 
 
+@pytest.mark.parametrize("k", [19.0, 21.0, 89.0, 1e4, -19.0, -1e4])
+@pytest.mark.parametrize("estimator", ["k3", "k3+"])
+def test_k3_is_clamped(k, estimator):
+  """As the ratio is: e^20 - 21, or e^-20 + 19, and no slope beyond.
+
+  Under k3+ the slope is that of k2 all the same.
+  """
+
+  def kl(logprobs):
+    zeros, mask = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1), bool)
+    values = policy.reference_kl(logprobs, zeros, mask, estimator=estimator)
+    return values.sum()
+
+  value, slope = jax.jit(jax.value_and_grad(kl))(jnp.full((1, 1, 1), -k))
+  edge = np.clip(k, -20, 20)
+  np.testing.assert_allclose(value, np.exp(edge) - edge - 1, rtol=1e-6)
+  expected = -k if estimator == "k3+" else (abs(k) < 20) * -np.expm1(edge)
+  np.testing.assert_allclose(slope, [[[expected]]], rtol=1e-6)
+
+
 def test_bound_changes_nothing_below_it():
   one = policy.reference_kl(LOGPROBS, REFERENCE, MASK)
   two = policy.reference_kl(LOGPROBS, REFERENCE, MASK, bound=10.0)
