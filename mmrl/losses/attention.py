@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mmrl.losses.policy import per_token
+from mmrl.losses.policy import per_token, upcast
 from mmrl.models.rows import map_rows
 from mmrl.types import Attention
 
@@ -64,7 +64,8 @@ def attention_divergence(
 
   def of_rows(p, q, mask):
     # Before the divergence: what padding holds must not reach its derivative.
-    return jensen_shannon(jnp.where(mask[..., None], p, 0.0), q)
+    p = jnp.where(mask[..., None], upcast(p), 0.0)
+    return jensen_shannon(p, upcast(q))
 
   return map_rows(of_rows, attention, jax.lax.stop_gradient(target), mask)
 

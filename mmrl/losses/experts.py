@@ -80,7 +80,7 @@ def expert_shaped(
     return clipped(mask)
   expert = expert[..., None]
   # Each formula reads its own rows alone: the other's may hold anything.
-  read = jnp.where(mask & expert, logprobs, 0.0)
+  read = jnp.where(mask & expert, policy.upcast(logprobs), 0.0)
   shaped = jax.nn.sigmoid(read - math.log(shape))
   scale = policy.per_token(advantages) * token_weights
   taught = -shaped * jax.lax.stop_gradient(scale)

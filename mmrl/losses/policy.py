@@ -14,11 +14,29 @@ _MAX_LOG_RATIO = 20.0
 _ESTIMATORS = ("k1", "k2", "k3", "k1+", "k3+")
 
 
+def upcast(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """Float32 of a narrower type; losses and weights compute in no other."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def per_token(
   values: Float[Array, "P G"] | Float[Array, "P G R"],
 ) -> Float[Array, "P G R"] | Float[Array, "P G 1"]:
-  """[P, G] as [P, G, 1]; what is per token already stays."""
+  """[P, G] as [P, G, 1], what is per token as it is; in float32."""
+  values = upcast(values)
   return values[..., None] if values.ndim == 2 else values
+
+
+def log_ratio(
+  logprobs: Float[Array, "P G R"],
+  others: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+) -> Float[Array, "P G R"]:
+  """`logprobs - others` in float32, 0 on padding, which may hold anything.
+
+  Two bfloat16 log-probabilities of -8 are 0.03 apart or equal.
+  """
+  return jnp.where(mask, upcast(logprobs) - upcast(others), 0.0)
 
 
 def token_ratio(
@@ -31,7 +49,7 @@ def token_ratio(
   The log-ratio is clamped to +-20, as in verl. It is masked before the
   exponential: padding may hold anything, and 0 * inf is NaN in a gradient.
   """
-  difference = jnp.where(mask, logprobs - logprobs_old, 0.0)
+  difference = log_ratio(logprobs, logprobs_old, mask)
   return jnp.exp(jnp.clip(difference, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
 
 
@@ -105,7 +123,7 @@ def clipped_ratio(
   if dual_clip is not None:
     bound = jnp.minimum(loss, -advantages * dual_clip)
     loss = jnp.where(advantages < 0, bound, loss)
-  return loss * jax.lax.stop_gradient(token_weights)
+  return loss * jax.lax.stop_gradient(upcast(token_weights))
 
 
 def clipped_weight(
@@ -186,7 +204,7 @@ def policy_gradient(
   Reference: Williams 1992; RLOO arXiv 2402.14740.
   """
   scale = jax.lax.stop_gradient(-per_token(advantages) * token_weights)
-  return jnp.where(mask, scale, 0.0) * jnp.where(mask, logprobs, 0.0)
+  return jnp.where(mask, scale, 0.0) * jnp.where(mask, upcast(logprobs), 0.0)
 
 
 def reference_kl(
@@ -233,7 +251,7 @@ def reference_kl(
     )
   if bound is not None and name != "k3":
     raise UserError(f"bound must be None for {estimator!r}, got {bound}")
-  k = jnp.where(mask, logprobs_ref - logprobs, 0.0)
+  k = log_ratio(logprobs_ref, logprobs, mask)
   k2 = k * k / 2
   if name == "k1":
     value = -k

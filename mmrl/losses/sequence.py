@@ -69,13 +69,13 @@ def clipped_sequence_ratio(
     raise UserError(f"level must be 'sequence' or 'token', got {level!r}")
   if level == "token" and not length_normalize:
     raise UserError("level 'token' must have length_normalize, got False")
-  log_ratio = jnp.where(mask, logprobs - logprobs_old, 0.0)
+  log_ratio = policy.log_ratio(logprobs, logprobs_old, mask)
   log_ratio = log_ratio.sum(-1, keepdims=True)
   if length_normalize:
     log_ratio /= jnp.maximum(mask.sum(-1, keepdims=True), 1)
   if level == "token":
     # 0, with the gradient of the token.
-    own = jnp.where(mask, logprobs - jax.lax.stop_gradient(logprobs), 0.0)
+    own = policy.log_ratio(logprobs, jax.lax.stop_gradient(logprobs), mask)
     log_ratio = jax.lax.stop_gradient(log_ratio) + own
   ratio = jnp.exp(jnp.minimum(log_ratio, _MAX_LOG_RATIO))
   # Padding must not reach the product: its NaN would reach the whole answer.

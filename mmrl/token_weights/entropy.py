@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
+from mmrl.losses.policy import upcast
 
 
 def entropy_quantile(
@@ -29,6 +30,7 @@ def entropy_quantile(
   """
   if not 0 <= quantile < 1:
     raise UserError(f"quantile must be in [0, 1), got {quantile}")
+  entropies_old = upcast(entropies_old)
   valid = jnp.where(mask, entropies_old, jnp.nan)
   threshold = jnp.nanquantile(valid, quantile)
   return jnp.where(mask & (entropies_old >= threshold), 1.0, 0.0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
-from mmrl.losses.policy import per_token, token_ratio
+from mmrl.losses.policy import log_ratio, per_token, token_ratio
 
 
 def discounted_sum(
@@ -91,8 +91,7 @@ def future_kl(
   logprobs = jax.lax.stop_gradient(logprobs)
   ratio = token_ratio(logprobs, logprobs_old, mask)
   kept = ratio <= ratio_max
-  moved = jnp.where(mask, logprobs - logprobs_old, 0.0)
-  moved = jnp.clip(moved, -20.0, 20.0)
+  moved = jnp.clip(log_ratio(logprobs, logprobs_old, mask), -20.0, 20.0)
   future = discounted_sum(jnp.where(kept, moved, 0.0), half_life)
   weights = jnp.clip(jnp.exp(future), low, high)
   negative = mask & (per_token(advantages) < 0)

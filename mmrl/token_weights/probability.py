@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
-from mmrl.losses.policy import per_token
+from mmrl.losses.policy import per_token, upcast
 
 _SIGNS = ("both", "positive", "negative")
 
@@ -46,7 +46,7 @@ def low_probability(
     raise UserError(f"alpha must be at least -1, got {alpha}")
   if sign not in _SIGNS:
     raise UserError(f"sign must be one of {', '.join(_SIGNS)}, got {sign!r}")
-  probability = jnp.exp(jnp.where(mask, logprobs_old, 0.0))
+  probability = jnp.exp(jnp.where(mask, upcast(logprobs_old), 0.0))
   weights = 1.0 + alpha * (1.0 - probability)
   if sign == "both":
     return weights

@@ -1,0 +1,88 @@
+"""Losses, advantages and token weights compute in float32 whatever they get."""
+
+from contract_test import METHODS, bound_method, make_fields, title
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrl import advantages, losses, token_weights
+from mmrl.losses import policy
+
+# Options of whole branches that the contract's rows don't take.
+MORE = [
+  (losses, "clipped_sequence_ratio", {"length_normalize": False}),
+  (losses, "reference_kl", {"estimator": "k1"}),
+  (token_weights, "low_probability", {"sign": "both"}),
+  (token_weights, "sampler_mismatch", {"kind": "mask"}),
+]
+SLOTS = (advantages, losses, token_weights)
+ROWS = [row for row in METHODS if row[0] in SLOTS] + MORE
+# Primitives that round nothing.
+EXACT = {
+  *("abs", "broadcast_in_dim", "concatenate", "convert_element_type", "copy"),
+  *("dynamic_slice", "gather", "max", "min", "neg", "reshape", "select_n"),
+  *("slice", "sort", "squeeze", "stop_gradient", "transpose"),
+}
+
+
+def narrow(tree):
+  def one(x):
+    wide = jnp.issubdtype(x.dtype, jnp.floating)
+    return x.astype(jnp.bfloat16) if wide else x
+
+  return jax.tree.map(one, tree)
+
+
+def equations(value):
+  """Those of a traced function and of all functions in it."""
+  if hasattr(value, "eqns"):
+    for equation in value.eqns:
+      yield equation
+      for inner in equation.params.values():
+        yield from equations(inner)
+  elif hasattr(value, "jaxpr"):
+    yield from equations(value.jaxpr)
+  elif isinstance(value, list | tuple):
+    for inner in value:
+      yield from equations(inner)
+
+
+def rounded(function, *arguments) -> set[str]:
+  """Primitives whose results are rounded to bfloat16."""
+  return {
+    equation.primitive.name
+    for equation in equations(jax.make_jaxpr(function)(*arguments))
+    if any(
+      getattr(x.aval, "dtype", 0) == jnp.bfloat16 for x in equation.outvars
+    )
+    and not any(True for x in equation.params.values() for _ in equations(x))
+  } - EXACT
+
+
+@pytest.mark.parametrize("row", ROWS, ids=title)
+def test_nothing_is_computed_in_bfloat16(row):
+  bound = bound_method(*row)
+  fields = make_fields() | {"key": jax.random.key(0)}
+  data = narrow({name: fields[name] for name in bound.needs})
+  assert jax.eval_shape(bound, data).dtype == jnp.float32
+  assert not rounded(bound, data)
+
+
+def test_what_is_rounded_is_found():
+  """In a function that is called, too."""
+  data = jnp.ones(3, jnp.bfloat16)
+  assert rounded(lambda x: jnp.exp(x), data) == {"exp"}
+  assert rounded(lambda x: jax.jit(lambda y: y - x)(x), data) == {"sub"}
+  assert rounded(lambda x: jnp.where(x > 0, -x, 0), data) == set()
+
+
+def test_difference_of_narrow_logprobs():
+  """Of -8 and -8.0625, which bfloat16 tells apart, and a third of one: not."""
+  logprobs = jnp.array([[[-8.0, -8.0625]]], jnp.bfloat16)
+  old = jnp.array([[[-1 / 3, -1 / 3]]], jnp.bfloat16)
+  found = policy.log_ratio(logprobs, old, jnp.ones((1, 1, 2), bool))
+  assert found.dtype == jnp.float32
+  expected = np.float32(logprobs) - np.float32(old)
+  np.testing.assert_array_equal(found, expected)
+  assert not np.array_equal(found, logprobs - old)
