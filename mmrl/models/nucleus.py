@@ -1,8 +1,8 @@
-"""Entropies of the nuclei that top-p sampling would draw from."""
+"""Nuclei, which top-p sampling draws from, and their entropies."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 import numpy as np
 
 from mmrl import sharding
@@ -78,12 +78,8 @@ def nucleus_entropy(
 ) -> Float[Array, "*batch"]:
   """Entropy over the most likely tokens that together have mass `top_p`.
 
-      N = the most likely tokens while the mass before them is below top_p
+      N = the nucleus, see `in_nucleus`
       q = p / sum_N p,    H = - sum_N q ln q
-
-  The least probability in the nucleus is found by halving the interval it
-  lies in, which takes 30 sums over V and no sort. Of tokens with exactly that
-  probability as many are kept as the mass needs.
 
   Args:
     logits: divided by the temperature.
@@ -93,15 +89,64 @@ def nucleus_entropy(
   Returns:
     Float32, in nats; exactly 0 where one token is kept and renormalised.
 
-  Reference: arXiv 2603.25077 eq. 5; nucleus, arXiv 1904.09751.
-  Reconstructed: whether q or p, and that the token which crosses top_p is
-  kept.
+  Reference: arXiv 2603.25077 eq. 5.
+  Reconstructed: whether q or p.
+  """
+  logs, weights, least, ties = _edge(logits, top_p)
+  above = weights > least[..., None]
+  mass = jnp.where(above, weights, 0.0).sum(-1) + ties * least
+  weighted = jnp.where(above, weights * logs, 0.0).sum(-1)
+  weighted += ties * least * jnp.log(least)
+  if renormalise:
+    return jnp.log(mass) - weighted / mass
+  total = weights.sum(-1)
+  return (mass * jnp.log(total) - weighted) / total
+
+
+def in_nucleus(
+  logits: Float[Array, "*batch V"], top_p: float
+) -> Bool[Array, "*batch V"]:
+  """True on the nucleus: the smallest set of tokens that has mass `top_p`.
+
+  Those are the most likely tokens while the mass before them is below top_p.
+  Of tokens with exactly the least probability in it as many are kept as the
+  mass needs, the first of the vocabulary.
+
+  Args:
+    logits: divided by the temperature.
+    top_p: mass of the nucleus, in (0, 1].
+
+  Reference: arXiv 1904.09751.
+  Reconstructed: that the token which crosses top_p is kept.
+  """
+  _, weights, least, ties = _edge(logits, top_p)
+  return first_ties(weights, least[..., None], ties[..., None])
+
+
+def first_ties(
+  values: Float[Array, "*batch V"],
+  least: Float[Array, "*batch 1"],
+  ties: Num[Array, "*batch 1"],
+) -> Bool[Array, "*batch V"]:
+  """True on the values above the least, and on the first of its equals."""
+  tied = values == least
+  return (values > least) | tied & (jnp.cumsum(tied, axis=-1) <= ties)
+
+
+def _edge(logits: Float[Array, "*batch V"], top_p: float):
+  """Weights of the tokens, and how far the nucleus reaches.
+
+  The least weight in it is found by halving the interval that it lies in, which
+  takes 30 sums over V and no sort.
+
+  Returns:
+    (logarithms of the weights, weights, the least weight in the nucleus, how
+    many tokens of just this weight are in it). The largest weight is 1.
   """
   logits = logits.astype(jnp.float32)
   logs = logits - logits.max(-1, keepdims=True)
   weights = jnp.exp(logs)
-  total = weights.sum(-1)
-  wanted = top_p * total
+  wanted = top_p * weights.sum(-1)
 
   def halve(_, bounds):
     """The least weight is at least the first bound and below the second."""
@@ -119,11 +164,6 @@ def nucleus_entropy(
   least = jax.lax.bitcast_convert_type(low, jnp.float32)
   above = weights > least[..., None]
   mass = jnp.where(above, weights, 0.0).sum(-1)
-  weighted = jnp.where(above, weights * logs, 0.0).sum(-1)
   ties = jnp.ceil((wanted - mass) / least)
   ties = jnp.minimum(ties, (weights == least[..., None]).sum(-1))
-  mass += ties * least
-  weighted += ties * least * jnp.log(least)
-  if renormalise:
-    return jnp.log(mass) - weighted / mass
-  return (mass * jnp.log(total) - weighted) / total
+  return logs, weights, least, ties

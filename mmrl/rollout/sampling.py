@@ -6,29 +6,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mmrl.models import nucleus
+
 
 def keep_top_k(
   logits: Float[Array, "*batch V"], k: int
 ) -> Float[Array, "*batch V"]:
-  """Sets all but the `k` largest logits to -inf."""
+  """Sets all but the `k` largest logits to -inf.
+
+  Of equal ones at the edge the first are kept, as in a nucleus.
+  """
   smallest = jax.lax.top_k(logits, k)[0][..., -1:]
-  return jnp.where(logits < smallest, -jnp.inf, logits)
+  ties = k - (logits > smallest).sum(-1, keepdims=True)
+  kept = nucleus.first_ties(logits, smallest, ties)
+  return jnp.where(kept, logits, -jnp.inf)
 
 
 def keep_top_p(
   logits: Float[Array, "*batch V"], p: float
 ) -> Float[Array, "*batch V"]:
-  """Keeps the smallest set of tokens whose probabilities reach `p`.
-
-  The most likely token is always kept (nucleus sampling, arXiv 1904.09751).
-  """
-  ordered = jnp.sort(logits, axis=-1, descending=True)
-  probabilities = jax.nn.softmax(ordered, axis=-1)
-  # A token stays while the mass before it is below p.
-  before = jnp.cumsum(probabilities, axis=-1) - probabilities
-  count = jnp.sum(before < p, axis=-1, keepdims=True)
-  smallest = jnp.take_along_axis(ordered, count - 1, axis=-1)
-  return jnp.where(logits < smallest, -jnp.inf, logits)
+  """Sets all outside of the nucleus to -inf: see `nucleus.in_nucleus`."""
+  return jnp.where(nucleus.in_nucleus(logits, p), logits, -jnp.inf)
 
 
 def categorical(

@@ -11,6 +11,7 @@ import small_models
 from mmrl import models, sharding
 from mmrl.errors import UserError
 from mmrl.models import nucleus
+from mmrl.rollout import sampling
 from mmrl.types import Logits
 
 # Probabilities, what is kept, entropy of q, the same sum of p, all entropy.
@@ -67,6 +68,12 @@ def test_ties_are_kept_as_needed(top_p, renormalise):
   found = entropy_of(p, top_p=top_p, renormalise=renormalise)
   expected = by_sorting(p, top_p, renormalise)
   np.testing.assert_allclose(found, expected, atol=2e-6)
+  # The sampler draws from these, the first of the ties.
+  kept = np.isfinite(sampling.keep_top_p(jnp.log(jnp.array(p)), top_p))
+  needed = round(10 * (top_p - 0.55))
+  np.testing.assert_array_equal(kept, np.array([0, 1, -1, 2, 3]) < needed)
+  q = np.array(p)[kept] / (np.array(p)[kept].sum() if renormalise else 1)
+  np.testing.assert_allclose(found, -(q * np.log(q)).sum(), atol=2e-6)
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.95, 0.999, 1.0])

@@ -68,6 +68,14 @@ def test_top_p_keeps_the_smallest_set(p, kept):
   np.testing.assert_array_equal(filtered[chosen], np.asarray(LOGITS)[chosen])
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_top_k_keeps_k_of_equal_tokens(k):
+  """One of 0.4, three of 0.18: the first of them go with it."""
+  logits = jnp.log(jnp.array([0.18, 0.06, 0.18, 0.4, 0.18]))
+  kept = np.isfinite(sampling.keep_top_k(logits, k))
+  np.testing.assert_array_equal(kept, np.array([1, 4, 2, 0, 3]) < k)
+
+
 def test_each_row_is_filtered_by_its_own():
   logits = jnp.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
   wanted = [[3.0, 2.0, -np.inf], [-np.inf, 2.0, 3.0]]
