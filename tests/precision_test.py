@@ -1,4 +1,4 @@
-"""Losses, advantages and token weights compute in float32 whatever they get."""
+"""Arithmetic is in float32 whatever the type of the data."""
 
 from contract_test import METHODS, bound_method, make_fields, title
 import jax
@@ -8,6 +8,9 @@ import pytest
 
 from mmrl import advantages, losses, token_weights
 from mmrl.losses import policy
+from mmrl.models import vocabulary
+from mmrl.models.divergence import divergence
+from mmrl.types import Logits
 
 # Options of whole branches that the contract's rows don't take.
 MORE = [
@@ -21,7 +24,8 @@ ROWS = [row for row in METHODS if row[0] in SLOTS] + MORE
 # Primitives that round nothing.
 EXACT = {
   *("abs", "broadcast_in_dim", "concatenate", "convert_element_type", "copy"),
-  *("dynamic_slice", "gather", "max", "min", "neg", "reshape", "select_n"),
+  *("dynamic_slice", "dynamic_update_slice", "gather", "max", "min", "neg"),
+  *("reshape", "select_n"),
   *("slice", "sort", "squeeze", "stop_gradient", "transpose"),
 }
 
@@ -85,3 +89,40 @@ def test_difference_of_narrow_logprobs():
   expected = np.float32(logprobs) - np.float32(old)
   np.testing.assert_array_equal(found, expected)
   assert not np.array_equal(found, logprobs - old)
+
+
+def narrow_logits(seed: int) -> Logits:
+  rng = np.random.default_rng(seed)
+  hidden, head = rng.normal(size=(6, 5)), rng.normal(size=(37, 5))
+  return narrow(Logits(jnp.array(hidden), jnp.array(head), "vd", (3,), 1.0))
+
+
+TOKENS = jnp.array([0, 16, 20, 21, 31, 36])
+
+
+def chosen(logits):
+  options = {"pattern": "vd", "banned": logits.banned, "temperature": 1.0}
+  found = vocabulary.chosen(logits.hidden, logits.head, TOKENS, **options)
+  return sum(x.sum() for x in found)
+
+
+def apart(logits):
+  return divergence(logits, narrow_logits(1), beta=0.3).sum()
+
+
+@pytest.mark.parametrize("function", [chosen, apart])
+def test_gradient_of_the_head_is_rounded_once(function, monkeypatch):
+  """Whatever the parts: of 16 entries, the last of which begins in another's.
+
+  Products are summed in float32, in an order that may hang on the part's size,
+  so a result may be on the other side of a rounding: a step of bfloat16.
+  """
+  monkeypatch.setattr(vocabulary, "_LEAST_ENTRIES", 1)
+  logits, found = narrow_logits(0), []
+  assert not rounded(jax.grad(function), logits)
+  for entries in (37, 16):
+    rows = 12 if function is apart else 6  # two policies, or one
+    monkeypatch.setattr(vocabulary, "_CHUNK_VALUES", rows * entries)
+    found.append(np.float32(jax.grad(function)(logits).head))
+  assert (found[0][4:] != 0).all() and (found[0][3] == 0).all()
+  np.testing.assert_allclose(*found, rtol=2**-7)
