@@ -36,10 +36,7 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def _local(loss: Callable, terms: Sequence[Term], axis_name: str | None):
   def local(params: PyTree, batch: Batch):
     weights = objective.reduction_weights(
-      terms,
-      batch.mask,
-      batch.fields.get("expert"),
-      axis_name=axis_name,
+      terms, batch.mask, batch.fields, axis_name=axis_name
     )
     return loss(params, batch, weights, axis_name=axis_name)
 

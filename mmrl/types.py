@@ -20,9 +20,11 @@ Context names, the vocabulary of the slots (see `mmrl.build`): `mask`,
 `rewards`, `key` (of the rollout batch), `logprobs_sampler`, `advantages`,
 `token_weights`; `expert`, which answers are an expert's, in runs that have
 some; what the scorer computes (`logprobs`, `entropies`, `attention`, `logits`);
-and what the probes of a run add: `logprobs_old`, `entropies_old`,
-`attention_old`, `logprobs_ref`, `logits_teacher`, `attention_teacher`,
-`nucleus_entropies_old`, `logprobs_blind`, `pictured`, `visual_entropy`.
+for losses, `attention_moved`, the divergence of `attention` from
+`attention_old`; and what the probes of a run add: `logprobs_old`,
+`entropies_old`, `attention_old`, `logprobs_ref`, `logits_teacher`,
+`attention_teacher`, `nucleus_entropies_old`, `logprobs_blind`, `pictured`,
+`visual_entropy`.
 """
 
 from collections.abc import Callable

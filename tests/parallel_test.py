@@ -82,7 +82,11 @@ def test_wrappers_agree_with_one_device(weight):
   loss, terms, params, batch = make(weight)
 
   def one_device(params, batch):
-    return loss(params, batch, objective.reduction_weights(terms, batch.mask))
+    return loss(
+      params,
+      batch,
+      objective.reduction_weights(terms, batch.mask, batch.fields),
+    )
 
   mesh = parallel.data_mesh()
   assert mesh.shape["data"] == 8

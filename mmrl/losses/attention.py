@@ -75,6 +75,7 @@ def attention_jsd(
   attention_old: Rows,
   advantages: Float[Array, "P G"] | Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
+  attention_moved: Float[Array, "P G R"] | None = None,
 ) -> Float[Array, "P G R"]:
   """RAL's term: advantage times divergence from the behaviour's attention.
 
@@ -90,6 +91,8 @@ def attention_jsd(
     attention_old: policies of the behaviour parameters, same function.
     advantages: of each answer, or of each token.
     mask: True on answer tokens.
+    attention_moved: the divergence, where it is known: see
+      `mmrl.train.objective`, which measures it, too.
 
   Returns:
     The unreduced term. It is neither clipped nor weighted by the ratio.
@@ -99,6 +102,7 @@ def attention_jsd(
   maximised; the consistent reading, minimise -clipped + beta KL + lambda
   attention, is what the losses of a config add up to.
   """
-  divergence = attention_divergence(attention, attention_old, mask)
+  if attention_moved is None:
+    attention_moved = attention_divergence(attention, attention_old, mask)
   advantages = jax.lax.stop_gradient(per_token(advantages))
-  return jnp.where(mask, advantages * divergence, 0.0)
+  return jnp.where(mask, advantages * attention_moved, 0.0)

@@ -116,3 +116,14 @@ def total(
   """
   values = jnp.where(weights > 0, values, 0.0)
   return _total(values * weights, axis_name)
+
+
+def largest(
+  values: Float[Array, "P G R"],
+  weights: Float[Array, "P G R"],
+  *,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Largest value where the weight isn't 0, over devices; at least 0."""
+  found = jnp.where(weights > 0, values, 0.0).max()
+  return jax.lax.pmax(found, axis_name) if axis_name else found

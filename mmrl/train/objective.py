@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from mmrl import build, losses
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import policy, reduce
-from mmrl.models import map_rows
 from mmrl.types import Scores
 
+# How far the attention of each token is from that of the behaviour policy.
+MOVED = "attention_moved"
 _REDUCTIONS = tuple(reduce.__all__)
 
 
@@ -43,7 +45,12 @@ class Term:
   @property
   def needs_attention(self) -> bool:
     """Whether the term reads the attention of the current parameters."""
-    return "attention" in self.bound.needs
+    return bool({"attention", MOVED} & set(self.bound.needs))
+
+  @property
+  def needs_moved(self) -> bool:
+    """Whether the term reads how far attention has moved."""
+    return MOVED in self.bound.needs
 
 
 def build_terms(
@@ -60,12 +67,15 @@ def build_terms(
   Args:
     specs: per term, the function's spec, its `weight` and its `reduce`, a
       name or a spec of `mmrl.losses.reduce`.
-    provided: names of the data there will be.
+    provided: names of the data there will be; `attention_moved` comes with
+      `attention` and `attention_old`.
     remedies: see `build.bind`.
 
   Raises:
     UserError: naming the config field that is wrong.
   """
+  if {"attention", "attention_old"} <= set(provided):
+    provided = (*provided, MOVED)
   terms = []
   for name, spec in specs.items():
     where = f"config.losses.{name}"
@@ -100,18 +110,31 @@ def _bind_reduction(spec: Any, where: str) -> build.Bound:
 def reduction_weights(
   terms: Sequence[Term],
   mask: Bool[Array, "P G R"],
-  expert: Bool[Array, "P G"] | None = None,
+  fields: Mapping[str, Array] = types.MappingProxyType({}),
   *,
   axis_name: str | None = None,
 ) -> dict[str, Array]:
   """Token weights of every reduction in use, over the whole minibatch.
 
   A term that doesn't know of experts is reduced over the policy's own answers,
-  as it would be without experts. `token_mean` is always among the weights:
-  metrics are averaged with it, over the policy's own answers.
+  as it would be without experts. Metrics are averaged over these with three
+  more: `token_mean`, and where attention is measured those of good and of bad
+  answers.
+
+  Args:
+    terms: from `build_terms`.
+    mask: True on answer tokens.
+    fields: the batch's; of them `expert` and `advantages` are read.
+    axis_name: device axis that sums run over.
   """
-  own = mask if expert is None else mask & ~expert[..., None]
+  own = mask
+  if "expert" in fields:
+    own = mask & ~fields["expert"][..., None]
   weights = {"token_mean": reduce.token_mean(own, axis_name)}
+  if any(term.needs_moved for term in terms):
+    advantages = policy.per_token(fields["advantages"])
+    weights["good"] = reduce.token_mean(own & (advantages > 0), axis_name)
+    weights["bad"] = reduce.token_mean(own & (advantages < 0), axis_name)
   for term in terms:
     if term.reduction not in weights:
       rows = mask if term.reads_experts else own
@@ -139,9 +162,15 @@ def objective(
 
   Returns:
     (loss, metrics). Metrics are sums over tokens with weights that already
-    hold the denominator, so those of micro-batches add up.
+    hold the denominator, so those of micro-batches add up, and maxima: see
+    `add_metrics`. How far attention has moved is measured where a term reads
+    it, as the term has it; nowhere is it computed for metrics alone.
   """
   context = dict(fields, **vars(scores))
+  if any(term.needs_moved for term in terms):
+    context[MOVED] = attention_losses.attention_divergence(
+      context["attention"], context["attention_old"], context["mask"]
+    )
   loss, metrics = jnp.zeros(()), {}
   for term in terms:
     values = term.bound(context)
@@ -150,17 +179,31 @@ def objective(
     metrics[f"loss/{term.name}"] = value
   metrics["loss/total"] = loss
 
+  metrics |= _policy_metrics(context, weights, axis_name)
+  if MOVED in context:
+    metrics |= _attention_metrics(context[MOVED], weights, axis_name)
+  return loss, metrics
+
+
+def add_metrics(
+  one: Mapping[str, Array], other: Mapping[str, Array]
+) -> dict[str, Array]:
+  """Metrics of two parts of a minibatch together: sums, and maxima (`_max`)."""
+  return {
+    name: jnp.maximum(value, other[name])
+    if name.endswith("_max")
+    else value + other[name]
+    for name, value in one.items()
+  }
+
+
+def _policy_metrics(
+  context: Mapping[str, Any], weights: Mapping[str, Array], axis_name
+) -> dict[str, Array]:
   def mean(values):
     values = jax.lax.stop_gradient(values)
     return reduce.total(values, weights["token_mean"], axis_name=axis_name)
 
-  metrics |= _policy_metrics(context, mean)
-  if scores.attention is not None:
-    metrics |= _attention_metrics(context, mean)
-  return loss, metrics
-
-
-def _policy_metrics(context: Mapping[str, Any], mean) -> dict[str, Array]:
   metrics = {"policy/entropy": mean(context["entropies"])}
   if "logprobs_old" in context:
     ratio = policy.token_ratio(
@@ -170,16 +213,20 @@ def _policy_metrics(context: Mapping[str, Any], mean) -> dict[str, Array]:
   return metrics
 
 
-def _attention_metrics(context: Mapping[str, Any], mean) -> dict[str, Array]:
-  """How far attention has moved, for all answers, good ones and bad ones."""
-  divergence = map_rows(
-    attention_losses.jensen_shannon,
-    *jax.lax.stop_gradient((context["attention"], context["attention_old"])),
-  )
-  good = policy.per_token(context["advantages"]) > 0
-  bad = policy.per_token(context["advantages"]) < 0
+def _attention_metrics(
+  moved: Float[Array, "P G R"], weights: Mapping[str, Array], axis_name
+) -> dict[str, Array]:
+  """Means over all tokens, those of good and of bad answers; the largest."""
+  moved = jax.lax.stop_gradient(moved)
+
+  def mean(kind):
+    return reduce.total(moved, weights[kind], axis_name=axis_name)
+
   return {
-    "attention/jsd_mean": mean(divergence),
-    "attention/jsd_good": mean(jnp.where(good, divergence, 0.0)),
-    "attention/jsd_bad": mean(jnp.where(bad, divergence, 0.0)),
+    "attention/jsd_mean": mean("token_mean"),
+    "attention/jsd_good": mean("good"),
+    "attention/jsd_bad": mean("bad"),
+    "attention/jsd_max": reduce.largest(
+      moved, weights["token_mean"], axis_name=axis_name
+    ),
   }

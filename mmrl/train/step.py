@@ -234,8 +234,8 @@ def make_loss(
 ) -> Callable:
   """The loss of a batch: prefill once, extend G answers, reduce the terms."""
   late = [bound for bound in token_weights if reads_scores(bound)]
-  readers = [*late, *(term.bound for term in terms)]
-  if not any("attention" in bound.needs for bound in readers):
+  reads = any("attention" in bound.needs for bound in late)
+  if not reads and not any(term.needs_attention for term in terms):
     scorer = dataclasses.replace(scorer, layers=())
 
   def loss(
@@ -282,9 +282,7 @@ def make_update(
 
   def update(state: State, batch: Batch, minibatch: Int[Array, ""]):
     batch = layout.cut(batch, layout.parts, minibatch)
-    weights = objective_lib.reduction_weights(
-      terms, batch.mask, batch.fields.get("expert")
-    )
+    weights = objective_lib.reduction_weights(terms, batch.mask, batch.fields)
     if accumulate == 1:
       grads, metrics = gradient(state, batch, weights)
     else:
@@ -296,7 +294,9 @@ def make_update(
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
       def add(total, part):
-        return jax.tree.map(jnp.add, total, of_part(part)), None
+        (grads, metrics), (more, measured) = total, of_part(part)
+        metrics = objective_lib.add_metrics(metrics, measured)
+        return (jax.tree.map(jnp.add, grads, more), metrics), None
 
       (grads, metrics), _ = jax.lax.scan(add, zeros, jnp.arange(accumulate))
     metrics["gradient/norm"] = optax.tree.norm(grads)
@@ -338,7 +338,7 @@ def make_shares(
     for term in terms:
       loss = make_loss(scorer, (term,), token_weights)
       weights = objective_lib.reduction_weights(
-        (term,), batch.mask, batch.fields.get("expert")
+        (term,), batch.mask, batch.fields
       )
 
       def of_trainable(trainable, loss=loss, weights=weights):

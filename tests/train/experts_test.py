@@ -207,9 +207,7 @@ def test_a_term_that_names_no_expert_is_of_sampled_answers(name, on_experts):
       provided=(*fields, "logprobs", "entropies"),
       remedies={},
     )
-    weights = objective.reduction_weights(
-      terms, fields["mask"], fields.get("expert")
-    )
+    weights = objective.reduction_weights(terms, fields["mask"], fields)
 
     def loss(logprobs):
       scores = Scores(logprobs, jnp.zeros(logprobs.shape))

@@ -193,8 +193,9 @@ def formula(trainable) -> dict[str, float]:
     "policy/entropy": token_mean(special.entr(np.exp(logs)).sum(-1)),
     "policy/ratio_deviation": token_mean(np.abs(ratio - 1)),
     "attention/jsd_mean": token_mean(jsd),
-    "attention/jsd_good": token_mean(jsd * (advantages > 0)),
-    "attention/jsd_bad": token_mean(jsd * (advantages < 0)),
+    "attention/jsd_good": jsd[mask & (advantages > 0)].mean(),
+    "attention/jsd_bad": jsd[mask & (advantages < 0)].mean(),
+    "attention/jsd_max": jsd[mask].max(),
   }
 
 

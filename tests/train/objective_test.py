@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmrl.errors import UserError
-from mmrl.losses import reduce
+from mmrl.losses import attention, reduce
 from mmrl.train import objective
 from mmrl.types import Scores
 
@@ -54,7 +54,7 @@ def build(**specs):
 
 
 def value_of(terms, scores=SCORES, fields=FIELDS):
-  weights = objective.reduction_weights(terms, fields["mask"])
+  weights = objective.reduction_weights(terms, fields["mask"], fields)
   return objective.objective(terms, scores, fields, weights)
 
 
@@ -71,13 +71,16 @@ def test_total_golden(weight, total):
     "policy/entropy": 3.0,  # (1 + 2 + 6) / 3
     # |rho - 1| of 1.221403, 1, 0.606531
     "policy/ratio_deviation": 0.204957,
-    "attention/jsd_mean": 0.025928,
-    # Sums over good and over bad answers, over all three tokens.
-    "attention/jsd_good": (0.066414 + 0.005860) / 3,
-    "attention/jsd_bad": 0.005509 / 3,
   }
   if weight:
-    expected["loss/attention"] = 0.016691
+    expected |= {
+      "loss/attention": 0.016691,
+      # Of the good answer's two tokens, and of the bad one's.
+      "attention/jsd_mean": (0.066414 + 0.005860 + 0.005509) / 3,
+      "attention/jsd_good": (0.066414 + 0.005860) / 2,
+      "attention/jsd_bad": 0.005509,
+      "attention/jsd_max": 0.066414,
+    }
   np.testing.assert_allclose(loss, total, atol=2e-6)
   assert set(metrics) == set(expected)
   for name, value in expected.items():
@@ -102,10 +105,42 @@ def test_objective_without_a_term_is_refused(specs):
     build(**specs)
 
 
-def test_without_attention_its_metrics_are_left_out():
-  scores = Scores(SCORES.logprobs, SCORES.entropies)
-  _, metrics = value_of(build(policy=POLICY), scores)
+def test_attention_rows_are_read_once_and_only_for_a_term(monkeypatch):
+  """The metrics are of the divergence that the term has."""
+  calls = []
+  of_rows = attention.jensen_shannon
+
+  def counted(p, q):
+    calls.append(1)
+    return of_rows(p, q)
+
+  monkeypatch.setattr(attention, "jensen_shannon", counted)
+  _, metrics = value_of(build(policy=POLICY))
   assert not any(name.startswith("attention/") for name in metrics)
+  assert not calls
+  _, metrics = value_of(build(policy=POLICY, attention=LOOK))
+  assert "attention/jsd_mean" in metrics
+  assert len(calls) == 1
+
+
+def test_answers_without_an_advantage_are_neither_good_nor_bad():
+  fields = FIELDS | {"advantages": jnp.array([[1.0], [0.0]])}
+  _, metrics = value_of(build(attention=LOOK), fields=fields)
+  mean = (0.066414 + 0.005860) / 2
+  np.testing.assert_allclose(metrics["attention/jsd_good"], mean, atol=2e-6)
+  assert metrics["attention/jsd_bad"] == 0
+
+
+def test_largest_is_of_answer_tokens_alone():
+  """Not of padding, and not of an expert's."""
+  fields = FIELDS | {"expert": jnp.array([[True], [False]])}
+  moved = fields["attention_old"].at[1, 0, 1].set(jnp.nan)
+  fields |= {"attention_old": moved}
+  _, metrics = value_of(build(attention=LOOK), fields=fields)
+  for name in ("mean", "bad", "max"):
+    value = metrics[f"attention/jsd_{name}"]
+    np.testing.assert_allclose(value, 0.005509, atol=2e-6)
+  assert metrics["attention/jsd_good"] == 0
 
 
 def test_metrics_have_no_gradient():
@@ -129,7 +164,7 @@ def test_parts_add_up_to_the_whole(reduction):
   terms = build(
     **{name: spec | {"reduce": reduction} for name, spec in SPECS.items()}
   )
-  weights = objective.reduction_weights(terms, MASK)
+  weights = objective.reduction_weights(terms, MASK, FIELDS)
 
   @jax.jit
   def gradient(scores, fields, weights):
@@ -149,9 +184,12 @@ def test_parts_add_up_to_the_whole(reduction):
   np.testing.assert_allclose(
     jnp.concatenate([g for g, _ in parts]), slopes, rtol=1e-6
   )
+  total = objective.add_metrics(*(metrics for _, metrics in parts))
+  assert set(total) == set(whole)
   for name in whole:
-    total = sum(metrics[name] for _, metrics in parts)
-    np.testing.assert_allclose(total, whole[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(
+      total[name], whole[name], rtol=1e-5, err_msg=name
+    )
 
 
 EVERY_REDUCTION = [
@@ -171,7 +209,7 @@ def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   provided = (*PROVIDED, "expert")
   specs = {"own": POLICY | {"reduce": reduction}, "shaped": shaped}
   own, shaped = objective.build_terms(specs, provided=provided, remedies={})
-  weights = objective.reduction_weights([own, shaped], mask, expert)
+  weights = objective.reduction_weights([own, shaped], mask, {"expert": expert})
   spec = {"name": reduction} if isinstance(reduction, str) else reduction
   options = {k: v for k, v in spec.items() if k != "name"}
   of = functools.partial(getattr(reduce, spec["name"]), **options)
@@ -197,5 +235,7 @@ def test_options_of_a_reduction_are_not_shared():
 
 
 def test_reduction_weights_are_those_in_use_and_the_metrics():
-  weights = objective.reduction_weights(build(attention=LOOK), MASK)
-  assert set(weights) == {"token_mean", "sequence_mean"}
+  weights = objective.reduction_weights(build(attention=LOOK), MASK, FIELDS)
+  assert set(weights) == {"token_mean", "sequence_mean", "good", "bad"}
+  weights = objective.reduction_weights(build(kl=KL), MASK, FIELDS)
+  assert set(weights) == {"token_mean"}
