@@ -20,7 +20,8 @@ Context names, the vocabulary of the slots (see `mmrl.build`): `mask`,
 `rewards`, `key` (of the rollout batch), `logprobs_sampler`, `advantages`,
 `token_weights`; `expert`, which answers are an expert's, in runs that have
 some; what the scorer computes (`logprobs`, `entropies`, `attention`, `logits`);
-for losses, `attention_moved`, the divergence of `attention` from
+`minibatch`, of token weights that read these: how it is computed;
+`attention_moved`, of losses: the divergence of `attention` from
 `attention_old`; and what the probes of a run add: `logprobs_old`,
 `entropies_old`, `attention_old`, `logprobs_ref`, `logits_teacher`,
 `attention_teacher`, `nucleus_entropies_old`, `logprobs_blind`, `pictured`,

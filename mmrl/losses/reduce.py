@@ -17,6 +17,8 @@ Names in other libraries: `token_mean` is verl's token-mean and TRL's dapo,
 dr_grpo.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -25,6 +27,59 @@ from mmrl.errors import UserError
 
 # The reductions, functions of (mask, axis_name) that a config names.
 __all__ = ["sequence_mean", "sequence_sum", "token_mean", "token_sum"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Minibatch:
+  """How the minibatch is computed that a late token weight is of.
+
+  A late weight, one that reads current scores, sees what is computed at a time.
+  What it needs beyond that it asks for here.
+
+  Attributes:
+    axis_name: device axis that the minibatch is shared out over.
+    parts: in how many it is computed one after the other
+      (`config.train.accumulate`).
+    reductions: names of those of the terms that the weight acts on.
+  """
+
+  axis_name: str | None = None
+  parts: int = 1
+  reductions: tuple[str, ...] = ("token_mean",)
+
+  def total(self, values: Array, option: str) -> Array:
+    """Sum over the minibatch on all devices.
+
+    Args:
+      values: those here.
+      option: which needs it, for the error.
+
+    Raises:
+      UserError: if there are parts, of which none knows the others' sum.
+    """
+    if self.parts > 1:
+      raise UserError(
+        f"{option} needs the whole minibatch, found {self.parts} parts; set"
+        " config.train.accumulate to 1 or leave the option out"
+      )
+    return _total(values, self.axis_name)
+
+  def require(self, reduction: str, option: str) -> None:
+    """Refuses terms of another reduction, on behalf of an option.
+
+    Raises:
+      UserError: naming them.
+    """
+    others = [name for name in self.reductions if name != reduction]
+    if others:
+      raise UserError(
+        f"{option} needs config.losses reduced by {reduction}, found"
+        f" {', '.join(others)}; change `reduce` or leave the option out"
+      )
+
+
+# One that is computed at once, on one device or by a compiler that sums.
+WHOLE = Minibatch()
 
 
 def _total(values: Array, axis_name: str | None) -> Array:

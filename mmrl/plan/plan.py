@@ -208,7 +208,7 @@ def _remedy(config, devices) -> str | None:
     try:
       compiler = Compiler(changed, devices)
     except UserError:
-      continue  # it doesn't divide
+      continue  # it doesn't divide, or the method needs the whole minibatch
     if all(program.fits for program in compiler.programs()):
       return text
   return None

@@ -1,7 +1,9 @@
 """Token weights, [P, G, R], no gradient; functions that a config names.
 
 A weight that names what the scorer computes (`logprobs`, `entropies`) is
-computed in every minibatch, any other once per rollout batch.
+computed in every minibatch, in each of its parts (`config.train.accumulate`);
+one that needs all of it says so by `minibatch`, see `mmrl.losses.reduce`. Any
+other is computed once per rollout batch.
 """
 
 from mmrl.token_weights.entropy import entropy_quantile

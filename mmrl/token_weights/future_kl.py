@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
+from mmrl.losses import reduce
 from mmrl.losses.policy import log_ratio, per_token, token_ratio
 
 
@@ -32,6 +33,7 @@ def future_kl(
   logprobs_old: Float[Array, "P G R"],
   advantages: Float[Array, "P G"] | Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
+  minibatch: reduce.Minibatch = reduce.WHOLE,
   *,
   half_life: float = 32.0,
   low: float = 0.8,
@@ -57,14 +59,15 @@ def future_kl(
   The row filter takes answers in which the dual clip acts on more than one
   token out of the mean: their weights are 0, and those of the others are
   scaled by tokens / tokens left, so that `token_mean` is the mean over the
-  tokens left. That is exact over a whole minibatch: with accumulation, `pmap`
-  or `shard_map` the scale is that of each part.
+  tokens left. Both are counted over the whole minibatch on all devices; one
+  that is computed in parts, and any other reduction, is refused.
 
   Args:
     logprobs: of the current policy; without gradient here.
     logprobs_old: of the behaviour policy.
     advantages: of each answer, or of each token.
     mask: True on answer tokens.
+    minibatch: how the minibatch is computed; read by the row filter.
     half_life: positive, in tokens.
     low, high: bounds of the weight, 0 <= low <= high. The paper has 0.8 and
       1.2 for 7B, 1.0 and 1.2 for 32B. With 0 and 0 the only bound is 10.
@@ -73,7 +76,8 @@ def future_kl(
     row_filter: whether answers that the dual clip hits are taken out.
 
   Raises:
-    UserError: if an option is outside its range.
+    UserError: if an option is outside its range, or the row filter meets a
+      minibatch in parts or another reduction than `token_mean`.
 
   Reference: arXiv 2603.19835, with its released code.
   Differs from the paper: its text resets the weight to 1 where the code, and
@@ -103,6 +107,9 @@ def future_kl(
   # Where A < 0 the loss is -A w max(rho, 1 - clip_low), which exceeds the
   # bound -A w ratio_max where rho > ratio_max, whatever the clip widths.
   hits = (negative & ~kept).sum(-1, keepdims=True)
-  tokens_left = (mask & (hits <= 1)).sum()
-  scale = mask.sum() / jnp.maximum(tokens_left, 1)
+  minibatch.require("token_mean", "row_filter")
+  tokens, left = (
+    minibatch.total(x, "row_filter") for x in (mask, mask & (hits <= 1))
+  )
+  scale = tokens / jnp.maximum(left, 1)
   return jnp.where(hits <= 1, weights * scale, 0.0)

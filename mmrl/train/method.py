@@ -77,11 +77,11 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     "R": config.rollout.length,
   }
 
-  def fill(package, spec, where, provided, remedies) -> build.Bound:
+  def fill(package, spec, where, provided, remedies, **known) -> build.Bound:
     bound = build.bind(
       package, spec, where, provided=provided, remedies=remedies
     )
-    rehearse(bound, where, sizes)
+    rehearse(bound, where, sizes, **known)
     return bound
 
   to_read = dict.fromkeys(TEACHER_DATA, "set config.teacher.path")
@@ -116,20 +116,29 @@ def bind(config: ml_collections.ConfigDict) -> Method:
       f" {advantage.name}"
     )
   provided = (*provided, "advantages", *SCORES)
-  weights = [
-    fill(
-      token_weights, spec, f"config.token_weights.{name}", provided, remedies
-    )
-    for name, spec in specs["token_weights"].items()
-  ]
-  for one in weights:
-    if "key" in one.needs and set(SCORES) & set(one.needs):
-      raise TypeError(f"{one.name}: there are no random keys in an update")
   terms = objective.build_terms(
     specs["losses"],
     provided=[*(x for x in provided if x != "key"), "token_weights"],
     remedies=remedies,
   )
+  minibatch = objective.minibatch(terms, config.train.accumulate)
+  weights = [
+    fill(
+      token_weights,
+      spec,
+      f"config.token_weights.{name}",
+      (*provided, "minibatch"),
+      remedies,
+      minibatch=minibatch,
+    )
+    for name, spec in specs["token_weights"].items()
+  ]
+  for one in weights:
+    late = bool(set(SCORES) & set(one.needs))
+    if "key" in one.needs and late:
+      raise TypeError(f"{one.name}: there are no random keys in an update")
+    if "minibatch" in one.needs and not late:
+      raise TypeError(f"{one.name}: it is computed once per rollout batch")
   for term in terms:
     where = f"config.losses.{term.name}"
     rehearse(term.bound, where, sizes)

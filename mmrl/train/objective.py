@@ -143,6 +143,15 @@ def reduction_weights(
   return weights
 
 
+def minibatch(
+  terms: Sequence[Term], parts: int, axis_name: str | None = None
+) -> reduce.Minibatch:
+  """What late token weights may know of a minibatch and of the terms."""
+  weighed = [term for term in terms if "token_weights" in term.bound.needs]
+  names = sorted({term.reduce.name for term in weighed})
+  return reduce.Minibatch(axis_name, parts, tuple(names))
+
+
 def objective(
   terms: Sequence[Term],
   scores: Scores,

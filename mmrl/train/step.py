@@ -232,7 +232,10 @@ def reads_scores(token_weight: build.Bound) -> bool:
 def make_loss(
   scorer: Scorer, terms: Sequence[Term], token_weights: Sequence[build.Bound]
 ) -> Callable:
-  """The loss of a batch: prefill once, extend G answers, reduce the terms."""
+  """The loss of a batch: prefill once, extend G answers, reduce the terms.
+
+  It is given the `parts` of the minibatch of which the batch is one.
+  """
   late = [bound for bound in token_weights if reads_scores(bound)]
   reads = any("attention" in bound.needs for bound in late)
   if not reads and not any(term.needs_attention for term in terms):
@@ -244,11 +247,13 @@ def make_loss(
     weights: Mapping[str, Array],
     *,
     axis_name: str | None = None,
+    parts: int = 1,
   ):
     prefix = scorer.prefill(params, batch.prompt, batch.visual)
     scores = scorer(params, prefix, batch.tokens)
     fields = dict(batch.fields, mask=batch.mask)
-    context = dict(fields, **vars(scores))
+    minibatch = objective_lib.minibatch(terms, parts, axis_name)
+    context = dict(fields, **vars(scores), minibatch=minibatch)
     for bound in late:
       fields["token_weights"] *= jax.lax.stop_gradient(bound(context))
     return objective_lib.objective(
@@ -276,7 +281,7 @@ def make_update(
   def gradient(state: State, batch: Batch, weights):
     def of_trainable(trainable):
       params = optimizer_lib.merge(trainable, state.frozen)
-      return loss(params, batch, weights)
+      return loss(params, batch, weights, parts=accumulate)
 
     return jax.grad(of_trainable, has_aux=True)(state.trainable)
 
