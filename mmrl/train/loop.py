@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import concurrent.futures
 import contextlib
 import functools
+import statistics
 import time
 
 from etils import epath
@@ -265,8 +266,10 @@ def learn(
 ) -> tuple[State, dict[str, float]]:
   """Every update of one rollout batch.
 
-  The last update's metrics are kept: at the first one the policies are still
-  equal and the attention term is zero by definition.
+  A metric's own name is that of the last update: at the first one the policies
+  are still equal and the attention term is zero by definition. Of several
+  updates there are `first/NAME` and `mean/NAME` as well, sections of their own
+  in TensorBoard.
 
   Args:
     config: the run's.
@@ -285,6 +288,7 @@ def learn(
   parts = config.train.minibatches
   updates = parts * config.train.epochs
   device = values.get("time/device", 0.0)
+  every_update = []
   for update in range(updates):
     minibatch = np.int32(update % parts)
     called = time.perf_counter()
@@ -295,7 +299,12 @@ def learn(
     measured = metrics_lib.floats(measured)
     device += time.perf_counter() - called
     metrics_lib.require_finite(measured, step, update + 1, saved)
+    every_update.append(measured)
   values |= measured
+  if updates > 1:
+    values |= {f"first/{k}": v for k, v in every_update[0].items()}
+    means = {k: statistics.fmean(x[k] for x in every_update) for k in measured}
+    values |= {f"mean/{k}": v for k, v in means.items()}
   values["time/update"] = time.perf_counter() - began
   values["time/device"] = device
   return state, values

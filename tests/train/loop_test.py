@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import sys
+from unittest import mock
 
 from absl.testing import flagsaver
 import jax
@@ -19,6 +20,7 @@ from mmrl.evaluate import command
 from mmrl.train import __main__, checkpoint, claim, defaults, loop
 from mmrl.train import run as run_lib
 from mmrl.train.step import State
+from mmrl.types import Batch
 
 CONFIG = (
   "config.rollout.prompts = 4",
@@ -90,6 +92,35 @@ def test_a_run_leaves_what_it_says(finished):
     assert line["rollout/sampler_scorer_gap"] < 1e-4
     assert line["rollout/sampler_scorer_outside_1_percent"] == 0
   assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize("updates", [1, 4])
+def test_metrics_of_every_update(updates):
+  """Two minibatches, one or two times: the last, the first and the mean."""
+  config = defaults.get_config()
+  config.shares.every = 0
+  config.train.minibatches = min(updates, 2)
+  config.train.epochs = max(1, updates // 2)
+  taken = []
+
+  def update(state, batch, minibatch):
+    taken.append(int(minibatch))
+    return state, {"loss/total": jnp.float32(len(taken) ** 2)}
+
+  run, state, batch = map(mock.Mock, (run_lib.Run, State, Batch))
+  run.programs = mock.Mock(update=update)
+  before = {"reward/total": 0.5}
+  _, values = loop.learn(config, run, state, batch, before, 1, 0)
+  measured = {k: v for k, v in values.items() if not k.startswith("time/")}
+  if updates == 1:
+    assert measured == before | {"loss/total": 1}
+  else:
+    assert taken == [0, 1, 0, 1]
+    assert measured == before | {
+      "loss/total": 16,
+      "first/loss/total": 1,
+      "mean/loss/total": (1 + 4 + 9 + 16) / 4,
+    }
 
 
 def test_compilations_stay_constant_after_the_second_step(finished):
