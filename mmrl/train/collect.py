@@ -6,8 +6,9 @@ import math
 import time
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 import ml_collections
+import numpy as np
 
 from mmrl import data, processes
 from mmrl.advantages.group import informative_groups
@@ -106,7 +107,11 @@ def collect(
   rewarded = time.perf_counter()
   rewards = run.layout.put(answers.rewards)
   own = jax.random.fold_in(key, _fold(config, config.rollout.refill.rounds + 1))
-  fields = run.programs.prepare(fields, rewards, mask, own)
+  learned = mask
+  if config.rollout.mask_truncated:
+    whole = answers.mask & ~_truncated(config, run, answers)[..., None]
+    learned = run.layout.put(whole)
+  fields = run.programs.prepare(fields, rewards, mask, own, learned)
   values |= metrics_lib.floats(measured)
   if math.isnan(values["attention/region"]):
     del values["attention/region"]  # no region is marked
@@ -116,7 +121,8 @@ def collect(
   values["time/probe"] = ended - rewarded
   values["time/device"] = min(probed.result(), ended) - began
   visual = rollout.visual if run.frozen_vision else None
-  return Batch(answers.prompt, visual, rollout.tokens, mask, fields), values
+  batch = Batch(answers.prompt, visual, rollout.tokens, learned, fields)
+  return batch, values
 
 
 def _fold(config: ml_collections.ConfigDict, draw: int) -> int:
@@ -127,19 +133,29 @@ def _fold(config: ml_collections.ConfigDict, draw: int) -> int:
   return config.rollout.prompts + draw
 
 
+def _truncated(
+  config: ml_collections.ConfigDict, run: Run, answers: Answers
+) -> Bool[np.ndarray, "P G"]:
+  """True on the policy's own answers that have no end; no expert is cut."""
+  ended = (answers.tokens == run.model_config.eos_token_id).any(-1)
+  return ~ended & (np.arange(ended.shape[1]) < config.rollout.answers)
+
+
 def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
   """Means over the policy's own answers, on all processes."""
   own = slice(0, config.rollout.answers)
   assert answers.rewards is not None
   total = answers.rewards[:, own]
-  ended = (answers.tokens[:, own] == run.model_config.eos_token_id).any(-1)
+  truncated = _truncated(config, run, answers)[:, own]
   values = {
     f"reward/{name}": float(x[:, own].mean())
     for name, x in answers.parts.items()
   }
   values["reward/total"] = float(total.mean())
   values["reward/mixed_groups"] = float(informative_groups(total).mean())
-  values["rollout/ended"] = float(ended.mean())
+  values["rollout/ended"] = float(1 - truncated.mean())
+  if config.rollout.mask_truncated:
+    values["rollout/masked"] = float(truncated.mean())
   return processes.mean(values)
 
 

@@ -56,6 +56,10 @@ def get_config() -> ml_collections.ConfigDict:
         "prompts": 64,  # P of a rollout batch
         "answers": 8,  # G
         "length": 10,  # R, most tokens of an answer
+        # Overlong filtering: answers that are cut off at R keep their place in
+        # rewards and advantages, and count in no loss, no reduction, no token
+        # weight and no metric of an update. TRL's `mask_truncated_completions`.
+        "mask_truncated": False,
         "temperature": 1.0,  # 0 is greedy
         "top_k": 0,  # 0 keeps all tokens
         "top_p": 1.0,

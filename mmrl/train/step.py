@@ -61,8 +61,8 @@ class Programs:
     probe: (state, params_ref, prompt, rollout) -> fields and metrics.
     teach: (params_teacher, prompt, tokens) -> fields, on the teacher's mesh.
     exchange: see `refill.make_exchange`.
-    prepare: (fields, rewards, mask, key) -> fields with advantages and
-      weights.
+    prepare: (fields, rewards, mask, key, mask of what is learned from) ->
+      fields with advantages and weights.
     update: (state, batch, minibatch's number) -> (state, metrics); the state
       is donated.
     shares: (state, batch, minibatch's number) -> share of each term in the
@@ -209,12 +209,23 @@ def region_share(
 def make_prepare(
   advantage: build.Bound, token_weights: Sequence[build.Bound], layout: Layout
 ) -> Callable:
-  """Advantages and the token weights that don't read current scores."""
+  """Advantages and the token weights that don't read current scores.
 
-  def prepare(fields: dict, rewards: Array, mask: Array, key: Array) -> dict:
+  Where not all that was sampled is learned from, `learned` is the mask of what
+  is: advantages are of all answers, token weights of these.
+  """
+
+  def prepare(
+    fields: dict,
+    rewards: Array,
+    mask: Array,
+    key: Array,
+    learned: Array | None = None,
+  ) -> dict:
     fields = dict(fields, rewards=rewards)
     context = dict(fields, mask=mask, key=key)
     context["advantages"] = fields["advantages"] = advantage(context)
+    context["mask"] = mask if learned is None else learned
     weights = jnp.ones(mask.shape, jnp.float32)
     for bound in token_weights:
       if not reads_scores(bound):
