@@ -1,0 +1,291 @@
+"""Changes the numeric code, one place at a time, and finds what no test sees.
+
+    python -m tests.mutants                    every mutant
+    python -m tests.mutants --only policy.py   those whose name has a pattern
+
+A mutant is a module of `FILES` with one change by `mutations.OPERATORS`. It is
+killed if a test of `TESTS` fails or takes too long; those of its own file run
+first. One that survives wants a test, or, where it computes what the original
+computes, a reason in `mutants_accepted.py`.
+
+A worker is a process that stays: before each mutant it forgets the tests and
+those modules of the library that may use the mutant (`USERS`), and keeps JAX
+with the small programs it has made. Larger ones come from a compilation cache
+on the disk, $JAX_COMPILATION_CACHE_DIR or one for this run. Before the first
+mutant and after the last one, the tests must pass without any.
+"""
+
+import argparse
+import collections
+from concurrent import futures
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import queue
+import shutil
+import sys
+import tempfile
+import time
+
+from tests.mutants_accepted import ACCEPTED
+from tests.mutations import OPERATORS, Mutant, mutants
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = ("losses", "advantages", "token_weights")
+FILES = (
+  *(
+    path.relative_to(ROOT / "mmrl").as_posix()
+    for package in PACKAGES
+    for path in sorted((ROOT / "mmrl" / package).glob("[!_]*.py"))
+  ),
+  "train/objective.py",
+)
+# Where a module has no test file of its own.
+TESTS = {
+  "advantages/reference.py": [
+    "tests/advantages/rloo_test.py",
+    "tests/advantages/reinforce_test.py",
+  ],
+}
+# What may use a module of a package, and is imported anew with it.
+USERS = {
+  "losses": ("losses", "advantages", "token_weights", "train", "parallel"),
+  "advantages": ("advantages", "train", "parallel"),
+  "token_weights": ("token_weights", "train", "parallel"),
+  "train": ("train", "parallel"),
+}
+# Of one mutant, in seconds; a worker's first tests make all programs.
+LIMIT, FIRST_LIMIT = 300, 1800
+# Of one worker: what JAX keeps of each isn't freed.
+SERVED = 60
+
+
+def all_mutants() -> list[Mutant]:
+  """Those of every file."""
+  return [
+    mutant
+    for file in FILES
+    for mutant in mutants(file, (ROOT / "mmrl" / file).read_text("utf-8"))
+  ]
+
+
+def tests_of(file: str) -> list[str]:
+  """Tests of a module: its own file, then numbers of other libraries."""
+  own = f"tests/{file.removesuffix('.py')}_test.py"
+  tests = [*TESTS.get(file, [own])]
+  if file.startswith(("losses/", "advantages/")):
+    tests.append("tests/losses/libraries_test.py")
+  if file.startswith("losses/"):
+    tests.append("tests/train/objective_test.py")
+  return tests
+
+
+# In the worker.
+
+
+class FirstFailure:
+  """A pytest plugin that remembers the first test to fail."""
+
+  name = ""
+
+  def pytest_runtest_logreport(self, report):
+    if report.failed and not self.name:
+      self.name = report.nodeid
+
+  def pytest_collectreport(self, report):
+    self.pytest_runtest_logreport(report)
+
+
+def work(pipe, folder: str):
+  """Answers (file, source or "", tests) with the first failure, or ""."""
+  import pytest
+
+  sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]
+  os.chdir(folder)
+  programs = str(pathlib.Path(folder).parent / "programs")
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+  sys.stdout = open(os.devnull, "w")  # noqa: SIM115, of the process
+  for number in itertools.count():
+    file, source, tests = pipe.recv()
+    path = pathlib.Path(folder, "mmrl", file)
+    if source:
+      path.write_text(source, "utf-8")
+      # Its own time: Python recognises its compiled files by time and size.
+      os.utime(path, (number, number))
+    users = tuple(f"mmrl.{name}" for name in USERS[file.partition("/")[0]])
+    failures = (run_tests(pytest, folder, test, users) for test in tests)
+    failure = next(filter(None, failures), "")
+    shutil.copy2(ROOT / "mmrl" / file, path)
+    pipe.send(failure)
+
+
+def run_tests(pytest, folder: str, tests: str, users: tuple[str, ...]) -> str:
+  """The first test of a file that fails, or "".
+
+  Afterwards the tests and `users` are imported anew.
+  """
+  finders, environ, paths = sys.meta_path[:], dict(os.environ), sys.path[:]
+  failure = FirstFailure()
+  options = ["-x", "-n0", "--assert=plain"]
+  # The second collects garbage twice.
+  options += ["-p", "no:cacheprovider", "-p", "no:unraisableexception"]
+  status = pytest.main([*options, tests], plugins=[failure])
+  for name, module in [*sys.modules.items()]:
+    place = str(getattr(module, "__file__", None))
+    if place.startswith(f"{folder}/tests/") or name.startswith(users):
+      del sys.modules[name]
+      package, _, last = name.rpartition(".")
+      vars(sys.modules.get(package, sys)).pop(last, None)
+    elif name == "mmrl" and not place.startswith(folder):
+      raise RuntimeError(f"the tests imported {place}")
+  sys.meta_path[:], sys.path[:] = finders, paths
+  os.environ.clear()
+  os.environ.update(environ)
+  return "" if status == 0 else failure.name or f"pytest ended with {status!r}"
+
+
+# In the main process.
+
+
+class Worker:
+  """A process that runs tests on a copy of the library."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+    if not folder.exists():
+      for name in ("mmrl", "tests", "experiments"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+      shutil.copy(ROOT / "pyproject.toml", folder)
+    self.start()
+
+  def start(self):
+    context = multiprocessing.get_context("spawn")
+    self.pipe, other = context.Pipe()
+    self.process = context.Process(
+      target=work, args=(other, str(self.folder)), daemon=True
+    )
+    self.process.start()
+    other.close()
+    self.served = 0
+
+  def stop(self):
+    self.process.kill()
+    self.process.join()
+
+  def run(self, file: str, source: str, tests: list[str], limit: float) -> str:
+    """The first test that fails, "time-out", or "" if all pass."""
+    if self.served == SERVED:
+      self.stop()
+      self.start()
+    self.served += 1
+    self.pipe.send((file, source, tests))
+    failure = "time-out"
+    if self.pipe.poll(limit):
+      try:
+        return self.pipe.recv()
+      except EOFError:
+        failure = "the end of the process"
+    self.stop()
+    shutil.copy2(ROOT / "mmrl" / file, self.folder / "mmrl" / file)
+    self.start()
+    return failure
+
+
+def run(chosen: list[Mutant], jobs: int) -> dict[str, str]:
+  """Name of each mutant -> what killed it, "" if it survived."""
+  with (
+    tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+    futures.ThreadPoolExecutor(jobs) as pool,
+  ):
+    every_test = [
+      *dict.fromkeys(test for m in chosen for test in tests_of(m.file))
+    ]
+    every = [Worker(pathlib.Path(folder, str(i))) for i in range(jobs)]
+    workers = queue.SimpleQueue()
+    for worker in every:
+      workers.put(worker)
+
+    def one(mutant: Mutant | None) -> str:
+      worker = workers.get()
+      if mutant:
+        tests = tests_of(mutant.file)
+        result = worker.run(mutant.file, mutant.source, tests, LIMIT)
+      else:
+        result = worker.run(FILES[0], "", every_test, FIRST_LIMIT)
+      workers.put(worker)
+      return result
+
+    def without_mutant():
+      for failure in pool.map(one, [None] * jobs):
+        if failure:
+          sys.exit(f"The tests fail without a mutant: {failure}")
+
+    without_mutant()
+    results, start = {}, time.monotonic()
+    for mutant, result in zip(chosen, pool.map(one, chosen), strict=True):
+      results[mutant.name] = result
+      status = f"killed by {result}" if result else "SURVIVED"
+      line = f"{len(results)}/{len(chosen)} {mutant.name}: {status}"
+      print(f"{time.monotonic() - start:.0f} s, {line}", flush=True)
+    without_mutant()
+    for worker in every:
+      worker.stop()
+  return results
+
+
+def report(chosen: list[Mutant], results: dict[str, str]) -> bool:
+  """Prints a table and what is wrong; True if nothing is."""
+  counts = collections.defaultdict(collections.Counter)
+  wrong = []
+  for mutant in chosen:
+    result, reason = results[mutant.name], ACCEPTED.get(mutant.name)
+    kind = "killed" if result else "accepted" if reason else "survived"
+    if result == "time-out":
+      kind = "timed out"
+    counts[mutant.operator][kind] += 1
+    if not result and not reason:
+      wrong.append(f"survived: {mutant.name}")
+    if result and reason:
+      wrong.append(f"accepted, but killed by {result}: {mutant.name}")
+  kinds = ("killed", "timed out", "survived", "accepted")
+  rows = [("operator", *kinds)]
+  for operator in OPERATORS:
+    row = counts[operator.__name__]
+    rows.append((operator.__name__, *(str(row[kind]) for kind in kinds)))
+  total = sum(counts.values(), collections.Counter())
+  rows.append(("all", *(str(total[kind]) for kind in kinds)))
+  for row in rows:
+    print("".join(f"{cell:<12}" for cell in row).rstrip())
+  print("\n".join(wrong))
+  return not wrong
+
+
+def main():
+  """Runs the mutants; status 1 if one survives that isn't accepted."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--only", default="", help="part of the names")
+  parser.add_argument("--jobs", type=int, default=2, help="processes")
+  parser.add_argument("--list", action="store_true", help="print names only")
+  parser.add_argument("--json", type=pathlib.Path, help="file for the results")
+  options = parser.parse_args()
+  everything = all_mutants()
+  chosen = [m for m in everything if options.only in m.name]
+  if options.list:
+    print(*(mutant.name for mutant in chosen), sep="\n")
+    return
+  gone = ACCEPTED.keys() - {mutant.name for mutant in everything}
+  if gone:
+    sys.exit("accepted, but there is no such mutant:\n" + "\n".join(gone))
+  results = run(chosen, options.jobs)
+  if options.json:
+    options.json.write_text(json.dumps(results, indent=2), "utf-8")
+  sys.exit(not report(chosen, results))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,3 @@
+"""x."""
+
+ACCEPTED: dict[str, str] = {}
