@@ -6,9 +6,11 @@ in what is raised.
 """
 
 import ast
+import collections
 from collections.abc import Iterator
 import copy
 import dataclasses
+import itertools
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,18 +204,24 @@ def renamed(node: ast.AST, *pairs: tuple[str, str]):
 
 def mutants(file: str, source: str) -> list[Mutant]:
   """All mutants of a module, in the order of the source."""
-  found, names = [], set()
+  data = source.encode()
+  lines = data.splitlines(keepends=True)
+  starts = [0, *itertools.accumulate(map(len, lines))]
+  found, sources, names = [], set(), collections.Counter()
   for function, node in _nodes(ast.parse(source), ""):
     for operator in OPERATORS:
       if operator is stop and not file.startswith("losses/"):
         continue  # Nothing else has a gradient.
       for new in operator(node):
+        changed = _replaced(data, starts, node, new)
+        if changed in sources:
+          continue
+        sources.add(changed)
         text = f"{_short(node)} -> {_short(new)}"
         name = f"{file} {function or 'module'} {operator.__name__}: {text}"
-        number = sum(other.split(" #")[0] == name for other in names)
-        name += f" #{number + 1}" * (number > 0)
-        names.add(name)
-        changed = _replaced(source, node, new)
+        names[name] += 1
+        if names[name] > 1:
+          name += f" #{names[name]}"
         found.append(Mutant(name, operator.__name__, file, changed))
   return found
 
@@ -227,6 +235,8 @@ def _nodes(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
     node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom
   ):
     return
+  elif not function and isinstance(node, ast.BinOp):
+    return  # A union of types.
   elif isinstance(node, ast.AnnAssign):
     children = [node.value]
   elif isinstance(node, ast.ClassDef):
@@ -245,15 +255,20 @@ def _short(node: ast.AST) -> str:
   return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
 
 
-def _replaced(source: str, node: ast.AST, new: ast.AST) -> str:
-  """The source with the new node where the old one is."""
-  lines = source.encode().splitlines(keepends=True)
+def _replaced(
+  data: bytes, starts: list[int], node: ast.AST, new: ast.AST
+) -> str:
+  """The source with the new node where the old one is.
+
+  Args:
+    data: the source; columns of a syntax tree count bytes.
+    starts: where its lines start.
+  """
   text = ast.unparse(new)
   if isinstance(new, ast.expr):
     text = f"({text})"
   elif isinstance(new, ast.stmt):
     text = text.replace("\n", "\n" + " " * node.col_offset)
-  start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
-  end = sum(map(len, lines[: node.end_lineno - 1])) + node.end_col_offset
-  data = source.encode()
+  start = starts[node.lineno - 1] + node.col_offset
+  end = starts[node.end_lineno - 1] + node.end_col_offset
   return (data[:start] + text.encode() + data[end:]).decode()
