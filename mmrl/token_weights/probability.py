@@ -52,4 +52,4 @@ def low_probability(
     return weights
   advantages = per_token(advantages)
   weighed = advantages > 0 if sign == "positive" else advantages < 0
-  return jnp.where(mask & weighed, weights, 1.0)
+  return jnp.where(weighed, weights, 1.0)

@@ -94,11 +94,17 @@ def test_padding_may_hold_anything(level, kind, garbage):
     np.testing.assert_array_equal(one, two)
 
 
-def test_log_ratio_is_clamped():
-  far = jnp.full_like(OLD, 500.0)
+def test_bounds_are_among_the_weights_that_stay():
+  weights = weights_of(OLD, OLD, MASK, kind="mask", lower=1.0, cap=1.0)
+  np.testing.assert_array_equal(weights, MASK.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_log_ratio_is_clamped(sign):
+  far = jnp.full_like(OLD, sign * 500.0)
   for level in ("token", "sequence"):
     weights = weights_of(OLD + far, OLD, MASK, level=level, cap=1e30)
-    expected = np.where(MASK, np.exp(20.0), 0)
+    expected = np.where(MASK, np.exp(sign * 20.0), 0)
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
@@ -116,6 +122,11 @@ def test_log_ratio_is_clamped():
 def test_bad_options_are_refused(options, message):
   with pytest.raises(UserError, match=message):
     mismatch.sampler_mismatch(OLD, OLD, MASK, **options)
+
+
+def test_normalised_weights_have_mean_one_however_small():
+  found = weights_of(OLD, OLD + 3.0, MASK, normalize=True)
+  np.testing.assert_allclose(found, MASK.astype(jnp.float32), rtol=1e-6)
 
 
 def test_normalised_weights_of_nothing_are_zero():

@@ -42,10 +42,17 @@ def test_alpha_zero_is_one_bit_for_bit(sign):
   assert (weights == 1).all()
 
 
-def test_negative_alpha_weighs_rare_tokens_less():
-  # c p + 1 - c with c = 0.2
-  weights = weights_of(OLD, MASK, ADVANTAGES, alpha=-0.2)
-  expected = [[0.98, 0.9, 0.82], [1, 0.804, 1]]
+@pytest.mark.parametrize(
+  ("alpha", "expected"),
+  [
+    # c p + 1 - c with c = 0.2
+    (-0.2, [[0.98, 0.9, 0.82], [1, 0.804, 1]]),
+    # the probability itself
+    (-1.0, [[0.9, 0.5, 0.1], [1, 0.02, 1]]),
+  ],
+)
+def test_negative_alpha_weighs_rare_tokens_less(alpha, expected):
+  weights = weights_of(OLD, MASK, ADVANTAGES, alpha=alpha)
   np.testing.assert_allclose(weights[:, 0], expected, atol=1e-6)
 
 
