@@ -49,6 +49,16 @@ TESTS = {
     "tests/advantages/reinforce_test.py",
   ],
 }
+MORE_TESTS = {
+  "losses": [
+    "tests/losses/libraries_test.py",
+    "tests/train/objective_test.py",
+    "tests/precision_test.py",
+  ],
+  "advantages": ["tests/losses/libraries_test.py", "tests/precision_test.py"],
+  "token_weights": ["tests/precision_test.py"],
+  "train": [],
+}
 # What may use a module of a package, and is imported anew with it.
 USERS = {
   "losses": ("losses", "advantages", "token_weights", "train", "parallel"),
@@ -72,14 +82,10 @@ def all_mutants() -> list[Mutant]:
 
 
 def tests_of(file: str) -> list[str]:
-  """Tests of a module: its own file, then numbers of other libraries."""
+  """Tests of a module, its own first, then what compares many at once."""
   own = f"tests/{file.removesuffix('.py')}_test.py"
-  tests = [*TESTS.get(file, [own])]
-  if file.startswith(("losses/", "advantages/")):
-    tests.append("tests/losses/libraries_test.py")
-  if file.startswith("losses/"):
-    tests.append("tests/train/objective_test.py")
-  return tests
+  package = file.partition("/")[0]
+  return [*TESTS.get(file, [own]), *MORE_TESTS[package]]
 
 
 # In the worker.
