@@ -22,7 +22,7 @@ def f(x: Float[Array, "1 + 1"], mask, *, epsilon: float = 1e-6):
 # By operator: what stands where in a line of the toy.
 EXPECTED = {
   "sign": ["x.var() - epsilon", "sum(axis=1) + jnp.exp(x)"],
-  "term": ["pass", "sqrt((x.var()))", "sqrt((epsilon))", "high).sum(axis=1))"],
+  "term": ["x = x", "sqrt((x.var()))", "sqrt((epsilon))", "high).sum(axis=1))"],
   "edge": ["epsilon <= 0"],
   "constant": [
     *("epsilon: float = (0.0)", "9.999999999999999e-05", "epsilon < (1)"),
@@ -35,7 +35,7 @@ EXPECTED = {
   "stop": ["return jax.lax.stop_gradient(jax.lax.stop_gradient(high)"],
   "bound": ["clip(x, None, 1)", "clip(x, -1.0, None)"],
   "function": ["expm1(x)", "- (x)", "x /= (x.var() + epsilon)"],
-  "branch": ["if False:"],
+  "branch": ["if False and epsilon < 0:"],
 }
 
 

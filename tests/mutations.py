@@ -18,13 +18,16 @@ class Mutant:
   """A module with one change.
 
   Attributes:
-    name: file, function, operator and change: it outlives changes elsewhere.
+    name: file, function, operator and the line as it is now, the change in
+      parentheses: it outlives changes elsewhere.
+    line: the line as it was.
     operator: name of the operator.
     file: the module's, below `mmrl/`.
     source: the whole of the module.
   """
 
   name: str
+  line: str
   operator: str
   file: str
   source: str
@@ -49,8 +52,8 @@ def term(node):
       yield from (left, right)
     case ast.BinOp(left, ast.Sub() | ast.Div() | ast.FloorDiv() | ast.Mod()):
       yield left
-    case ast.AugAssign():
-      yield ast.Pass()
+    case ast.AugAssign(target):
+      yield ast.Assign([target], target, lineno=node.lineno)
 
 
 def edge(node):
@@ -167,7 +170,8 @@ def branch(node):
         values = node.values[:i] + node.values[i + 1 :]
         yield change(node, values=values) if len(values) > 1 else values[0]
     case ast.If():
-      yield change(node, test=ast.Constant(False))
+      never = ast.BoolOp(ast.And(), [ast.Constant(False), node.test])
+      yield change(node, test=never)
 
 
 OPERATORS = (
@@ -217,12 +221,14 @@ def mutants(file: str, source: str) -> list[Mutant]:
         if changed in sources:
           continue
         sources.add(changed)
-        text = f"{_short(node)} -> {_short(new)}"
-        name = f"{file} {function or 'module'} {operator.__name__}: {text}"
+        old = source.splitlines()[node.lineno - 1].strip()
+        line = changed.splitlines()[node.lineno - 1].strip()
+        where = f"{file} {function}".strip()
+        name = f"{where} {operator.__name__}: {line}"
         names[name] += 1
         if names[name] > 1:
           name += f" #{names[name]}"
-        found.append(Mutant(name, operator.__name__, file, changed))
+        found.append(Mutant(name, old, operator.__name__, file, changed))
   return found
 
 
@@ -247,12 +253,6 @@ def _nodes(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
   for child in children:
     if child:
       yield from _nodes(child, function)
-
-
-def _short(node: ast.AST) -> str:
-  """A node in one line of 60 characters at most."""
-  text = " ".join(ast.unparse(node).split())
-  return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
 
 
 def _replaced(

@@ -118,6 +118,10 @@ def test_low_probability_golden():
   expected = [[[2, 1, 2.5], [2, 0, 0]]]
   found = unlikely(old, mask, everyone, alpha=2.0)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
+  # alpha of -1: the probability itself
+  expected = [[[0.5, 1, 0.25], [0.5, 0, 0]]]
+  found = unlikely(old, mask, everyone, alpha=-1.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
   never = unlikely(jnp.full_like(old, -jnp.inf), mask, everyone)
   np.testing.assert_allclose(never[0, 0], [1.2, 1.2, 1.2], rtol=1e-6)
 
