@@ -175,7 +175,7 @@ def clipped_weight(
   ratio = token_ratio(jax.lax.stop_gradient(logprobs), logprobs_old, mask)
   weights = jax.lax.stop_gradient(jnp.clip(ratio, weight_min, weight_max))
   loss = policy_gradient(logprobs, advantages, token_weights, mask)
-  return jnp.where(mask, weights * loss, 0.0)
+  return weights * loss
 
 
 def policy_gradient(

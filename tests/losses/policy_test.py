@@ -340,6 +340,19 @@ def test_clipped_weight_golden(options, weights, expected):
   np.testing.assert_allclose(values[:, 0], weights * factor, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+  ("options", "expected"),
+  [({}, 5.0), ({"weight_min": 2.0, "weight_max": 2.0}, 2.0)],
+)
+def test_weight_is_bounded(options, expected):
+  """A ratio of e^2 = 7.4, times -A ln pi = 1: at most 5 by default."""
+  ones = jnp.ones((1, 1, 1))
+  values = policy.clipped_weight(
+    -ones, -3 * ones, ones[0], ones, ones > 0, **options
+  )
+  np.testing.assert_allclose(values, expected * ones, rtol=1e-6)
+
+
 def test_weight_bounds_the_wrong_way_round_are_refused():
   with pytest.raises(UserError, match="at most weight_max, got 3.0 and 2.0"):
     policy.clipped_weight(
@@ -527,8 +540,19 @@ def test_weights_multiply_the_loss_of_their_token(name):
     ({"clip_low": 1.0}, r"clip_low must be in \[0, 1\), got 1.0"),
     ({"clip_high": -0.1}, "clip_high must be at least 0, got -0.1"),
     ({"dual_clip": 0.5}, "dual_clip must be above 1, got 0.5"),
+    ({"dual_clip": 1.0}, "dual_clip must be above 1, got 1.0"),
   ],
 )
 def test_bounds_without_a_ratio_of_one_are_refused(options, message):
   with pytest.raises(UserError, match=message):
     policy.clipped_ratio(LOGPROBS, OLD, ADVANTAGES, ONES, MASK, **options)
+
+
+def test_clip_widths_may_be_zero():
+  """Then a good answer's ratio counts below 1 alone, a bad one's above."""
+  values = policy.clipped_ratio(
+    LOGPROBS, OLD, ADVANTAGES, ONES, MASK, clip_low=0.0, clip_high=0.0
+  )
+  expected = [[-1, -0.904837, -1], [1, 2.013753]]
+  np.testing.assert_allclose(values[0, 0], expected[0], rtol=1e-6)
+  np.testing.assert_allclose(values[1, 0, :2], expected[1], rtol=1e-6)

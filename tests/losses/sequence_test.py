@@ -78,6 +78,15 @@ def test_every_token_carries_the_loss_of_its_answer(level):
   np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
 
 
+def test_ratio_is_clipped_from_below():
+  """The means of d are -0.067 and -0.2: e^-0.067, and 1 - 3e-4."""
+  values = sequence.clipped_sequence_ratio(
+    2 * OLD - LOGPROBS, OLD, ADVANTAGES, ONES, MASK
+  )
+  expected = [[-0.935507, -0.935507, -0.935507], [0.9997, 0.9997, 0]]
+  np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("level", ["sequence", "token"])
 def test_on_policy_it_is_the_clipped_ratio(level):
   """Value bit for bit, gradient to rounding."""
