@@ -6,7 +6,7 @@
 A mutant is a module of `FILES` with one change by `mutations.OPERATORS`. It is
 killed if a test of `TESTS` fails or takes too long; those of its own file run
 first. One that survives wants a test, or, where it computes what the original
-computes, a reason in `mutants_accepted.py`.
+computes, a reason in `mutants_accepted.txt`.
 
 A worker is a process that stays: before each mutant it forgets the tests and
 those modules of the library that may use the mutant (`USERS`), and keeps JAX
@@ -30,19 +30,15 @@ import sys
 import tempfile
 import time
 
-from tests.mutants_accepted import ACCEPTED
 from tests.mutations import OPERATORS, Mutant, mutants
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGES = ("losses", "advantages", "token_weights")
-FILES = (
-  *(
-    path.relative_to(ROOT / "mmrl").as_posix()
-    for package in PACKAGES
-    for path in sorted((ROOT / "mmrl" / package).glob("[!_]*.py"))
-  ),
-  "train/objective.py",
-)
+FILES = [
+  path.relative_to(ROOT / "mmrl").as_posix()
+  for package in ("losses", "advantages", "token_weights")
+  for path in sorted((ROOT / "mmrl" / package).glob("[!_]*.py"))
+]
+FILES.append("train/objective.py")
 # Where a module has no test file of its own.
 TESTS = {
   "advantages/reference.py": [
@@ -82,11 +78,22 @@ def all_mutants() -> list[Mutant]:
   ]
 
 
+def accepted() -> dict[str, str]:
+  """Name of each mutant that may survive -> why."""
+  found, reason = {}, ""
+  path = ROOT / "tests" / "mutants_accepted.txt"
+  for line in filter(None, path.read_text("utf-8").splitlines()):
+    if line.startswith("  "):
+      found[line.strip()] = reason
+    else:
+      reason = line
+  return found
+
+
 def tests_of(file: str) -> list[str]:
   """Tests of a module, its own first, then what compares many at once."""
-  own = f"tests/{file.removesuffix('.py')}_test.py"
-  package = file.partition("/")[0]
-  return [*TESTS.get(file, [own]), *MORE_TESTS[package]]
+  own = [f"tests/{file.removesuffix('.py')}_test.py"]
+  return TESTS.get(file, own) + MORE_TESTS[file.partition("/")[0]]
 
 
 # In the worker.
@@ -196,7 +203,7 @@ class Worker:
     if self.pipe.poll(LIMIT):
       try:
         return self.pipe.recv()
-      except EOFError:
+      except (EOFError, OSError):
         failure = "the end of the process"
     self.stop()
     shutil.copy2(ROOT / "mmrl" / file, self.folder / "mmrl" / file)
@@ -210,10 +217,9 @@ def run(chosen: list[Mutant], jobs: int) -> dict[str, str]:
     tempfile.TemporaryDirectory(prefix="mutants-") as folder,
     futures.ThreadPoolExecutor(jobs) as pool,
   ):
-    every = [Worker(pathlib.Path(folder, str(i))) for i in range(jobs)]
     workers = queue.SimpleQueue()
-    for worker in every:
-      workers.put(worker)
+    for number in range(jobs):
+      workers.put(Worker(pathlib.Path(folder, str(number))))
 
     def run_one(file: str, source: str, tests: list[str]) -> str:
       worker = workers.get()
@@ -240,17 +246,17 @@ def run(chosen: list[Mutant], jobs: int) -> dict[str, str]:
       line = f"{len(results)}/{len(chosen)} {mutant.name}: {status}"
       print(f"{time.monotonic() - start:.0f} s, {line}", flush=True)
     without_mutant()
-    for worker in every:
-      worker.stop()
+    for _ in range(jobs):
+      workers.get().stop()
   return results
 
 
 def report(chosen: list[Mutant], results: dict[str, str]) -> bool:
   """Prints a table and what is wrong; True if nothing is."""
   counts = collections.defaultdict(collections.Counter)
-  wrong = []
+  reasons, wrong = accepted(), []
   for mutant in chosen:
-    result, reason = results[mutant.name], ACCEPTED.get(mutant.name)
+    result, reason = results[mutant.name], reasons.get(mutant.name)
     kind = "killed" if result else "accepted" if reason else "survived"
     if result == "time-out":
       kind = "timed out"
@@ -285,7 +291,7 @@ def main():
   if options.list:
     print(*(mutant.name for mutant in chosen), sep="\n")
     return
-  gone = ACCEPTED.keys() - {mutant.name for mutant in everything}
+  gone = accepted().keys() - {mutant.name for mutant in everything}
   if gone:
     sys.exit("accepted, but there is no such mutant:\n" + "\n".join(gone))
   results = run(chosen, options.jobs)

@@ -61,6 +61,7 @@ def test_equal_rewards_give_exactly_zero(reward, scale):
   """In float32 the mean of eight times 0.9 isn't 0.9."""
   rewards = jnp.array([8 * [reward], 4 * [1.0] + 4 * [0.0]], jnp.float32)
   assert (advantages_of(rewards, scale=scale)[0] == 0.0).all()
+  assert (group.centred(rewards)[0] == 0.0).all()
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -154,6 +155,14 @@ def test_pooled_std_golden(valid, expected):
   bin_of = jnp.array([0, 1, 1, 2])
   found = group.pooled_std(rewards, bin_of, valid, bins=4)
   np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_pooled_std_by_n():
+  """Of one 1 among four: sqrt(1/4 * 3/4); 0 for the bin without rewards."""
+  valid, bin_of = jnp.ones(1, bool), jnp.zeros(1, jnp.int32)
+  rewards = jnp.array(POOLED[:1], jnp.float32)
+  found = group.pooled_std(rewards, bin_of, valid, bins=2, ddof=0)
+  np.testing.assert_allclose(found, [0.433013, 0], atol=1e-6)
 
 
 def test_one_answer_is_refused():
