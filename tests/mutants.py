@@ -39,21 +39,14 @@ FILES = [
   for path in sorted((ROOT / "mmrl" / package).glob("[!_]*.py"))
 ]
 FILES.append("train/objective.py")
-# Where a module has no test file of its own.
+# Test files where a module has none of its own, and those of a whole package.
 TESTS = {
-  "advantages/reference.py": [
-    "tests/advantages/rloo_test.py",
-    "tests/advantages/reinforce_test.py",
-  ],
+  "advantages/reference.py": ["advantages/rloo", "advantages/reinforce"],
 }
 MORE_TESTS = {
-  "losses": [
-    "tests/losses/libraries_test.py",
-    "tests/train/objective_test.py",
-    "tests/precision_test.py",
-  ],
-  "advantages": ["tests/losses/libraries_test.py", "tests/precision_test.py"],
-  "token_weights": ["tests/precision_test.py"],
+  "losses": ["losses/libraries", "train/objective", "precision"],
+  "advantages": ["losses/libraries", "precision"],
+  "token_weights": ["precision"],
   "train": [],
 }
 # What may use a module of a package, and is imported anew with it.
@@ -92,8 +85,9 @@ def accepted() -> dict[str, str]:
 
 def tests_of(file: str) -> list[str]:
   """Tests of a module, its own first, then what compares many at once."""
-  own = [f"tests/{file.removesuffix('.py')}_test.py"]
-  return TESTS.get(file, own) + MORE_TESTS[file.partition("/")[0]]
+  own = TESTS.get(file, [file.removesuffix(".py")])
+  more = MORE_TESTS[file.partition("/")[0]]
+  return [f"tests/{name}_test.py" for name in own + more]
 
 
 # In the worker.
@@ -134,7 +128,7 @@ def work(pipe, folder: str):
     users = tuple(f"mmrl.{name}" for name in USERS[file.partition("/")[0]])
     failures = (run_tests(pytest, folder, test, users) for test in tests)
     failure = next(filter(None, failures), "")
-    shutil.copy2(ROOT / "mmrl" / file, path)
+    shutil.copy2(pathlib.Path(f"{folder}/../original/mmrl", file), path)
     pipe.send(failure)
 
 
@@ -171,11 +165,13 @@ class Worker:
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
-    if not folder.exists():
+    self.original = folder.parent / "original"
+    if not self.original.exists():
       for name in ("mmrl", "tests", "experiments"):
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-      shutil.copy(ROOT / "pyproject.toml", folder)
+        shutil.copytree(ROOT / name, self.original / name, ignore=ignore)
+      shutil.copy(ROOT / "pyproject.toml", self.original)
+    shutil.copytree(self.original, folder)
     self.start()
 
   def start(self):
@@ -206,7 +202,7 @@ class Worker:
       except (EOFError, OSError):
         failure = "the end of the process"
     self.stop()
-    shutil.copy2(ROOT / "mmrl" / file, self.folder / "mmrl" / file)
+    shutil.copy2(self.original / "mmrl" / file, self.folder / "mmrl" / file)
     self.start()
     return failure
 
