@@ -39,9 +39,11 @@ FILES = [
   for path in sorted((ROOT / "mmrl" / package).glob("[!_]*.py"))
 ]
 FILES.append("train/objective.py")
-# Test files where a module has none of its own, and those of a whole package.
+# Test files of a module, where not one of its name, and of a whole package.
 TESTS = {
-  "advantages/reference.py": ["advantages/rloo", "advantages/reinforce"],
+  "advantages/reference": ["advantages/rloo", "advantages/reinforce"],
+  "losses/reduce": ["losses/reduce", "token_weights/late"],
+  "token_weights/future_kl": ["token_weights/future_kl", "token_weights/late"],
 }
 MORE_TESTS = {
   "losses": ["losses/libraries", "train/objective", "precision"],
@@ -56,10 +58,8 @@ USERS = {
   "token_weights": ("token_weights", "train", "parallel"),
   "train": ("train", "parallel"),
 }
-# Of one mutant, in seconds.
-LIMIT = 600
-# Of one worker: what JAX keeps of each isn't freed.
-SERVED = 60
+LIMIT = 600  # Seconds of one mutant.
+SERVED = 60  # Mutants of one worker: what JAX keeps of each isn't freed.
 
 
 def all_mutants() -> list[Mutant]:
@@ -85,7 +85,8 @@ def accepted() -> dict[str, str]:
 
 def tests_of(file: str) -> list[str]:
   """Tests of a module, its own first, then what compares many at once."""
-  own = TESTS.get(file, [file.removesuffix(".py")])
+  module = file.removesuffix(".py")
+  own = TESTS.get(module, [module])
   more = MORE_TESTS[file.partition("/")[0]]
   return [f"tests/{name}_test.py" for name in own + more]
 
@@ -102,8 +103,7 @@ class FirstFailure:
     if report.failed and not self.name:
       self.name = report.nodeid
 
-  def pytest_collectreport(self, report):
-    self.pytest_runtest_logreport(report)
+  pytest_collectreport = pytest_runtest_logreport
 
 
 def work(pipe, folder: str):
