@@ -18,6 +18,7 @@ mutant and after the last one, the tests must pass without any.
 import argparse
 import collections
 from concurrent import futures
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -91,13 +92,14 @@ def tests_of(file: str) -> list[str]:
   return [f"tests/{name}_test.py" for name in own + more]
 
 
-# In the worker.
-
-
 class FirstFailure:
   """A pytest plugin that remembers the first test to fail."""
 
   name = ""
+
+  def pytest_collection(self):
+    # beartype takes a class that is imported anew for the one it was before.
+    sys.meta_path[:] = [x for x in sys.meta_path if "jaxtyping" not in repr(x)]
 
   def pytest_runtest_logreport(self, report):
     if report.failed and not self.name:
@@ -157,9 +159,6 @@ def run_tests(pytest, folder: str, tests: str, users: tuple[str, ...]) -> str:
   return "" if status == 0 else failure.name or f"pytest ended with {status!r}"
 
 
-# In the main process.
-
-
 class Worker:
   """A process that runs tests on a copy of the library."""
 
@@ -189,22 +188,19 @@ class Worker:
     self.process.join()
 
   def run(self, file: str, source: str, tests: list[str]) -> str:
-    """The first test that fails, "time-out", or "" if all pass."""
+    """The first test that fails, or "time-out or crash", or "" if all pass."""
     if self.served == SERVED:
       self.stop()
       self.start()
     self.served += 1
     self.pipe.send((file, source, tests))
-    failure = "time-out"
-    if self.pipe.poll(LIMIT):
-      try:
+    with contextlib.suppress(EOFError, OSError):  # The process has ended.
+      if self.pipe.poll(LIMIT):
         return self.pipe.recv()
-      except (EOFError, OSError):
-        failure = "the end of the process"
     self.stop()
     shutil.copy2(self.original / "mmrl" / file, self.folder / "mmrl" / file)
     self.start()
-    return failure
+    return "time-out or crash"
 
 
 def run(chosen: list[Mutant], jobs: int) -> dict[str, str]:
@@ -254,7 +250,7 @@ def report(chosen: list[Mutant], results: dict[str, str]) -> bool:
   for mutant in chosen:
     result, reason = results[mutant.name], reasons.get(mutant.name)
     kind = "killed" if result else "accepted" if reason else "survived"
-    if result == "time-out":
+    if result == "time-out or crash":
       kind = "timed out"
     counts[mutant.operator][kind] += 1
     if not result and not reason:
