@@ -78,6 +78,14 @@ def test_every_token_carries_the_loss_of_its_answer(level):
   np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_answer_without_tokens_has_no_loss(level):
+  values = sequence.clipped_sequence_ratio(
+    LOGPROBS, OLD, ADVANTAGES, ONES, MASK.at[0].set(False), level=level
+  )
+  assert (values[0] == 0).all()
+
+
 def test_ratio_is_clipped_from_below():
   """The means of d are -0.067 and -0.2: e^-0.067, and 1 - 3e-4."""
   values = sequence.clipped_sequence_ratio(

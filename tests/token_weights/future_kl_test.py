@@ -184,6 +184,35 @@ def test_safety_clamp_below_one_golden():
   np.testing.assert_allclose(value, 1.648047, atol=1e-6)
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_default_options_are_those_of_7b(advantage):
+  data = OLD + D, OLD, jnp.full_like(ADVANTAGES, advantage), MASK
+  one = weights_of(*data, row_filter=False)
+  options = SMALL | {"half_life": 32.0, "ratio_max": 10.0}
+  two = weights_of(*data, row_filter=False, **options)
+  np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_log_ratio_is_clamped(sign):
+  d, mask = jnp.full((1, 1, 1), sign * 30.0), jnp.ones((1, 1, 1), bool)
+  weights = future_kl(
+    *(d, 0 * d, jnp.ones((1, 1)), mask),
+    **{"low": 0.0, "high": 1e12, "ratio_max": 1e9, "half_life": 0.5},
+    **{"safety": 0.5, "row_filter": False},
+  )
+  np.testing.assert_allclose(weights, np.exp([[[sign * 20.0]]]), rtol=1e-6)
+
+
+def test_a_ratio_of_its_maximum_is_in_the_sum():
+  d, mask = jnp.full((1, 1, 1), 0.1), jnp.ones((1, 1, 1), bool)
+  ratio = policy.token_ratio(d, 0 * d, mask)
+  weights = future_kl(
+    *(d, 0 * d, jnp.ones((1, 1)), mask), ratio_max=ratio.item()
+  )
+  np.testing.assert_allclose(weights, ratio, rtol=1e-6)
+
+
 def test_decay_goes_by_position():
   # tau 2: two steps halve, also over a masked token; 0.1 + 0.2 / 2
   d = jnp.array([[[0.1, 9.0, 0.2]]], jnp.float32)
