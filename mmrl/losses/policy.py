@@ -172,7 +172,7 @@ def clipped_weight(
       f"weight_min must be at most weight_max, got {weight_min} and"
       f" {weight_max}"
     )
-  ratio = token_ratio(jax.lax.stop_gradient(logprobs), logprobs_old, mask)
+  ratio = token_ratio(logprobs, logprobs_old, mask)
   weights = jax.lax.stop_gradient(jnp.clip(ratio, weight_min, weight_max))
   loss = policy_gradient(logprobs, advantages, token_weights, mask)
   return weights * loss
