@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import copy
 import dataclasses
 import itertools
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,8 +215,8 @@ def mutants(file: str, source: str) -> list[Mutant]:
   found, sources, names = [], set(), collections.Counter()
   for function, node in _nodes(ast.parse(source), ""):
     for operator in OPERATORS:
-      if operator is stop and not file.startswith("losses/"):
-        continue  # Nothing else has a gradient.
+      if operator is stop and not re.match("losses/(?!reduce)", file):
+        continue  # Nothing else has a gradient: reductions are weights.
       for new in operator(node):
         changed = _replaced(data, starts, node, new)
         if changed in sources:

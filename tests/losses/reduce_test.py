@@ -48,7 +48,9 @@ gradient_of = jax.jit(jax.value_and_grad(reduced, argnums=1), static_argnums=0)
 def test_golden(reduction, expected):
   value, gradient = gradient_of(reduction, TERMS, MASK)
   np.testing.assert_allclose(value, expected, rtol=1e-6)
-  np.testing.assert_allclose(gradient, reduction(MASK), rtol=1e-6)
+  weights = reduction(MASK)
+  np.testing.assert_allclose(gradient, weights, rtol=1e-6)
+  assert weights.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
