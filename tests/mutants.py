@@ -43,6 +43,7 @@ FILES.append("train/objective.py")
 # Test files of a module, where not one of its name, and of a whole package.
 TESTS = {
   "advantages/reference": ["advantages/rloo", "advantages/reinforce"],
+  "train/objective": ["train/objective", "losses/reduce"],
   "losses/reduce": ["losses/reduce", "token_weights/late"],
   "token_weights/future_kl": ["token_weights/future_kl", "token_weights/late"],
 }

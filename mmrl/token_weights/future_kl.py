@@ -98,7 +98,8 @@ def future_kl(
   moved = jnp.clip(log_ratio(logprobs, logprobs_old, mask), -20.0, 20.0)
   future = discounted_sum(jnp.where(kept, moved, 0.0), half_life)
   weights = jnp.clip(jnp.exp(future), low, high)
-  negative = mask & (per_token(advantages) < 0)
+  # On padding the ratio is 1: neither clipped nor a hit.
+  negative = per_token(advantages) < 0
   weights = jnp.where(
     negative & (ratio > safety), jnp.clip(weights, 0.8, 1.0), weights
   )

@@ -105,6 +105,13 @@ def test_two_devices_equal_one(reduction, wrapper):
   np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
+def test_largest_is_that_of_all_devices():
+  halves = (x.reshape(2, 2, 1, 3) for x in (TERMS, MASK.astype(jnp.float32)))
+  largest = functools.partial(reduce.largest, axis_name="data")
+  found = jax.vmap(largest, axis_name="data")(*halves)
+  np.testing.assert_array_equal(found, [5, 5])
+
+
 def test_mean_of_means_is_wrong():
   """Why denominators are summed: rows 0-1 have mean 3, rows 2-3 mean 1."""
   halves = [

@@ -182,6 +182,11 @@ def test_safety_clamp_below_one_golden():
   )
   np.testing.assert_allclose(values, [[[2.656094, 0.64]]], atol=1e-6)
   np.testing.assert_allclose(value, 1.648047, atol=1e-6)
+  # Nor lower than 0.8, where other weights may be.
+  weights = weights_of(
+    d, 0 * d, -jnp.ones((1, 1)), jnp.ones((1, 1, 2), bool), low=0.0
+  )
+  np.testing.assert_allclose(weights, [[[0.8, 0.201897]]], atol=1e-6)
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -204,13 +209,19 @@ def test_log_ratio_is_clamped(sign):
   np.testing.assert_allclose(weights, np.exp([[[sign * 20.0]]]), rtol=1e-6)
 
 
-def test_a_ratio_of_its_maximum_is_in_the_sum():
+def test_a_ratio_on_its_bounds_is_in_the_sum_and_safe():
   d, mask = jnp.full((1, 1, 1), 0.1), jnp.ones((1, 1, 1), bool)
   ratio = policy.token_ratio(d, 0 * d, mask)
-  weights = future_kl(
-    *(d, 0 * d, jnp.ones((1, 1)), mask), ratio_max=ratio.item()
-  )
+  bounds = {"ratio_max": ratio.item(), "safety": ratio.item()}
+  weights = future_kl(d, 0 * d, -jnp.ones((1, 1)), mask, **bounds)
   np.testing.assert_allclose(weights, ratio, rtol=1e-6)
+
+
+@pytest.mark.parametrize("advantage", [0.0, 0.5])
+def test_only_bad_answers_are_filtered(advantage):
+  data = OLD + D, OLD, jnp.full_like(ADVANTAGES, advantage), MASK
+  one, two = (weights_of(*data, row_filter=x) for x in (True, False))
+  np.testing.assert_array_equal(one, two)
 
 
 def test_decay_goes_by_position():

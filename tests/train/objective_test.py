@@ -203,7 +203,7 @@ EVERY_REDUCTION = [
 def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   """Two questions, two sampled answers and an expert each, one not kept."""
   lengths = jnp.array([[1, 2, 3], [2, 0, 0]])
-  mask = jnp.arange(3) < lengths[..., None]
+  mask = jnp.array(np.arange(3) < np.array(lengths)[..., None])
   expert = jnp.array([[False, False, True]] * 2)
   shaped = POLICY | {"name": "expert_shaped", "reduce": reduction}
   provided = (*PROVIDED, "expert")
@@ -232,6 +232,21 @@ def test_options_of_a_reduction_are_not_shared():
   weights = objective.reduction_weights(terms, mask)
   for term, expected in zip(terms, [1, 1 / 2, 1 / 4, 1 / 2], strict=True):
     np.testing.assert_array_equal(weights[term.reduction][0, 0], expected)
+
+
+def test_attention_is_averaged_over_tokens_of_good_and_of_bad_answers():
+  mask = jnp.array(np.arange(3) < np.array([[[3], [1]], [[1], [3]]]))
+  fields = {"advantages": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}
+  weights = objective.reduction_weights(build(attention=LOOK), mask, fields)
+  each = jnp.where(mask, 1 / 4, 0)
+  np.testing.assert_array_equal(weights["good"], each.at[1].set(0))
+  np.testing.assert_array_equal(weights["bad"], each.at[0].set(0))
+
+
+def test_metrics_add_up_but_maxima():
+  one, other = ({"x": x, "x_max": x} for x in jnp.array([1.0, 2.0]))
+  for pair in ((one, other), (other, one)):
+    assert objective.add_metrics(*pair) == {"x": 3, "x_max": 2}
 
 
 def test_reduction_weights_are_those_in_use_and_the_metrics():
