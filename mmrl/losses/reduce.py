@@ -78,10 +78,6 @@ class Minibatch:
       )
 
 
-# One that is computed at once, on one device or by a compiler that sums.
-WHOLE = Minibatch()
-
-
 def _total(values: Array, axis_name: str | None) -> Array:
   total = values.sum()
   return jax.lax.psum(total, axis_name) if axis_name else total

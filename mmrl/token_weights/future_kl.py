@@ -33,7 +33,7 @@ def future_kl(
   logprobs_old: Float[Array, "P G R"],
   advantages: Float[Array, "P G"] | Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
-  minibatch: reduce.Minibatch = reduce.WHOLE,
+  minibatch: reduce.Minibatch | None = None,
   *,
   half_life: float = 32.0,
   low: float = 0.8,
@@ -67,7 +67,8 @@ def future_kl(
     logprobs_old: of the behaviour policy.
     advantages: of each answer, or of each token.
     mask: True on answer tokens.
-    minibatch: how the minibatch is computed; read by the row filter.
+    minibatch: how it is computed; None for at once and on one device. Read by
+      the row filter.
     half_life: positive, in tokens.
     low, high: bounds of the weight, 0 <= low <= high. The paper has 0.8 and
       1.2 for 7B, 1.0 and 1.2 for 32B. With 0 and 0 the only bound is 10.
@@ -108,6 +109,7 @@ def future_kl(
   # Where A < 0 the loss is -A w max(rho, 1 - clip_low), which exceeds the
   # bound -A w ratio_max where rho > ratio_max, whatever the clip widths.
   hits = (negative & ~kept).sum(-1, keepdims=True)
+  minibatch = minibatch or reduce.Minibatch()
   minibatch.require("token_mean", "row_filter")
   tokens, left = (
     minibatch.total(x, "row_filter") for x in (mask, mask & (hits <= 1))

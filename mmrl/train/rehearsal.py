@@ -26,7 +26,8 @@ def rehearse(
   """Traces a slot's function.
 
   Its data have the shapes of their annotations, the first of several. A
-  function of anything else, such as parameters, isn't traced.
+  function of anything else, such as parameters, isn't traced, unless it may be
+  missing: then it is.
 
   Args:
     bound: the function with its options.
@@ -43,8 +44,11 @@ def rehearse(
     for name in bound.needs
     if name not in known
   }
-  if None in shapes.values():
+  missing = {name for name, shape in shapes.items() if shape is None}
+  if any(parameters[name].default is not None for name in missing):
     return
+  known = dict.fromkeys(missing) | known
+  shapes = {k: v for k, v in shapes.items() if k not in missing}
   with errors.of_field(where):
     jax.eval_shape(lambda arrays: bound(arrays | known), shapes)
 
