@@ -30,7 +30,7 @@ CONFIG = (
   # Two processes round differently, of which Adam may make whole steps.
   'config.optimizer = {"name": "sgd", "momentum": 0.9}',
   "config.schedule.value = 0.1",
-  "config.shares.prompts = 2",
+  "config.shares.every = 0",
   "config = defaults.add_ral(config)",
 )
 
@@ -85,7 +85,6 @@ def test_a_run_leaves_what_it_says(finished):
       "reward/format",
       "attention/region",
       "attention/jsd_mean",
-      "gradient/share_attention",
       "rollout/sampler_scorer_gap",
     } <= set(line)
     assert all(np.isfinite(value) for value in line.values())
@@ -156,6 +155,7 @@ def test_killed_and_resumed_equals_uninterrupted(folder, finished, flags):
   runs.assert_same(workdir, whole)
 
 
+@pytest.mark.full
 def test_evaluate_finds_what_the_run_found(folder, finished, flags):
   workdir, _ = finished
   program = "-m", "mmrl.evaluate"
