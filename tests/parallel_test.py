@@ -100,17 +100,19 @@ def test_wrappers_agree_with_one_device(weight):
   ):
     differentiated = jax.value_and_grad(wrapped, has_aux=True)
     (value, ours), grads = differentiated(params, batch)
-    np.testing.assert_allclose(value, expected, atol=1e-6)
+    # A sum of 160 terms of size one, in another order.
+    np.testing.assert_allclose(value, expected, atol=5e-6)
     for name, metric in metrics.items():
       np.testing.assert_allclose(ours[name], metric, atol=1e-5, err_msg=name)
-    # Gradients of up to 1.4 are sums of 32 answers in another order.
+    # Gradients of up to 1.4 are sums over 8,000 tokens in another order: the
+    # square root of so many roundings by half an eps is 7e-6.
     jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6),
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
       grads,
       gradient,
     )
     jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6),
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
       five_steps(differentiated, grads, params, batch),
       after,
     )

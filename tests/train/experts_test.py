@@ -222,7 +222,8 @@ def test_a_term_that_names_no_expert_is_of_sampled_answers(name, on_experts):
   assert found[0, 2].all() if on_experts else not found[0, 2].any()
   if not on_experts:
     plain = {k: v[:, :2] for k, v in plain.items()}
-  np.testing.assert_array_equal(found[0, :2], gradient(plain)[0, :2])
+  # Two programs: of two rows and of three.
+  np.testing.assert_allclose(found[0, :2], gradient(plain)[0, :2], rtol=1e-6)
   assert found[0, 0].all() and found[0, 1, 0] and not found[0, 1, 1]
 
 

@@ -119,9 +119,9 @@ def test_a_teacher_that_is_the_student_teaches_nothing():
   """At theta_old; what is left is the rounding of two programs.
 
   Here it is exactly nothing, with XLA's optimiser as without: they compute the
-  same in the same order. With the teacher on another mesh of eight devices it
-  is 2e-8 nats and 2e-14 nats, and 2e-6 of the gradient where another teacher
-  makes 4.
+  same in the same order. Where they don't, with the teacher on another mesh of
+  eight devices, it is 2e-8 nats and 2e-14 nats, and 2e-6 of the gradient where
+  another teacher makes 4; so it may be on another processor.
   """
   run, batch, _, metrics = distilled("tiny")
   assert batch.mask.sum() > PROMPTS * ANSWERS
@@ -129,7 +129,7 @@ def test_a_teacher_that_is_the_student_teaches_nothing():
   *_, taught = distilled(another())
   for name in ("loss/distillation", "loss/attention", "gradient/norm"):
     assert taught[name] > 1e-2, name
-    assert abs(metrics[name]) < 1e-9 * taught[name], name
+    assert abs(metrics[name]) < 1e-5 * taught[name], name
 
 
 def test_a_teacher_of_another_size():
