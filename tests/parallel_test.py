@@ -71,6 +71,34 @@ def make(weight: float = 1.0):
   return step.make_loss(scorer, terms, ()), terms, model.params, batch
 
 
+WRAPPERS = {
+  "pmap": lambda loss, terms, mesh: parallel.pmap_loss(loss, terms),
+  "shard_map": parallel.shard_map_loss,
+  "jit": parallel.jit_loss,
+}
+
+
+@functools.cache
+def one_device(weight: float):
+  """Loss and gradient on one device, and parameters after five steps."""
+  loss, terms, params, batch = make(weight)
+
+  def whole(params, batch):
+    weights = objective.reduction_weights(terms, batch.mask, batch.fields)
+    return loss(params, batch, weights)
+
+  differentiated = jax.value_and_grad(jax.jit(whole), has_aux=True)
+  found, gradient = differentiated(params, batch)
+  return found, gradient, five_steps(differentiated, gradient, params, batch)
+
+
+@pytest.mark.parametrize(
+  "wrapper",
+  [
+    "pmap",
+    *(pytest.param(x, marks=pytest.mark.full) for x in ("shard_map", "jit")),
+  ],
+)
 @pytest.mark.parametrize(
   "weight",
   [
@@ -78,44 +106,30 @@ def make(weight: float = 1.0):
     pytest.param(1.0, id="ral"),
   ],
 )
-def test_wrappers_agree_with_one_device(weight):
+def test_wrappers_agree_with_one_device(weight, wrapper):
   loss, terms, params, batch = make(weight)
-
-  def one_device(params, batch):
-    return loss(
-      params,
-      batch,
-      objective.reduction_weights(terms, batch.mask, batch.fields),
-    )
-
   mesh = parallel.data_mesh()
   assert mesh.shape["data"] == 8
-  differentiated = jax.value_and_grad(jax.jit(one_device), has_aux=True)
-  (expected, metrics), gradient = differentiated(params, batch)
-  after = five_steps(differentiated, gradient, params, batch)
-  for wrapped in (
-    parallel.pmap_loss(loss, terms),
-    parallel.shard_map_loss(loss, terms, mesh),
-    parallel.jit_loss(loss, terms, mesh),
-  ):
-    differentiated = jax.value_and_grad(wrapped, has_aux=True)
-    (value, ours), grads = differentiated(params, batch)
-    # A sum of 160 terms of size one, in another order.
-    np.testing.assert_allclose(value, expected, atol=5e-6)
-    for name, metric in metrics.items():
-      np.testing.assert_allclose(ours[name], metric, atol=1e-5, err_msg=name)
-    # Gradients of up to 1.4 are sums over 8,000 tokens in another order: the
-    # square root of so many roundings by half an eps is 7e-6.
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-      grads,
-      gradient,
-    )
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
-      five_steps(differentiated, grads, params, batch),
-      after,
-    )
+  (expected, metrics), gradient, after = one_device(weight)
+  wrapped = WRAPPERS[wrapper](loss, terms, mesh)
+  differentiated = jax.value_and_grad(wrapped, has_aux=True)
+  (value, ours), grads = differentiated(params, batch)
+  # A sum of 160 terms of size one, in another order.
+  np.testing.assert_allclose(value, expected, atol=5e-6)
+  for name, metric in metrics.items():
+    np.testing.assert_allclose(ours[name], metric, atol=1e-5, err_msg=name)
+  # Gradients of up to 1.4 are sums over 8,000 tokens in another order: the
+  # square root of so many roundings by half an eps is 7e-6.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    grads,
+    gradient,
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+    five_steps(differentiated, grads, params, batch),
+    after,
+  )
 
 
 optimizer = optax.chain(

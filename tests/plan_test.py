@@ -121,6 +121,7 @@ def printed():
   return json.loads(line)
 
 
+@pytest.mark.full
 def test_a_plan_has_every_program(printed):
   names = [program["name"] for program in printed["programs"]]
   assert names == ["evaluate", "rollout", "probe", "prepare", "update"]
@@ -133,6 +134,7 @@ def test_a_plan_has_every_program(printed):
   assert 0 < sizes["padding_share"] < 0.3
 
 
+@pytest.mark.full
 def test_memory_is_the_compilers(printed):
   """Parameters and moments, float32, in eight parts or nearly."""
   update = printed["programs"][-1]
@@ -153,6 +155,7 @@ def test_memory_is_the_compilers(printed):
   assert update["collectives"]["all-gather"]["bytes"] > 0
 
 
+@pytest.mark.full
 def test_flops_are_the_formulas(printed):
   """One update's; a frozen tower is not run in it."""
   config = make_config()

@@ -33,8 +33,7 @@ def make_config(weight: float, mesh=(1, 1, 1)):
   config.rollout.answers = 2
   config.train.minibatches = 1 if weight == 0 else 2
   config.schedule.value = 1e-3
-  config.shares.every = int(weight)
-  config.shares.prompts = 8
+  config.shares.every = 0
   # Every kind of parameter trains.
   config.frozen = ("vision/patch_embed/.*",)
   return config

@@ -58,6 +58,7 @@ def test_position_is_of_what_was_handed_out(source, processor):
   assert [names(next(fresh)) for _ in range(3)] == expected
 
 
+@pytest.mark.full
 def test_workers_make_the_batches_that_threads_make(source, processor):
   """In the same order; and again after a position, which is of what was handed
   out."""
