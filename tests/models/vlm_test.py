@@ -1,4 +1,7 @@
-"""The model agrees with itself: every route to a number gives that number."""
+"""The model agrees with itself: every route to a number gives that number.
+
+80 core-seconds: three gradients of a whole model and its tower, among others.
+"""
 
 import contextlib
 import dataclasses
