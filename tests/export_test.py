@@ -90,6 +90,7 @@ def test_newest_checkpoint_is_written(run, tmp_path):
   check_same(exported.processor(chats), source.processor(chats))
 
 
+@pytest.mark.full
 def test_type_and_shards(run, tmp_path):
   export(run.path, str(tmp_path), dtype="bfloat16", max_shard_bytes=60_000)
   files = sorted(tmp_path.glob("model-*.safetensors"))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 import zlib
 
 import jax
@@ -156,6 +157,11 @@ def one_family(families: Iterable[str]) -> list:
     )
     for family in families
   ]
+
+
+def first(value: Any, *others: Any) -> list:
+  """Parameters of a test: the first of several sizes; the others are `full`."""
+  return [value, *(pytest.param(x, marks=pytest.mark.full) for x in others)]
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

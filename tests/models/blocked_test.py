@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from mmrl.models import blocked
 
@@ -80,7 +81,7 @@ def attend(*arrays, block=BLOCK):
   return blocked.attend_runs(*arrays, block=block)
 
 
-@pytest.mark.parametrize("block", [1, 7, 8, 16, 64])
+@pytest.mark.parametrize("block", small_models.first(7, 1, 8, 16, 64))
 @pytest.mark.parametrize("case", CASES)
 def test_output(case, block):
   runs, keys = CASES[case]
@@ -92,7 +93,7 @@ def test_output(case, block):
   assert not np.asarray(found)[nothing].any()
 
 
-@pytest.mark.parametrize("block", [7, 8, 64])
+@pytest.mark.parametrize("block", small_models.first(7, 8, 64))
 @pytest.mark.parametrize("case", CASES)
 def test_gradient(case, block):
   runs, keys = CASES[case]

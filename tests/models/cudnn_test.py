@@ -11,6 +11,7 @@ import kernels
 from kernels import H, P, S
 import numpy as np
 import pytest
+import small_models
 
 from mmrl import parallel
 from mmrl.models import attention, cudnn
@@ -40,7 +41,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("kv_heads", small_models.first(2, 1))
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient(case, kv_heads):
   reference, maps, make = CASES[case]
@@ -116,6 +117,7 @@ def test_takes(monkeypatch):
   assert takes(128, jnp.bfloat16)
 
 
+@pytest.mark.full
 def test_the_program_of_the_model(cudnn_is_here):
   """The gradient through `prefill` and `extend`."""
   gradient, shapes = kernels.model_gradient(2000, answers=4, count=500)
@@ -158,6 +160,7 @@ def test_programs_without_the_kernels(cudnn_is_here, monkeypatch):
   assert not CALL.search(lower_causal("bfloat16", "cuda"))
 
 
+@pytest.mark.full
 def test_the_program_of_a_mesh(cudnn_is_here):
   """Each of four devices calls the kernel for its own prompt."""
   mesh = parallel.data_mesh(jax.devices()[:4])

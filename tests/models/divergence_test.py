@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from mmrl.models import divergence as module
 from mmrl.models import vocabulary
@@ -104,8 +105,8 @@ def check(student, teacher, **options):
   assert all((x == 0).all() for x in jax.tree.leaves(found[2]))
 
 
-@pytest.mark.parametrize("patterns", ["vd dv", "dv vd"])
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("patterns", small_models.first("vd dv", "dv vd"))
+@pytest.mark.parametrize("temperature", small_models.first(2.0, 1.0))
 @pytest.mark.parametrize("beta", BETAS)
 def test_equals_the_dense_formula(monkeypatch, beta, temperature, patterns):
   """In parts of 16, the last of which begins among those before."""
@@ -121,7 +122,7 @@ def test_equals_the_dense_formula(monkeypatch, beta, temperature, patterns):
   check(student, teacher, beta=beta, temperature=temperature)
 
 
-@pytest.mark.parametrize("entries", [1, 36, 37])
+@pytest.mark.parametrize("entries", small_models.first(36, 1, 37))
 def test_parts_change_nothing(monkeypatch, entries):
   few_entries(monkeypatch, entries)
   check(STUDENT, TEACHER, beta=0.25)
@@ -154,7 +155,7 @@ def test_what_either_bans_has_no_probability(beta):
     assert (gradient.head[entry] == 0).all()
 
 
-@pytest.mark.parametrize("entries", [16, 37])
+@pytest.mark.parametrize("entries", small_models.first(16, 37))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("beta", [*BETAS, 0.3])
 def test_exactly_zero_at_the_teacher(monkeypatch, beta, dtype, entries):

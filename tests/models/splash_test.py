@@ -10,6 +10,7 @@ import kernels
 from kernels import G, H, P, R, S
 import numpy as np
 import pytest
+import small_models
 
 from mmrl import parallel
 from mmrl.models import attention, splash
@@ -54,7 +55,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("kv_heads", small_models.first(2, 1))
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient(case, kv_heads):
   kernel, maps, make = CASES[case]
