@@ -129,7 +129,13 @@ def test_sigterm_in_an_evaluation(folder, whole, moment):
       # Written when the run is ready, just before its first evaluation.
       assert run.until((workdir / "metrics.jsonl").exists)
     else:
-      assert run.until(lambda: runs.saved(workdir) == STEPS)
+      # And the one that it replaces is gone.
+      assert run.until(
+        lambda: (
+          runs.saved(workdir) == STEPS
+          and len(list(workdir.glob("checkpoints/*"))) == 2
+        )
+      )
     run.processes[0].send_signal(signal.SIGTERM)
     assert run.wait(300) == [processes.RESTART], run.error()
   assert not (workdir / f"{moment}.json").exists()

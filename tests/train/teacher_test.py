@@ -181,16 +181,17 @@ def test_the_teachers_mesh_changes_nothing():
     assert difference.max() < 1e-3 * moved, path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("terms", [["distillation"], ["attention"], [*TERMS]])
 def test_what_no_loss_names_is_not_there(terms):
-  config = on_mesh(make_config(another(), terms), ONE)
+  config = on_mesh(make_config(terms=terms), ONE)
   parts = run_lib.build_parts(
     config,
     tiny().config,
     sharding.on_one(jax.devices()[0]),
     teacher_lib.architecture(config, tiny().config),
   )
-  run, batch, _, _ = distilled(another())
+  run, batch, _, _ = distilled("tiny")
   found = jax.eval_shape(
     parts.programs.teach, run.params_teacher, batch.prompt, batch.tokens
   )
