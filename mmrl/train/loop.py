@@ -91,9 +91,9 @@ def _train(
   questions.start_prefetch()
   first = jax.process_index() == 0
   log = metrics_lib.Log(path, step=int(state.step)) if first else None
-  before = _evaluation(config, run, run.params, path / "before.json")
-  print(f"before: accuracy {before.accuracy:.1%}")
   try:
+    before = _evaluation(config, run, run.params, path / "before.json")
+    print(f"before: accuracy {before.accuracy:.1%}")
     state = _steps(
       config,
       run,
