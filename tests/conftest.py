@@ -6,6 +6,7 @@ in processes of their own, have it on.
 """
 
 import collections
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -18,12 +19,13 @@ FLAGS = [
   "--xla_cpu_collective_call_terminate_timeout_seconds=600",
   "--xla_backend_optimization_level=0",
 ]
-# Halves the time to compile. XLA ends the process at a flag it doesn't know:
-# this one may go, and libtpu doesn't know it.
-if importlib.metadata.version("jaxlib").startswith(
-  "0.10."
-) and not importlib.util.find_spec("libtpu"):
-  FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+# Two workers have the two cores anyway. XLA ends the process at a flag that it
+# doesn't know, and libtpu knows none of the CPU's.
+if not importlib.util.find_spec("libtpu"):
+  FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")
+  # Halves the time to compile; may go.
+  if importlib.metadata.version("jaxlib").startswith("0.10."):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One cache of compiled programs for all workers, the runs they start, and the
@@ -43,6 +45,11 @@ import pytest  # noqa: E402
 # Annotations of the library are checked at run time, in tests only.
 jaxtyping.install_import_hook("mmrl", "beartype.beartype")
 
+# Tracing makes many objects that stay: looking for garbage among them at
+# Python's pace takes a sixth of the time.
+gc.freeze()
+gc.set_threshold(200_000, 100, 100)
+
 # Files of minutes, which are begun first: the last to end is a short one.
 LONG = (
   "parallel_test",
@@ -60,6 +67,20 @@ LONG = (
 # Core-seconds above which a file says in its docstring what they are for.
 BUDGET_SECONDS = 60
 SECONDS = pytest.StashKey[collections.Counter]()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def layers_in_a_scan():
+  """As in large models: a program has one layer's code, not each layer's.
+
+  Small ones are compiled layer after layer, which runs faster and compiles
+  slower. Some tests, and whole runs, do that.
+  """
+  from mmrl.models import vlm
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(vlm, "_UNROLLED_BYTES", 0)
+    yield
 
 
 def core_seconds() -> float:

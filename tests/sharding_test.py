@@ -7,7 +7,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import re
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ import small_models
 
 from mmrl import sharding
 from mmrl.errors import UserError
-from mmrl.models import vlm
 from mmrl.train import collect, defaults, loop
 from mmrl.train import run as run_lib
 
@@ -40,13 +38,6 @@ def make_config(weight: float, mesh=(1, 1, 1)):
   # Every kind of parameter trains.
   config.frozen = ("vision/patch_embed/.*",)
   return config
-
-
-@pytest.fixture(autouse=True, scope="module")
-def layers_in_a_scan():
-  """As in a model that is worth sharing out."""
-  with mock.patch.object(vlm, "_UNROLLED_BYTES", 0):
-    yield
 
 
 @functools.cache

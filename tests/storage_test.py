@@ -150,7 +150,7 @@ while True:
 
 def test_sigkill_leaves_the_old_file_or_the_new_one(tmp_path):
   file = tmp_path / "file"
-  for number in range(4):
+  for number in (1, 3):
     process = subprocess.Popen(
       [sys.executable, "-c", WRITER, str(file)],
       cwd=ROOT,

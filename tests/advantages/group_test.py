@@ -89,10 +89,9 @@ def test_mask_without_dropped_groups_changes_nothing(scale):
   mask = jnp.ones((5, 6, 2), bool).at[3, 1].set(False)
   one = advantages_of(jnp.asarray(rewards), scale=scale)
   two = advantages_of(jnp.asarray(rewards), mask, scale=scale)
-  if scale == "batch":  # another order of summation
-    np.testing.assert_allclose(two, one, rtol=1e-6)
-  else:
-    np.testing.assert_array_equal(two, one)
+  # Two programs, which may sum in another order: values of one and below,
+  # which were divided by deviations of 0.2 and more.
+  np.testing.assert_allclose(two, one, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])

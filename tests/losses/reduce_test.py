@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from mmrl.errors import UserError
 from mmrl.losses import reduce
@@ -73,7 +74,7 @@ def test_no_token_gives_zero(reduction):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("wrapper", ["pmap", "shard_map"])
+@pytest.mark.parametrize("wrapper", small_models.first("pmap", "shard_map"))
 def test_two_devices_equal_one(reduction, wrapper):
   """Sums of numerator and denominator, where lengths differ by device."""
   if wrapper == "pmap":

@@ -39,6 +39,7 @@ def wide(family: str, **tower_changes):
 def unrolled(monkeypatch):
   scan = functools.partial(jax.lax.scan, unroll=True)
   monkeypatch.setattr(jax.lax, "scan", scan)
+  monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 2**30)
 
 
 def counted(function, *arguments) -> float:

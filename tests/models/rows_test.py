@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from mmrl import models
 from mmrl.losses.attention import jensen_shannon
@@ -194,7 +195,7 @@ def test_gradient_is_finite_without_an_earlier_key(row):
 PER_TOKEN = P * G * A * H * (S + R)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4])
+@pytest.mark.parametrize("tokens", small_models.first(3, 1, 2, 4))
 @pytest.mark.parametrize("row", ["self", "emit"])
 def test_a_few_at_a_time_changes_nothing(monkeypatch, row, tokens):
   """Two policies and an array: value and gradient, the last part uneven."""

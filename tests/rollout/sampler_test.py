@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 import small_models
 
 from mmrl import models, parallel, sharding
@@ -17,6 +19,8 @@ from mmrl.rollout import sampler
 ANSWERS, LENGTH = 4, 8
 CONFIG = small_models.small_config(tied=False)
 EOS, PAD = CONFIG.eos_token_id, CONFIG.pad_token_id
+ROOMS = [3, 6, 12, 13]
+LOGITS = vlm.logits
 
 
 @pytest.fixture(scope="module")
@@ -41,58 +45,52 @@ def prefix(params, prompt):
   return run(params, prompt)
 
 
-def generate(params, prefix, seed=0, answers=ANSWERS, length=LENGTH, **options):
-  """Compiled anew each time: tests change what the loop calls."""
+@functools.cache
+def program(answers, length, **options):
+  """The compiled loop, in which `added` is added to the logits."""
 
   @jax.jit
-  def run(params, prefix, key):
-    return sampler.generate(
-      params,
-      CONFIG,
-      prefix,
-      key,
-      answers=answers,
-      length=length,
-      **options,
-    )
+  def run(params, prefix, key, added):
+    def biased(*arguments):
+      return LOGITS(*arguments) + added
 
-  result = run(params, prefix, jax.random.key(seed))
+    with mock.patch.object(vlm, "logits", biased):
+      return sampler.generate(
+        params, CONFIG, prefix, key, answers=answers, length=length, **options
+      )
+
+  return run
+
+
+def call(run, params, prefix, seed=0, favoured=(), amount=0.0):
+  """Tokens, mask and log-probabilities, with `favoured` tokens' logits up."""
+  added = np.zeros(CONFIG.text.vocab_size, np.float32)
+  added[list(favoured)] = amount
+  result = run(params, prefix, jax.random.key(seed), added)
   return tuple(map(np.asarray, result))
 
 
-@pytest.fixture
-def favour(monkeypatch):
-  """Adds to the logits of chosen tokens, for sampler and scorer alike."""
-  logits = vlm.logits
-
-  def add(tokens, amount):
-    def favoured(params, config, hidden):
-      values = logits(params, config, hidden)
-      return values.at[..., jnp.array(tokens)].add(amount)
-
-    monkeypatch.setattr(vlm, "logits", favoured)
-
-  return add
+def generate(params, prefix, seed=0, favoured=(), amount=0.0, **options):
+  sizes = {"answers": ANSWERS, "length": LENGTH} | options
+  return call(program(**sizes), params, prefix, seed, favoured, amount)
 
 
 def test_greedy_is_argmax_of_whole_sequences(params, prompt, prefix):
   """If each token is the argmax after those before it, so is each step."""
-  tokens, mask, logprobs = generate(params, prefix, answers=1, temperature=0.0)
+  tokens, mask, logprobs = generate(params, prefix, temperature=0.0)
+  tokens, mask, logprobs = tokens[:, :1], mask[:, 0], logprobs[:, 0]
   full = small_models.full_rows(prompt, tokens)
   output = jax.jit(models.apply, static_argnums=1)(params, CONFIG, full)
   logits = np.array(output.logits[:, -LENGTH - 1 : -1])
   logits[..., list(CONFIG.banned_token_ids)] = -1e30
-  best = logits.argmax(-1)
-  mask = mask[:, 0]
-  np.testing.assert_array_equal(tokens[:, 0][mask], best[mask])
-  wanted = np.asarray(jax.nn.log_softmax(logits)).max(-1)
-  np.testing.assert_allclose(logprobs[:, 0][mask], wanted[mask], atol=2e-5)
+  np.testing.assert_array_equal(tokens[:, 0][mask], logits.argmax(-1)[mask])
+  wanted = special.log_softmax(logits, axis=-1).max(-1)
+  np.testing.assert_allclose(logprobs[mask], wanted[mask], atol=2e-5)
   assert mask.sum() > LENGTH
 
 
-def test_answers_end_once_and_are_padded(params, prefix, favour):
-  favour([EOS], 4.5)
-  tokens, mask, logprobs = generate(params, prefix, answers=16)
+def test_answers_end_once_and_are_padded(params, prefix):
+  tokens, mask, logprobs = generate(params, prefix, 0, [EOS], 4.5)
   lengths = mask.sum(-1)
   # The rest says little unless some answers end early, late and never.
   assert len(set(lengths.ravel().tolist())) > 3
@@ -106,49 +104,11 @@ def test_answers_end_once_and_are_padded(params, prefix, favour):
   assert (ends.any(-1) | (lengths == LENGTH)).all()
 
 
-@pytest.fixture
-def steps(monkeypatch):
-  """Grows by one each time the compiled loop decodes a token."""
-  counted = []
-  decode = decoding.decode
-
-  def counting(*args):
-    jax.debug.callback(lambda: counted.append(1))
-    return decode(*args)
-
-  monkeypatch.setattr(decoding, "decode", counting)
-  return counted
-
-
-def test_the_loop_ends_with_the_last_answer(params, prefix, favour, steps):
-  """The prefix emits the first token, so one token costs no decoding."""
-  favour([EOS], 1e9)
-  tokens, mask, _ = generate(params, prefix)
-  jax.effects_barrier()
-  assert (tokens[..., 0] == EOS).all()
-  assert (mask.sum(-1) == 1).all()
-  assert len(steps) == 0
-
-
-def test_the_loop_ends_early(params, prefix, favour, steps):
-  favour([EOS], 5.5)
-  _, mask, _ = generate(params, prefix, length=64, answers=2)
-  jax.effects_barrier()
-  assert len(steps) == mask.sum(-1).max() - 1 < 63
-
-
-def test_the_loop_ends_at_its_length(params, prefix, favour, steps):
-  favour([EOS], -1e9)
-  _, mask, _ = generate(params, prefix)
-  jax.effects_barrier()
-  assert mask.all()
-  assert len(steps) == LENGTH - 1
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_placeholders_are_never_sampled(params, prefix, favour, temperature):
-  favour(list(CONFIG.banned_token_ids), 1e6)
-  tokens, _, logprobs = generate(params, prefix, temperature=temperature)
+def test_placeholders_are_never_sampled(params, prefix, temperature):
+  tokens, _, logprobs = generate(
+    params, prefix, 0, CONFIG.banned_token_ids, 1e6, temperature=temperature
+  )
   assert not np.isin(tokens, CONFIG.banned_token_ids).any()
   assert np.isfinite(logprobs).all()
 
@@ -175,7 +135,7 @@ def test_first_tokens_follow_the_policy(params, prefix):
   tokens, _, _ = generate(params, prefix, answers=count, length=1)
   logits = np.array(models.logits(params, CONFIG, prefix.last_hidden))
   logits[..., list(CONFIG.banned_token_ids)] = -1e30
-  for row, p in zip(tokens, np.asarray(jax.nn.softmax(logits)), strict=True):
+  for row, p in zip(tokens, special.softmax(logits, axis=-1), strict=True):
     counts = np.bincount(row.ravel(), minlength=len(p))
     for token in np.argsort(p)[-10:]:
       deviation = np.sqrt(count * p[token] * (1 - p[token]))
@@ -194,8 +154,8 @@ def test_logprobs_are_those_of_the_unfiltered_policy(params, prefix, options):
 
 @pytest.fixture(scope="module")
 def whole(params, prefix):
-  """Answers from caches of the whole length, layers taken apart."""
-  return generate(params, prefix, length=13)
+  """Answers from caches of the whole length."""
+  return generate(params, prefix, length=ROOMS[-1])
 
 
 def check_same(result, whole):
@@ -205,70 +165,118 @@ def check_same(result, whole):
   np.testing.assert_allclose(logprobs, whole[2], atol=2e-5)
 
 
-def test_room_changes_nothing(params, prefix, whole, monkeypatch):
+def counting(params, prefix, length, **constants):
+  """The loop, compiled with other constants, that notes what it decodes.
+
+  Returns:
+    The function that runs it, as `generate`, and answers of each prompt that
+    are decoded in each step; every call appends to the list.
+  """
+  decoded, decode = [], decoding.decode
+  anew = program.__wrapped__(ANSWERS, length)
+
+  def noting(*arguments):
+    jax.debug.callback(lambda: decoded.append(arguments[-1].shape[1]))
+    return decode(*arguments)
+
+  def run(*arguments):
+    result = call(anew, params, prefix, *arguments)
+    jax.effects_barrier()
+    return result
+
+  with (
+    mock.patch.object(decoding, "decode", noting),
+    mock.patch.multiple(sampler, **constants),
+  ):
+    run()
+  decoded.clear()
+  return run, decoded
+
+
+@pytest.fixture(scope="module")
+def in_rooms(params, prefix):
   """Caches of 3, 6, 12 and 13 tokens, one after the other."""
+  return counting(params, prefix, ROOMS[-1], _FIRST_ROOM=3)
+
+
+def test_rooms(monkeypatch):
   monkeypatch.setattr(sampler, "_FIRST_ROOM", 3)
-  assert sampler.rooms(13) == [3, 6, 12, 13]
+  assert sampler.rooms(13) == ROOMS
   assert sampler.rooms(3) == [3]
   assert sampler.rooms(2) == [2]
-  check_same(generate(params, prefix, length=13), whole)
 
 
-def test_answers_end_in_any_room(params, prefix, favour, steps, monkeypatch):
-  favour([EOS], 5.5)
-  monkeypatch.setattr(sampler, "_FIRST_ROOM", 2)
-  _, mask, _ = generate(params, prefix, length=64, answers=2)
-  jax.effects_barrier()
-  assert len(steps) == mask.sum(-1).max() - 1 < 63
+def test_room_changes_nothing(in_rooms, whole):
+  run, _ = in_rooms
+  check_same(run(), whole)
 
 
-@pytest.mark.parametrize("unrolled", [True, False])
-def test_width_changes_nothing(params, prefix, favour, monkeypatch, unrolled):
+def test_the_loop_ends_with_the_last_answer(in_rooms):
+  """The prefix emits the first token, so one token costs no decoding."""
+  run, decoded = in_rooms
+  decoded.clear()
+  tokens, mask, _ = run(0, [EOS], 1e9)
+  assert (tokens[..., 0] == EOS).all()
+  assert (mask.sum(-1) == 1).all()
+  assert not decoded
+
+
+@pytest.mark.parametrize("amount", [8.5, 6.5, -1e9])
+def test_the_loop_ends_in_any_room(in_rooms, amount):
+  run, decoded = in_rooms
+  decoded.clear()
+  _, mask, _ = run(0, [EOS], amount)
+  steps = mask.sum(-1).max() - 1
+  assert len(decoded) == steps
+  if amount < 0:
+    assert mask.all()
+  else:
+    assert 0 < steps < ROOMS[-1] - 1
+
+
+@pytest.fixture(
+  scope="module",
+  params=[False, pytest.param(True, marks=pytest.mark.full)],
+  ids=["scan", "unrolled"],
+)
+def narrowing(params, prefix, request):
   """Four, then two, then one answer of a prompt, in three rooms."""
-  if not unrolled:
-    monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 0)
-  favour([EOS], 4.5)
-  result = generate(params, prefix, length=40)
-  ends = np.sort(result[1].sum(-1), axis=1)
-  assert ends[:, 1].max() < ends[:, 3].max()
-  monkeypatch.setattr(sampler, "_FIRST_ROOM", 5)
+  with pytest.MonkeyPatch.context() as patch:
+    if request.param:
+      patch.setattr(vlm, "_UNROLLED_BYTES", 2**28)
+    return counting(params, prefix, 20, _FIRST_ROOM=5, _ONE_WIDTH=0)
+
+
+def test_widths(monkeypatch):
   monkeypatch.setattr(sampler, "_ONE_WIDTH", 0)
-  assert sampler.widths(ANSWERS, 40) == [4, 2, 1]
-  assert sampler.widths(3, 40) == [3, 2, 1]
-  assert sampler.widths(1, 40) == [1]
-  check_same(generate(params, prefix, length=40), result)
+  assert sampler.widths(ANSWERS, 20) == [4, 2, 1]
+  assert sampler.widths(3, 20) == [3, 2, 1]
+  assert sampler.widths(1, 20) == [1]
 
 
-def test_ended_answers_are_not_decoded(params, prefix, favour, monkeypatch):
-  favour([EOS], 4.5)
-  monkeypatch.setattr(sampler, "_ONE_WIDTH", 0)
-  decoded = []
-  decode = decoding.decode
-
-  def counting(*args):
-    jax.debug.callback(lambda: decoded.append(args[-1].shape[1]))
-    return decode(*args)
-
-  monkeypatch.setattr(decoding, "decode", counting)
-  _, mask, _ = generate(params, prefix, length=40)
-  jax.effects_barrier()
-  going = (mask[:, :, 1:].sum(1).max(0)).tolist()
+def test_width_changes_nothing(params, prefix, narrowing):
+  """Ended answers are not decoded."""
+  run, decoded = narrowing
+  decoded.clear()
+  result = run(0, [EOS], 5.2)
+  check_same(result, generate(params, prefix, 0, [EOS], 5.2, length=20))
+  going = (result[1][:, :, 1:].sum(1).max(0)).tolist()
   assert decoded == [4 if n > 2 else n for n in going if n]
-  assert {2, 1} < set(decoded)
+  assert {4, 2, 1} == set(decoded)
 
 
 def test_draws_do_not_depend_on_their_parts(params, prefix, whole, monkeypatch):
   """Three answers of each prompt at a time, and a remainder."""
   size = CONFIG.text.vocab_size
   monkeypatch.setattr(sampler, "_DRAWN_VALUES", 3 * len(prefix.mask) * size)
-  check_same(generate(params, prefix, length=13), whole)
+  parts = program.__wrapped__(ANSWERS, ROOMS[-1])
+  check_same(call(parts, params, prefix), whole)
 
 
 def test_devices_decode_apart(params, monkeypatch):
   """Whatever width, room and part, they share but the number that goes on."""
   monkeypatch.setattr(sampler, "_ONE_WIDTH", 4)
   monkeypatch.setattr(sampler, "_FIRST_ROOM", 5)
-  monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 0)
   layout = sharding.Layout(parallel.data_mesh())
   monkeypatch.setattr(sampler, "_DRAWN_VALUES", CONFIG.text.vocab_size)
   chats = [small_models.user("", "what shape?")] * layout.shards
@@ -290,12 +298,12 @@ def test_devices_decode_apart(params, monkeypatch):
   assert found["all-reduce"]["bytes"] == 4 * found["all-reduce"]["count"]
 
 
-def test_layers_together_are_layers_apart(params, prefix, whole, monkeypatch):
+def test_layers_apart_are_layers_together(params, prefix, whole, monkeypatch):
+  assert isinstance(decoding.take_apart(params, prefix), decoding.Layers)
+  monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 2**28)
   assert isinstance(decoding.take_apart(params, prefix), tuple)
-  monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 0)
-  together = decoding.take_apart(params, prefix)
-  assert isinstance(together, decoding.Layers)
-  check_same(generate(params, prefix, length=13), whole)
+  apart = program.__wrapped__(ANSWERS, ROOMS[-1])
+  check_same(call(apart, params, prefix), whole)
 
 
 def test_casting_once_changes_nothing(params, prefix, monkeypatch):

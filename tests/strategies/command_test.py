@@ -30,6 +30,7 @@ def flags(**changes):
   return argparse.Namespace(**values | changes)
 
 
+@pytest.mark.full
 def test_equal_models_answer_alike():
   model = models.load("tiny")
   rows = list(extrapolation.measure(model, model, flags()))

@@ -230,7 +230,7 @@ def check_same(found, wanted):
 
 @pytest.mark.parametrize(
   "options",
-  [{}, {"temperature": 0.7, "top_p": 0.8}],
+  small_models.first({}, {"temperature": 0.7, "top_p": 0.8}),
 )
 def test_equal_models_answer_as_the_sampler_does(base, prompt, options):
   key = jax.random.key(3)
@@ -240,7 +240,7 @@ def test_equal_models_answer_as_the_sampler_does(base, prompt, options):
   assert (found.delta_logp == 0).all()
 
 
-@pytest.mark.parametrize("start", ["base", "rl"])
+@pytest.mark.parametrize("start", small_models.first("base", "rl"))
 def test_a_closed_gate_leaves_one_model(rl, base, prompt, start):
   key = jax.random.key(4)
   found = run(rl, base, prompt, key, threshold=-1e9, start=start)
@@ -297,6 +297,7 @@ def test_settings_are_not_compiled_for(rl, base, prompt, result):
   assert compiled._cache_size() == before
 
 
+@pytest.mark.full
 def test_draws_do_not_depend_on_their_parts(
   rl, base, prompt, result, monkeypatch
 ):
@@ -307,6 +308,7 @@ def test_draws_do_not_depend_on_their_parts(
   check_same(run_anew(rl, base, prompt, keys), result)
 
 
+@pytest.mark.full
 def test_other_gates_and_lists_decode(rl, base, prompt):
   found = run(
     rl, base, prompt, jax.random.key(0), threshold=1e-3, gate="js", top_k=5
@@ -314,6 +316,7 @@ def test_other_gates_and_lists_decode(rl, base, prompt):
   assert found.redrawn[found.mask].mean() > 0.9
 
 
+@pytest.mark.full
 def test_the_loop_ends_with_the_last_answer(rl, base, prompt, monkeypatch):
   """The prefixes emit the first token, so one token costs no decoding."""
   decoded = []

@@ -182,8 +182,6 @@ def remove(file):
   file.unlink()
 
 
-# Coroutines of Orbax that nobody waits for once one has failed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [truncate, empty, flip, flip_one, remove])
 def test_damage_to_any_file(two, tmp_path, capsys, damage):
   """It changes nothing, or it is reported and the one before it is used.
