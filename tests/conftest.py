@@ -52,15 +52,16 @@ gc.set_threshold(200_000, 100, 100)
 
 # Files of minutes, which are begun first: the last to end is a short one.
 LONG = (
-  "parallel_test",
-  "sharding_test",
   "loop_test",
+  "sharding_test",
   "processes_test",
   "kill_test",
+  "contract_test",
   "vlm_test",
-  "step_test",
+  "sampler_test",
+  "extrapolation_test",
+  "parallel_test",
   "plan_test",
-  "teacher_test",
 )
 
 
@@ -99,7 +100,7 @@ def pytest_runtest_protocol(item):
 
 def pytest_configure(config):
   config.stash[SECONDS] = collections.Counter()
-  if config.pluginmanager.hasplugin("dsession"):
+  if config.pluginmanager.hasplugin("xdist"):
     config.pluginmanager.register(Workers())
 
 

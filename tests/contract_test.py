@@ -8,8 +8,6 @@ without its method.
 Experiments run on a policy that is a table, so that what is tested is the
 method and not the model: their probes, advantages, token weights, losses and
 optimiser are the ones that `build_run` has built.
-
-80 core-seconds: each method in three programs, each experiment's step in one.
 """
 
 import ast

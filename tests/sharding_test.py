@@ -1,7 +1,4 @@
-"""A run on any mesh is the run on one device.
-
-90 core-seconds: all programs of a run, compiled for one device and for eight.
-"""
+"""A run on any mesh is the run on one device."""
 
 import concurrent.futures
 import dataclasses

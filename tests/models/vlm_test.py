@@ -1,7 +1,4 @@
-"""The model agrees with itself: every route to a number gives that number.
-
-80 core-seconds: three gradients of a whole model and its tower, among others.
-"""
+"""The model agrees with itself: every route to a number gives that number."""
 
 import contextlib
 import dataclasses

@@ -1,6 +1,6 @@
 """Whole runs: what a stopped run leaves, and that resuming changes nothing.
 
-150 core-seconds: five processes, each of which traces every program of a run.
+65 core-seconds: five processes, each of which traces every program of a run.
 """
 
 import functools
