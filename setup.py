@@ -16,7 +16,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["mmrl", "mmrl.*"]),
   package_data={
     "mmrl.models": ["tiny/*", "public/*/*"],
-    "mmrl.report": ["report.html"],
+    "mmrl.workdir.report": ["report.html"],
   },
   install_requires=[
     "absl-py>=2.1",

@@ -25,10 +25,11 @@ import json
 import jax
 import numpy as np
 
-from mmrl import data, evaluate, models
+from mmrl import data, hub
+from mmrl.benchmarks import accuracy
 from mmrl.errors import UserError
 from mmrl.rewards import answer as answer_rewards
-from mmrl.rollout import sampler
+from mmrl.rollouts import sampler
 from mmrl.strategies import extrapolation
 
 
@@ -54,7 +55,7 @@ def check_flags(flags) -> None:
       )
 
 
-def check_same(base: models.Model, trained: models.Model) -> None:
+def check_same(base: hub.Model, trained: hub.Model) -> None:
   """Two models can answer together if tokens and shapes mean the same.
 
   Raises:
@@ -87,7 +88,7 @@ def _fields(config) -> dict:
   return found
 
 
-def measure(base: models.Model, trained: models.Model, flags) -> Iterator[dict]:
+def measure(base: hub.Model, trained: hub.Model, flags) -> Iterator[dict]:
   """A row for each way to answer, as it is known."""
   config, seed = trained.config, jax.random.key(flags.seed)
   options = {
@@ -102,7 +103,7 @@ def measure(base: models.Model, trained: models.Model, flags) -> Iterator[dict]:
     data.in_order(
       source,
       trained.processor,
-      indices=evaluate.spread(len(source), flags.questions),
+      indices=accuracy.spread(len(source), flags.questions),
       batch_size=min(flags.batch, flags.questions),
       answer_length=flags.length,
     )
@@ -202,7 +203,7 @@ def main() -> None:
   flags = parser.parse_args()
   try:
     check_flags(flags)
-    base, trained = models.load(flags.base), models.load(flags.trained)
+    base, trained = hub.load(flags.base), hub.load(flags.trained)
     check_same(base, trained)
     if not flags.json:
       print("| answers of | threshold | g | accuracy | replaced |")

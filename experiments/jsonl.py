@@ -19,7 +19,7 @@ to every question:
 
 import os
 
-from mmrl.train import defaults
+from mmrl import config as config_lib
 
 INSTRUCTION = """{question}
 Think first: look at the picture step by step and check yourself. Write your
@@ -39,7 +39,7 @@ def get_config(arg: str = "data"):
   folder, _, instruct = arg.partition(",")
   if instruct not in ("", "instruct"):
     raise ValueError(f"jsonl.py:{arg}: expected :DIR or :DIR,instruct")
-  config = defaults.add_ral(defaults.get_config())
+  config = config_lib.add_ral(config_lib.get_config())
   for split in ("train", "test"):
     config.data[split] = {
       "name": "JsonLines",

@@ -16,14 +16,14 @@ Video-R1's data, 192 prompts x 16 answers a step, and a learning rate to
 match. Reward, KL weight, group advantage and frozen vision are the paper's.
 """
 
-from mmrl.train import defaults
+from mmrl import config as config_lib
 
 
 def get_config(arm: str = "ral"):
   """The config of an arm, "ral" or "grpo"."""
   if arm not in ("ral", "grpo"):
     raise ValueError(f"quickstart.py:{arm}: expected :ral or :grpo")
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.model.remat = False  # a model this small fits anyway
   config.rollout.prompts = 192
   config.rollout.answers = 16
@@ -39,5 +39,5 @@ def get_config(arm: str = "ral"):
   }
   config.evaluation.questions = 2000
   if arm == "ral":
-    defaults.add_ral(config)
+    config_lib.add_ral(config)
   return config

@@ -1,6 +1,6 @@
 """Makes the small Qwen2.5-VL model that ships with the library.
 
-  python -m experiments.tiny_model --output mmrl/models/tiny
+  python -m experiments.tiny_model --output mmrl/hub/tiny
 
 It builds a byte-level BPE tokenizer with Qwen's special tokens, initialises a
 small model of the Qwen2.5-VL architecture, and trains it (supervised) on the
@@ -36,15 +36,15 @@ import optax
 import tokenizers
 import transformers
 
-from mmrl import data, models
+from mmrl import data, hub, models
 from mmrl.data import sources
 from mmrl.losses import reduce
 from mmrl.models import config as config_lib
-from mmrl.models import pictures
 from mmrl.models.families import FAMILIES
-from mmrl.models.packing import Encoded
-from mmrl.models.processor import Processor
-from mmrl.rollout import sampler
+from mmrl.prompts import pictures
+from mmrl.prompts.packing import Encoded
+from mmrl.prompts.processor import Processor
+from mmrl.rollouts import sampler
 from mmrl.types import PyTree
 
 SPECIALS = [
@@ -337,7 +337,7 @@ def main() -> None:
   steps = flags.answer_steps or usual
   began = time.perf_counter()
   if flags.teacher or flags.direct:
-    tokenizer = models.load("tiny").processor.tokenizer
+    tokenizer = hub.load("tiny").processor.tokenizer
   else:
     learn = data.EasyVQA(split="train")
     texts = [
@@ -370,7 +370,7 @@ def main() -> None:
     batch_size=flags.batch,
     direct=flags.direct,
   )
-  models.save(models.Model(config, params, processor), flags.output)
+  hub.save(hub.Model(config, params, processor), flags.output)
   print(f"{flags.output} written after {time.perf_counter() - began:.0f} s")
 
 

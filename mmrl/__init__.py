@@ -2,18 +2,22 @@
 
 The pipeline, one package per link:
 
-  data           questions with pictures -> padded prompt batches [P]
+  config         every field of a run, its default and its meaning
+  data           questions with pictures, in batches
+  prompts        a conversation to padded tokens and packed patches [P]
   models         vision once per picture, prefill once per prompt, extend G
-  rollout        G answers per prompt, in one compiled loop
+  rollouts       G answers per prompt, in one compiled loop, and their rewards
   rewards        [P, G] on the host, from the text of an answer
   advantages     [P, G] relative to the other answers of the prompt
   probes         fields from passes without gradient: behaviour, reference
   token_weights  [P, G, R]
   losses         unreduced terms, and the one place that reduces them
-  train          objective, updates, loop, checkpoints, metrics
-  evaluate       accuracy on held-out questions, and where the model looks
-  report         what a person reads when a run has ended
+  train          method, objective, updates, loop
+  workdir        checkpoints, metrics, lock, summary, report
+  benchmarks     accuracy on held-out questions, and where the model looks
 
-Beside it, `sharding` says where arrays lie, `parallel` and `processes` how
-devices and machines work together, and `plan` what a run needs of them.
+Beside it, `hub` reads and writes models as directories in the Hugging Face
+layout, `machines` shares arrays out over devices and processes, `strategies`
+combines models when they answer, and `plan` computes what a run needs. The
+commands are `python -m mmrl.train`, `evaluate`, `sample`, `export` and `plan`.
 """

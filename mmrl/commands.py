@@ -10,8 +10,8 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from mmrl import watch
 from mmrl.errors import UserError
+from mmrl.machines import watch
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, as FILE.py or FILE.py:argument."
@@ -71,7 +71,7 @@ def run(
   # garbage among them takes an eighth of the time to the first step.
   gc.set_threshold(_COLLECT_AFTER_OBJECTS)
 
-  from mmrl import processes
+  from mmrl.machines import processes
 
   try:
     main()

@@ -9,16 +9,10 @@ import jax
 import optax
 import pytest
 
-from mmrl import (
-  advantages,
-  build,
-  losses,
-  probes,
-  rewards,
-  token_weights,
-)
+from mmrl import advantages, build, losses, probes, rewards, token_weights
+from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.train import defaults, objective, optimizer, rehearsal
+from mmrl.train import objective, optimizer, rehearsal
 from mmrl.train import run as run_lib
 
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
@@ -176,7 +170,7 @@ def test_provides_reads_the_return_annotation():
   ],
 )
 def test_misspelt_optimizer(changes, message):
-  config = defaults.get_config()
+  config = config_lib.get_config()
   spec = config.optimizer.to_dict() | changes
   with pytest.raises(UserError) as error:
     optimizer.make(spec, config.schedule.to_dict(), config.clip_norm)
@@ -337,7 +331,7 @@ def misspell(field, value):
   ],
 )
 def test_run_refuses_a_mistake_in_the_config(field, value, message):
-  config = defaults.add_ral(defaults.get_config())
+  config = config_lib.add_ral(config_lib.get_config())
   misspell(field, value)(config)
   with pytest.raises(UserError) as error:
     run_lib.build_run(config, jax.devices()[:1])
@@ -346,7 +340,7 @@ def test_run_refuses_a_mistake_in_the_config(field, value, message):
 
 @pytest.mark.parametrize("name", ["leave_one_out", "reinforce_plus_plus"])
 def test_a_penalty_needs_its_reference(name):
-  config = defaults.get_config()
+  config = config_lib.get_config()
   del config.losses["kl"], config.probes["reference"]
   config.advantage = {"name": name, "beta": 0.1}
   with pytest.raises(UserError) as error:
@@ -358,7 +352,7 @@ def test_a_penalty_needs_its_reference(name):
 
 
 def test_experts_need_an_advantage_that_knows_them():
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.experts.path = "experts.jsonl"
   with pytest.raises(UserError) as error:
     run_lib.build_run(config, jax.devices()[:1])

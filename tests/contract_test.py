@@ -32,23 +32,16 @@ from mmrl import (
   models,
   probes,
   rewards,
-  sharding,
   token_weights,
 )
+from mmrl import config as config_lib
 from mmrl.losses import reduce
+from mmrl.machines import sharding
 from mmrl.probes.policies import Scorer
-from mmrl.train import defaults, method
+from mmrl.train import method
 from mmrl.train import run as run_lib
 from mmrl.train.step import SCORES, State
-from mmrl.types import (
-  Attention,
-  Batch,
-  Logits,
-  Prefix,
-  Prompt,
-  Rollout,
-  Scores,
-)
+from mmrl.types import Attention, Batch, Logits, Prefix, Prompt, Rollout, Scores
 
 # Package, name, options that a spec may set.
 METHODS = [
@@ -461,7 +454,7 @@ def experiment_config(name: str, arm: str):
   """The config of an arm, on the model and the data that ship."""
   get_config = load(name).get_config
   config = get_config(arm) if arm else get_config()
-  plain = defaults.get_config()
+  plain = config_lib.get_config()
   with config.unlocked():
     config.train.minibatches = 1
     config.rollout.refill.rounds = 0  # in the loop, around the programs

@@ -14,11 +14,13 @@ import pytest
 import safetensors.numpy
 import small_models
 
-from mmrl import models
+from mmrl import config as config_lib
+from mmrl import hub
 from mmrl.errors import UserError
-from mmrl.export.export import export
-from mmrl.train import checkpoint, defaults, optimizer
+from mmrl.export import export
+from mmrl.models import parameters
 from mmrl.train.step import State
+from mmrl.workdir import checkpoint
 
 FROZEN = ("vision/",)
 
@@ -42,8 +44,8 @@ def train(tmp_path, config, **changes) -> Run:
   """A run of two checkpoints: the model's parameters plus their step."""
   source, workdir = tmp_path / "source", tmp_path / "run"
   model = small_models.make_model(config)
-  models.save(model, source)
-  settings = defaults.get_config()
+  hub.save(model, source)
+  settings = config_lib.get_config()
   settings.model.path = str(source)
   settings.frozen = FROZEN
   settings.update(changes)
@@ -52,7 +54,7 @@ def train(tmp_path, config, **changes) -> Run:
   saved = checkpoint.Checkpoints(workdir, keep=2)
   for step in (3, 6):
     params = jax.tree.map(functools.partial(jnp.add, step), model.params)
-    trainable, frozen = optimizer.partition(params, FROZEN)
+    trainable, frozen = parameters.partition(params, FROZEN)
     state = State(
       step=jnp.asarray(step, jnp.int32),
       trainable=trainable,
@@ -81,7 +83,7 @@ def check_same(params, wanted):
 def test_newest_checkpoint_is_written(run, tmp_path):
   """Trained and frozen parameters together, to the last bit."""
   assert export(run.path, str(tmp_path / "out")) == 6
-  exported, source = models.load(tmp_path / "out"), models.load(run.source)
+  exported, source = hub.load(tmp_path / "out"), hub.load(run.source)
   check_same(exported.params, run.params)
   assert exported.config == source.config
   assert exported.processor.picture == source.processor.picture
@@ -101,7 +103,7 @@ def test_type_and_shards(run, tmp_path):
     "bfloat16"
   )
   wanted = jax.tree.map(lambda x: x.astype(jnp.bfloat16), run.params)
-  check_same(models.load(tmp_path, dtype="bfloat16").params, wanted)
+  check_same(hub.load(tmp_path, dtype="bfloat16").params, wanted)
 
 
 def test_no_run(tmp_path):
@@ -111,7 +113,7 @@ def test_no_run(tmp_path):
 
 
 def test_no_checkpoint_yet(tmp_path):
-  config = defaults.get_config()
+  config = config_lib.get_config()
   (tmp_path / "config.json").write_text(config.to_json())
   with pytest.raises(UserError, match="expected a checkpoint in .* found none"):
     export(str(tmp_path), str(tmp_path / "out"))
@@ -158,7 +160,7 @@ def test_command(tmp_path):
   assert done.returncode == 0, done.stderr
   assert done.stdout == f"wrote step 6 of {run.path} to {out}\n"
   wanted = jax.tree.map(lambda x: x.astype(jnp.float16), run.params)
-  check_same(models.load(out, dtype="float16").params, wanted)
+  check_same(hub.load(out, dtype="float16").params, wanted)
 
 
 @pytest.mark.full

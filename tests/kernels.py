@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import small_models
 
-from mmrl import models, parallel
-from mmrl.models import attention, parameters
+from mmrl import models
+from mmrl.models import parameters
+from mmrl.models.kernels import attention
+from mmrl.train import parallel
 from mmrl.types import Prompt
 
 P, S, H, HEAD = 3, 300, 4, 16

@@ -55,10 +55,10 @@ MORE_TESTS = {
 }
 # What may use a module of a package, and is imported anew with it.
 USERS = {
-  "losses": ("losses", "advantages", "token_weights", "train", "parallel"),
-  "advantages": ("advantages", "train", "parallel"),
-  "token_weights": ("token_weights", "train", "parallel"),
-  "train": ("train", "parallel"),
+  "losses": ("losses", "advantages", "token_weights", "train"),
+  "advantages": ("advantages", "train"),
+  "token_weights": ("token_weights", "train"),
+  "train": ("train",),
 }
 LIMIT = 600  # Seconds of one mutant.
 SERVED = 60  # Mutants of one worker: what JAX keeps of each isn't freed.

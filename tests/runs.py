@@ -18,10 +18,10 @@ import safetensors.numpy
 ROOT = pathlib.Path(__file__).parents[1]
 # How a config file of a small run begins.
 CONFIG = """
-from mmrl.train import defaults
+from mmrl import config as config_lib
 
 def get_config():
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.model.remat = False
   config.evaluation.questions = 8
   config.evaluation.batch = 8
@@ -224,7 +224,7 @@ def assert_close(workdir, other):
         )
   ours, theirs = parameters(workdir), parameters(other)
   first = safetensors.numpy.load_file(
-    ROOT / "mmrl" / "models" / "tiny" / "model.safetensors"
+    ROOT / "mmrl" / "hub" / "tiny" / "model.safetensors"
   )
   assert ours.keys() == theirs.keys()
   moved_any = False

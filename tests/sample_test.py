@@ -10,9 +10,8 @@ import pytest
 import small_models
 from small_models import clip, picture, user
 
-from mmrl import models
+from mmrl import hub, models, sample
 from mmrl.errors import UserError
-from mmrl.sample import sample
 
 LENGTH = 6
 CHAT = user(picture(16, 24, 1), "a", clip(5, 16, 16, 2.0, 2), "what?")
@@ -139,7 +138,7 @@ def test_command(tmp_path):
     *("--prompt=is there a circle?", f"--attention={out}", "--token=all"),
   )
   assert done.returncode == 0, done.stderr
-  model = models.load("tiny")
+  model = hub.load("tiny")
   found = sample.answer(
     model, user(picture(64, 64), "is there a circle?"), length=8
   )

@@ -18,13 +18,14 @@ import safetensors.numpy
 import tokenizers
 import transformers
 
-from mmrl import models
-from mmrl.models import config_json, parameters
-from mmrl.models import weights as weights_lib
+from mmrl import hub
+from mmrl.hub import config_json
+from mmrl.hub import weights as weights_lib
+from mmrl.models import parameters
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 from mmrl.models.families import VideoConfig
-from mmrl.models.pictures import PictureConfig
-from mmrl.models.processor import Processor
+from mmrl.prompts.pictures import PictureConfig
+from mmrl.prompts.processor import Processor
 from mmrl.types import Patches, Prompt
 
 # The tokens after the 256 bytes.
@@ -340,8 +341,8 @@ def make_processor(config: ModelConfig) -> Processor:
   return Processor(make_tokenizer(), config, PICTURE, VIDEO)
 
 
-def make_model(config: ModelConfig) -> models.Model:
-  return models.Model(config, make_params(config), make_processor(config))
+def make_model(config: ModelConfig) -> hub.Model:
+  return hub.Model(config, make_params(config), make_processor(config))
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -20,13 +20,14 @@ from PIL import Image
 import pytest
 import small_models
 
-from mmrl import models, storage
+from mmrl import config as config_lib
+from mmrl import hub, storage
+from mmrl.benchmarks.accuracy import Evaluation, Shown
 from mmrl.data import sources
 from mmrl.errors import UserError
-from mmrl.evaluate.evaluate import Evaluation, Shown
-from mmrl.models import pictures, videos
-from mmrl.train import defaults, metrics
-from mmrl.train.claim import claim
+from mmrl.prompts import pictures, videos
+from mmrl.workdir import log as log_lib
+from mmrl.workdir.claim import claim
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = small_models.small_config()
@@ -129,11 +130,11 @@ def test_a_store_that_fails(monkeypatch, store):
     with pytest.raises(UserError, match="could not write gs://a/b: .*401"):
       storage.write_text("gs://a/b", "text")
     with pytest.raises(UserError, match="couldn't reach gs://a/b: .*401"):
-      models.load("gs://a/b")
+      hub.load("gs://a/b")
     with pytest.raises(UserError, match="write a model to gs://a/b: .*401"):
-      models.save(small_models.make_model(SMALL), "gs://a/b")
+      hub.save(small_models.make_model(SMALL), "gs://a/b")
     with pytest.raises(UserError, match="writable --workdir.*401"):
-      claim("gs://a/b", defaults.get_config())
+      claim("gs://a/b", config_lib.get_config())
 
 
 WRITER = """
@@ -189,7 +190,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   storage.write_text(tmp_path / "file", "text")
-  log = metrics.Log(tmp_path, step=0)
+  log = log_lib.Log(tmp_path, step=0)
   log.write(1, {"a": 1.0})
   log.close()
   assert not list(tmp_path.iterdir())
@@ -206,8 +207,8 @@ def same(one, other):
 @pytest.mark.parametrize("most", [10**9, 40_000])
 def test_a_model_in_a_store(tmp_path, store, temporary, most):
   model = small_models.make_model(SMALL)
-  models.save(model, tmp_path / "local", max_shard_bytes=most)
-  models.save(model, "gs://bucket/model", max_shard_bytes=most)
+  hub.save(model, tmp_path / "local", max_shard_bytes=most)
+  hub.save(model, "gs://bucket/model", max_shard_bytes=most)
   here, there = (
     {f.name: f.read_bytes() for f in folder.iterdir()}
     for folder in (tmp_path / "local", store / "bucket" / "model")
@@ -215,7 +216,7 @@ def test_a_model_in_a_store(tmp_path, store, temporary, most):
   # Where the tokenizer was read or written is no part of it.
   assert here == there
   assert len(here) > 6
-  loaded = models.load("gs://bucket/model")
+  loaded = hub.load("gs://bucket/model")
   same(loaded.params, model.params)
   assert loaded.config == model.config
   assert loaded.processor.picture == model.processor.picture
@@ -225,7 +226,7 @@ def test_a_model_in_a_store(tmp_path, store, temporary, most):
 @pytest.mark.full
 def test_shards_are_copied_one_at_a_time(store, temporary, monkeypatch):
   model = small_models.make_model(SMALL)
-  models.save(model, "gs://bucket/model", max_shard_bytes=40_000)
+  hub.save(model, "gs://bucket/model", max_shard_bytes=40_000)
   shards = len(list((store / "bucket/model").glob("model-*.safetensors")))
   copied = []
   local = storage.local
@@ -237,7 +238,7 @@ def test_shards_are_copied_one_at_a_time(store, temporary, monkeypatch):
     return local(folder, names)
 
   monkeypatch.setattr(storage, "local", watched)
-  models.load("gs://bucket/model")
+  hub.load("gs://bucket/model")
   weights = [names for names in copied if names[0].endswith(".safetensors")]
   assert [len(names) for names in weights] == [1] * shards and shards > 2
 
@@ -247,14 +248,14 @@ def test_shards_are_copied_one_at_a_time(store, temporary, monkeypatch):
 def test_a_model_in_a_store_is_replaced(store, most):
   """By one with more shards, or fewer."""
   model = small_models.make_model(SMALL)
-  models.save(model, "gs://b/m", max_shard_bytes=50_000 - most % 7)
-  changed = models.Model(
+  hub.save(model, "gs://b/m", max_shard_bytes=50_000 - most % 7)
+  changed = hub.Model(
     SMALL, jax.tree.map(lambda x: x + 1, model.params), model.processor
   )
-  models.save(changed, "gs://b/m", max_shard_bytes=most)
-  same(models.load("gs://b/m").params, changed.params)
+  hub.save(changed, "gs://b/m", max_shard_bytes=most)
+  same(hub.load("gs://b/m").params, changed.params)
   fresh = storage.path("gs://b/fresh")
-  models.save(changed, fresh, max_shard_bytes=most)
+  hub.save(changed, fresh, max_shard_bytes=most)
   assert storage.names("gs://b/m") == storage.names(fresh)
 
 
@@ -262,47 +263,47 @@ def test_a_model_in_a_store_is_replaced(store, most):
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x05" + b"\0" * 12])
 def test_broken_weights_in_a_store(store, content):
   model = small_models.make_model(SMALL)
-  models.save(model, "gs://b/m")
+  hub.save(model, "gs://b/m")
   (store / "b" / "m" / "model.safetensors").write_bytes(content)
   with pytest.raises(UserError, match="weights at gs://b/m/model.safetensors"):
-    models.load("gs://b/m")
+    hub.load("gs://b/m")
 
 
 @pytest.mark.full
 def test_weights_in_a_store_that_break_off(store):
   model = small_models.make_model(SMALL)
-  models.save(model, "gs://b/m")
+  hub.save(model, "gs://b/m")
   file = store / "b" / "m" / "model.safetensors"
   file.write_bytes(file.read_bytes()[:-100])
   with pytest.raises(UserError, match="weights at gs://b/m/model.safetensors"):
-    models.load("gs://b/m")
+    hub.load("gs://b/m")
 
 
 @pytest.mark.full
 def test_no_model_in_a_store(store):
   with pytest.raises(UserError, match="found none at gs://b/m; pass"):
-    models.load("gs://b/m")
+    hub.load("gs://b/m")
 
 
 def test_a_killed_save_leaves_no_litter(tmp_path):
   model = small_models.make_model(SMALL)
-  models.save(model, tmp_path)
+  hub.save(model, tmp_path)
   names = storage.names(tmp_path)
   (tmp_path / ".saving-killed").mkdir()
   (tmp_path / ".saving-killed" / "model.safetensors").write_bytes(b"half")
-  models.save(model, tmp_path)
+  hub.save(model, tmp_path)
   assert storage.names(tmp_path) == names
 
 
 def test_what_is_not_weights_is_written_whole(tmp_path, monkeypatch):
   """A save that ends anywhere leaves each file as it was, or the new one."""
   model = small_models.make_model(SMALL)
-  models.save(model, tmp_path)
+  hub.save(model, tmp_path)
   replace, done = os.replace, []
   monkeypatch.setattr(
     os, "replace", lambda *names: (done.append(names[1]), replace(*names))
   )
-  models.save(model, tmp_path)
+  hub.save(model, tmp_path)
   written = [pathlib.Path(name).name for name in done]
   assert sorted(written) == sorted([*storage.names(tmp_path), INDEX])
   assert written[-1] == "config.json"
@@ -399,7 +400,7 @@ def test_one_request_for_a_folder_of_pictures(store, monkeypatch):
 
 
 def test_metrics_are_rewritten_whole(tmp_path, monkeypatch):
-  log = metrics.Log(tmp_path, step=0)
+  log = log_lib.Log(tmp_path, step=0)
   for step in (1, 2, 3):
     log.write(step, {"a": float(step)})
   log.close()
@@ -413,11 +414,11 @@ def test_metrics_are_rewritten_whole(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-      metrics.Log(tmp_path, step=2)
+      log_lib.Log(tmp_path, step=2)
   assert path.read_text() == before
-  log = metrics.Log(epath.Path(tmp_path), step=2)
+  log = log_lib.Log(epath.Path(tmp_path), step=2)
   log.write(3, {"a": 33.0})
-  assert [row["a"] for row in metrics.read(tmp_path)] == [1, 2, 33]
+  assert [row["a"] for row in log_lib.read(tmp_path)] == [1, 2, 33]
   log.close()
   assert (tmp_path / "tensorboard").is_dir()
 
@@ -426,13 +427,13 @@ def test_metrics_are_rewritten_whole(tmp_path, monkeypatch):
 def test_metrics_in_a_store(store, monkeypatch, capsys):
   """Rewritten now and then, and always when asked to."""
   clock = [1000.0]
-  monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
-  log = metrics.Log("gs://b/run", step=0)
+  monkeypatch.setattr(log_lib.time, "monotonic", lambda: clock[0])
+  log = log_lib.Log("gs://b/run", step=0)
   (line,) = capsys.readouterr().err.splitlines()
   assert "no TensorBoard files are written to gs://b/run" in line
 
   def steps():
-    return [row["step"] for row in metrics.read("gs://b/run")]
+    return [row["step"] for row in log_lib.read("gs://b/run")]
 
   log.write(1, {"a": 1.0})
   log.write(2, {"a": 2.0})
@@ -447,7 +448,7 @@ def test_metrics_in_a_store(store, monkeypatch, capsys):
   log.write(5, {"a": 5.0})
   log.close()
   assert steps() == [1, 2, 3, 4, 5]
-  log = metrics.Log("gs://b/run", step=4)
+  log = log_lib.Log("gs://b/run", step=4)
   assert steps() == [1, 2, 3, 4]
   log.close()
   assert storage.names("gs://b/run") == {"metrics.jsonl"}
@@ -455,7 +456,7 @@ def test_metrics_in_a_store(store, monkeypatch, capsys):
 
 @pytest.mark.full
 def test_no_metrics_yet(tmp_path, store):
-  assert metrics.read(tmp_path) == metrics.read("gs://b/run") == []
+  assert log_lib.read(tmp_path) == log_lib.read("gs://b/run") == []
 
 
 def evaluation():
@@ -479,7 +480,7 @@ def test_evaluations(tmp_path, store, place):
 @pytest.mark.full
 def test_a_run_in_a_store(store):
   """It has a config."""
-  config = defaults.get_config()
+  config = config_lib.get_config()
   claim("gs://b/run", config)
   claim("gs://b/run", config)
   config.train.steps = 7

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.bench import clock, random_model
 from mmrl import commands
-from mmrl.rollout import sampler
+from mmrl.rollouts import sampler
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from mmrl.models import config_json, parameters, weights
+from mmrl.hub import config_json, weights
+from mmrl.models import parameters
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 
 _MEGABYTE = 10**6

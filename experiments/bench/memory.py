@@ -10,7 +10,7 @@ unless less is asked for; the vision tower is frozen, and its output an input.
 `temporary` is what an update takes besides its inputs (`arguments`:
 parameters, optimiser state, batch) and outputs; `ratio` is RAL's over GRPO's,
 of which the aim is at most 1.02, and `flops_ratio` the same of the updates'
-FLOPs by the formula of `mmrl.models.flops`. `maps_gb` is what holding the
+FLOPs by the formula of `mmrl.plan.flops`. `maps_gb` is what holding the
 attention maps of all layers and answers would take, in `--dtype`.
 """
 
@@ -24,10 +24,13 @@ from jax.experimental import topologies
 import jax.numpy as jnp
 
 from experiments.bench import load
-from mmrl import probes, sharding
-from mmrl.models import flops, parameters
+from mmrl import config as config_lib
+from mmrl import probes
+from mmrl.machines import sharding
+from mmrl.models import parameters
+from mmrl.plan import flops
 from mmrl.probes.policies import Scorer
-from mmrl.train import defaults, objective, step
+from mmrl.train import objective, step
 from mmrl.train import optimizer as optimizer_lib
 from mmrl.types import Batch, Prompt, Rollout
 
@@ -63,7 +66,7 @@ def make_arguments(flags: argparse.Namespace, scorer: Scorer, optimizer):
   params = jax.tree.map(
     lambda x: shape(*x.shape, dtype=flags.dtype), parameters.shapes(model)
   )
-  trainable, frozen = optimizer_lib.partition(params, ("vision/.*",))
+  trainable, frozen = parameters.partition(params, ("vision/.*",))
   state = step.State(
     step=shape(dtype="int32"),
     trainable=trainable,
@@ -132,8 +135,8 @@ def main() -> None:
     device = topologies.get_topology_desc(flags.topology, "tpu").devices[0]
   row = vars(flags) | {"device": device.device_kind}
   for name, config in (
-    ("grpo", defaults.get_config()),
-    ("ral", defaults.add_ral(defaults.get_config())),
+    ("grpo", config_lib.get_config()),
+    ("ral", config_lib.add_ral(config_lib.get_config())),
   ):
     start = time.time()
     found = compile_update(flags, config, device).memory_analysis()

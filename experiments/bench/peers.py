@@ -27,7 +27,7 @@ from transformers import masking_utils
 from transformers.integrations import sdpa_attention
 
 from experiments.bench import clock, random_model, step
-from mmrl import models
+from mmrl import hub
 
 
 class PictureProcessor(transformers.Qwen2_5_VLProcessor):
@@ -46,7 +46,7 @@ class PictureProcessor(transformers.Qwen2_5_VLProcessor):
 
 
 def _write_weights(flags: argparse.Namespace, folder: pathlib.Path) -> None:
-  models.save(random_model.build(flags), folder)
+  hub.save(random_model.build(flags), folder)
 
 
 def build(flags: argparse.Namespace, folder: pathlib.Path, attention="sdpa"):

@@ -22,9 +22,9 @@ import torch
 import transformers
 
 from experiments import tiny_model
-from mmrl import data, models
+from mmrl import data, hub
 from mmrl.probes.policies import Scorer
-from mmrl.rollout import sampler
+from mmrl.rollouts import sampler
 from mmrl.types import Prompt
 
 # Changes of the shipped model that make a decoder and a tower of each family.
@@ -47,9 +47,9 @@ _FAMILIES = {
 _WIDTH, _LAYERS = 256, 8
 
 
-def random_model(family: str) -> models.Model:
+def random_model(family: str) -> hub.Model:
   """A wider and deeper decoder, with the shipped model's words."""
-  shipped = models.load("tiny")
+  shipped = hub.load("tiny")
   text, tower = _FAMILIES[family]
   config = dataclasses.replace(
     shipped.config,
@@ -72,10 +72,10 @@ def random_model(family: str) -> models.Model:
   )
   processor = dataclasses.replace(shipped.processor, config=config)
   params = jax.jit(tiny_model.init, static_argnums=1)(jax.random.key(0), config)
-  return models.Model(config, params, processor)
+  return hub.Model(config, params, processor)
 
 
-def ours(model: models.Model, prompt: Prompt, tokens, dtype: str) -> np.ndarray:
+def ours(model: hub.Model, prompt: Prompt, tokens, dtype: str) -> np.ndarray:
   """Log-probabilities [P, R] of answers, as training computes them."""
   config = dataclasses.replace(model.config, dtype=dtype)
   params = jax.tree.map(lambda x: x.astype(dtype), model.params)
@@ -115,7 +115,7 @@ def theirs(path: str, encoded, prompt: Prompt, tokens, dtype: str):
   return logs.gather(-1, chosen)[..., 0].numpy()
 
 
-def measure(name: str, model: models.Model, count: int, length: int) -> dict:
+def measure(name: str, model: hub.Model, count: int, length: int) -> dict:
   """One row of the comparison."""
   source = data.EasyVQA(split="test")
   places = np.linspace(0, len(source) - 1, count).astype(int)
@@ -138,7 +138,7 @@ def measure(name: str, model: models.Model, count: int, length: int) -> dict:
   rollout = sample(model.params, prompt)
   real = np.asarray(rollout.mask)[:, 0]
   with tempfile.TemporaryDirectory() as path:
-    models.save(model, path)
+    hub.save(model, path)
     logs = {
       (who, dtype): score(dtype)[real]
       for dtype in ("float32", "bfloat16")
@@ -170,7 +170,7 @@ def main() -> None:
   parser.add_argument("--questions", type=int, default=256)
   parser.add_argument("--length", type=int, default=16, help="of an answer")
   flags = parser.parse_args()
-  loaders = {"tiny": lambda: models.load("tiny")} | {
+  loaders = {"tiny": lambda: hub.load("tiny")} | {
     family: lambda family=family: random_model(family) for family in _FAMILIES
   }
   for name, load in loaders.items():

@@ -19,8 +19,9 @@ import jax
 
 from experiments import quickstart
 from experiments.bench import random_model, step
-from mmrl import commands, models
-from mmrl.train import defaults, loop
+from mmrl import commands, hub
+from mmrl import config as config_lib
+from mmrl.train import loop
 from mmrl.train import run as run_lib
 
 
@@ -63,13 +64,13 @@ def quick_start():
 def long_prompts(flags: argparse.Namespace, folder: pathlib.Path):
   """Both methods on long questions."""
   model = random_model.build(flags)
-  models.save(model, folder / "model")
+  hub.save(model, folder / "model")
   path = step.write_questions(folder, flags)
   configs = {}
   for name, weight in (("grpo", 0.0), ("ral", 1.0)):
     flags.ral = weight
     config = step.build_config(flags, str(folder / "model"), path)
-    config.frozen = defaults.get_config().frozen
+    config.frozen = config_lib.get_config().frozen
     config.data.lengths = (step.prompt_length(model.processor, path),)
     configs[name] = config
   return configs

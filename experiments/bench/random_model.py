@@ -7,11 +7,11 @@ import tokenizers
 import transformers
 
 from experiments import tiny_model
-from mmrl import models
+from mmrl import hub, models
 from mmrl.models import config as config_lib
-from mmrl.models import pictures
 from mmrl.models.families import FAMILIES
-from mmrl.models.processor import Processor
+from mmrl.prompts import pictures
+from mmrl.prompts.processor import Processor
 from mmrl.types import Prompt
 
 COLOURS = {
@@ -47,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--seed", type=int, default=0)
 
 
-def build(flags: argparse.Namespace) -> models.Model:
+def build(flags: argparse.Namespace) -> hub.Model:
   """A random model of the asked size, with its processor."""
   texts = [f"what is the colour of the {c} shape?" for c in COLOURS] * 9
   tokenizer = tiny_model.build_tokenizer(texts, flags.vocab)
@@ -97,7 +97,7 @@ def build(flags: argparse.Namespace) -> models.Model:
   params = models.init(jax.random.key(flags.seed), config)
   video = FAMILIES[config.family].video
   processor = Processor(tokenizer, config, picture, video)
-  return models.Model(config, params, processor)
+  return hub.Model(config, params, processor)
 
 
 def question(picture, words: int = 7) -> list[dict]:

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 
 from experiments.bench import random_model, step
-from mmrl import commands, models
-from mmrl.train import loop, metrics
+from mmrl import commands, hub
+from mmrl.train import loop
 from mmrl.train import run as run_lib
+from mmrl.workdir import log as log_lib
 
 
 def write_questions(folder: pathlib.Path, seed: int) -> str:
@@ -47,10 +48,10 @@ def main() -> None:
   parser.set_defaults(steps=100, image_size=168, free_length=True)
   flags = parser.parse_args()
   commands.keep_freed_memory()
-  compilations, seen, counts = metrics.Compilations(), set(), []
+  compilations, seen, counts = log_lib.Compilations(), set(), []
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    models.save(random_model.build(flags), folder / "model")
+    hub.save(random_model.build(flags), folder / "model")
     path = write_questions(folder, flags.seed)
     config = step.build_config(flags, str(folder / "model"), path)
     config.data.lengths, config.data.patches = (256,), (512,)

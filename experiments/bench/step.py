@@ -13,7 +13,7 @@ the steps after `--warmup`; compilation is apart, in `compile_s`.
   probe_s     of it, waiting for behaviour and reference scores
   update_s    loss, gradient and optimiser
 
-`model_flops` is the work of a step by the formula of `mmrl.models.flops`,
+`model_flops` is the work of a step by the formula of `mmrl.plan.flops`,
 padding and recomputation left out; `model_tflops_per_s` is that divided by
 `step_s`, and `utilisation` its share of the device's peak, as
 `update_utilisation` is for the update alone. The peak is the published one in
@@ -35,10 +35,12 @@ import jax
 from PIL import Image, ImageDraw
 
 from experiments.bench import peak, random_model
-from mmrl import commands, data, models
-from mmrl.models import flops
-from mmrl.train import collect, defaults, loop, metrics
+from mmrl import commands, data, hub
+from mmrl import config as config_lib
+from mmrl.plan import flops
+from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
+from mmrl.workdir import log as log_lib
 
 _QUESTION = ["what", "is", "the", "colour", "of", "the", "circle?"]
 
@@ -92,7 +94,7 @@ def prompt_length(processor, questions: str) -> int:
 
 def build_config(flags: argparse.Namespace, model: str, questions: str):
   """The run of one arm."""
-  config = defaults.get_config()
+  config = config_lib.get_config()
   source = {"name": "JsonLines", "path": questions}
   config.data.train = config.data.test = source
   config.data.patches = ()
@@ -111,7 +113,7 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   if not flags.beta:
     del config.losses.kl, config.probes.reference
   if flags.ral:
-    defaults.add_ral(config, flags.ral)
+    config_lib.add_ral(config, flags.ral)
   return config
 
 
@@ -119,11 +121,11 @@ def main() -> None:
   """Runs the steps and prints the line."""
   flags = make_parser(__doc__).parse_args()
   commands.keep_freed_memory()
-  compilations = metrics.Compilations()
+  compilations = log_lib.Compilations()
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     model = random_model.build(flags)
-    models.save(model, folder / "model")
+    hub.save(model, folder / "model")
     path = write_questions(folder, flags)
     config = build_config(flags, str(folder / "model"), path)
     config.data.lengths = (prompt_length(model.processor, path),)

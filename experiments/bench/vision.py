@@ -16,7 +16,7 @@ import time
 import jax
 import numpy as np
 
-from mmrl import models
+from mmrl import hub, models
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
   parser.add_argument("--tiny", type=int, default=64, help="their side, pixels")
   parser.add_argument("--pictures", type=int, default=16)
   flags = parser.parse_args()
-  model = models.load("tiny")
+  model = hub.load("tiny")
   picture = dataclasses.replace(
     model.processor.picture, max_pixels=flags.large**2
   )

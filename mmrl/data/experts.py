@@ -11,7 +11,7 @@ import numpy as np
 from mmrl import storage
 from mmrl.data.sources import Example
 from mmrl.errors import UserError
-from mmrl.models.processor import Processor
+from mmrl.prompts.processor import Processor
 
 
 class Rows(NamedTuple):

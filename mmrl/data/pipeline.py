@@ -18,8 +18,8 @@ import numpy as np
 
 from mmrl.data.sources import Example
 from mmrl.errors import UserError
-from mmrl.models.packing import Encoded
-from mmrl.models.processor import Processor
+from mmrl.prompts.packing import Encoded
+from mmrl.prompts.processor import Processor
 from mmrl.types import Prompt
 
 # Bytes of an array that crosses processes without being copied.

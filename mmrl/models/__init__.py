@@ -1,6 +1,5 @@
 """Qwen-VL models as pure functions over a parameter tree."""
 
-from mmrl.models.checkpoint import Model, load, save
 from mmrl.models.decoding import decode
 from mmrl.models.parameters import init
 from mmrl.models.policy import lazy_logits, score, token_logprobs
@@ -9,7 +8,6 @@ from mmrl.models.tower import vision
 from mmrl.models.vlm import apply, extend, logits, prefill
 
 __all__ = [
-  "Model",
   "apply",
   "attention_policy",
   "attention_rows",
@@ -17,11 +15,9 @@ __all__ = [
   "extend",
   "init",
   "lazy_logits",
-  "load",
   "logits",
   "map_rows",
   "prefill",
-  "save",
   "score",
   "token_logprobs",
   "vision",

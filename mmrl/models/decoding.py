@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmrl import sharding
-from mmrl.models import attention, layers, vlm
+from mmrl.machines import sharding
+from mmrl.models import layers, vlm
 from mmrl.models.config import ModelConfig
+from mmrl.models.kernels import attention
 from mmrl.types import Prefix, PyTree, pytree
 
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmrl.models import attention
 from mmrl.models.config import ModelConfig, VisionConfig
+from mmrl.models.kernels import attention
 from mmrl.types import PyTree
 
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 import numpy as np
 
-from mmrl import sharding
 from mmrl.errors import UserError
+from mmrl.machines import sharding
 from mmrl.models import vocabulary
 from mmrl.types import Logits
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from mmrl.models.attention import group
-from mmrl.models.blocked import MASKED
+from mmrl.models.kernels.attention import group
+from mmrl.models.kernels.blocked import MASKED
 from mmrl.types import Attention, PyTree
 
 # Numbers of the attention maps that exist at once; 64 MiB.

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmrl import sharding
-from mmrl.models import attention, blocked, layers
+from mmrl.machines import sharding
+from mmrl.models import layers
 from mmrl.models.config import ModelConfig
+from mmrl.models.kernels import attention, blocked
 from mmrl.types import Patches, PyTree
 
 

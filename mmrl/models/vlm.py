@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmrl import sharding
-from mmrl.models import attention, layers, tower
+from mmrl.machines import sharding
+from mmrl.models import layers, tower
 from mmrl.models.config import ModelConfig
+from mmrl.models.kernels import attention
 from mmrl.types import Attention, Output, Prefix, Prompt, PyTree
 
 # Decoders of at most this many bytes are compiled layer after layer, larger

@@ -9,12 +9,13 @@ import sys
 import jax
 import ml_collections
 
-from mmrl import build, data, evaluate
+from mmrl import build, data
+from mmrl.benchmarks import accuracy
 from mmrl.errors import UserError
-from mmrl.models import checkpoint
-from mmrl.models.processor import Processor
+from mmrl.hub import directory
 from mmrl.plan import chips
 from mmrl.plan.programs import Compiler, Program
+from mmrl.prompts.processor import Processor
 from mmrl.train import model as model_lib
 
 _GIB = 2**30
@@ -30,7 +31,7 @@ def run(
   Nothing runs and nothing is allocated; neither weights nor data are needed.
 
   Args:
-    config: see `mmrl.train.defaults`.
+    config: see `mmrl.config`.
     topology: see `chips.topology`; this machine's devices if None.
     as_json: print one JSON object instead of a table.
 
@@ -87,14 +88,14 @@ def _padding(compiler: Compiler) -> float | None:
   """
   config = compiler.config
   try:
-    if checkpoint.public_config(config.model.path):
+    if directory.public_config(config.model.path):
       return None
     processor = Processor.load(
-      checkpoint.find(config.model.path), compiler.parts.model_config
+      directory.find(config.model.path), compiler.parts.model_config
     )
     processor = model_lib.with_budget(config, processor)
     source = build.construct(data, config.data.train.to_dict(), "")
-    chosen = [source[i] for i in evaluate.spread(len(source), _SAMPLE)]
+    chosen = [source[i] for i in accuracy.spread(len(source), _SAMPLE)]
     lengths = [len(processor.encode(e.messages, e.name).tokens) for e in chosen]
   except UserError:
     return None

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mmrl import sharding
 from mmrl.errors import UserError
-from mmrl.models import checkpoint, config_json, flops, parameters
+from mmrl.hub import config_json, directory
+from mmrl.machines import sharding
+from mmrl.machines.sharding import Layout
+from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
-from mmrl.plan import chips, hlo
-from mmrl.sharding import Layout
+from mmrl.plan import chips, flops, hlo
 from mmrl.train import method as method_lib
 from mmrl.train import model as model_lib
 from mmrl.train import run as run_lib
@@ -76,8 +77,8 @@ def architecture_of_teacher(
 
 
 def _read(name: str) -> ModelConfig:
-  public = checkpoint.public_config(name)
-  return public or config_json.read(checkpoint.find(name))
+  public = directory.public_config(name)
+  return public or config_json.read(directory.find(name))
 
 
 def _parameters(model: ModelConfig, layout: Layout, dtype: str) -> PyTree:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrl import sharding
+from mmrl.machines import sharding
 from mmrl.probes.policies import Scorer
 from mmrl.types import Prompt, Rollout
 

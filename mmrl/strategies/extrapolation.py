@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmrl.errors import UserError
 from mmrl.models import decoding, policy, tower, vlm
 from mmrl.models.config import ModelConfig
-from mmrl.rollout import sampler, sampling
+from mmrl.rollouts import sampler, sampling
 from mmrl.strategies import direction
 from mmrl.types import Prompt, PyTree, pytree
 

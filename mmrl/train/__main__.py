@@ -5,7 +5,7 @@ from mmrl import commands
 
 def main() -> None:
   # Imported late, so that a mistyped flag is answered at once.
-  from mmrl import processes
+  from mmrl.machines import processes
   from mmrl.train import loop
 
   if commands.DISTRIBUTED.value or commands.COORDINATOR.value:

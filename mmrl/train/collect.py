@@ -10,14 +10,15 @@ from jaxtyping import Array, Bool
 import ml_collections
 import numpy as np
 
-from mmrl import data, processes
+from mmrl import data
 from mmrl.advantages.group import informative_groups
-from mmrl.train import experts, refill
-from mmrl.train import metrics as metrics_lib
-from mmrl.train.answers import Answers, grade
+from mmrl.machines import processes
+from mmrl.rollouts import experts, refill
+from mmrl.rollouts.answers import Answers, grade
 from mmrl.train.run import Run
 from mmrl.train.step import State
 from mmrl.types import Batch
+from mmrl.workdir import log as log_lib
 
 
 def sample(
@@ -112,7 +113,7 @@ def collect(
     whole = answers.mask & ~_truncated(config, run, answers)[..., None]
     learned = run.layout.put(whole)
   fields = run.programs.prepare(fields, rewards, mask, own, learned)
-  values |= metrics_lib.floats(measured)
+  values |= log_lib.floats(measured)
   if math.isnan(values["attention/region"]):
     del values["attention/region"]  # no region is marked
   values["time/rollout"] = sampled - began

@@ -13,15 +13,18 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from mmrl import data, evaluate, models, processes, storage
+from mmrl import data, hub, storage
+from mmrl.benchmarks import accuracy
 from mmrl.errors import UserError
-from mmrl.train import checkpoint, collect, lock, summary
-from mmrl.train import metrics as metrics_lib
+from mmrl.machines import processes
+from mmrl.train import collect
 from mmrl.train import run as run_lib
-from mmrl.train.claim import claim
 from mmrl.train.run import Run
 from mmrl.train.step import State
 from mmrl.types import Batch, PyTree
+from mmrl.workdir import checkpoint, lock, summary
+from mmrl.workdir import log as log_lib
+from mmrl.workdir.claim import claim
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
@@ -32,7 +35,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   parameters as one that wasn't.
 
   Args:
-    config: see `mmrl.train.defaults`.
+    config: see `mmrl.config`.
     workdir: where everything goes: config.json, metrics.jsonl, tensorboard/,
       checkpoints/, model/, before.json, after.json, summary.json, report.html.
 
@@ -46,7 +49,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   """
   processes.check_same(f"{workdir} {config.to_dict()}")
   began = time.perf_counter()
-  compilations = metrics_lib.Compilations()
+  compilations = log_lib.Compilations()
   path = storage.path(workdir)
   run = run_lib.build_run(config)
   with contextlib.ExitStack() as stack:
@@ -57,13 +60,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     before, params, after = _train(config, run, path, compilations, termination)
     if jax.process_index():
       return {}
-    models.save(
-      models.Model(run.model_config, params, run.processor), path / "model"
-    )
+    hub.save(hub.Model(run.model_config, params, run.processor), path / "model")
     return summary.write(
       path,
       config,
-      run,
+      run.train_source,
+      run.test_source,
       before,
       after,
       wall_seconds=time.perf_counter() - began,
@@ -75,9 +77,9 @@ def _train(
   config,
   run: Run,
   path: epath.Path,
-  compilations: metrics_lib.Compilations,
+  compilations: log_lib.Compilations,
   termination: processes.Termination,
-) -> tuple[evaluate.Evaluation, PyTree, evaluate.Evaluation]:
+) -> tuple[accuracy.Evaluation, PyTree, accuracy.Evaluation]:
   """Evaluates, trains, evaluates; the middle result is the parameters."""
   checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
   state = run.initial_state()
@@ -90,7 +92,7 @@ def _train(
   checkpoints.prepare(state)
   questions.start_prefetch()
   first = jax.process_index() == 0
-  log = metrics_lib.Log(path, step=int(state.step)) if first else None
+  log = log_lib.Log(path, step=int(state.step)) if first else None
   try:
     before = _evaluation(config, run, run.params, path / "before.json")
     print(f"before: accuracy {before.accuracy:.1%}")
@@ -133,10 +135,10 @@ def read_questions(config, run: Run):
   )
 
 
-def evaluate_model(config, run: Run, params) -> evaluate.Evaluation:
+def evaluate_model(config, run: Run, params) -> accuracy.Evaluation:
   """Answers the config's test questions greedily."""
   settings = config.evaluation
-  return evaluate.evaluate(
+  return accuracy.evaluate(
     run.answer,
     params,
     run.processor,
@@ -154,10 +156,10 @@ def evaluate_model(config, run: Run, params) -> evaluate.Evaluation:
 
 def _evaluation(
   config, run: Run, params, path: epath.Path
-) -> evaluate.Evaluation:
+) -> accuracy.Evaluation:
   """Evaluates, or reads what an earlier start of this run has evaluated."""
   if processes.mean({"exists": float(path.exists())})["exists"] == 1:
-    return evaluate.Evaluation.load(path)
+    return accuracy.Evaluation.load(path)
   result = evaluate_model(config, run, params)
   if jax.process_index() == 0:
     result.save(path)
@@ -170,7 +172,7 @@ def _steps(
   state: State,
   questions,
   checkpoints,
-  log: metrics_lib.Log | None,
+  log: log_lib.Log | None,
   compilations,
   termination: processes.Termination,
 ) -> State:
@@ -294,11 +296,11 @@ def learn(
     called = time.perf_counter()
     every = config.shares.every
     if every and update == updates - 1 and step % every == 0:
-      values |= metrics_lib.floats(run.programs.shares(state, batch, minibatch))
+      values |= log_lib.floats(run.programs.shares(state, batch, minibatch))
     state, measured = run.programs.update(state, batch, minibatch)
-    measured = metrics_lib.floats(measured)
+    measured = log_lib.floats(measured)
     device += time.perf_counter() - called
-    metrics_lib.require_finite(measured, step, update + 1, saved)
+    log_lib.require_finite(measured, step, update + 1, saved)
     every_update.append(measured)
   values |= measured
   if updates > 1:

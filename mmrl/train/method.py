@@ -8,6 +8,7 @@ import ml_collections
 
 from mmrl import advantages, build, probes, rewards, token_weights
 from mmrl.errors import UserError
+from mmrl.rollouts.answers import Reward
 from mmrl.train import objective
 from mmrl.train.objective import Term
 from mmrl.train.rehearsal import rehearse
@@ -26,9 +27,6 @@ TEACHER_DATA = ("scorer_teacher", "params_teacher", "prompt", "tokens")
 REWARD_DATA = ("text", "answer", "example", "length", "ended")
 # What is there after the answers are rewarded, without any probe.
 _ALWAYS = ("rewards", "mask", "key", "logprobs_sampler")
-
-# (name, weight, function) of a part of the reward.
-Reward = tuple[str, float, build.Bound]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,25 +5,25 @@ import dataclasses
 
 import ml_collections
 
-from mmrl import models
+from mmrl import hub
 from mmrl.errors import UserError
-from mmrl.models import weights
+from mmrl.hub import weights
 from mmrl.models.config import ModelConfig
-from mmrl.models.processor import Processor
+from mmrl.prompts.processor import Processor
 
 
 def load(
   config: ml_collections.ConfigDict, placement: weights.Placement | None = None
-) -> models.Model:
+) -> hub.Model:
   """The model of a config, with its compute type and pixel budget."""
   check_types(config.model, "config.model")
-  model = models.load(
+  model = hub.load(
     config.model.path, dtype=config.model.param_dtype, placement=placement
   )
   model_config = compute_as(config, model.config)
   processor = with_budget(config, model.processor)
   processor = dataclasses.replace(processor, config=model_config)
-  return models.Model(model_config, model.params, processor)
+  return hub.Model(model_config, model.params, processor)
 
 
 def with_budget(

@@ -11,21 +11,23 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mmrl import build, data, errors, evaluate, sharding
+from mmrl import build, data, errors
+from mmrl.benchmarks import accuracy
 from mmrl.errors import UserError
+from mmrl.machines import sharding
+from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
-from mmrl.models.processor import Processor
 from mmrl.probes.policies import Scorer
-from mmrl.sharding import Layout
-from mmrl.train import expert_filter
+from mmrl.prompts.processor import Processor
+from mmrl.rollouts import expert_filter
+from mmrl.rollouts import refill as refill_lib
+from mmrl.rollouts.answers import Reward
 from mmrl.train import method as method_lib
 from mmrl.train import model as model_lib
 from mmrl.train import optimizer as optimizer_lib
-from mmrl.train import refill as refill_lib
 from mmrl.train import step as step_lib
 from mmrl.train import teacher as teacher_lib
-from mmrl.train.method import Reward
 from mmrl.train.rehearsal import rehearse_rewards
 from mmrl.train.step import Programs, State
 from mmrl.types import PyTree
@@ -61,7 +63,7 @@ class Parts:
 
   def first_state(self, params: PyTree) -> State:
     """State of step 0, of arrays or of shapes that are traced."""
-    trainable, frozen = optimizer_lib.partition(params, self.frozen)
+    trainable, frozen = parameters.partition(params, self.frozen)
     return State(
       step=jnp.zeros((), jnp.int32),
       trainable=trainable,
@@ -200,7 +202,7 @@ def build_run(
   """Builds a run.
 
   Args:
-    config: see `mmrl.train.defaults`.
+    config: see `mmrl.config`.
     devices: that it runs on; all of them by default.
 
   Raises:
@@ -285,7 +287,7 @@ def build_parts(
   """Everything of a run that neither weights nor data are needed for.
 
   Args:
-    config: see `mmrl.train.defaults`.
+    config: see `mmrl.config`.
     model: the architecture, with the run's compute type.
     layout: where arrays live.
     teacher: the teacher's architecture, where there is one.
@@ -335,12 +337,12 @@ def build_parts(
     ),
   )
   frozen = tuple(config.frozen)
-  trainable, _ = optimizer_lib.partition(parameters.shapes(model), frozen)
+  trainable, _ = parameters.partition(parameters.shapes(model), frozen)
   return Parts(
     model_config=model,
     scorer=scorer,
     programs=programs,
-    answer=evaluate.make_answer(scorer, config.rollout.length, layout),
+    answer=accuracy.make_answer(scorer, config.rollout.length, layout),
     optimizer=optimizer,
     frozen=frozen,
     frozen_vision=not any(path.startswith("vision/") for path in trainable),

@@ -6,18 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Int
 import optax
 
-from mmrl import build, models
+from mmrl import build
+from mmrl.machines.sharding import Layout
+from mmrl.models import parameters
 from mmrl.probes.policies import Scorer
-from mmrl.rollout import sampler
-from mmrl.sharding import Layout
+from mmrl.probes.region import region_share
+from mmrl.rollouts import sampler
 from mmrl.train import objective as objective_lib
-from mmrl.train import optimizer as optimizer_lib
 from mmrl.train.objective import Term
 from mmrl.types import (
-  Attention,
   Batch,
   Prompt,
   PyTree,
@@ -49,7 +49,7 @@ class State:
   @property
   def params(self) -> PyTree:
     """The model's parameters, nested."""
-    return optimizer_lib.merge(self.trainable, self.frozen)
+    return parameters.merge(self.trainable, self.frozen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,32 +180,6 @@ def make_teach(
   return layout.jit(teach)
 
 
-def region_share(
-  attention: Attention | Float[Array, "P G R keys"],
-  prompt: Prompt,
-  mask: Bool[Array, "P G R"],
-) -> Float[Array, "P"]:
-  """Share of the attention on visual tokens that falls on the region.
-
-  Mean over the answer tokens of each prompt; a visual token that the region
-  covers in part counts in part. NaN where no region is marked.
-  """
-  visual = (prompt.visual_index >= 0).astype(jnp.float32)
-  weights = jnp.stack([prompt.region, visual], axis=-1)
-
-  def of_rows(rows):
-    on_prompt = rows[..., : prompt.mask.shape[-1]]
-    return jnp.einsum("pgrs,psn->pgrn", on_prompt, weights)
-
-  on_region, on_visual = jnp.moveaxis(
-    models.map_rows(of_rows, attention), -1, 0
-  )
-  marked = (prompt.region.sum(-1) > 0)[:, None, None]
-  counts = mask & marked & (on_visual > 0)
-  share = jnp.where(counts, on_region / jnp.where(counts, on_visual, 1.0), 0.0)
-  return share.sum((1, 2)) / counts.sum((1, 2))
-
-
 def make_prepare(
   advantage: build.Bound, token_weights: Sequence[build.Bound], layout: Layout
 ) -> Callable:
@@ -291,7 +265,7 @@ def make_update(
 
   def gradient(state: State, batch: Batch, weights):
     def of_trainable(trainable):
-      params = optimizer_lib.merge(trainable, state.frozen)
+      params = parameters.merge(trainable, state.frozen)
       return loss(params, batch, weights, parts=accumulate)
 
     return jax.grad(of_trainable, has_aux=True)(state.trainable)
@@ -358,7 +332,7 @@ def make_shares(
       )
 
       def of_trainable(trainable, loss=loss, weights=weights):
-        params = optimizer_lib.merge(trainable, state.frozen)
+        params = parameters.merge(trainable, state.frozen)
         return loss(params, batch, weights)[0]
 
       norms[term.name] = optax.tree.norm(

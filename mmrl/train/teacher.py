@@ -5,12 +5,12 @@ from typing import Any
 
 import ml_collections
 
-from mmrl import models
+from mmrl import hub
 from mmrl.errors import UserError
-from mmrl.models import checkpoint, config_json, weights
+from mmrl.hub import config_json, directory, weights
+from mmrl.machines.sharding import Layout
 from mmrl.models.config import ModelConfig
-from mmrl.models.processor import Processor
-from mmrl.sharding import Layout
+from mmrl.prompts.processor import Processor
 from mmrl.train import model as model_lib
 
 # What both read from the same arrays: ids and the grid of visual tokens.
@@ -77,15 +77,15 @@ def architecture(
 
 
 def load(
-  config: ml_collections.ConfigDict, student: models.Model, layout: Layout
-) -> models.Model:
+  config: ml_collections.ConfigDict, student: hub.Model, layout: Layout
+) -> hub.Model:
   """The teacher of a config, its parameters on its own mesh.
 
   Raises:
     UserError: if it can't read what the student reads and writes; no weights
       have been read then.
   """
-  path = checkpoint.find(config.teacher.path)
+  path = directory.find(config.teacher.path)
   found = config_json.read(path)
   model = architecture(config, found)
   check(student.config, found)
@@ -97,4 +97,4 @@ def load(
     dtype=config.teacher.param_dtype,
     placement=layout.parameter,
   )
-  return models.Model(model, params, processor)
+  return hub.Model(model, params, processor)

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from mmrl import data, models
+from mmrl import data, hub
 from mmrl.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def processor():
-  return models.load("tiny").processor
+  return hub.load("tiny").processor
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import safetensors.numpy
 import small_models
 
 from mmrl import models
-from mmrl.models import config_json, weights
+from mmrl.hub import config_json, weights
 
 TESTDATA = pathlib.Path(__file__).parents[1] / "testdata"
 

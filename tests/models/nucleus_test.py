@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import models, sharding
+from mmrl import models
 from mmrl.errors import UserError
+from mmrl.machines import sharding
 from mmrl.models import nucleus
-from mmrl.rollout import sampling
+from mmrl.rollouts import sampling
 from mmrl.types import Logits
 
 # Probabilities, what is kept, entropy of q, the same sum of p, all entropy.

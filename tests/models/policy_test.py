@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import models
+from mmrl import hub, models
 from mmrl.models import policy, vocabulary
-from mmrl.rollout import sampler
+from mmrl.rollouts import sampler
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-  model: models.Model
+  model: hub.Model
   rollout: sampler.Rollout
   scores: policy.Scores
 

@@ -10,7 +10,8 @@ import small_models
 
 from mmrl import models
 from mmrl.losses.attention import jensen_shannon
-from mmrl.models import attention, rows
+from mmrl.models import rows
+from mmrl.models.kernels import attention
 from mmrl.types import Attention
 
 # One sequence of four positions; two query heads on one key head of size 2.

@@ -12,8 +12,9 @@ import pytest
 import small_models
 
 from mmrl import models
-from mmrl.models import attention, blocked, decoding, vlm
+from mmrl.models import decoding, vlm
 from mmrl.models.config import ModelConfig
+from mmrl.models.kernels import attention, blocked
 from mmrl.types import Prompt
 
 ANSWERS, LENGTH = 2, 4

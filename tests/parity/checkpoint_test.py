@@ -11,15 +11,15 @@ import small_models
 
 torch = pytest.importorskip("torch")
 
-import safetensors.torch  # noqa: E402
-import transformers  # noqa: E402
-from transformers.video_utils import VideoMetadata  # noqa: E402
+import safetensors.torch
+import transformers
+from transformers.video_utils import VideoMetadata
 
-from mmrl import models  # noqa: E402
-from mmrl.models import weights  # noqa: E402
-from mmrl.models.families import FAMILIES, VideoConfig  # noqa: E402
-from mmrl.models.pictures import PictureConfig  # noqa: E402
-from parity import oracle  # noqa: E402
+from mmrl import hub
+from mmrl.hub import weights
+from mmrl.models.families import FAMILIES, VideoConfig
+from mmrl.prompts.pictures import PictureConfig
+from parity import oracle
 
 pytestmark = pytest.mark.parity
 
@@ -60,7 +60,7 @@ def stored(request):
   return request.param
 
 
-def cast(model: models.Model, dtype: str) -> models.Model:
+def cast(model: hub.Model, dtype: str) -> hub.Model:
   params = jax.tree.map(lambda x: x.astype(dtype), model.params)
   return dataclasses.replace(model, params=params)
 
@@ -94,7 +94,7 @@ def equal(found, wanted) -> None:
 
 def test_saved_here_loads_there(ours, theirs, stored, tmp_path):
   dtype, shards = stored
-  models.save(cast(ours, dtype), tmp_path, max_shard_bytes=SHARDS[shards])
+  hub.save(cast(ours, dtype), tmp_path, max_shard_bytes=SHARDS[shards])
   check_files(tmp_path, shards)
   loaded, info = transformers.AutoModelForImageTextToText.from_pretrained(
     tmp_path, dtype="auto", output_loading_info=True
@@ -118,18 +118,18 @@ def test_saved_there_loads_here(ours, theirs, stored, tmp_path):
   check_files(tmp_path / "theirs", shards)
   ours.processor.save(tmp_path / "theirs")
   wanted = cast(ours, dtype)
-  loaded = models.load(tmp_path / "theirs", dtype=dtype)
+  loaded = hub.load(tmp_path / "theirs", dtype=dtype)
   assert loaded.config == ours.config
   equal(loaded.params, wanted.params)
   # Under the very names that are written here.
-  models.save(wanted, tmp_path / "ours", max_shard_bytes=SHARDS[shards])
+  hub.save(wanted, tmp_path / "ours", max_shard_bytes=SHARDS[shards])
   assert names(tmp_path / "ours") == names(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("form", ["nested", "flat"])
 def test_both_namings_load(ours, form, tmp_path):
   """Transformers 4.52 and later wrote `model.language_model.*`."""
-  models.save(ours, tmp_path)
+  hub.save(ours, tmp_path)
   file = tmp_path / weights.FILE
   tensors = {}
   for name, tensor in safetensors.torch.load_file(file).items():
@@ -142,11 +142,11 @@ def test_both_namings_load(ours, form, tmp_path):
   safetensors.torch.save_file(tensors, file)
   heads = {name.split(".")[1] for name in names(tmp_path)}
   assert ("language_model" in heads) == (form == "nested")
-  equal(models.load(tmp_path).params, ours.params)
+  equal(hub.load(tmp_path).params, ours.params)
 
 
 def test_config(ours, theirs, tmp_path):
-  models.save(cast(ours, "bfloat16"), tmp_path)
+  hub.save(cast(ours, "bfloat16"), tmp_path)
   loaded = transformers.AutoConfig.from_pretrained(tmp_path)
   assert type(loaded) is type(theirs.config)
   assert loaded.dtype == torch.bfloat16
@@ -168,7 +168,7 @@ def test_config(ours, theirs, tmp_path):
 
 
 def test_tokenizer(ours, tmp_path):
-  models.save(ours, tmp_path)
+  hub.save(ours, tmp_path)
   loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
   tokenizer = ours.processor.tokenizer
   assert loaded.get_vocab() == tokenizer.get_vocab()

@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
-from trl.experimental.gkd import GKDTrainer  # noqa: E402
+from trl.experimental.gkd import GKDTrainer
 
-from mmrl.losses import distillation, reduce  # noqa: E402
-from mmrl.models import vocabulary  # noqa: E402
-from mmrl.types import Logits  # noqa: E402
+from mmrl.losses import distillation, reduce
+from mmrl.models import vocabulary
+from mmrl.types import Logits
 
 pytestmark = pytest.mark.parity
 

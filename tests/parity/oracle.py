@@ -23,11 +23,11 @@ from transformers import image_processing_backends, video_processing_utils
 from transformers.processing_utils import ProcessorMixin
 from transformers.video_utils import VideoMetadata, load_video
 
-from mmrl.models import config_json
+from mmrl.hub import config_json
 from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES
-from mmrl.models.packing import Encoded
-from mmrl.models.processor import Processor
+from mmrl.prompts.packing import Encoded
+from mmrl.prompts.processor import Processor
 
 Torch = transformers.PreTrainedModel
 # The models are so small that threads would only wait for each other.

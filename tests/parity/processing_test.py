@@ -19,17 +19,17 @@ import small_models
 
 torch = pytest.importorskip("torch")
 
-import transformers  # noqa: E402
-from transformers.models.qwen2_vl import (  # noqa: E402
+import transformers
+from transformers.models.qwen2_vl import (
   image_processing_pil_qwen2_vl as their_pictures,
 )
-from transformers.video_utils import VideoMetadata, load_video  # noqa: E402
+from transformers.video_utils import VideoMetadata, load_video
 
-from mmrl.models import pictures, sizes, videos  # noqa: E402
-from mmrl.models.families import FAMILIES, VideoConfig  # noqa: E402
-from mmrl.models.pictures import PictureConfig  # noqa: E402
-from mmrl.models.processor import Processor  # noqa: E402
-from parity import oracle  # noqa: E402
+from mmrl.models.families import FAMILIES, VideoConfig, sizes
+from mmrl.prompts import pictures, videos
+from mmrl.prompts.pictures import PictureConfig
+from mmrl.prompts.processor import Processor
+from parity import oracle
 
 pytestmark = pytest.mark.parity
 

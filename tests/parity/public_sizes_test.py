@@ -7,14 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import transformers  # noqa: E402
+import transformers
 
-from mmrl import models  # noqa: E402
-from mmrl.models import config_json, weights  # noqa: E402
+from mmrl import hub
+from mmrl.hub import config_json, weights
 
 pytestmark = pytest.mark.parity
 
-CONFIGS = pathlib.Path(models.__file__).parent / "public"
+CONFIGS = pathlib.Path(hub.__file__).parent / "public"
 
 
 @pytest.mark.parametrize(

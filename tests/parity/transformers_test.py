@@ -17,13 +17,13 @@ from small_models import picture
 
 torch = pytest.importorskip("torch")
 
-from mmrl import models  # noqa: E402
-from mmrl.models import config_json  # noqa: E402
-from mmrl.models.families import FAMILIES, VideoConfig  # noqa: E402
-from mmrl.models.packing import Encoded  # noqa: E402
-from mmrl.rollout import sampler  # noqa: E402
-from mmrl.types import Output, Prompt, Rollout  # noqa: E402
-from parity import oracle  # noqa: E402
+from mmrl import hub, models
+from mmrl.hub import config_json
+from mmrl.models.families import FAMILIES, VideoConfig
+from mmrl.prompts.packing import Encoded
+from mmrl.rollouts import sampler
+from mmrl.types import Output, Prompt, Rollout
+from parity import oracle
 
 pytestmark = pytest.mark.parity
 
@@ -84,7 +84,7 @@ VIDEO = VideoConfig(min_pixels=64, max_pixels=2048)
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  ours: models.Model
+  ours: hub.Model
   theirs: oracle.Torch
   apply: Callable[[Prompt], Output]
   generate: Callable[[Prompt], Rollout]

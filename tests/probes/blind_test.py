@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl.models import attention, tower
+from mmrl.models import tower
+from mmrl.models.kernels import attention
 from mmrl.probes import blind
 from mmrl.probes.policies import Scorer
 from mmrl.types import Rollout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import sharding
+from mmrl.machines import sharding
 from mmrl.models import tower
 from mmrl.probes import entropy
 from mmrl.probes.policies import Scorer

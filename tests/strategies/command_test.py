@@ -8,7 +8,7 @@ import pytest
 import small_models
 
 from experiments import extrapolation
-from mmrl import models
+from mmrl import hub
 from mmrl.errors import UserError
 
 
@@ -32,7 +32,7 @@ def flags(**changes):
 
 @pytest.mark.full
 def test_equal_models_answer_alike():
-  model = models.load("tiny")
+  model = hub.load("tiny")
   rows = list(extrapolation.measure(model, model, flags()))
   names = [row["name"] for row in rows]
   assert names == ["base", "trained", "replacement", "extrapolation"]
@@ -45,7 +45,7 @@ def test_equal_models_answer_alike():
 
 def make_model(**changes):
   config = dataclasses.replace(small_models.small_config(), **changes)
-  return models.Model(config, {}, small_models.make_processor(config))
+  return hub.Model(config, {}, small_models.make_processor(config))
 
 
 def test_other_architectures_are_refused():
@@ -59,7 +59,7 @@ def test_other_architectures_are_refused():
 
 def test_other_tokenizers_are_refused():
   model = make_model()
-  tiny = models.load("tiny").processor.tokenizer
+  tiny = hub.load("tiny").processor.tokenizer
   processor = dataclasses.replace(model.processor, tokenizer=tiny)
   other = dataclasses.replace(model, processor=processor)
   with pytest.raises(UserError, match="expected two models with one tokenizer"):

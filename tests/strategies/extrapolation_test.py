@@ -11,7 +11,7 @@ import small_models
 from mmrl import models
 from mmrl.errors import UserError
 from mmrl.models import decoding, vlm
-from mmrl.rollout import sampler, sampling
+from mmrl.rollouts import sampler, sampling
 from mmrl.strategies import direction, extrapolation
 
 RL = jnp.log(jnp.array([0.6, 0.3, 0.1]))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from mmrl import build, token_weights
+from mmrl import config as config_lib
 from mmrl.errors import UserError
 from mmrl.losses import reduce
-from mmrl.train import defaults, method
+from mmrl.train import method
 from mmrl.train.step import reads_scores
 
 # Options of late weights besides the defaults.
@@ -75,7 +76,7 @@ def test_devices_have_the_weights_of_the_whole(bound):
 
 
 def bind(changes, **options):
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.token_weights.future = {"name": "future_kl", **options}
   config.update_from_flattened_dict(changes)
   return method.bind(config)

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import special
 import small_models
 
-from mmrl import models, sharding
+from mmrl import models
+from mmrl.machines import sharding
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 from mmrl.probes.policies import Scorer
@@ -123,7 +124,7 @@ def stage():
   terms = objective.build_terms(
     TERMS, provided=(*fields, "mask", "logprobs", "attention"), remedies={}
   )
-  trainable, frozen = optimizer.partition(params, ("vision/.*",))
+  trainable, frozen = parameters.partition(params, ("vision/.*",))
   return scorer, terms, trainable, frozen, batch, score
 
 
@@ -158,7 +159,7 @@ def formula(trainable) -> dict[str, float]:
   Of the library's there are hidden states, output head and attention rows.
   """
   *_, frozen, batch, score = stage()
-  scores, p = score(optimizer.merge(trainable, frozen))
+  scores, p = score(parameters.merge(trainable, frozen))
   _, q = score(make_params(1))
   double = functools.partial(np.asarray, dtype=np.float64)
   p, q, mask = double(p), double(q), np.asarray(batch.mask)

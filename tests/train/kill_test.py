@@ -7,7 +7,7 @@ import time
 import pytest
 import runs
 
-from mmrl import processes
+from mmrl.machines import processes
 
 # One kill of a whole run is in loop_test.
 pytestmark = pytest.mark.full

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import runs
 
-from mmrl import commands
+from mmrl import commands, evaluate
+from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.evaluate import command
-from mmrl.train import __main__, checkpoint, claim, defaults, loop
+from mmrl.train import __main__, loop
 from mmrl.train import run as run_lib
 from mmrl.train.step import State
 from mmrl.types import Batch
+from mmrl.workdir import checkpoint, claim
 
 CONFIG = (
   "config.rollout.prompts = 4",
@@ -34,7 +35,7 @@ CONFIG = (
   'config.optimizer = {"name": "sgd", "momentum": 0.9}',
   "config.schedule.value = 0.1",
   "config.shares.every = 0",
-  "config = defaults.add_ral(config)",
+  "config = config_lib.add_ral(config)",
 )
 
 
@@ -99,7 +100,7 @@ def test_a_run_leaves_what_it_says(finished):
 @pytest.mark.parametrize("updates", [1, 4])
 def test_metrics_of_every_update(updates):
   """Two minibatches, one or two times: the last, the first and the mean."""
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.shares.every = 0
   config.train.minibatches = min(updates, 2)
   config.train.epochs = max(1, updates // 2)
@@ -186,7 +187,7 @@ def test_two_processes_train_what_one_does(folder, finished, flags):
 
 def test_evaluate_without_a_model(tmp_path):
   with pytest.raises(UserError, match="expected a trained model at .*/model"):
-    command.run(defaults.get_config(), str(tmp_path))
+    evaluate.run(config_lib.get_config(), str(tmp_path))
 
 
 class Broken:

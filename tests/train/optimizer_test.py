@@ -8,6 +8,7 @@ import pytest
 import small_models
 
 from mmrl.errors import UserError
+from mmrl.models import parameters
 from mmrl.train import optimizer
 
 CONSTANT = {"name": "constant_schedule", "value": 0.5}
@@ -28,9 +29,9 @@ def params():
   ],
 )
 def test_partition_and_merge_undo_each_other(params, frozen):
-  trainable, stays = optimizer.partition(params, frozen)
+  trainable, stays = parameters.partition(params, frozen)
   assert not set(trainable) & set(stays)
-  merged = optimizer.merge(trainable, stays)
+  merged = parameters.merge(trainable, stays)
   assert jax.tree.structure(merged) == jax.tree.structure(params)
   for ours, theirs in zip(
     jax.tree.leaves(merged), jax.tree.leaves(params), strict=True
@@ -39,17 +40,17 @@ def test_partition_and_merge_undo_each_other(params, frozen):
 
 
 def test_rule_freezes_what_it_matches_from_the_start(params):
-  trainable, stays = optimizer.partition(params, ("vision/merger/.*",))
+  trainable, stays = parameters.partition(params, ("vision/merger/.*",))
   assert stays
   assert all(path.startswith("vision/merger/") for path in stays)
   assert any(path.startswith("vision/blocks/") for path in trainable)
-  trainable, stays = optimizer.partition(params, ("text/head|text/embed",))
+  trainable, stays = parameters.partition(params, ("text/head|text/embed",))
   assert set(stays) == {"text/embed/embedding"}
 
 
 def test_rule_that_matches_nothing_is_refused(params):
   with pytest.raises(UserError) as error:
-    optimizer.partition(params, ("vision/.*", "projector/.*"))
+    parameters.partition(params, ("vision/.*", "projector/.*"))
   assert str(error.value) == (
     "config.frozen: 'projector/.*' matches no parameter; paths begin with"
     " text, vision"
@@ -58,7 +59,7 @@ def test_rule_that_matches_nothing_is_refused(params):
 
 def test_nothing_left_to_train_is_refused(params):
   with pytest.raises(UserError, match="expected a parameter to train"):
-    optimizer.partition(params, ("text/.*", "vision/.*"))
+    parameters.partition(params, ("text/.*", "vision/.*"))
 
 
 def test_update_golden():
@@ -111,7 +112,7 @@ def test_state_and_updates_keep_the_type_of_the_parameters(dtype):
 def test_head_of_its_own_is_a_parameter():
   """A tied model has none: its head is the embedding table."""
   paths = [
-    set(optimizer.partition(small_models.make_params(config), ())[0])
+    set(parameters.partition(small_models.make_params(config), ())[0])
     for config in (
       small_models.small_config(tied=True),
       small_models.small_config(tied=False),

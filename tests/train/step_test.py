@@ -12,14 +12,18 @@ import pytest
 import small_models
 
 from mmrl import build as build_lib
-from mmrl import data, probes, sharding
+from mmrl import config as config_lib
+from mmrl import data, probes
 from mmrl.data import pipeline
 from mmrl.errors import UserError
+from mmrl.machines import sharding
+from mmrl.models import parameters
 from mmrl.probes.policies import Scorer
-from mmrl.train import collect, defaults, loop, metrics, optimizer
+from mmrl.train import collect, loop, optimizer
 from mmrl.train import run as run_lib
 from mmrl.train import step as step_lib
 from mmrl.types import Batch
+from mmrl.workdir import log as log_lib
 
 UPDATES = 4
 
@@ -30,7 +34,7 @@ def make_config(weight: float | None = None, row: str = "self"):
   Plain momentum instead of Adam: where a gradient is zero but for rounding,
   Adam makes a whole step of the rounding.
   """
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.model.remat = False
   config.rollout.prompts = config.rollout.answers = UPDATES
   config.rollout.length = 6
@@ -40,7 +44,7 @@ def make_config(weight: float | None = None, row: str = "self"):
   config.shares.every = 1000
   config.optimizer = {"name": "sgd", "momentum": 0.9}
   config.schedule = {"name": "constant_schedule", "value": 0.02}
-  return config if weight is None else defaults.add_ral(config, weight)
+  return config if weight is None else config_lib.add_ral(config, weight)
 
 
 @functools.cache
@@ -117,7 +121,7 @@ def test_weight_zero_is_the_program_without_the_term():
 
 def test_attention_term_acts_from_the_second_update_on():
   """At theta_old it is zero in value and gradient: one update is GRPO's."""
-  start, _ = optimizer.partition(build(None, "self").params, ("vision/.*",))
+  start, _ = parameters.partition(build(None, "self").params, ("vision/.*",))
   plain, looking = trajectory(None, "self"), trajectory(1.0, "self")
   moved = largest_difference(plain[0][0].trainable, start)
   differences = [
@@ -199,7 +203,7 @@ def test_bfloat16_leaves_a_tenth_of_the_probability_rarely():
     probes, {"name": "behaviour"}, "behaviour", provided=("scores_old",)
   )
   sizes = {"answers": 32, "length": 16}
-  state = step_lib.State(np.int32(0), *optimizer.partition(params, ()), ())
+  state = step_lib.State(np.int32(0), *parameters.partition(params, ()), ())
   layout = sharding.on_one(jax.devices()[0])
   rollout = step_lib.make_rollout(scorer, sizes, layout)(
     state, prompt, jax.random.key(0)
@@ -231,7 +235,7 @@ def test_vision_has_no_optimizer_state(name):
   transform = optimizer.make(
     {"name": name} | spec, {"name": "constant_schedule", "value": 1.0}, 1.0
   )
-  trainable, frozen = optimizer.partition(
+  trainable, frozen = parameters.partition(
     build(None, "self").params, ("vision/.*",)
   )
   paths = jax.tree_util.tree_flatten_with_path(transform.init(trainable))[0]
@@ -245,7 +249,7 @@ def test_vision_has_no_optimizer_state(name):
 def test_collect_and_learn_compile_in_the_first_steps_only():
   config, run = make_config(1.0), build(1.0, "self")
   state, samples = run.initial_state(), make_samples(run)
-  compilations = metrics.Compilations()
+  compilations = log_lib.Compilations()
   jax.jit(lambda x: x + 1)(jnp.ones(3))
   assert compilations.count > 0  # it does count
   counts = []

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import models, sharding
+from mmrl import config as config_lib
+from mmrl import hub, models
 from mmrl.errors import UserError
-from mmrl.models import checkpoint, config_json
+from mmrl.hub import config_json, directory
+from mmrl.machines import sharding
 from mmrl.models.config import ModelConfig
-from mmrl.train import collect, defaults, loop
+from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
 from mmrl.train import teacher as teacher_lib
 from mmrl.types import Attention, Logits, map_prompts
@@ -39,7 +41,7 @@ ONE, OWN = (1, 1, 1), (1, 4, 2)
 
 def make_config(path: str = "tiny", terms=tuple(TERMS)):
   """Distillation alone, of the model that ships with the library."""
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.model.remat = False
   config.rollout.update(prompts=PROMPTS, answers=ANSWERS, length=LENGTH)
   config.train.minibatches = 1
@@ -80,8 +82,8 @@ def other(config: ModelConfig) -> ModelConfig:
 
 
 @functools.cache
-def tiny() -> models.Model:
-  return models.load("tiny")
+def tiny() -> hub.Model:
+  return hub.load("tiny")
 
 
 @functools.cache
@@ -95,7 +97,7 @@ def another() -> str:
   config = other(tiny().config)
   path = pathlib.Path(folder().name) / "another"
   params = small_models.make_params(config)
-  models.save(models.Model(config, params, tiny().processor), path)
+  hub.save(hub.Model(config, params, tiny().processor), path)
   return str(path)
 
 
@@ -205,11 +207,11 @@ def test_published_models_teach_those_of_their_family(family):
   sizes = {"qwen2_5_vl": ("7B", "32B"), "qwen3_vl": ("8B", "32B")}[family]
   name = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}[family]
   small, large = (
-    checkpoint.public_config(f"Qwen/{name}-{size}-Instruct") for size in sizes
+    directory.public_config(f"Qwen/{name}-{size}-Instruct") for size in sizes
   )
   teacher_lib.check(small, large)
   with pytest.raises(UserError, match=f"found family qwen2_vl .* {family};"):
-    teacher_lib.check(small, checkpoint.public_config("Qwen/Qwen2-VL-7B"))
+    teacher_lib.check(small, directory.public_config("Qwen/Qwen2-VL-7B"))
 
 
 def changed(part: str = "", **fields):
@@ -299,7 +301,7 @@ def test_a_method_that_lacks_its_teacher():
   del config.probes["teacher"]
   refused(config, "losses.distillation: .* logits_teacher,.* add probe 'teach")
   config = on_mesh(make_config(), ONE)
-  config.losses = {"policy": defaults.get_config().losses.policy}
+  config.losses = {"policy": config_lib.get_config().losses.policy}
   refused(config, "teacher.path: expected probe 'teacher' and a loss that read")
   config = on_mesh(make_config(""), ONE)
   refused(config, "probes.teacher: .*; set config.teacher.path")

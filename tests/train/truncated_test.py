@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrl import advantages, build, data, sharding, token_weights
-from mmrl.models.processor import Processor
-from mmrl.train import collect, defaults, objective
+from mmrl import advantages, build, data, token_weights
+from mmrl import config as config_lib
+from mmrl.machines import sharding
+from mmrl.prompts.processor import Processor
+from mmrl.train import collect, objective
 from mmrl.train import run as run_lib
 from mmrl.train import step as step_lib
 from mmrl.types import Prompt, Rollout, Scores
@@ -85,7 +87,7 @@ def make_run() -> run_lib.Run:
 
 
 def collected(masked: bool):
-  config = defaults.get_config()
+  config = config_lib.get_config()
   config.rollout.update(prompts=2, answers=3, length=3)
   config.rollout.mask_truncated = masked
   prompt = Prompt(*(jnp.zeros((2, 1)) for _ in range(7)))

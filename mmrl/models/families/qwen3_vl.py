@@ -7,9 +7,8 @@ from typing import Any
 from jaxtyping import Int
 import numpy as np
 
-from mmrl.models import sizes
 from mmrl.models.config import VisionConfig
-from mmrl.models.families import qwen2_vl
+from mmrl.models.families import qwen2_vl, sizes
 from mmrl.models.families.family import Family, Grid, Span, VideoConfig
 
 

@@ -1,0 +1,47 @@
+"""python -m mmrl.evaluate --config FILE.py[:arg] --workdir DIR
+
+Evaluates the model that a run has trained.
+"""
+
+import dataclasses
+import json
+
+import ml_collections
+
+from mmrl import commands, storage
+from mmrl.errors import UserError
+from mmrl.train import loop
+from mmrl.train import run as run_lib
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Answers the config's test questions with `workdir/model`; prints JSON.
+
+  Args:
+    config: says which questions, how many, and the sizes of a batch.
+    workdir: of a finished run.
+
+  Raises:
+    UserError: if the run hasn't written a model.
+  """
+  path = storage.path(workdir) / "model"
+  # What is written last.
+  if not (path / "config.json").exists():
+    raise UserError(
+      f"expected a trained model at {path}, found none; let python -m"
+      " mmrl.train finish with this --workdir first"
+    )
+  with config.unlocked():
+    config.model.path = str(path)
+  built = run_lib.build_run(config)
+  result = dataclasses.asdict(loop.evaluate_model(config, built, built.params))
+  del result["shown"]
+  print(json.dumps(result, indent=2))
+
+
+def main() -> None:
+  run(commands.CONFIG.value, commands.given(commands.WORKDIR))
+
+
+if __name__ == "__main__":
+  commands.run(main)

@@ -1,1 +1,0 @@
-"""Trained models, written for other programs."""

@@ -1,0 +1,195 @@
+"""config.json of a model directory, read and written."""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from mmrl import json_files, storage
+from mmrl.errors import UserError
+from mmrl.models import layers
+from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
+from mmrl.models.families import FAMILIES
+from mmrl.models.families.family import Family
+
+# Of Qwen's vocabulary, where a config.json leaves them out.
+_IDS = {
+  "image_token_id": 151655,
+  "video_token_id": 151656,
+  "vision_start_token_id": 151652,
+  "vision_end_token_id": 151653,
+}
+_WHOLE = (*_IDS, "pad_token_id", "tie_word_embeddings")
+
+
+def read(path: storage.Name) -> ModelConfig:
+  """Reads config.json, nested (Transformers 5) or flat (the hub's files).
+
+  Args:
+    path: the model directory.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    UserError: if the file is missing, isn't JSON, is of another family, lacks
+      a field, or asks for something that isn't computed here.
+  """
+  path = storage.path(path) / "config.json"
+  raw = json_files.read(path, "a model directory with config.json")
+  family = FAMILIES.get(str(raw.get("model_type")))
+  if family is None:
+    raise UserError(
+      f"{path}: expected model_type {' or '.join(map(repr, FAMILIES))}, found"
+      f" {raw.get('model_type')!r}; models of other families can't be loaded"
+    )
+  if raw.get("quantization_config"):
+    raise UserError(
+      f"{path}: expected plain weights, found a quantised checkpoint; use the"
+      " unquantised model"
+    )
+  try:
+    config = _build(raw, family, path)
+  except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(
+      f"{path}: expected the fields of a {family.model_type} config; missing"
+      f" or mistyped: {error}"
+    ) from error
+  _check_model(config, path)
+  return config
+
+
+def _build(
+  raw: dict[str, Any], family: Family, path: epath.Path
+) -> ModelConfig:
+  """The configuration in `raw`; `path` is named in errors."""
+  raw = json_files.without_nulls(raw)
+  text = json_files.part(raw, "text_config") or raw
+  rope = json_files.part(text, "rope_parameters")
+  rope = rope or json_files.part(text, "rope_scaling")
+  tower = json_files.part(raw, "vision_config")
+  _check_decoder(text, rope, path)
+  text_config = json_files.build(
+    TextConfig,
+    {"num_key_value_heads": text["num_attention_heads"]}
+    | text
+    | rope
+    | family.text(text),
+  )
+  vision_config = json_files.build(VisionConfig, tower | family.vision(tower))
+  # Ids and the like stand outside of the decoder's part, or in both.
+  whole = text | raw
+  eos = whole.get("eos_token_id", 151645)
+  eos = eos[0] if isinstance(eos, list) else eos
+  return json_files.build(
+    ModelConfig,
+    _IDS
+    | {"pad_token_id": eos, "tie_word_embeddings": False}
+    | {k: v for k, v in whole.items() if k in _WHOLE}
+    | {
+      "text": text_config,
+      "vision": vision_config,
+      "eos_token_id": eos,
+      "family": family.model_type,
+    },
+  )
+
+
+def _check_decoder(text: dict, rope: dict, path: epath.Path) -> None:
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  if kind not in ("default", "mrope") or "mrope_section" not in rope:
+    raise UserError(
+      f"{path}: expected plain M-RoPE with its mrope_section, found {rope};"
+      " scaled positions (YaRN) aren't computed"
+    )
+  if text.get("use_sliding_window"):
+    raise UserError(
+      f"{path}: expected attention over the whole context, found"
+      " use_sliding_window; sliding windows aren't computed"
+    )
+  if text.get("hidden_act", "silu") != "silu":
+    raise UserError(
+      f"{path}: expected hidden_act 'silu' in the decoder, found"
+      f" {text['hidden_act']!r}"
+    )
+
+
+def _check_model(config: ModelConfig, path: epath.Path) -> None:
+  """What would otherwise fail deep inside, or compute nonsense."""
+  text, tower = config.text, config.vision
+  if sum(text.mrope_section) * 2 != text.head_dim:
+    raise UserError(
+      f"{path}: expected an mrope_section that adds up to half of head_dim ="
+      f" {text.head_dim}, found {text.mrope_section}"
+    )
+  if tower.out_hidden_size != text.hidden_size:
+    raise UserError(
+      f"{path}: expected visual tokens as wide as the decoder,"
+      f" {text.hidden_size}, found {tower.out_hidden_size}"
+    )
+  if tower.hidden_act not in layers.ACTIVATIONS:
+    raise UserError(
+      f"{path}: expected hidden_act of the vision tower to be one of"
+      f" {sorted(layers.ACTIVATIONS)}, found {tower.hidden_act!r}"
+    )
+  for name, value in dataclasses.asdict(config).items():
+    if name.endswith("token_id") and not 0 <= value < text.vocab_size:
+      raise UserError(
+        f"{path}: expected {name} in a vocabulary of {text.vocab_size}, found"
+        f" {value}"
+      )
+
+
+def write(config: ModelConfig, path: storage.Name, dtype: str) -> None:
+  """Writes the config.json of a model whose weights are stored as `dtype`.
+
+  It has the nested form that Transformers 5 and vLLM read.
+  """
+  text = json.dumps(to_json(config, dtype), indent=2) + "\n"
+  storage.write_text(storage.path(path) / "config.json", text)
+
+
+def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
+  """See `write`."""
+  family = FAMILIES[config.family]
+  text = dataclasses.asdict(config.text)
+  for ours in ("qkv_bias", "qk_norm"):
+    del text[ours]
+  rope = {
+    "rope_type": "default",
+    "rope_theta": text.pop("rope_theta"),
+    "mrope_section": list(text.pop("mrope_section")),
+  }
+  if text.pop("mrope_interleaved"):
+    rope["mrope_interleaved"] = True
+  ids = {
+    name: value
+    for name, value in dataclasses.asdict(config).items()
+    if name.endswith("token_id")
+  }
+  return {
+    "architectures": [family.architecture],
+    "model_type": family.model_type,
+    "dtype": dtype,
+    "tie_word_embeddings": config.tie_word_embeddings,
+    **ids,
+    "text_config": {
+      "model_type": f"{family.model_type}_text",
+      "dtype": dtype,
+      "hidden_act": "silu",
+      "tie_word_embeddings": config.tie_word_embeddings,
+      "bos_token_id": config.pad_token_id,
+      "eos_token_id": config.eos_token_id,
+      "pad_token_id": config.pad_token_id,
+      **text,
+      **family.text_json,
+      "rope_parameters": rope,
+    },
+    "vision_config": {
+      "model_type": f"{family.model_type}_vision",
+      **family.vision_json(config.vision),
+    },
+  }

@@ -1,0 +1,154 @@
+"""Model directories in the Hugging Face layout, read and written."""
+
+import dataclasses
+import pathlib
+import re
+
+from etils import epath
+import huggingface_hub
+import jax
+
+from mmrl import storage
+from mmrl.errors import UserError
+from mmrl.hub import config_json, weights
+from mmrl.models.config import ModelConfig
+from mmrl.prompts.processor import Processor
+from mmrl.types import PyTree
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What makes a model directory.
+
+  Attributes:
+    config: the architecture.
+    params: the parameters.
+    processor: tokenizer, chat template, picture and video settings.
+  """
+
+  config: ModelConfig
+  params: PyTree
+  processor: Processor
+
+
+def load(
+  path: storage.Name,
+  *,
+  dtype: str = "float32",
+  placement: weights.Placement | None = None,
+) -> Model:
+  """Loads a model.
+
+  Nothing in a model directory is run: there is no `trust_remote_code`.
+
+  Args:
+    path: directory (local, or gs://) in the Hugging Face layout with
+      config.json, safetensors (one file, or shards and their index),
+      tokenizer.json, a chat template and preprocessor_config.json; or a hub
+      id "owner/name", of which "owner/name@revision" pins a commit, branch or
+      tag; or "tiny", the model that ships with the library.
+    dtype: type the parameters are held in.
+    placement: see `weights.load_params`.
+
+  Returns:
+    The model; computation is float32 until `config.dtype` says otherwise.
+
+  Raises:
+    UserError: saying which file or tensor is wrong.
+  """
+  path = find(path)
+  config = config_json.read(path)
+  processor = Processor.load(path, config)
+  params = weights.load_params(path, config, dtype=dtype, placement=placement)
+  return Model(config, params, processor)
+
+
+def find(path: storage.Name) -> epath.Path:
+  """The directory of a model: see `load`. Downloads a hub id's files.
+
+  They are kept in the cache of huggingface_hub, which is all that is needed
+  where the hub can't be reached. The folder found there is named by the
+  commit, so that a run can write down what "main" was.
+  """
+  name = str(path)
+  if name == "tiny":
+    return tiny_path()
+  try:
+    if storage.is_place(name) and storage.is_dir(name):
+      return storage.path(name)
+  except OSError as error:
+    raise UserError(
+      f"expected a model directory, couldn't reach {path}: {error}"
+    ) from error
+  if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", name):
+    raise UserError(
+      f"expected a model directory, found none at {path}; pass a directory in"
+      " the Hugging Face layout, 'tiny', or a hub id such as"
+      " Qwen/Qwen2.5-VL-3B-Instruct"
+    )
+  repository, _, revision = name.partition("@")
+  try:
+    found = huggingface_hub.snapshot_download(
+      repository, revision=revision or None, allow_patterns=_HUB_FILES
+    )
+  except Exception as error:  # Those of its HTTP client are of any kind.
+    reason = " ".join(str(error).split())
+    raise UserError(
+      f"expected a model directory or a hub id, found no directory {path} and"
+      f" couldn't get {name} from the hub: {reason:.200}; download it where"
+      " there is a network, and pass its folder"
+    ) from error
+  return storage.path(found)
+
+
+def public_config(name: str) -> ModelConfig | None:
+  """The architecture of a published model by its hub id, without the hub.
+
+  None if its config.json isn't among those that ship with the library.
+  """
+  stem = name.partition("@")[0].split("/")[-1].lower().removesuffix("-instruct")
+  folder = pathlib.Path(__file__).parent / "public"
+  folder /= re.sub("[.-]", "_", stem)
+  return config_json.read(folder) if folder.is_dir() else None
+
+
+def tiny_path() -> epath.Path:
+  """Where the small model that ships with the library lies."""
+  return storage.path(pathlib.Path(__file__).parent / "tiny")
+
+
+def save(
+  model: Model,
+  path: storage.Name,
+  *,
+  max_shard_bytes: int = 5 * 10**9,
+) -> None:
+  """Writes a model directory that Transformers, vLLM and `load` read.
+
+  Args:
+    model: the model.
+    path: the directory (local, or gs://); older weights in it stay whole until
+      the new ones are.
+    max_shard_bytes: see `weights.save_params`.
+
+  Raises:
+    UserError: if it can't be written.
+  """
+  path = storage.path(path)
+  try:
+    with storage.errors(path):
+      path.mkdir(parents=True, exist_ok=True)
+      weights.save_params(
+        model.params, model.config, path, max_shard_bytes=max_shard_bytes
+      )
+  except OSError as error:
+    raise UserError(
+      f"expected to write a model to {path}: {error}; make it writable or free"
+      " some space"
+    ) from error
+  dtype = str(jax.tree.leaves(model.params)[0].dtype)
+  model.processor.save(path)
+  # Last, so that a directory that has it is whole.
+  config_json.write(model.config, path, dtype)

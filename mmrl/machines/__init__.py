@@ -1,0 +1,1 @@
+"""Devices and processes: how arrays are shared out over them."""

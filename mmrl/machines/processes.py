@@ -1,0 +1,183 @@
+"""Several processes, one run: how they join, agree, and end together."""
+
+from collections.abc import Callable, Mapping
+import hashlib
+import os
+import signal
+import sys
+import time
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from mmrl.errors import UserError
+from mmrl.types import PyTree
+
+# Exit status of a run that was stopped from outside and goes on when the same
+# command is run again; EX_TEMPFAIL of sysexits.h.
+RESTART = 75
+# Longest error message that goes from the first process to the others.
+_TEXT_BYTES = 1000
+# How long the first process, which the others talk through, outlives an error
+# that all of them report.
+_LAST_WORDS_SECONDS = 2.0
+
+
+class Preempted(BaseException):
+  """A run was told to stop (SIGTERM), and what it has trained is saved.
+
+  As `KeyboardInterrupt` it may come anywhere, and is nobody's error: what
+  explains why a checkpoint can't be written doesn't catch it.
+  """
+
+
+def join(
+  coordinator: str | None,
+  count: int | None,
+  index: int | None,
+  *,
+  timeout_seconds: int = 300,
+) -> None:
+  """Joins the processes of a run (`jax.distributed.initialize`).
+
+  Args:
+    coordinator: HOST:PORT of the first process. On a TPU pod and under Slurm,
+      Open MPI or Kubernetes JAX finds all three out when they are None.
+    count: how many processes.
+    index: which of them this is.
+    timeout_seconds: how long the first to come waits for the last, and how
+      long the others take to notice that one has died without a word.
+
+  Raises:
+    UserError: if they don't find each other, as far as JAX says so. Where it
+      aborts instead, `mmrl.machines.watch.over` does.
+  """
+  # The loop listens for SIGTERM itself.
+  jax.config.update("jax_enable_preemption_service", False)
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      count,
+      index,
+      initialization_timeout=timeout_seconds,
+      heartbeat_timeout_seconds=min(timeout_seconds, 100),
+    )
+  except (RuntimeError, ValueError, TypeError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(
+      f"expected {count or 'all'} processes to join at"
+      f" {coordinator or 'a coordinator that JAX finds'}, found: {reason:.200};"
+      " start the same command on every machine, each with its own --process"
+    ) from error
+
+
+def check_same(text: str) -> None:
+  """Compares what the processes were started with, by hash.
+
+  Raises:
+    UserError: on every process, naming those that differ from the first.
+  """
+  digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+  found = _gather(digest)
+  others = [i for i, one in enumerate(found) if (one != found[0]).any()]
+  if others:
+    raise UserError(
+      f"expected the same config and --workdir on all {len(found)} processes,"
+      f" found others than process 0's on {', '.join(map(str, others))}; start"
+      " the same command and files everywhere"
+    )
+
+
+def first_only(action: Callable[[], None]) -> None:
+  """Runs `action` on the first process; its `UserError` is everyone's."""
+  message = b""
+  if jax.process_index() == 0:
+    try:
+      action()
+    except UserError as error:
+      message = str(error).encode()[:_TEXT_BYTES] or b"error"
+  text = np.zeros(_TEXT_BYTES, np.uint8)
+  text[: len(message)] = np.frombuffer(message, np.uint8)
+  told = _gather(text)[0].tobytes().rstrip(b"\0")
+  if told:
+    raise UserError(told.decode(errors="ignore"))
+
+
+def mean(values: Mapping[str, float]) -> dict[str, float]:
+  """Means over the processes of numbers that each has measured."""
+  names = sorted(values)
+  found = _gather(np.array([values[name] for name in names], np.float32))
+  if len(found) == 1:
+    return dict(values)
+  return dict(zip(names, found.mean(0).tolist(), strict=True))
+
+
+def whole(tree: PyTree) -> PyTree:
+  """Arrays that this process can read; those of all processes, on the host."""
+  if jax.process_count() == 1:
+    return tree
+  # One after the other: each is on every device for a moment.
+  return jax.tree.map(
+    lambda x: multihost_utils.process_allgather(x, tiled=True), tree
+  )
+
+
+def _gather(array: np.ndarray) -> np.ndarray:
+  """What every process has, [processes, ...]; all must call it."""
+  if jax.process_count() == 1:
+    return array[None]
+  return np.asarray(multihost_utils.process_allgather(array))
+
+
+class Termination:
+  """SIGTERM, which clouds send before they take a machine away.
+
+  A step that has begun is finished; whatever else runs is left at once.
+  """
+
+  def __init__(self):
+    self._asked, self.in_step = False, False
+
+  def _handle(self, number, frame) -> None:
+    del number, frame
+    again, self._asked = self._asked, True
+    # A second signal must not disturb what the first has begun to end.
+    if not (self.in_step or again):
+      self.leave(None)
+
+  @property
+  def asked(self) -> float:
+    """1 if this process was told to stop."""
+    return float(self._asked)
+
+  def leave(self, step: int | None) -> None:
+    """Ends the run.
+
+    Raises:
+      Preempted: always.
+    """
+    self.in_step = False
+    done = "" if step is None else f" after step {step}, which is saved"
+    raise Preempted(
+      f"stopped by SIGTERM{done}; the same command goes on from there"
+    )
+
+  def __enter__(self) -> "Termination":
+    self._before = signal.signal(signal.SIGTERM, self._handle)
+    return self
+
+  def __exit__(self, *_) -> None:
+    signal.signal(signal.SIGTERM, self._before)
+
+
+def exit_with(status: int) -> None:
+  """Ends this process now, without waiting for others that may never come."""
+  if jax.process_count() == 1:
+    sys.exit(status)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if jax.process_index() == 0:
+    time.sleep(_LAST_WORDS_SECONDS)
+  os._exit(status)

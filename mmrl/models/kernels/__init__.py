@@ -1,0 +1,1 @@
+"""Attention of one layer: dense, block by block, and on each accelerator."""

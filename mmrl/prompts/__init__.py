@@ -1,0 +1,1 @@
+"""Conversations to padded batches of tokens and patches."""

@@ -1,0 +1,258 @@
+"""Pictures to patches, grids, rotary positions and attention windows.
+
+A picture is a video of one frame; `mmrl.prompts.videos` reads longer ones.
+"""
+
+import dataclasses
+import io
+import math
+from typing import Any
+
+from jaxtyping import Float, Int, UInt8
+import numpy as np
+from PIL import Image, ImageOps
+
+from mmrl import storage
+from mmrl.errors import UserError
+from mmrl.models.config import VisionConfig
+from mmrl.models.families import Span, sizes
+from mmrl.models.families.family import Grid
+from mmrl.types import Box
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureConfig:
+  """preprocessor_config.json: how pixels become patch values.
+
+  Attributes:
+    min_pixels, max_pixels: the area a picture is scaled into.
+    mean, std: of each channel, for values in [0, 1].
+  """
+
+  min_pixels: int = 56 * 56
+  max_pixels: int = 28 * 28 * 1280
+  mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+  std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+
+# Pillow raises the third of these on None, say, the fourth on broken PNGs.
+_UNREADABLE = (OSError, ValueError, AttributeError, SyntaxError, TypeError)
+
+
+def read(source: Any, name: str) -> Image.Image:
+  """Opens a picture: a path, bytes, a PIL image or a uint8 array.
+
+  As in Transformers, files are turned upright as their EXIF data says, lose
+  an alpha channel, and what else is transparent is laid on white.
+
+  Args:
+    source: the picture; a path may be gs://.
+    name: what to call the sample in an error.
+
+  Raises:
+    UserError: if there is no such file or it can't be decoded.
+  """
+  try:
+    content = storage.fetched(source)
+    if isinstance(content, Image.Image):
+      picture = content
+    elif isinstance(content, np.ndarray):
+      picture = Image.fromarray(content)
+    else:
+      file = io.BytesIO(content) if isinstance(content, bytes) else content
+      with Image.open(file) as opened:
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
+    if picture.has_transparency_data:
+      picture = picture.convert("RGBA")
+      white = Image.new("RGBA", picture.size, "white")
+      picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+  except (*_UNREADABLE, Image.DecompressionBombError) as error:
+    what = "bytes" if isinstance(source, bytes) else source
+    raise UserError(
+      f"{name}: expected a readable picture, found {what!s:.200}"
+      f" ({error}); repair or remove the sample"
+    ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+  """One picture or video, cut.
+
+  Attributes:
+    kind: "image" or "video".
+    pixels: patch values, in merge order.
+    grid: frames of patches, patch rows, patch columns.
+    spans: how its visual tokens stand in the prompt.
+    shrunk: whether the pixel budget made it smaller.
+    region: share of each merged cell that the marked region covers.
+  """
+
+  kind: str
+  pixels: Float[np.ndarray, "M C"]
+  grid: Grid
+  spans: tuple[Span, ...]
+  shrunk: bool
+  region: Float[np.ndarray, "N"]
+
+
+def patchify(
+  values: Float[np.ndarray, "frames height width 3"], vision: VisionConfig
+) -> tuple[Float[np.ndarray, "M C"], Grid]:
+  """Cuts frames of equal size into patches.
+
+  Args:
+    values: normalised; sides are multiples of patch size times merge size.
+      The last frame is repeated up to a multiple of the temporal patch size.
+    vision: patch and merge sizes.
+
+  Returns:
+    (patches in merge order, (t, h, w) grid). Values of a patch are ordered
+    channel, time, row, column.
+  """
+  size, merge = vision.patch_size, vision.spatial_merge_size
+  span = vision.temporal_patch_size
+  missing = -len(values) % span
+  values = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+  count, height, width, channels = values.shape
+  grid = (count // span, height // size, width // size)
+  t, rows, columns = grid
+  values = values.reshape(
+    (
+      t,
+      span,
+      rows // merge,
+      merge,
+      size,
+      columns // merge,
+      merge,
+      size,
+      channels,
+    )
+  )
+  values = values.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+  return values.reshape(t * rows * columns, -1), grid
+
+
+def pixels_of(
+  cut: Cut, config: PictureConfig, vision: VisionConfig
+) -> UInt8[np.ndarray, "frames height width 3"]:
+  """What the model sees of a picture: `patchify` undone, as colours."""
+  frames, rows, columns = cut.grid
+  size, merge = vision.patch_size, vision.spatial_merge_size
+  span, channels = vision.temporal_patch_size, vision.in_channels
+  blocks = (rows // merge, columns // merge, merge, merge)
+  values = cut.pixels.reshape(frames, *blocks, channels, span, size, size)
+  values = values.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
+  values = values.reshape(frames * span, rows * size, columns * size, channels)
+  values = values * np.array(config.std, np.float32)
+  values = values + np.array(config.mean, np.float32)
+  return (values * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def scale(picture: Image.Image, height: int, width: int) -> Image.Image:
+  """The picture at another size, bicubic as in Qwen-VL's processors."""
+  if picture.size == (width, height):
+    return picture
+  return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def cut(
+  picture: Image.Image,
+  config: PictureConfig,
+  vision: VisionConfig,
+  placeholder: str,
+  region: Box | None = None,
+) -> Cut:
+  """Scales a still picture into the budget and cuts it into patches.
+
+  Args:
+    picture: RGB.
+    config: pixel budget and normalisation.
+    vision: patch and merge sizes.
+    placeholder: text of the token that stands for its visual tokens.
+    region: x0, y0, x1, y1 in pixels of the picture, or None.
+
+  Raises:
+    ValueError: if one side is more than 200 times the other.
+  """
+  cell = vision.cell_size
+  size = (picture.height, picture.width, cell, config.min_pixels)
+  height, width = sizes.fit(*size, config.max_pixels)
+  frame = np.asarray(scale(picture, height, width), np.float32)
+  values = frame / np.float32(255)
+  values -= np.array(config.mean, np.float32)
+  values /= np.array(config.std, np.float32)
+  pixels, grid = patchify(values[None], vision)
+  cells = np.zeros(grid[1] * grid[2] // vision.spatial_merge_size**2)
+  if region is not None:
+    factor = np.array([width / picture.width, height / picture.height] * 2)
+    cells = coverage(np.array(region) * factor, cell, (height, width))
+  return Cut(
+    kind="image",
+    pixels=pixels,
+    grid=grid,
+    spans=(Span(placeholder, grid),),
+    shrunk=(height, width) != sizes.fit(*size, math.inf),
+    region=cells.astype(np.float32),
+  )
+
+
+def coverage(
+  box: Float[np.ndarray, "4"], cell: int, size: tuple[int, int]
+) -> Float[np.ndarray, "N"]:
+  """Share of each square cell of a picture that a box covers, row by row."""
+
+  def overlap(low, high, length):
+    start = np.arange(0, length, cell)
+    inside = np.minimum(high, start + cell) - np.maximum(low, start)
+    return np.clip(inside, 0, None) / cell
+
+  x0, y0, x1, y1 = box
+  return np.outer(overlap(y0, y1, size[0]), overlap(x0, x1, size[1])).ravel()
+
+
+def merge_order(grid: Grid, merge: int) -> Int[np.ndarray, "M 2"]:
+  """Row and column of each patch, with merge blocks adjacent."""
+  frames, rows, columns = grid
+  index = np.indices((rows, columns)).reshape(
+    2, rows // merge, merge, columns // merge, merge
+  )
+  index = index.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
+  return np.tile(index, (frames, 1)).astype(np.int32)
+
+
+def window_lists(
+  grid: Grid, vision: VisionConfig
+) -> list[Int[np.ndarray, "patches"]]:
+  """The patches (in merge order) of each attention window of a picture."""
+  t, rows, columns = grid
+  merge, side = vision.spatial_merge_size, vision.window_cells
+  rows, columns = rows // merge, columns // merge
+  cells = np.arange(t * rows * columns).reshape(t, rows, columns)
+  unit = np.arange(merge**2)
+  return [
+    (frame[r : r + side, c : c + side].reshape(-1, 1) * merge**2 + unit).ravel()
+    for frame in cells
+    for r in range(0, rows, side)
+    for c in range(0, columns, side)
+  ]
+
+
+def visual_positions(
+  grid: Grid, merge: int, start: int, interval: float = 1.0
+) -> Int[np.ndarray, "N 3"]:
+  """M-RoPE positions of a run of visual tokens.
+
+  Args:
+    grid: frames, patch rows, patch columns.
+    merge: patches along a side of a token.
+    start: the position after the text before.
+    interval: time positions between frames; they are rounded down.
+  """
+  t, rows, columns = grid
+  index = np.indices((t, rows // merge, columns // merge)).reshape(3, -1).T
+  # In float32, as Transformers computes it: 3 * 0.66... must round alike.
+  time = index[:, 0].astype(np.float32) * np.float32(interval)
+  index[:, 0] = time.astype(np.int64)
+  return (index + start).astype(np.int32)

@@ -1,0 +1,159 @@
+"""Picture and video settings of a model directory, read and written."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from mmrl import json_files, storage
+from mmrl.errors import UserError
+from mmrl.models.config import ModelConfig
+from mmrl.models.families import FAMILIES, VideoConfig
+from mmrl.prompts.pictures import PictureConfig
+
+_PICTURES = "preprocessor_config.json"
+_VIDEOS = "video_preprocessor_config.json"
+# Transformers 5 may put both into one file.
+_BOTH = "processor_config.json"
+
+
+def read(
+  path: storage.Name, config: ModelConfig
+) -> tuple[PictureConfig, VideoConfig]:
+  """Reads how a model wants its pictures and videos.
+
+  Raises:
+    UserError: if there are no such files, or they are for another model.
+  """
+  path = storage.path(path)
+  try:
+    return _build(*_files(path), config, path)
+  except (TypeError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(
+      f"{path}: expected settings of pictures and videos; mistyped: {error}"
+    ) from error
+
+
+def _files(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Settings of pictures and of videos, without nulls."""
+  both = json_files.read(path / _BOTH, "") if (path / _BOTH).exists() else {}
+  picture = json_files.part(both, "image_processor")
+  if not picture:
+    raw = json_files.read(path / _PICTURES, "picture settings")
+    picture = json_files.without_nulls(raw)
+  if (path / _VIDEOS).exists():
+    raw = json_files.read(path / _VIDEOS, "video settings")
+    return picture, json_files.without_nulls(raw)
+  # As Transformers does: what holds for a picture holds for a frame.
+  return picture, json_files.part(both, "video_processor") or picture
+
+
+def _build(
+  raw: Mapping[str, Any],
+  raw_video: Mapping[str, Any],
+  config: ModelConfig,
+  path: epath.Path,
+) -> tuple[PictureConfig, VideoConfig]:
+  for settings in (raw, raw_video):
+    _check(settings, config, path)
+  default = dataclasses.asdict(PictureConfig())
+  found = json_files.without_nulls(
+    {"mean": raw.get("image_mean"), "std": raw.get("image_std")}
+  )
+  picture = json_files.build(PictureConfig, default | _pixels(raw) | found)
+  for name, value in (("image_mean", picture.mean), ("image_std", picture.std)):
+    other = raw_video.get(name, value)
+    if list(other) != list(value):
+      raise UserError(
+        f"{path}: expected the same {name} for pictures and videos, found"
+        f" {value} and {tuple(other)}"
+      )
+  default = dataclasses.asdict(FAMILIES[config.family].video)
+  found = {k: v for k, v in raw_video.items() if k in default}
+  if "num_frames" in raw_video:
+    found["frames"] = raw_video["num_frames"]
+  return picture, json_files.build(
+    VideoConfig, default | found | _pixels(raw_video)
+  )
+
+
+def _pixels(raw: Mapping[str, Any]) -> dict[str, Any]:
+  """The budget, which is written in either of two ways."""
+  size = json_files.part(raw, "size")
+  return json_files.without_nulls(
+    {
+      "min_pixels": raw.get("min_pixels", size.get("shortest_edge")),
+      "max_pixels": raw.get("max_pixels", size.get("longest_edge")),
+    }
+  )
+
+
+def _check(
+  raw: Mapping[str, Any], config: ModelConfig, path: epath.Path
+) -> None:
+  tower = config.vision
+  ours = {
+    "patch_size": tower.patch_size,
+    "temporal_patch_size": tower.temporal_patch_size,
+    "merge_size": tower.spatial_merge_size,
+  }
+  for name, value in ours.items():
+    if raw.get(name, value) != value:
+      raise UserError(
+        f"{path}: expected {name} {value} as in config.json, found {raw[name]}"
+        " in the preprocessor's; the files belong to different models"
+      )
+
+
+def write(
+  picture: PictureConfig,
+  video: VideoConfig,
+  config: ModelConfig,
+  path: storage.Name,
+) -> None:
+  """Writes the settings where Transformers and vLLM look for them."""
+  path = storage.path(path)
+  family, tower = FAMILIES[config.family], config.vision
+  shared = {
+    "processor_class": family.processor,
+    "patch_size": tower.patch_size,
+    "temporal_patch_size": tower.temporal_patch_size,
+    "merge_size": tower.spatial_merge_size,
+    "image_mean": list(picture.mean),
+    "image_std": list(picture.std),
+  }
+  frames: dict[str, Any] = {
+    "min_frames": video.min_frames,
+    "max_frames": video.max_frames,
+  }
+  if video.frames:
+    # Null, or Transformers would take its own default besides.
+    frames |= {"num_frames": video.frames, "fps": None}
+  else:
+    frames["fps"] = video.fps
+  files = {
+    _PICTURES: shared
+    | _size(picture)
+    | {"image_processor_type": family.image_processor},
+    _VIDEOS: shared
+    | _size(video)
+    | frames
+    | {"video_processor_type": family.video_processor},
+  }
+  for name, settings in files.items():
+    storage.write_text(path / name, json.dumps(settings, indent=2) + "\n")
+  # It would go before these.
+  (path / _BOTH).unlink(missing_ok=True)
+
+
+def _size(config: PictureConfig | VideoConfig) -> dict[str, Any]:
+  low, high = config.min_pixels, config.max_pixels
+  return {
+    "size": {"shortest_edge": low, "longest_edge": high},
+    "min_pixels": low,
+    "max_pixels": high,
+  }

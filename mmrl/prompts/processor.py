@@ -1,0 +1,362 @@
+"""Conversations to padded prompts.
+
+A prompt is built together with its pictures and videos: the placeholder that
+the chat template sets for each is replaced by exactly as many ids as it has
+visual tokens, and every position knows which visual token stands there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import pathlib
+import re
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from mmrl import json_files, storage
+from mmrl.errors import UserError
+from mmrl.models.config import ModelConfig
+from mmrl.models.families import FAMILIES, VideoConfig
+from mmrl.prompts import packing, pictures, preprocessor_json, videos
+from mmrl.prompts.packing import Encoded
+from mmrl.types import Prompt
+
+# Of a tokenizer.
+_FILES = (".json", ".jinja", ".txt")
+# Private-use characters stand for texts that must not be parsed.
+_MARK = "\ue000{}\ue001"
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+  """Tokenizer, chat template, picture and video settings of a model.
+
+  Attributes:
+    tokenizer: a fast Transformers tokenizer.
+    config: the model it belongs to.
+    picture: pixel budget and normalisation; `dataclasses.replace` changes it.
+    video: which frames of a video are taken, and their pixel budget.
+  """
+
+  tokenizer: Any
+  config: ModelConfig
+  picture: pictures.PictureConfig
+  video: VideoConfig
+
+  @classmethod
+  def load(cls, path: storage.Name, config: ModelConfig) -> "Processor":
+    """Reads tokenizer, chat template and settings of a model directory."""
+    import transformers  # late: it takes seconds, and no other module needs it
+
+    path = storage.path(path)
+    if not (path / "tokenizer.json").exists():
+      raise UserError(
+        f"expected a tokenizer in {path}, found no tokenizer.json; copy the"
+        " tokenizer files of the model there"
+      )
+    try:
+      files = [n for n in storage.names(path) if n.endswith(_FILES)]
+      with storage.local(path, files) as folder:
+        # Of this class whatever the files ask for: no code of theirs is run.
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # The tokenizers package raises bare ones.
+      raise UserError(
+        f"expected a readable tokenizer in {path}: {error!s:.200}; download"
+        " the model's files again"
+      ) from error
+    # What it would write down of where it was read, and of code that isn't.
+    for name in ("auto_map", "is_local", "local_files_only"):
+      tokenizer.init_kwargs.pop(name, None)
+    apart = path / "chat_template.json"
+    if apart.exists() and not (path / "chat_template.jinja").exists():
+      template = json_files.read(apart, "a chat template")
+      tokenizer.chat_template = template.get("chat_template")
+    if tokenizer.chat_template is None:
+      raise UserError(
+        f"expected a chat template in {path}, found none; add"
+        " chat_template.jinja"
+      )
+    if len(tokenizer) > config.text.vocab_size:
+      raise UserError(
+        f"{path}: the tokenizer has {len(tokenizer)} entries, the model only"
+        f" {config.text.vocab_size}; they don't belong together"
+      )
+    return cls(tokenizer, config, *preprocessor_json.read(path, config))
+
+  def save(self, path: storage.Name) -> None:
+    """Writes tokenizer, chat template and settings to a directory."""
+    path = storage.path(path)
+    with tempfile.TemporaryDirectory() as name:
+      folder = pathlib.Path(name)
+      self.tokenizer.save_pretrained(folder)
+      for file in filter(pathlib.Path.is_file, folder.rglob("*")):
+        storage.write_bytes(path / file.relative_to(folder), file.read_bytes())
+    preprocessor_json.write(self.picture, self.video, self.config, path)
+
+  def __call__(
+    self,
+    conversations: Sequence[Sequence[dict]],
+    *,
+    lengths: Sequence[int] = (),
+    patches: Sequence[int] = (),
+    rows: int = 1,
+  ) -> Prompt:
+    """A list of chat conversations to one padded prompt batch.
+
+    Args:
+      conversations: each a list of messages `{"role", "content"}`, content
+        being text or parts:
+        `{"type": "text", "text"}`;
+        `{"type": "image", "image"}` with a path, bytes, PIL image or uint8
+        array, and optionally `"region"`, a box in its pixels;
+        `{"type": "video", "video"}` with a path or bytes of a file, of which
+        "fps" frames a second are taken (the processor's number by default),
+        or with frames taken already, an array or a list of pictures, and
+        "fps", how many of them make a second.
+      lengths: allowed S; multiples of 32 if empty.
+      patches: allowed M per prompt of a row, on average; multiples of 64 if
+        empty.
+      rows: B, rows that the pictures are packed into.
+
+    Returns:
+      NumPy arrays, padded on the left to the smallest buckets that fit.
+    """
+    encoded = [
+      self.encode(conversation, f"conversation {i}")
+      for i, conversation in enumerate(conversations)
+    ]
+    return self.collate(encoded, lengths=lengths, patches=patches, rows=rows)
+
+  def encode(self, conversation: Sequence[dict], name: str) -> Encoded:
+    """Tokens, positions and patches of one conversation.
+
+    Args:
+      conversation: see `__call__`. Unless its last message is the
+        assistant's, the template opens an answer.
+      name: what errors call the sample.
+
+    Raises:
+      UserError: if a picture or video can't be read, or a message part is of
+        a kind that isn't known.
+    """
+    cuts = tuple(
+      self._cut(part, name)
+      for part in _parts(conversation, name)
+      if part["type"] != "text"
+    )
+    tokens = self._tokenize(conversation, cuts, name)
+    return self._place(np.array(tokens, np.int32), cuts, name)
+
+  def encode_answer(self, text: str, length: int, name: str) -> list[int]:
+    """Ids of an answer, its end of sequence included.
+
+    Raises:
+      UserError: if there are more than `length`.
+    """
+    ids = self.tokenizer.encode(text, add_special_tokens=False)
+    ids.append(self.config.eos_token_id)
+    if len(ids) > length:
+      raise UserError(
+        f"{name}: expected an answer of at most {length} tokens, found"
+        f" {len(ids)}; raise the answer length or shorten the answer"
+      )
+    return ids
+
+  def decode(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
+    """Texts of [.., R] answers, without the closing end of sequence."""
+    keep = np.asarray(mask) & (np.asarray(tokens) != self.config.eos_token_id)
+    rows = [
+      row[kept].tolist()
+      for row, kept in zip(
+        np.asarray(tokens).reshape(-1, tokens.shape[-1]),
+        keep.reshape(-1, keep.shape[-1]),
+        strict=True,
+      )
+    ]
+    return self.tokenizer.batch_decode(rows, skip_special_tokens=False)
+
+  def _text(self, token_id: int) -> str:
+    return self.tokenizer.convert_ids_to_tokens(token_id)
+
+  def _cut(self, part: Mapping[str, Any], name: str) -> pictures.Cut:
+    config, kind = self.config, part["type"]
+    source = _source(part, name)
+    try:
+      if kind == "image":
+        return pictures.cut(
+          pictures.read(source, name),
+          self.picture,
+          config.vision,
+          self._text(config.image_token_id),
+          part.get("region"),
+        )
+      video, family = self.video, FAMILIES[config.family]
+      fps = float(part.get("fps") or 0)
+      if fps:
+        video = dataclasses.replace(video, fps=fps, frames=0)
+
+      def sample(total, fps):
+        span = config.vision.temporal_patch_size
+        return family.sample_frames(total, fps, video, span)
+
+      clip = videos.read(source, name, sample, fps)
+      marks = (
+        self._text(config.video_token_id),
+        self._text(config.vision_start_token_id),
+        self._text(config.vision_end_token_id),
+      )
+      return videos.cut(clip, video, self.picture, config, marks)
+    except UserError:
+      raise
+    except ValueError as error:
+      raise UserError(f"{name}: {error}; change the {kind}") from error
+
+  def _tokenize(
+    self,
+    conversation: Sequence[dict],
+    cuts: Sequence[pictures.Cut],
+    name: str,
+  ) -> list[int]:
+    """Ids of the rendered conversation, one placeholder per span.
+
+    Special tokens that somebody typed stay text: such texts are rendered as
+    marks and tokenised apart, with special tokens split like other text.
+    """
+    typed: list[str] = []
+    specials = [
+      str(token)
+      for token in self.tokenizer.added_tokens_decoder.values()
+      if token.special
+    ]
+
+    def protect(text: str) -> str:
+      # A typed mark must not stand for another text.
+      if not any(special in text for special in [*specials, _MARK[0]]):
+        return text
+      typed.append(text)
+      return _MARK.format(len(typed) - 1)
+
+    def plain(message: dict) -> dict:
+      content = message["content"]
+      if isinstance(content, str):
+        return message | {"content": protect(content)}
+      return message | {
+        "content": [
+          part | {"text": protect(part["text"])}
+          if part["type"] == "text"
+          else {"type": part["type"]}
+          for part in content
+        ]
+      }
+
+    open_answer = conversation[-1]["role"] != "assistant"
+    text = self.tokenizer.apply_chat_template(
+      [plain(message) for message in conversation],
+      tokenize=False,
+      add_generation_prompt=open_answer,
+    )
+    text = self._expand(text, cuts, name)
+    ids: list[int] = []
+    for i, piece in enumerate(re.split(_MARK.format(r"(\d+)"), text)):
+      if i % 2:
+        ids += self.tokenizer.encode(
+          typed[int(piece)], add_special_tokens=False, split_special_tokens=True
+        )
+      else:
+        ids += self.tokenizer.encode(piece, add_special_tokens=False)
+    return ids
+
+  def _expand(self, text: str, cuts: Sequence[pictures.Cut], name: str) -> str:
+    """Sets the text of each picture's spans where its placeholder stands."""
+    kinds = {
+      self._text(self.config.image_token_id): "image",
+      self._text(self.config.video_token_id): "video",
+    }
+    pieces = re.split("(" + "|".join(map(re.escape, kinds)) + ")", text)
+    found = [kinds[placeholder] for placeholder in pieces[1::2]]
+    wanted = [cut.kind for cut in cuts]
+    if found != wanted:
+      raise UserError(
+        f"{name}: the chat template made placeholders for {found}, expected"
+        f" {wanted}; use a template that makes one per picture and video"
+      )
+    pieces[1::2] = ["".join(span.text for span in cut.spans) for cut in cuts]
+    return "".join(pieces)
+
+  def _place(
+    self, ids: np.ndarray, cuts: tuple[pictures.Cut, ...], name: str
+  ) -> Encoded:
+    """Puts each span's visual tokens where its placeholder stands."""
+    config, merge = self.config, self.config.vision.spatial_merge_size
+    (holes,) = np.nonzero(np.isin(ids, config.banned_token_ids))
+    spans = [span for cut in cuts for span in cut.spans]
+    tokens, positions, index = [], [], []
+    start = at = seen = 0
+    for hole, span in zip([*holes, len(ids)], [*spans, None], strict=True):
+      text = ids[start:hole]
+      tokens.append(text)
+      positions.append(np.tile(at + np.arange(len(text))[:, None], (1, 3)))
+      index.append(np.full(len(text), -1))
+      at += len(text)
+      if span is None:
+        break
+      place = pictures.visual_positions(span.grid, merge, at, span.interval)
+      tokens.append(np.full(len(place), ids[hole]))
+      positions.append(place)
+      index.append(seen + np.arange(len(place)))
+      at += max(span.grid[1:]) // merge
+      seen += len(place)
+      start = hole + 1
+    visual_index = np.concatenate(index).astype(np.int32)
+    # The last entry is what text, at -1, reads.
+    region = np.concatenate([*(cut.region for cut in cuts), [0]])
+    return Encoded(
+      name=name,
+      tokens=np.concatenate(tokens).astype(np.int32),
+      positions=np.concatenate(positions).astype(np.int32),
+      visual_index=visual_index,
+      region=region[visual_index].astype(np.float32),
+      cuts=cuts,
+    )
+
+  def collate(self, encoded: Sequence[Encoded], **buckets) -> Prompt:
+    """Pads conversations to one batch; see `packing.collate`."""
+    return packing.collate(encoded, self.config, **buckets)
+
+
+def _parts(conversation: Sequence[dict], name: str) -> Iterator[dict]:
+  """The message parts of a conversation, checked."""
+  for message in conversation:
+    if isinstance(message["content"], str):
+      continue
+    for part in message["content"]:
+      kind = part.get("type") if isinstance(part, Mapping) else None
+      if kind not in ("text", "image", "video"):
+        raise UserError(
+          f"{name}: expected message parts of type 'text', 'image' or"
+          f" 'video', found {part!s:.80}"
+        )
+      yield part
+
+
+def _source(part: Mapping[str, Any], name: str) -> Any:
+  """What a picture or video part holds, under any of the usual keys."""
+  kind = part["type"]
+  for key in (kind, "path", "url"):
+    if part.get(key) is not None:
+      source = part[key]
+      break
+  else:
+    raise UserError(
+      f"{name}: expected the part to hold {kind!r} or 'path', found"
+      f" {sorted(part)}"
+    )
+  if isinstance(source, str):
+    if re.match(r"https?://", source):
+      raise UserError(
+        f"{name}: expected a {kind} on this machine, found {source:.200};"
+        " download it first"
+      )
+    source = source.removeprefix("file://")
+  return source

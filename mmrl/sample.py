@@ -1,0 +1,259 @@
+"""python -m mmrl.sample --model DIR --image FILE --prompt TEXT
+
+With --attention OUT.png it draws where the answer looked: `--token` says which
+of its tokens, by number from 0, or "all", or the "mean" of all.
+
+One answer about pictures and videos, and where each token looked.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from absl import flags
+import jax
+from jaxtyping import Float
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmrl import commands, hub, models
+from mmrl.errors import UserError
+from mmrl.prompts import pictures
+from mmrl.prompts.packing import Encoded
+from mmrl.rollouts import sampler
+from mmrl.types import Attention
+from mmrl.workdir.report import overlay
+
+# Frames of a video that are drawn, spread over it.
+_FRAMES = 8
+_SIDE = 224
+# Layout of the sheet, pixels.
+_TITLE, _GAP, _WIDTH = 20, 8, 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """An answer and where each of its tokens looked.
+
+  Attributes:
+    text: the answer.
+    tokens: text of each token, its end included.
+    encoded: the question.
+    attention: head-mean attention of each token over the prompt, its own
+      position and the other answer tokens left out (not renormalised).
+  """
+
+  text: str
+  tokens: Sequence[str]
+  encoded: Encoded
+  attention: Float[np.ndarray, "tokens S"]
+
+
+def answer(
+  model: hub.Model,
+  messages: Sequence[dict[str, Any]],
+  *,
+  length: int,
+  temperature: float = 0.0,
+  seed: int = 0,
+  layer: int = -1,
+) -> Answer:
+  """Answers one conversation.
+
+  Args:
+    model: the model.
+    messages: the conversation; see `Processor.__call__`.
+    length: most tokens of the answer.
+    temperature: 0 is greedy.
+    seed: of sampling.
+    layer: decoder layer whose attention is returned.
+
+  Raises:
+    UserError: if a picture or video can't be read, or there is no such layer.
+  """
+  depth = model.config.text.num_hidden_layers
+  if not -depth <= layer < depth:
+    raise UserError(
+      f"expected a layer of a {depth}-layer decoder, found {layer}"
+    )
+  encoded = model.processor.encode(messages, "the question")
+  prompt = model.processor.collate([encoded])
+
+  tokens, mask, rows = _run(
+    model.params,
+    model.config,
+    prompt,
+    jax.random.key(seed),
+    layers=(layer,),
+    length=length,
+    temperature=temperature,
+  )
+  tokens, mask, rows = map(np.asarray, (tokens, mask, rows))
+  count = int(mask.sum())
+  tokenizer = model.processor.tokenizer
+  real = np.nonzero(prompt.mask[0])[0]
+  return Answer(
+    text=model.processor.decode(tokens, mask)[0],
+    tokens=[tokenizer.decode([i]) for i in tokens[0, 0, :count]],
+    encoded=encoded,
+    attention=rows[0, 0, :count, real].T,
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnames=("config", "layers", "length", "temperature")
+)
+def _run(params, config, prompt, key, *, layers, length, temperature):
+  """Tokens and mask of one answer, and its attention in some layers."""
+  rollout = sampler.rollout(
+    params,
+    config,
+    prompt,
+    key,
+    attention_layers=layers,
+    answers=1,
+    length=length,
+    temperature=temperature,
+  )
+  output = models.extend(
+    params, config, rollout.prefix, rollout.tokens, attention_layers=layers
+  )
+  assert isinstance(output.attention, Attention)
+  rows = models.attention_rows(output.attention)
+  return rollout.tokens, rollout.mask, rows
+
+
+def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
+  """Pictures and frames with an answer's attention on them.
+
+  One strip for each token that is drawn. Heat in a strip has one scale, so
+  that frames and pictures can be compared.
+
+  Args:
+    model: the model.
+    found: from `answer`.
+    token: number of an answer token, "all", or "mean" over all of them.
+
+  Raises:
+    UserError: if there is no such token, or nothing to look at.
+  """
+  cuts = found.encoded.cuts
+  if not cuts:
+    raise UserError(
+      "expected a picture or video to draw attention on, found none; pass"
+      " --image or --video"
+    )
+  names, heats = _chosen(found, token)
+  visual = found.encoded.visual_index >= 0
+  strips = [_tiles(model, cuts, heat[visual]) for heat in heats]
+  # Strips side by side as far as they fit, each under the name of its token.
+  height = max(tile.height for tile in strips[0]) + _TITLE + _GAP
+  width = sum(tile.width + _GAP for tile in strips[0]) + _GAP
+  across = max(1, min(len(strips), _WIDTH // width))
+  down = -(-len(strips) // across)
+  sheet = Image.new("RGB", (width * across, height * down), "white")
+  pen = ImageDraw.Draw(sheet)
+  for number, (name, strip) in enumerate(zip(names, strips, strict=True)):
+    x, y = number % across * width + _GAP, number // across * height
+    pen.text((x, y + 4), name, fill="black")
+    for tile in strip:
+      sheet.paste(tile, (x, y + _TITLE))
+      x += tile.width + _GAP
+  return sheet
+
+
+def _chosen(found: Answer, token: str):
+  """Names and attention of the tokens to draw."""
+  heat = found.attention
+  labels = [f"{i}: {text!r}"[:30] for i, text in enumerate(found.tokens)]
+  if token == "mean":
+    return ["mean"], heat.mean(0, keepdims=True)
+  if token == "all":
+    return labels, heat
+  if not token.isdigit() or int(token) >= len(labels):
+    raise UserError(
+      f"expected --token 0 to {len(labels) - 1}, 'all' or 'mean', found"
+      f" {token!r}"
+    )
+  return labels[int(token) :][:1], heat[int(token) :][:1]
+
+
+def _tiles(model, cuts, heat: np.ndarray) -> list[Image.Image]:
+  """Every picture, and frames of every video, with their share of `heat`."""
+  processor, tower = model.processor, model.config.vision
+  merge, start, tiles = tower.spatial_merge_size, 0, []
+  top = max(float(heat.max()), 1e-12)
+  for cut in cuts:
+    frames, rows, columns = (
+      cut.grid[0],
+      cut.grid[1] // merge,
+      cut.grid[2] // merge,
+    )
+    count = frames * rows * columns
+    cells = heat[start : start + count].reshape(frames, rows, columns)
+    start += count
+    seen = pictures.pixels_of(cut, processor.picture, tower)
+    step = tower.temporal_patch_size
+    shown = np.linspace(0, frames - 1, min(frames, _FRAMES)).round()
+    for frame in shown.astype(int):
+      picture = seen[frame * step]
+      tiles.append(overlay(picture, cells[frame], size=_SIDE, top=top))
+  return tiles
+
+
+def define_flags() -> None:
+  """Defines the flags of this command, where it is the one that runs."""
+  flags.DEFINE_string("model", None, "Model directory, or hub id.")
+  flags.DEFINE_multi_string("image", [], "Picture file; repeatable.")
+  flags.DEFINE_multi_string("video", [], "Video file; repeatable.")
+  flags.DEFINE_string("prompt", None, "Question.")
+  flags.DEFINE_integer(
+    "length", 128, "Most tokens of the answer.", lower_bound=1
+  )
+  flags.DEFINE_float("temperature", 0.0, "0 is greedy.", lower_bound=0)
+  flags.DEFINE_integer("seed", 0, "Of sampling.")
+  flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Of weights and computation."
+  )
+  flags.DEFINE_string(
+    "attention", None, "PNG to draw the answer's attention in."
+  )
+  flags.DEFINE_string(
+    "token", "mean", "Answer token to draw: a number from 0, 'all', or 'mean'."
+  )
+  flags.DEFINE_integer("layer", -1, "Decoder layer that is drawn.")
+
+
+def main() -> None:
+  given = flags.FLAGS
+  model = hub.load(given.model, dtype=given.dtype)
+  config = dataclasses.replace(model.config, dtype=given.dtype)
+  processor = dataclasses.replace(model.processor, config=config)
+  model = hub.Model(config, model.params, processor)
+  parts = [{"type": "image", "image": file} for file in given.image]
+  parts += [{"type": "video", "video": file} for file in given.video]
+  parts.append({"type": "text", "text": given.prompt})
+  found = answer(
+    model,
+    [{"role": "user", "content": parts}],
+    length=given.length,
+    temperature=given.temperature,
+    seed=given.seed,
+    layer=given.layer,
+  )
+  print(found.text)
+  if given.attention:
+    sheet = draw(model, found, given.token)
+    try:
+      sheet.save(given.attention)
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f"expected --attention to be a picture file that can be written:"
+        f" {error}"
+      ) from error
+
+
+if __name__ == "__main__":
+  define_flags()
+  commands.run(main, required=("model", "prompt"))

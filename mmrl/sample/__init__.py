@@ -1,1 +1,0 @@
-"""Answers to single questions, and a picture of their attention."""

@@ -1,0 +1,357 @@
+"""Checkpoints of a run with Orbax: saved, checked, restored."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import hashlib
+import json
+import sys
+from typing import Any
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mmrl import storage
+from mmrl.errors import UserError
+from mmrl.machines import processes
+from mmrl.models import parameters
+from mmrl.types import PyTree
+from mmrl.workdir.checksums import checksums, everywhere
+
+
+class Checkpoints:
+  """Saves and restores state and data position.
+
+  A save is written beside the older ones and becomes visible when it is
+  whole; only then are older ones removed. With every array goes its checksum,
+  with the rest a digest, and both are compared when it is read: a checkpoint
+  that disk or network have damaged is reported, put aside as `corrupt-STEP`
+  until damage is found again, and the one before it is used.
+
+  All processes of a run call the same methods in the same order.
+
+  Attributes:
+    restored: step of what was restored last; None before.
+  """
+
+  def __init__(
+    self, workdir: storage.Name, *, keep: int = 1, read_only: bool = False
+  ):
+    """Opens `workdir/checkpoints`.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest are kept.
+      read_only: whether to leave the folder as it is; a run may be going on
+        there.
+
+    Raises:
+      UserError: if it can't be written.
+    """
+    workdir = storage.path(workdir)
+    self._remote = storage.is_remote(workdir)
+    if not self._remote:
+      workdir = workdir.absolute()
+    self._path = workdir / "checkpoints"
+    self.restored: int | None = None
+    self._manager: Any = None  # Orbax has no types
+    if read_only:
+      return
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      enable_async_checkpointing=True,
+      # What a killed run has begun. In a store another run may be at it.
+      cleanup_tmp_directories=not self._remote,
+    )
+    try:
+      with storage.errors(self._path):
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(self._path, options=options)
+    except OSError as error:
+      raise UserError(
+        f"expected a writable folder at {self._path}: {error}; pass another"
+        " --workdir"
+      ) from error
+
+  @property
+  def latest(self) -> int | None:
+    """Newest step that was saved to its end."""
+    # Orbax's own list counts a save that failed; the folder doesn't.
+    return max(self._steps(), default=None)
+
+  def _steps(self) -> set[int]:
+    if not self._path.is_dir():
+      return set()
+    return {
+      int(folder.name)
+      for folder in self._path.iterdir()
+      if folder.name.isdigit() and ocp.path.step.is_path_finalized(folder)
+    }
+
+  def prepare(self, state: PyTree) -> None:
+    """Compiles what `save` computes, so that no later step has to."""
+    checksums(_leaves(vars(state)))
+
+  def save(self, state: PyTree, data: dict[str, Any]) -> None:
+    """Saves state and data position in the background.
+
+    Raises:
+      UserError: if this save or the one before it couldn't be written.
+    """
+    step = int(state.step)
+    arrays = vars(state) | {"step": np.int32(step)}
+    leaves = _leaves(arrays)
+    notes = {
+      "step": step,
+      "data": data,
+      "shapes": {name: _shape(leaf) for name, leaf in leaves.items()},
+      "checksums": checksums(leaves),
+    }
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(arrays),
+      data=ocp.args.JsonSave(notes | {"digest": _digest(notes)}),
+    )
+    try:
+      self._manager.save(step, args=args)
+    except Exception as error:  # Orbax wraps what the file system says.
+      raise self._failed(step, error) from error
+
+  def wait(self) -> None:
+    """Waits until what was saved is on disk.
+
+    Raises:
+      UserError: if it couldn't be written.
+    """
+    try:
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise self._failed(None, error) from error
+
+  def _failed(self, step: int | None, error: Exception) -> Exception:
+    if (
+      isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+    ):
+      return error  # Another process has ended: the disk isn't to blame.
+    what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+    reason = " ".join(str(error).split())
+    return UserError(
+      f"could not write {what} to {self._path}: {reason:.200}; free some"
+      f" space, then run the same command again: it resumes from step"
+      f" {self.latest or 0}"
+    )
+
+  def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """The newest checkpoint that isn't damaged.
+
+    Args:
+      like: a state with the shapes, types and placement to restore to, whatever
+        devices it was saved from; leaves may be `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      (state, data position).
+
+    Raises:
+      UserError: if there is none, or it holds other arrays.
+    """
+    wanted = _abstract(vars(like))
+
+    def read(folder):
+      args = ocp.args.StandardRestore(wanted)
+      return ocp.StandardCheckpointHandler().restore(folder, args=args)
+
+    state, data, damaged = self._newest(read, wanted)
+    if damaged and self._manager is not None:
+      processes.first_only(lambda: self._put_aside(damaged))
+      self._manager.reload()
+    return dataclasses.replace(like, **state), data
+
+  def restore_params(
+    self, trainable: dict[str, Any], frozen: dict[str, Any]
+  ) -> PyTree:
+    """The model's parameters of the newest checkpoint, nested.
+
+    Args:
+      trainable, frozen: shapes, types and placement, as `partition` splits
+        them.
+
+    Raises:
+      UserError: if there is none, or it holds other parameters.
+    """
+    wanted = _abstract({"trainable": trainable, "frozen": frozen})
+
+    def read(folder):
+      args = ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        partial_restore=True,
+      )
+      return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
+
+    parts, _, _ = self._newest(read, wanted)
+    return parameters.merge(parts["trainable"], parts["frozen"])
+
+  def _newest(
+    self, read: Callable[[epath.Path], PyTree], wanted: PyTree
+  ) -> tuple[PyTree, dict[str, Any], list[int]]:
+    """Reads checkpoints from the newest on until one is whole.
+
+    Args:
+      read: reads arrays from a checkpoint's folder `state`.
+      wanted: their shapes.
+
+    Returns:
+      (arrays, data position, steps of the damaged ones).
+    """
+    damaged: dict[int, str] = {}
+    while True:
+      newest = np.int32(max(self._steps() - set(damaged), default=-1))
+      step = int(multihost_utils.broadcast_one_to_all(newest))
+      if step < 0:
+        break
+      tree, data, reason = self._attempt(step, read, wanted)
+      if reason:
+        damaged[step] = reason
+        continue
+      self.restored = step
+      if jax.process_index() == 0:
+        for other, reason in damaged.items():
+          print(
+            f"warning: the checkpoint of step {other} in {self._path} is"
+            f" damaged ({reason}); the one before it, of step {step}, is used",
+            file=sys.stderr,
+          )
+      return tree, data, list(damaged)
+    if not damaged:
+      raise UserError(
+        f"expected a checkpoint in {self._path}, found none; let python -m"
+        " mmrl.train reach its first one"
+      )
+    found = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+    raise UserError(
+      f"expected a whole checkpoint in {self._path}, found only damaged ones"
+      f" ({found:.400}); put back a copy of that folder, or begin anew with"
+      " another --workdir"
+    )
+
+  def _attempt(
+    self, step: int, read: Callable[[epath.Path], PyTree], wanted: PyTree
+  ) -> tuple[PyTree, dict[str, Any], str]:
+    """Reads one checkpoint: (arrays, data position, what is wrong with it)."""
+    folder, reason, notes = self._path / str(step), "", {}
+    tree: PyTree = None
+    try:
+      notes = _read_notes(folder / "data" / "metadata", step)
+      _check_same(folder, wanted, notes["shapes"])
+      tree = read(folder / "state")
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+      raise
+    except Exception as error:  # Of any kind, from Orbax and TensorStore.
+      cause: BaseException = error
+      while cause.__cause__ is not None:
+        cause = cause.__cause__
+      reason = f"{type(cause).__name__}: {' '.join(str(cause).split()):.150}"
+    # Arrays of several processes can be computed with only if all have theirs.
+    if processes.mean({"damaged": float(bool(reason))})["damaged"] > 0:
+      return None, {}, reason or "another process could not read it"
+    found = checksums(_leaves(tree))
+    wrong = [k for k, v in found.items() if notes["checksums"][k] != v]
+    if "step" in tree and int(tree["step"]) != step:
+      wrong.append("step")
+    if wrong:
+      reason = f"{len(wrong)} arrays differ from their checksums: {wrong[0]}"
+    return tree, notes["data"], reason
+
+  def _put_aside(self, damaged: list[int]) -> None:
+    """Makes room for these steps to be saved again.
+
+    What was put aside before goes: it never takes more than `keep` does.
+    """
+    try:
+      with storage.errors(self._path):
+        for folder in list(self._path.iterdir()):
+          if folder.name.startswith("corrupt-"):
+            folder.rmtree()
+        for step in damaged:
+          (self._path / str(step)).rename(self._path / f"corrupt-{step}")
+    except OSError as error:
+      raise UserError(
+        f"could not rename the damaged checkpoints of {self._path} to"
+        f" corrupt-STEP: {error.strerror or error}; delete them yourself"
+      ) from error
+
+  def close(self) -> None:
+    """Waits and frees the manager's threads."""
+    if self._manager is not None:
+      self._manager.close()
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+  """Arrays by path, `step` excepted."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_flatten_with_path(
+      {name: part for name, part in tree.items() if name != "step"}
+    )[0]
+  }
+
+
+def _shape(leaf: Any) -> str:
+  return f"{jnp.dtype(leaf.dtype)} {tuple(leaf.shape)}"
+
+
+def _abstract(tree: PyTree) -> PyTree:
+  """Shapes and types, each with the place to restore it to.
+
+  What nobody has placed, such as a counter, goes to all devices of the rest.
+  """
+  mesh = everywhere(jax.tree.leaves(tree))
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+  def abstract(leaf):
+    where = getattr(leaf, "sharding", None)
+    if where is None or not getattr(leaf, "committed", True):
+      where = mesh or where or here
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+  return jax.tree.map(abstract, tree)
+
+
+def _digest(notes: Mapping[str, Any]) -> str:
+  text = json.dumps(json.loads(json.dumps(notes)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_notes(path: epath.Path, step: int) -> dict[str, Any]:
+  """What a checkpoint says of itself.
+
+  Raises:
+    OSError, ValueError, KeyError, TypeError: if it is damaged.
+  """
+  notes = json.loads(storage.read_text(path))
+  if notes.pop("digest") != _digest(notes) or notes["step"] != step:
+    raise ValueError(f"{path.parent.name}/{path.name} differs from its digest")
+  return notes
+
+
+def _check_same(
+  folder: epath.Path, wanted: Mapping[str, PyTree], stored: Mapping[str, str]
+) -> None:
+  """Raises UserError if a whole checkpoint holds other arrays than wanted."""
+  for part in ("trainable", "frozen", "optimizer"):
+    if part not in wanted:
+      continue
+    leaves = _leaves({part: wanted[part]})
+    ours = {name: _shape(leaf) for name, leaf in leaves.items()}
+    theirs = {k: v for k, v in stored.items() if k.split("/")[0] == part}
+    if ours == theirs:
+      continue
+    name, _ = min(ours.items() ^ theirs.items())
+    raise UserError(
+      f"{folder}: expected the arrays of the run's config.json and its model,"
+      f" found {name.split('/', 1)[-1]} in shape {theirs.get(name)} instead of"
+      f" {ours.get(name)}; restore the config and model of the run"
+    )

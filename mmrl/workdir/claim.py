@@ -1,0 +1,47 @@
+"""A working directory belongs to one config."""
+
+import contextlib
+import difflib
+import json
+
+import ml_collections
+
+from mmrl import storage
+from mmrl.errors import UserError
+from mmrl.workdir import lock
+
+
+def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
+  """Makes a working directory a run's own, or checks that it is.
+
+  Raises:
+    UserError: if it can't be written, or belongs to a config that differs in
+      more than its mesh.
+  """
+  settings = config.to_dict()
+  text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+  workdir = storage.path(workdir)
+  path = workdir / "config.json"
+  try:
+    found = storage.read_text(path)
+  except FileNotFoundError:
+    storage.write_text(path, text)
+    return
+  except OSError as error:
+    raise lock.unwritable(workdir, error) from error
+  with contextlib.suppress(ValueError, TypeError):
+    # A run may go on on another mesh.
+    same = json.loads(found) | {"mesh": settings["mesh"]}
+    found = json.dumps(same, indent=2, sort_keys=True) + "\n"
+  if found != text:
+    changes = difflib.unified_diff(
+      found.splitlines(), text.splitlines(), n=0, lineterm=""
+    )
+    lines = [
+      " ".join(c.split()) for c in changes if c[:3] not in ("---", "+++")
+    ]
+    shown = "; ".join(line for line in lines if not line.startswith("@@"))
+    raise UserError(
+      f"{workdir} belongs to a run with another config ({shown:.300}); pass a"
+      " new --workdir, or the config it began with"
+    )

@@ -1,0 +1,697 @@
+"""Weights in safetensors files: names, shards, types, placement, refusals."""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import (
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+  SingleDeviceSharding,
+)
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import small_models
+
+from mmrl.errors import UserError
+from mmrl.hub import weights
+from mmrl.models import parameters
+from mmrl.models.families import FAMILIES
+
+INDEX = "model.safetensors.index.json"
+# Splits a small model into several shards.
+SHARD = 40_000
+
+
+def assert_same(one, other):
+  """Bit for bit; structure, shapes and types, too."""
+
+  def check(path, x, y):
+    name = jax.tree_util.keystr(path)
+    x, y = np.asarray(x), np.asarray(y)
+    assert (x.dtype, x.shape) == (y.dtype, y.shape), name
+    np.testing.assert_array_equal(bits(x), bits(y), err_msg=name)
+
+  jax.tree_util.tree_map_with_path(check, one, other)
+
+
+def bits(array):
+  return array.view(f"u{array.dtype.itemsize}")
+
+
+def read(path):
+  return safetensors.numpy.load_file(path / "model.safetensors")
+
+
+def write(path, tensors):
+  safetensors.numpy.save_file(tensors, path / "model.safetensors")
+
+
+def write_shards(path, shards):
+  """Shards by file name, and their index."""
+  weight_map = {}
+  for file, tensors in shards.items():
+    safetensors.numpy.save_file(tensors, path / file)
+    weight_map |= dict.fromkeys(tensors, file)
+  index = {"metadata": {}, "weight_map": weight_map}
+  (path / INDEX).write_text(json.dumps(index))
+
+
+def contents(path):
+  """What lies in a directory, hidden files included."""
+  return {
+    str(file.relative_to(path)): file.read_bytes() if file.is_file() else None
+    for file in path.rglob("*")
+  }
+
+
+def changed(params, by=1):
+  return jax.tree.map(lambda x: x + by, params)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def config(request):
+  """Each family, with a head of its own."""
+  return small_models.small_config(family=request.param, tied=False)
+
+
+@pytest.fixture(scope="module")
+def params(config):
+  return small_models.make_params(config)
+
+
+@pytest.fixture(scope="module")
+def tensors(config):
+  return small_models.weights(config)
+
+
+@pytest.fixture(scope="module")
+def saved(config, tmp_path_factory):
+  """The weights in one file; tests only read it."""
+  path = tmp_path_factory.mktemp(config.family)
+  return small_models.write_weights(path, config)
+
+
+@pytest.fixture(scope="module")
+def loaded(saved, config):
+  return weights.load_params(saved, config)
+
+
+# What holds for every model is tested with one.
+
+
+@pytest.fixture(scope="module")
+def one():
+  return small_models.small_config()
+
+
+@pytest.fixture(scope="module")
+def one_params(one):
+  return small_models.make_params(one)
+
+
+@pytest.fixture(scope="module")
+def one_saved(one, tmp_path_factory):
+  """Copied by those who change it."""
+  path = tmp_path_factory.mktemp("one") / "model"
+  return small_models.write_weights(path, one)
+
+
+@pytest.fixture(scope="module")
+def one_sharded(one, one_params, tmp_path_factory):
+  path = tmp_path_factory.mktemp("shards") / "model"
+  path.mkdir()
+  weights.save_params(one_params, one, path, max_shard_bytes=SHARD)
+  return path
+
+
+# Names and layout.
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_saved_as_published(tmp_path, config, params, tied):
+  """Names, shapes and values are those of the list written out by hand."""
+  if tied:
+    config = dataclasses.replace(config, tie_word_embeddings=True)
+    text = {k: v for k, v in params["text"].items() if k != "head"}
+    params = params | {"text": text}
+  weights.save_params(params, config, tmp_path)
+  found, wanted = read(tmp_path), small_models.weights(config)
+  assert ("lm_head.weight" in found) != tied
+  assert set(found) == set(wanted)
+  for name, tensor in wanted.items():
+    assert found[name].dtype == np.float32
+    np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+  assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def flat(name):
+  """The inverse of `small_models.nested`."""
+  name = name.replace("model.language_model.", "model.")
+  return name.replace("model.visual.", "visual.")
+
+
+def test_loaded_as_published(loaded, params):
+  assert_same(loaded, params)
+
+
+def test_the_other_names(tmp_path, config, params, tensors):
+  """Transformers 4.52 and later nest both halves under `model`, which Qwen3-VL
+  was published as; the older families were published flat."""
+  rename = small_models.nested
+  if "model.visual.patch_embed.proj.weight" in tensors:
+    rename = flat
+  renamed = {rename(name): tensor for name, tensor in tensors.items()}
+  assert set(renamed) & set(tensors) == {"lm_head.weight"}
+  write(tmp_path, renamed)
+  assert_same(weights.load_params(tmp_path, config), params)
+
+
+def test_where_tensors_land(loaded, tensors):
+  """Kernels are transposed, layers stacked, filters laid flat."""
+  tensors = {flat(name): tensor for name, tensor in tensors.items()}
+  text, vision = loaded["text"], loaded["vision"]
+  layers, blocks = text["layers"], vision["blocks"]
+  for leaf, wanted in [
+    (text["embed"]["embedding"], tensors["model.embed_tokens.weight"]),
+    (text["head"]["kernel"], tensors["lm_head.weight"].T),
+    (text["norm"]["scale"], tensors["model.norm.weight"]),
+    (
+      layers["k"]["kernel"][1],
+      tensors["model.layers.1.self_attn.k_proj.weight"].T,
+    ),
+    (
+      layers["mlp"]["down"]["kernel"][2],
+      tensors["model.layers.2.mlp.down_proj.weight"].T,
+    ),
+    (
+      layers["mlp_norm"]["scale"][0],
+      tensors["model.layers.0.post_attention_layernorm.weight"],
+    ),
+    (
+      vision["patch_embed"]["kernel"],
+      tensors["visual.patch_embed.proj.weight"].reshape(24, -1).T,
+    ),
+    (blocks["qkv"]["kernel"][1], tensors["visual.blocks.1.attn.qkv.weight"].T),
+    (blocks["proj"]["bias"][0], tensors["visual.blocks.0.attn.proj.bias"]),
+  ]:
+    np.testing.assert_array_equal(leaf, wanted)
+
+
+def test_a_tied_head_may_be_stored(tmp_path, one, one_params):
+  tensors = small_models.weights(one)
+  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+  write(tmp_path, tensors)
+  assert_same(weights.load_params(tmp_path, one), one_params)
+
+
+# Types.
+
+
+TYPES = {
+  "float32": np.float32,
+  "float16": np.float16,
+  "bfloat16": ml_dtypes.bfloat16,
+}
+
+
+@pytest.mark.parametrize("dtype", small_models.first(*reversed(TYPES)))
+def test_types(tmp_path, one, dtype):
+  """Tensors of all types, even of one parameter: bit for bit those of the file,
+  or rounded once. Infinities, NaNs, signed zeros and subnormals are kept."""
+  tensors = {}
+  kinds = itertools.cycle(TYPES.values())
+  for name, tensor in small_models.weights(one).items():
+    kind = next(kinds)
+    tensors[name] = tensor.astype(kind)
+    info = jnp.finfo(kind)
+    tensors[name].reshape(-1)[:6] = np.array(
+      [np.inf, -np.inf, np.nan, 0.0, -0.0, info.smallest_subnormal], kind
+    )
+  write(tmp_path, tensors)
+  loaded = weights.load_params(tmp_path, one, dtype=dtype)
+  assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(dtype)}
+  weights.save_params(loaded, one, tmp_path)
+  wanted = {k: v.astype(TYPES[dtype]) for k, v in tensors.items()}
+  assert_same(read(tmp_path), wanted)
+
+
+@pytest.mark.parametrize(
+  "dtype, called",
+  [
+    (np.int8, "I8"),
+    (np.uint8, "U8"),
+    (ml_dtypes.float8_e4m3fn, "F8_E4M3"),
+    (np.float64, "F64"),
+  ],
+)
+def test_quantised_weights_are_refused(tmp_path, one, dtype, called):
+  name = "model.language_model.layers.1.mlp.up_proj.weight"
+  tensors = small_models.weights(one)
+  tensors = {small_models.nested(k): v for k, v in tensors.items()}
+  write(tmp_path, tensors | {name: tensors[name].astype(dtype)})
+  refused(tmp_path, one, "expected weights", f"{called} in {name}; use the")
+
+
+# Shards.
+
+
+@pytest.mark.parametrize("most", [1, SHARD])
+def test_written_shards(tmp_path, one, one_params, most):
+  weights.save_params(one_params, one, tmp_path, max_shard_bytes=most)
+  wanted = small_models.weights(one)
+  index = json.loads((tmp_path / INDEX).read_text())
+  size = sum(tensor.nbytes for tensor in wanted.values())
+  assert index["metadata"]["total_size"] == size
+  files = sorted(tmp_path.glob("*.safetensors"))
+  count = len(files)
+  assert [file.name for file in files] == [
+    f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)
+  ]
+  if most == 1:
+    assert count == len(wanted)
+  else:
+    assert size / most < count < len(wanted) / 2
+  found = {}
+  for file in files:
+    part = safetensors.numpy.load_file(file)
+    held = sum(tensor.nbytes for tensor in part.values())
+    assert held <= most or len(part) == 1
+    found |= dict.fromkeys(part, file.name)
+  assert found == index["weight_map"]
+  assert set(found) == set(wanted)
+
+
+def test_written_shards_are_read(one_sharded, one, one_params):
+  assert_same(weights.load_params(one_sharded, one), one_params)
+
+
+def test_published_shards(tmp_path, one, one_params):
+  """The layers of one parameter may lie in several files, in any order."""
+  tensors = small_models.weights(one)
+  names = sorted(tensors)
+  write_shards(
+    tmp_path,
+    {
+      f"model-0000{i + 1}-of-00003.safetensors": {
+        name: tensors[name] for name in names[i::3]
+      }
+      for i in range(3)
+    },
+  )
+  assert_same(weights.load_params(tmp_path, one), one_params)
+
+
+# Placement.
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
+
+
+SPECS = {
+  "every axis that divides": ("a", "b", "b"),
+  "both along one": (None, ("a", "b")),
+  "the last axis": (None, None, "b"),
+}
+
+
+@pytest.mark.parametrize(
+  "family, spec",
+  [
+    pytest.param(
+      family, spec, marks=() if family == "qwen2_5_vl" else pytest.mark.full
+    )
+    for family, spec in zip(FAMILIES, SPECS, strict=True)
+  ],
+)
+def test_placement(tmp_path, mesh, family, spec):
+  """The arrays lie as asked, whole layers and parts of them."""
+  config = small_models.small_config(family=family, tied=False)
+  path = small_models.write_weights(tmp_path, config)
+  asked = {}
+
+  def placement(name, shape):
+    """The axes of SPECS that divide the shape's, each name once."""
+    axes, used = [], set()
+    for axis, size in zip(SPECS[spec], shape, strict=False):
+      names = (axis,) if isinstance(axis, str) else axis or ()
+      count = np.prod([mesh.shape[n] for n in names], dtype=int)
+      fits = size % count == 0 and not used & set(names)
+      axes.append(axis if fits else None)
+      used |= set(names) if fits else set()
+    asked[name] = shape, NamedSharding(mesh, PartitionSpec(*axes))
+    return asked[name][1]
+
+  loaded = weights.load_params(path, config, placement=placement)
+  leaves = {
+    parameters.path_name(key): leaf
+    for key, leaf in jax.tree_util.tree_flatten_with_path(loaded)[0]
+  }
+  assert asked.keys() == leaves.keys()
+  spread = 0
+  for name, leaf in leaves.items():
+    shape, where = asked[name]
+    assert leaf.shape == shape
+    assert leaf.sharding.is_equivalent_to(where, leaf.ndim), name
+    assert leaf.committed
+    assert len(leaf.addressable_shards) == 8
+    spread += not leaf.sharding.is_fully_replicated
+  assert spread > len(leaves) / 4
+  assert_same(loaded, small_models.make_params(config))
+
+
+def test_placement_on_another_device(one_saved, one, one_params):
+  device = jax.devices()[5]
+  loaded = weights.load_params(
+    one_saved, one, placement=lambda *_: SingleDeviceSharding(device)
+  )
+  assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(loaded))
+  assert_same(loaded, one_params)
+
+
+def test_placed_on_the_first_device_by_default(loaded):
+  devices = {jax.devices()[0]}
+  assert all(leaf.devices() == devices for leaf in jax.tree.leaves(loaded))
+
+
+# Refusals.
+
+
+def refused(path, config, *messages):
+  """One line that has all of `messages`, before anything is placed."""
+
+  def placement(name, shape):
+    raise AssertionError(f"{name} was to be placed")
+
+  with pytest.raises(UserError) as error:
+    weights.load_params(path, config, placement=placement)
+  text = str(error.value)
+  assert str(path) in text
+  assert "\n" not in text
+  for message in messages:
+    assert message in text
+
+
+def test_missing_tensors(tmp_path, config, tensors):
+  """By the names that all files are compared by."""
+  layer = "model.layers.1.self_attn.o_proj.weight"
+  block = "visual.blocks.0.norm1.weight"
+  write(
+    tmp_path,
+    {k: v for k, v in tensors.items() if flat(k) not in (layer, block)},
+  )
+  refused(tmp_path, config, f"found 2 missing tensors: {layer}, {block};")
+
+
+def test_missing_head(tmp_path, one):
+  """A tied model's weights aren't those of an untied one."""
+  untied = small_models.small_config(tied=False)
+  write(tmp_path, small_models.weights(one))
+  refused(tmp_path, untied, "1 missing tensors: lm_head.weight;")
+
+
+def test_extra_tensors(tmp_path, config, tensors):
+  name = "model.layers.9.mlp.up_proj.weight"
+  write(tmp_path, tensors | {name: np.zeros(2)})
+  refused(
+    tmp_path, config, f"1 tensors that the model doesn't have: {name}; expected"
+  )
+
+
+def test_a_head_too_many(tmp_path, one):
+  """Only the decoder's own head is the embedding table."""
+  head = {"model.lm_head.weight": np.zeros((272, 32), np.float32)}
+  write(tmp_path, small_models.weights(one) | head)
+  refused(tmp_path, one, "doesn't have: model.lm_head.weight;")
+
+
+def test_misshaped_tensors(tmp_path, one):
+  changes = {
+    "model.norm.weight": np.ones(31, np.float32),
+    "visual.blocks.0.attn.proj.bias": np.ones(5, np.float32),
+    # Transposed, and flat as a kernel of ours.
+    "model.layers.0.mlp.up_proj.weight": np.ones((32, 48), np.float32),
+    "visual.patch_embed.proj.weight": np.ones((24, 96), np.float32),
+    "model.layers.2.input_layernorm.weight": np.array(1, np.float32),
+  }
+  write(tmp_path, small_models.weights(one) | changes)
+  refused(
+    tmp_path,
+    one,
+    "found 5 misshaped tensors",
+    "model.norm.weight is (31,) in the file, (32,) in the model",
+    "visual.blocks.0.attn.proj.bias is (5,) in the file, (24,) in the model",
+    "up_proj.weight is (32, 48) in the file, (48, 32) in the model",
+    "proj.weight is (24, 96) in the file, (24, 3, 2, 4, 4) in the model",
+    "layers.2.input_layernorm.weight is () in the file, (32,) in the model",
+  )
+
+
+def test_many_names_are_cut_short(tmp_path, one):
+  write(tmp_path, {})
+  with pytest.raises(UserError) as error:
+    weights.load_params(tmp_path, one)
+  text = str(error.value)
+  assert f"found {len(small_models.weights(one))} missing tensors" in text
+  assert ", ...; expected" in text
+  assert len(text) < 800
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    None,
+    lambda whole: b"",
+    lambda whole: b"garbage" * 9,
+    lambda whole: whole[:50],
+    lambda whole: whole[:-1],
+  ],
+  ids=["missing", "empty", "garbage", "cut in the header", "cut at the end"],
+)
+def test_unreadable_file(tmp_path, one_saved, one, content):
+  file = tmp_path / "model.safetensors"
+  if content is not None:
+    file.write_bytes(content((one_saved / file.name).read_bytes()))
+  refused(tmp_path, one, f"expected safetensors weights at {file}")
+
+
+def test_a_shard_cut_short(tmp_path, one_sharded, one):
+  """Though it is the last, nothing of the others has been placed."""
+  path = shutil.copytree(one_sharded, tmp_path / "copy")
+  file = max(path.glob("*.safetensors"))
+  file.write_bytes(file.read_bytes()[:-1])
+  refused(path, one, f"expected safetensors weights at {file}")
+
+
+def test_a_missing_shard(tmp_path, one_sharded, one):
+  path = shutil.copytree(one_sharded, tmp_path / "copy")
+  file = sorted(path.glob("*.safetensors"))[1]
+  file.unlink()
+  refused(path, one, f"names 1 files that don't exist: {file.name};")
+
+
+def test_a_tensor_in_no_shard(tmp_path, one):
+  """The index may say what it likes; the files count."""
+  tensors = small_models.weights(one)
+  norm = tensors.pop("model.norm.weight")
+  write_shards(tmp_path, {"a.safetensors": tensors})
+  index = json.loads((tmp_path / INDEX).read_text())
+  index["weight_map"]["model.norm.weight"] = "a.safetensors"
+  (tmp_path / INDEX).write_text(json.dumps(index))
+  safetensors.numpy.save_file({"x": norm}, tmp_path / "b.safetensors")
+  refused(tmp_path, one, "1 missing tensors: model.norm.weight;")
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("{", "is not readable JSON"),
+    ("[1]", "expected a JSON object, found [1]"),
+    ("{}", "to files, found None"),
+    ('{"weight_map": ["a"]}', "to files, found ['a']"),
+    ('{"weight_map": {"a": 3}}', "to files, found {'a': 3}"),
+    ('{"weight_map": {"a": null}}', "to files, found {'a': None}"),
+    (
+      '{"weight_map": {"x": "model.safetensors", "y": "other.safetensors"}}',
+      "names 1 files that don't exist: other.safetensors;",
+    ),
+  ],
+)
+def test_broken_index(tmp_path, one_saved, one, text, message):
+  """Refused, though the weights lie whole beside it."""
+  path = shutil.copytree(one_saved, tmp_path / "copy")
+  (path / INDEX).write_text(text)
+  refused(path, one, str(path / INDEX), message)
+
+
+@pytest.mark.parametrize("form", [small_models.nested, flat])
+def test_a_tensor_twice(tmp_path, one, form):
+  """Also under the names of both conventions."""
+  tensors = small_models.weights(one)
+  twice = form("visual.merger.mlp.2.bias")
+  shards = {
+    "a.safetensors": tensors,
+    "b.safetensors": {twice: tensors["visual.merger.mlp.2.bias"]},
+  }
+  write_shards(tmp_path, shards)
+  # A file twice in the index is one file.
+  index = json.loads((tmp_path / INDEX).read_text())
+  index["weight_map"] |= {"x": "a.safetensors", "y": "b.safetensors"}
+  (tmp_path / INDEX).write_text(json.dumps(index))
+  file = tmp_path / "b.safetensors"
+  refused(
+    tmp_path, one, f"{file}: expected each tensor once, found {twice} in a.safe"
+  )
+
+
+def test_both_conventions_in_one_file(tmp_path, one):
+  tensors = small_models.weights(one)
+  name = "model.norm.weight"
+  write(tmp_path, tensors | {small_models.nested(name): tensors[name]})
+  refused(tmp_path, one, "expected each tensor once", "in model.safetensors")
+
+
+# Saving over older weights.
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("most", [4 * SHARD, 10**9])
+def test_saving_over_weights(
+  tmp_path, one_saved, one_sharded, one, one_params, sharded, most
+):
+  """What belonged to the older weights goes, what else lies there stays."""
+  old = one_sharded if sharded else one_saved
+  path = shutil.copytree(old, tmp_path / "copy")
+  (path / "README.md").write_text("mine")
+  others = {"README.md", "config.json"} & set(os.listdir(path))
+  params = changed(one_params)
+  weights.save_params(params, one, path, max_shard_bytes=most)
+  wanted = {"model.safetensors"}
+  if most < 10**9:
+    files = json.loads((path / INDEX).read_text())["weight_map"].values()
+    wanted = {INDEX, *files}
+    assert 2 < len(wanted) < len(os.listdir(one_sharded))
+  assert set(os.listdir(path)) == wanted | others
+  stored = {}
+  for file in wanted - {INDEX}:
+    stored |= safetensors.numpy.load_file(path / file)
+  assert_same(stored, changed(small_models.weights(one)))
+
+
+def test_saving_over_shards_of_other_names(tmp_path, one, one_params):
+  """Their index must not outlive the file that replaces them."""
+  write_shards(tmp_path, {"old.safetensors": small_models.weights(one)})
+  params = changed(one_params)
+  weights.save_params(params, one, tmp_path)
+  assert_same(weights.load_params(tmp_path, one), params)
+
+
+@pytest.mark.parametrize(
+  "sharded, most, fails_at, error",
+  [
+    (False, 10**9, 1, OSError("disk full")),
+    (False, SHARD, 3, KeyboardInterrupt()),
+    (True, SHARD, 3, OSError("disk full")),
+    (True, 10**9, 1, KeyboardInterrupt()),
+  ],
+)
+def test_interrupted_save(
+  tmp_path,
+  monkeypatch,
+  one_saved,
+  one_sharded,
+  one,
+  one_params,
+  sharded,
+  most,
+  fails_at,
+  error,
+):
+  """The old weights stay as they were, and nothing else."""
+  old = one_sharded if sharded else one_saved
+  path = shutil.copytree(old, tmp_path / "copy")
+  before = contents(path)
+  save_file, calls = safetensors.numpy.save_file, []
+
+  def failing(tensors, file, metadata=None):
+    calls.append(file)
+    if len(calls) < fails_at:
+      return save_file(tensors, file, metadata)
+    with open(file, "wb") as half:
+      half.write(b"half of it")
+    raise error
+
+  monkeypatch.setattr(safetensors.numpy, "save_file", failing)
+  with pytest.raises(type(error)):
+    weights.save_params(changed(one_params), one, path, max_shard_bytes=most)
+  assert len(calls) == fails_at
+  assert contents(path) == before
+
+
+def test_interrupted_between_shards(tmp_path, monkeypatch, one_sharded, one):
+  """Old and new shards together are refused, not mixed."""
+  path = shutil.copytree(one_sharded, tmp_path / "copy")
+  replace, calls = os.replace, []
+
+  def failing(*names):
+    calls.append(names)
+    if len(calls) == 2:
+      raise OSError("disk full")
+    replace(*names)
+
+  monkeypatch.setattr(os, "replace", failing)
+  params = changed(weights.load_params(path, one))
+  with pytest.raises(OSError, match="disk full"):
+    weights.save_params(params, one, path, max_shard_bytes=SHARD)
+  refused(path, one, "expected safetensors weights at")
+  monkeypatch.undo()
+  weights.save_params(params, one, path, max_shard_bytes=SHARD)
+  assert_same(weights.load_params(path, one), params)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float99", "float64"])
+def test_type_of_parameters(one_saved, one, dtype):
+  with pytest.raises(UserError, match=f"float16 or bfloat16, found '{dtype}'"):
+    weights.load_params(one_saved, one, dtype=dtype)
+
+
+def test_files_of_others_stay(tmp_path, one, one_params):
+  (tmp_path / "model_ema.safetensors").write_bytes(b"mine")
+  weights.save_params(one_params, one, tmp_path)
+  assert (tmp_path / "model_ema.safetensors").read_bytes() == b"mine"
+
+
+def test_files_may_be_kept_private(tmp_path, one, one_params):
+  before = os.umask(0o077)
+  try:
+    weights.save_params(one_params, one, tmp_path, max_shard_bytes=SHARD)
+  finally:
+    os.umask(before)
+  assert not any(f.stat().st_mode & 0o077 for f in tmp_path.iterdir())
+
+
+def test_others_may_read_the_files(tmp_path, one, one_params):
+  """Temporary files, which they were, are private."""
+  mask = os.umask(0o022)
+  try:
+    weights.save_params(one_params, one, tmp_path, max_shard_bytes=SHARD)
+  finally:
+    os.umask(mask)
+  for file in tmp_path.iterdir():
+    assert file.stat().st_mode & 0o777 == 0o644, file.name
+
+
+def test_the_format_is_named(one_sharded):
+  """Transformers refuses a file whose metadata don't."""
+  for file in one_sharded.glob("*.safetensors"):
+    with safetensors.safe_open(file, "numpy") as opened:
+      assert opened.metadata() == {"format": "pt"}

@@ -1,0 +1,166 @@
+"""A run on any mesh is the run on one device."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+
+from mmrl import config as config_lib
+from mmrl.errors import UserError
+from mmrl.machines import sharding
+from mmrl.train import collect, loop
+from mmrl.train import run as run_lib
+
+PROMPTS = 16
+CASES = (
+  pytest.param(0.0, (8, 1, 1), marks=pytest.mark.full),
+  pytest.param(1.0, (1, 8, 1), marks=pytest.mark.full),
+  (1.0, (2, 2, 2)),
+)
+
+
+def make_config(weight: float, mesh=(1, 1, 1)):
+  config = config_lib.add_ral(config_lib.get_config(), weight)
+  config.mesh = dict(zip(sharding.AXES, mesh, strict=True))
+  config.rollout.prompts = PROMPTS
+  config.rollout.answers = 2
+  config.train.minibatches = 1 if weight == 0 else 2
+  config.schedule.value = 1e-3
+  config.shares.every = 0
+  # Every kind of parameter trains.
+  config.frozen = ("vision/patch_embed/.*",)
+  return config
+
+
+@functools.cache
+def trained(weight: float, mesh):
+  """Tokens by prompt, metrics and parameters of about five updates."""
+  config = make_config(weight, mesh)
+  run = run_lib.build_run(config, jax.devices()[: int(np.prod(mesh))])
+  questions = loop.read_questions(config, run)
+  state, tokens, metrics = run.initial_state(), [], []
+  order = np.argsort(run.layout.order(PROMPTS))
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    for step in range(1, 6 if weight == 0 else 4):
+      samples = next(questions)
+      batch, values = collect.collect(config, run, state, samples, step, pool)
+      tokens.append((np.asarray(batch.tokens)[order], np.asarray(batch.mask)))
+      state, values = loop.learn(config, run, state, batch, values, step, 0)
+      state = run.at_step(state, step)
+      metrics.append(values)
+  questions.close()
+  return tokens, metrics, state, run
+
+
+@pytest.mark.parametrize("weight, mesh", CASES)
+def test_training_does_not_depend_on_the_mesh(weight, mesh):
+  tokens, metrics, state, _ = trained(weight, (1, 1, 1))
+  lengths = tokens[0][1].sum(-1)
+  assert len(np.unique(lengths)) > 2
+  ours, measured, after, run = trained(weight, mesh)
+  for (one, _), (other, _) in zip(tokens, ours, strict=True):
+    np.testing.assert_array_equal(other, one)
+  for one, other in zip(metrics, measured, strict=True):
+    assert set(one) == set(other)
+    for name, value in one.items():
+      if not name.startswith(("time/", "rollout/sampler_scorer")):
+        np.testing.assert_allclose(
+          other[name], value, rtol=2e-4, atol=2e-6, err_msg=name
+        )
+  start = run.initial_state().trainable
+  for path, leaf in state.trainable.items():
+    moved = np.abs(np.asarray(leaf) - np.asarray(start[path])).max()
+    difference = np.abs(np.asarray(after.trainable[path]) - np.asarray(leaf))
+    # Adam divides by the square root of squared gradients: where these are
+    # only rounding, it makes whole steps of them.
+    assert moved > 0 and np.quantile(difference, 0.99) < 0.02 * moved, path
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 2)])
+def test_parameters_and_moments_are_shared_out(mesh):
+  _, _, state, run = trained(1.0, mesh)
+  parts = mesh[1] * mesh[2]
+  kernels = [p for p in state.trainable if re.match("text/layers/.*kernel", p)]
+  moments = state.optimizer[1][0]
+  for path in kernels:
+    for leaf in (state.trainable[path], moments.mu[path], moments.nu[path]):
+      (shape,) = {shard.data.shape for shard in leaf.addressable_shards}
+      assert np.prod(shape) * parts == leaf.size, path
+  again = run.layout.of(state)
+  same = jax.tree.map(
+    lambda x, s: x.sharding.is_equivalent_to(s, x.ndim),
+    dataclasses.replace(state, step=jnp.int32(0)),
+    dataclasses.replace(again, step=jnp.int32(0).sharding),
+  )
+  assert all(jax.tree.leaves(same))
+
+
+def test_minibatches_hold_the_same_prompts_on_any_mesh():
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+  layout = sharding.Layout(mesh, parts=2)
+  assert layout.shards == 4
+  stream = np.arange(16)
+  order = layout.order(16)
+  assert sorted(order) == list(stream)
+  batch = layout.put(stream[order].reshape(16, 1)[layout.places(16)])
+  cut = layout.jit(lambda x, part: layout.cut(x, 2, part))
+  for part in (0, 1):
+    piece = cut(batch, part)
+    assert piece.sharding.is_equivalent_to(layout.prompts, 2)
+    found = layout.local(piece)[:, 0]
+    np.testing.assert_array_equal(found, stream[8 * part : 8 * part + 8])
+  moved = cut.lower(batch, 0).compile().as_text()
+  assert not re.search("all-gather|all-to-all|collective-permute", moved)
+
+
+@pytest.mark.parametrize(
+  "sizes, message",
+  [
+    ((3, 1, 1), "expected sizes that multiply to 8 devices, found data 3 x"),
+    ((2, 2, 1), "expected sizes that multiply to 8 devices"),
+    ((-1, 3, 1), "expected sizes that multiply to 8 devices"),
+    ((-1, -1, 1), "one of them -1 at most"),
+    ((0, 1, 1), "expected sizes of at least 1"),
+  ],
+)
+def test_a_mesh_that_cannot_be(sizes, message):
+  with pytest.raises(UserError, match=f"config.mesh: .*{message}"):
+    sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)))
+
+
+def test_one_size_is_what_is_left():
+  mesh = sharding.make_mesh({"data": -1, "fsdp": 2, "tensor": 2})
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+  "mesh, prompts, message",
+  [
+    ((1, 1, 8), 16, "tensor: expected a divisor of the model's num_"),
+    ((8, 1, 1), 8, "prompts: expected a multiple of .*8 shards of the mesh"),
+  ],
+)
+def test_a_config_that_does_not_fit_its_mesh(mesh, prompts, message):
+  config = make_config(1.0, mesh)
+  config.rollout.prompts = prompts
+  with pytest.raises(UserError, match=message):
+    run_lib.build_run(config)
+
+
+def test_every_matrix_has_a_rule():
+  """What grows with the model is shared out over fsdp and tensor."""
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+  layout = sharding.Layout(mesh)
+  shapes = small_models.make_params(small_models.small_config())
+  for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
+    name = "/".join(key.key for key in path)
+    axes = set(layout.parameter(name, leaf.shape).spec) - {None}
+    if name.endswith("kernel") or "embed/embedding" in name:
+      assert axes >= {"fsdp"}, name
+    assert axes <= {"fsdp", "tensor"}, name

@@ -1,0 +1,482 @@
+"""Tests of expert trajectories as further answers of a group."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import zlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from mmrl import build as build_lib
+from mmrl import config as config_lib
+from mmrl import data
+from mmrl.data import pipeline
+from mmrl.errors import UserError
+from mmrl.machines import sharding
+from mmrl.rollouts import experts
+from mmrl.rollouts.answers import Answers
+from mmrl.train import collect, loop, objective
+from mmrl.train import run as run_lib
+from mmrl.types import Prefix, Prompt, Rollout, Scores
+
+# Two questions, two answers and two experts, three tokens.
+
+
+class FakeExperts(data.Experts):
+  """Rows by the name of the question, of no file."""
+
+  ROWS = {"a": [[7, 8, 9], [7, 8, 0]], "b": [[5, 0, 0], [0, 0, 0]]}
+
+  def __init__(self):
+    pass
+
+  def rows(self, examples):
+    tokens = np.array([self.ROWS[e.name] for e in examples], np.int32)
+    return data.experts.Rows(tokens, tokens > 0, [])
+
+
+def fake_answers(layout: sharding.Layout) -> Answers:
+  tokens = np.array([[[1, 2, 3], [1, 2, 0]], [[4, 0, 0], [4, 4, 0]]], np.int32)
+  logprobs = -tokens.astype(np.float32)
+  rollout = Rollout(
+    tokens=layout.put(tokens),
+    mask=layout.put(tokens > 0),
+    logprobs=layout.put(logprobs),
+    visual=None,
+    prefix=Prefix(*5 * [None]),
+  )
+  examples = [data.Example(name, "?", [], "!") for name in "ab"]
+  prompt = Prompt(*7 * [None])
+  return Answers(examples, prompt, rollout, tokens, tokens > 0)
+
+
+def make_layout(devices: int) -> sharding.Layout:
+  sizes = {"data": devices, "fsdp": 1, "tensor": 1}
+  return sharding.Layout(sharding.make_mesh(sizes, jax.devices()[:devices]))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_append_by_hand(devices):
+  layout = make_layout(devices)
+  answers = fake_answers(layout)
+  # The second group was dropped.
+  mask = answers.mask & np.array([True, False])[:, None, None]
+  answers = dataclasses.replace(answers, mask=mask)
+  found = experts.append(answers, FakeExperts(), layout)
+  expected = [
+    [[1, 2, 3], [1, 2, 0], [7, 8, 9], [7, 8, 0]],
+    [[4, 0, 0], [4, 4, 0], [5, 0, 0], [0, 0, 0]],
+  ]
+  np.testing.assert_array_equal(found.tokens, expected)
+  whole = np.array(expected) > 0
+  np.testing.assert_array_equal(found.mask[:, :2], mask)
+  np.testing.assert_array_equal(found.mask[:, 2:], whole[:, 2:])
+  rollout = found.rollout
+  np.testing.assert_array_equal(rollout.tokens, expected)
+  np.testing.assert_array_equal(rollout.mask, whole)
+  np.testing.assert_array_equal(rollout.expert, 2 * [[0, 0, 1, 1]])
+  old = answers.rollout.logprobs
+  np.testing.assert_array_equal(rollout.logprobs[:, :2], old)
+  np.testing.assert_array_equal(rollout.logprobs[:, 2:], 0)
+  for x in (rollout.tokens, rollout.mask, rollout.logprobs, rollout.expert):
+    assert x.sharding.is_equivalent_to(layout.prompts, x.ndim)
+
+
+SETTINGS = {
+  "count": 2,
+  "accuracy": "accuracy",
+  "format": "format",
+  "solved": 0.5,
+  "quantile": 0.0,
+}
+RIGHT = [[0, 0, 1, 1], [0, 0, 1, 1]]
+# Of the trajectories' tokens; what stands off their masks is never read.
+LOGPROBS = np.log(
+  [
+    [[0.5, 0.25, 0.75], [0.125, 0.375, np.nan]],
+    [[1, np.nan, np.nan], 3 * [np.nan]],
+  ]
+)
+
+
+@pytest.mark.parametrize(
+  "changes, dropped, kept, used, probability",
+  [
+    # The mean probability is (0.5 + 0.25 + 0.75 + 0.125 + 0.375 + 1) / 6.
+    ({}, (), [[1, 1], [1, 0]], 1.0, 0.5),
+    # The means of the logarithms are -0.79, -1.53 and 0.
+    ({"quantile": 0.4}, (), [[1, 0], [1, 0]], 1.0, 0.625),
+    (
+      {"accuracy": [[0, 0, 1, 0], [0, 0, 0, 1]]},
+      (),
+      [[1, 0], [0, 0]],
+      0.5,
+      0.5,
+    ),
+    (
+      {"accuracy": [[0, 0, 0, 1], [0, 0, 1, 1]]},
+      (),
+      [[0, 1], [1, 0]],
+      1.0,
+      0.5,
+    ),
+    (
+      {"accuracy": [[0, 1, 1, 1], [0, 0, 1, 1]]},
+      (),
+      [[0, 0], [1, 0]],
+      0.5,
+      1.0,
+    ),
+    (
+      {"accuracy": [[0, 1, 1, 1], [1, 1, 1, 1]], "solved": 1.0},
+      (),
+      [[1, 1], [0, 0]],
+      0.5,
+      0.4,
+    ),
+    ({"format": [[1, 1, 0, 1], [1, 1, 0, 1]]}, (), [[0, 1], [0, 0]], 0.5, 0.25),
+    ({"format": ""}, (), [[1, 1], [1, 0]], 1.0, 0.5),
+    ({"accuracy": np.zeros((2, 4))}, (), [[0, 0], [0, 0]], 0.0, 0.0),
+    # A group that was dropped has no expert, nor counts in a quantile.
+    ({}, (0,), [[0, 0], [1, 0]], 0.5, 1.0),
+    ({"quantile": 0.9}, (1,), [[1, 0], [0, 0]], 0.5, 0.5),
+  ],
+)
+def test_choose_by_hand(changes, dropped, kept, used, probability):
+  settings, parts = (
+    dict(SETTINGS),
+    {"accuracy": RIGHT, "format": np.ones((2, 4))},
+  )
+  for name, value in changes.items():
+    if name in parts and not isinstance(value, str):
+      parts[name] = value
+    else:
+      settings[name] = value
+  if not settings["format"]:
+    parts["format"] = np.zeros((2, 4))
+  layout = make_layout(1)
+  answers = experts.append(fake_answers(layout), FakeExperts(), layout)
+  mask = answers.mask.copy()
+  mask[list(dropped), :2] = False
+  parts = {name: np.array(x, np.float32) for name, x in parts.items()}
+  answers = dataclasses.replace(
+    answers, mask=mask, parts=parts, rewards=parts["accuracy"]
+  )
+  own = np.full((2, 2, 3), np.nan)
+  logprobs = np.concatenate([own, LOGPROBS], axis=1).astype(np.float32)
+  found, values = experts.choose(
+    answers, logprobs, ml_collections.ConfigDict(settings)
+  )
+  np.testing.assert_array_equal(found.mask[:, :2], mask[:, :2])
+  expected = mask[:, 2:] & np.array(kept, bool)[..., None]
+  np.testing.assert_array_equal(found.mask[:, 2:], expected)
+  assert values == pytest.approx(
+    {"experts/used": used, "experts/probability": probability}
+  )
+
+
+# The objective: who doesn't name experts doesn't see them.
+
+FIELDS = {
+  "mask": jnp.array([[[1, 1], [1, 0], [1, 1]]], bool),
+  "expert": jnp.array([[0, 0, 1]], bool),
+  "advantages": jnp.array([[1.0, -1.0, 2.0]]),
+  "logprobs_old": jnp.full((1, 3, 2), -1.0),
+  "logprobs_ref": jnp.full((1, 3, 2), -2.0),
+  "token_weights": jnp.ones((1, 3, 2)),
+}
+
+
+@pytest.mark.parametrize(
+  "name, on_experts",
+  [
+    ("clipped_ratio", False),
+    ("policy_gradient", False),
+    ("reference_kl", False),
+    ("expert_shaped", True),
+  ],
+)
+def test_a_term_that_names_no_expert_is_of_sampled_answers(name, on_experts):
+  spec = {"name": name, "weight": 1.0, "reduce": "token_mean"}
+
+  def gradient(fields):
+    terms = objective.build_terms(
+      {"one": spec},
+      provided=(*fields, "logprobs", "entropies"),
+      remedies={},
+    )
+    weights = objective.reduction_weights(terms, fields["mask"], fields)
+
+    def loss(logprobs):
+      scores = Scores(logprobs, jnp.zeros(logprobs.shape))
+      return objective.objective(terms, scores, fields, weights)[0]
+
+    logprobs = jnp.full(fields["mask"].shape, -1.0)
+    return np.asarray(jax.grad(loss)(logprobs))
+
+  found = gradient(FIELDS)
+  plain = {k: v for k, v in FIELDS.items() if k != "expert"}
+  assert gradient(plain)[0, 2].all()  # it would pull on them
+  assert found[0, 2].all() if on_experts else not found[0, 2].any()
+  if not on_experts:
+    plain = {k: v[:, :2] for k, v in plain.items()}
+  # Two programs: of two rows and of three.
+  np.testing.assert_allclose(found[0, :2], gradient(plain)[0, :2], rtol=1e-6)
+  assert found[0, 0].all() and found[0, 1, 0] and not found[0, 1, 1]
+
+
+# Whole steps of the model that ships with the library.
+
+QUESTIONS, COUNT, GROUP, LENGTH = 4, 2, 4, 10
+
+
+def formed(answer: str) -> str:
+  return f"<think>blue</think><answer>{answer}</answer>"
+
+
+# Of the first four questions of easy-VQA, whose answers are rectangle, blue,
+# yes and no. Two right ones; a wrong one and a right one; a right one of
+# another form and a right one; none.
+FILE = {
+  0: [formed("rectangle"), "<think></think><answer>rectangle</answer>"],
+  1: [formed("green"), formed("blue")],
+  2: ["<answer>yes</answer>", formed("yes")],
+}
+RIGHT_ONES = np.array([[1, 1], [0, 1], [0, 1], [0, 0]], bool)
+WRONG = {0: [formed("circle")], 1: [formed("red")], 3: [formed("circle")]}
+
+
+def write(folder, name, lines):
+  path = folder / name
+  rows = [
+    {"name": f"easy_vqa/train/{i}", "text": text}
+    for i, texts in lines.items()
+    for text in texts
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return str(path)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+  return write(tmp_path_factory.mktemp("experts"), "experts.jsonl", FILE)
+
+
+@functools.cache
+def make_config(path: str = ""):
+  """GRPO, or with a file of experts TGRL."""
+  config = config_lib.get_config()
+  del config.losses["kl"], config.probes["reference"]
+  config.model.remat = False
+  config.rollout.prompts, config.rollout.answers = QUESTIONS, GROUP
+  config.rollout.length = LENGTH
+  config.rollout.temperature = 2.0  # answers differ, and are wrong
+  config.rewards.accuracy.weight = 1.0
+  config.train.minibatches = 1
+  config.shares = {"every": 1000, "prompts": 1}
+  config.optimizer = {"name": "sgd"}
+  config.schedule = {"name": "constant_schedule", "value": 0.02}
+  if path:
+    config.experts.update({"path": path, "count": COUNT, "solved": 1.0})
+    config.advantage = {"name": "expert_group_normalised"}
+    config.losses.policy = {
+      "name": "expert_shaped",
+      "weight": 1.0,
+      "reduce": "token_mean",
+    }
+  return config
+
+
+@functools.cache
+def build(path: str = "") -> run_lib.Run:
+  return run_lib.build_run(make_config(path), jax.devices()[:1])
+
+
+def one_step(path: str = "", rounds: int = 0, **changes):
+  """Batch, parameters and metrics of one update of a changed run."""
+  run, config = build(path), make_config(path).copy_and_resolve_references()
+  config.rollout.refill.rounds = rounds
+
+  def samples(number):
+    return pipeline.take(
+      range(number * QUESTIONS, (number + 1) * QUESTIONS),
+      run.train_source,
+      run.processor,
+      answer_length=LENGTH,
+      lengths=config.data.lengths,
+      patches=config.data.patches,
+      group=run.group,
+    )
+
+  run = dataclasses.replace(run, **changes)
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    batch, values = collect.collect(
+      config,
+      run,
+      run.initial_state(),
+      samples(0),
+      1,
+      pool,
+      lambda: samples(1),
+    )
+  state, values = loop.learn(
+    config, run, run.initial_state(), batch, values, 1, 0
+  )
+  assert not [k for k, x in values.items() if not np.isfinite(x)]
+  return jax.device_get(batch), jax.device_get(state.trainable), values
+
+
+def half_right(run: run_lib.Run, right=(), wrong=()):
+  """Rewards: the experts' texts are right in `FILE`, and half of all others.
+
+  To the questions `right` is any answer right that isn't empty, to `wrong` none
+  but the experts'.
+  """
+  known = {text: 0.0 for texts in WRONG.values() for text in texts}
+  known |= {text: 1.0 for texts in FILE.values() for text in texts}
+
+  def accuracy(text, length, example):
+    if text in known:
+      return known[text]
+    number = int(example.name.rsplit("/")[-1])
+    if number in right:
+      return float(length > 0)
+    return float(zlib.crc32(text.encode()) % 2 and number not in wrong)
+
+  needs = "text", "length", "example"
+  bound = build_lib.Bound("accuracy", accuracy, needs, {})
+  return [("accuracy", 1.0, bound), *run.rewards[1:]]
+
+
+def check_advantages(batch):
+  """Mean and deviation are of the rows that have a token."""
+  for rewards, mask, found in zip(
+    batch.fields["rewards"],
+    batch.mask.any(-1),
+    batch.fields["advantages"],
+    strict=True,
+  ):
+    counts = mask | (np.arange(GROUP + COUNT) < GROUP)
+    expected = np.zeros(GROUP + COUNT)
+    if mask.any() and len(set(rewards[counts])) > 1:
+      one = rewards[counts]
+      expected[counts] = (one - one.mean()) / (one.std(ddof=1) + 1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_experts_are_the_last_of_each_group(path):
+  batch, trainable, values = one_step(path)
+  run = build(path)
+  assert batch.tokens.shape == (QUESTIONS, GROUP + COUNT, LENGTH)
+  np.testing.assert_array_equal(
+    batch.fields["expert"], QUESTIONS * [[0] * GROUP + [1] * COUNT]
+  )
+  own, others = batch.mask[:, :GROUP], batch.mask[:, GROUP:]
+  assert own.any(-1).all()
+  assert values["reward/accuracy"] == 0
+  kept = RIGHT_ONES
+  np.testing.assert_array_equal(others.any(-1), kept)
+  for p, k in zip(*np.nonzero(kept), strict=True):
+    (text,) = run.processor.decode(
+      batch.tokens[p, GROUP + k][None], others[p, k][None]
+    )
+    assert text == FILE[p][k]
+  np.testing.assert_allclose(
+    batch.fields["rewards"][:, GROUP:][kept], 1.1, rtol=1e-6
+  )
+  check_advantages(batch)
+  assert (batch.fields["advantages"][:, GROUP:][kept] > 0).all()
+  assert values["experts/used"] == kept.any(1).mean()
+  likely = np.exp(batch.fields["logprobs_old"][:, GROUP:][others]).mean()
+  assert values["experts/probability"] == pytest.approx(likely, rel=1e-5)
+  # An expert's tokens have no sampler; the policy's own are measured.
+  assert values["rollout/sampler_scorer_gap"] < 1e-4
+  assert values["gradient/norm"] > 0
+  own_rewards = batch.fields["rewards"][:, :GROUP]
+  assert values["reward/total"] == pytest.approx(own_rewards.mean(), rel=1e-5)
+  start = run.initial_state().trainable
+  assert any(np.any(x != start[k]) for k, x in trainable.items())
+
+
+@pytest.mark.full
+def test_no_expert_kept_is_grpo(path, tmp_path):
+  """Sampled answers are those of the run without a file, and so is the step."""
+  rewards = half_right(build())
+  nothing = data.Experts(
+    write(tmp_path, "wrong.jsonl", WRONG),
+    known=build(path).train_source.names(),
+    processor=build(path).processor,
+    length=LENGTH,
+    count=COUNT,
+  )
+  batch, trainable, values = one_step(path, rewards=rewards, experts=nothing)
+  plain, expected, before = one_step(rewards=rewards)
+  np.testing.assert_array_equal(batch.tokens[:, :GROUP], plain.tokens)
+  np.testing.assert_array_equal(batch.mask[:, :GROUP], plain.mask)
+  assert not batch.mask[:, GROUP:].any() and values["experts/used"] == 0
+  assert plain.fields["advantages"].any()
+  np.testing.assert_allclose(
+    batch.fields["advantages"][:, :GROUP],
+    plain.fields["advantages"],
+    rtol=1e-5,
+    atol=1e-6,
+  )
+  start = build().initial_state().trainable
+  for name, x in expected.items():
+    moved = np.abs(x - start[name]).max()
+    assert moved > 0, name
+    # Parameters of size one: what is added to them is rounded, too.
+    np.testing.assert_allclose(
+      trainable[name], x, atol=1e-4 * moved + 2e-7, rtol=0, err_msg=name
+    )
+  for name in ("gradient/norm", "policy/entropy"):
+    assert values[name] == pytest.approx(before[name], rel=1e-4)
+  assert {k: v for k, v in values.items() if k.startswith("reward/")} == {
+    k: v for k, v in before.items() if k.startswith("reward/")
+  }
+
+
+def test_with_groups_that_are_drawn_again(path):
+  """A group that is dropped has no expert; the others have theirs."""
+  rewards = half_right(build(path), right=(0,), wrong=(1, 4, 5, 6, 7))
+  batch, _, values = one_step(path, rounds=1, rewards=rewards)
+  accuracy = batch.fields["rewards"][:, :GROUP] >= 1
+  # The first ones are graded as they were before they were dropped.
+  assert accuracy[0].all() and not accuracy[1].any()
+  mixed = accuracy.any(1) & ~accuracy.all(1)
+  assert mixed[2]
+  np.testing.assert_array_equal(batch.mask[:, :GROUP].any((1, 2)), mixed)
+  np.testing.assert_array_equal(
+    batch.mask[:, GROUP:].any(-1), mixed[:, None] & RIGHT_ONES
+  )
+  check_advantages(batch)
+  assert values["rollout/refills"] == 1
+  assert values["rollout/unfilled"] == (~mixed).mean()
+  assert values["gradient/norm"] > 0
+
+
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    (
+      "accuracy",
+      "exact",
+      r"experts.accuracy: expected one of config.rewards, accuracy, format,"
+      " found 'exact'",
+    ),
+    ("accuracy", "", r"experts.accuracy: expected one of .*, found ''"),
+    ("format", "exact", r"experts.format: expected one of .*, found 'exact'"),
+    ("solved", 7.0, r"config.experts: solved must be in \(0, 1\], got 7.0"),
+    ("quantile", 1.5, r"config.experts: quantile must be in \[0, 1\), got 1.5"),
+  ],
+)
+def test_settings_that_cannot_be(field, value, message, path):
+  config = make_config(path).copy_and_resolve_references()
+  config.experts[field] = value
+  with pytest.raises(UserError, match=message):
+    run_lib.build_run(config, jax.devices()[:1])

@@ -1,0 +1,483 @@
+"""Tests of dynamic sampling: groups that are drawn again."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import re
+import zlib
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import pytest
+
+from mmrl import build as build_lib
+from mmrl import config as config_lib
+from mmrl import data
+from mmrl.data import pipeline
+from mmrl.errors import UserError
+from mmrl.machines import sharding
+from mmrl.rollouts import refill
+from mmrl.rollouts.answers import Answers
+from mmrl.train import collect, loop
+from mmrl.train import run as run_lib
+from mmrl.types import Patches, Prefix, Prompt, Rollout
+
+
+@pytest.mark.parametrize(
+  "kept, fresh, shards, expected",
+  [
+    ("1111", "1111", 1, [0, 1, 2, 3]),
+    ("0000", "0000", 1, [0, 1, 2, 3]),
+    # Fewer fresh than empty places: the first ones are filled.
+    ("0100", "0010", 1, [6, 1, 2, 3]),
+    # More of them: the first ones are taken.
+    ("1101", "0111", 1, [0, 1, 5, 3]),
+    ("0000", "1111", 1, [4, 5, 6, 7]),
+    # A group stays on its shard, however few another one has.
+    ("1100", "1111", 2, [0, 1, 2, 3]),
+    ("1100", "0001", 2, [0, 1, 3, 1]),
+    ("0110", "1100", 2, [2, 1, 0, 1]),
+    ("010110", "110110", 2, [3, 1, 4, 0, 1, 3]),
+    ("00", "11", 2, [1, 1]),
+  ],
+)
+def test_sources_by_hand(kept, fresh, shards, expected):
+  kept, fresh = (np.array([c == "1" for c in x]) for x in (kept, fresh))
+  np.testing.assert_array_equal(refill.sources(kept, fresh, shards), expected)
+
+
+# Fake batches: P groups of G answers of R tokens.
+
+P, G, S, R, LAYERS = 16, 2, 3, 4, 3
+
+
+@functools.cache
+def make_layout(devices: int) -> sharding.Layout:
+  if devices == 1:
+    return sharding.on_one(jax.devices()[0])
+  return sharding.Layout(
+    sharding.make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+  )
+
+
+@functools.cache
+def make_exchange(devices: int):
+  return refill.make_exchange(make_layout(devices))
+
+
+def numpy_batch(seed: int) -> tuple[Prompt, Rollout]:
+  """Random numbers in every leaf; keys and values lead with layers."""
+  rng = np.random.default_rng(seed)
+
+  def of(kind, *shape):
+    if kind is bool:
+      return rng.random((P, *shape)) < 0.5
+    return rng.integers(0, 10**6, (P, *shape)).astype(kind)
+
+  def cache():
+    return np.swapaxes(of(np.float32, LAYERS, S, 1, 2), 0, 1)
+
+  patches = Patches(
+    pixels=of(np.float32, 5, 3),
+    rows_columns=of(np.int32, 5, 2),
+    extent=of(np.int32, 5, 2),
+    frame=of(np.int32, 5, 2),
+    windows=of(np.int32, 2, 4),
+    window_slot=of(np.int32, 5),
+  )
+  prompt = Prompt(
+    tokens=of(np.int32, S),
+    mask=of(bool, S),
+    positions=of(np.int32, S, 3),
+    visual_index=of(np.int32, S),
+    next_position=of(np.int32),
+    region=of(np.float32, S),
+    patches=patches,
+  )
+  prefix = Prefix(
+    keys=cache(),
+    values=cache(),
+    mask=prompt.mask,
+    next_position=prompt.next_position,
+    last_hidden=of(np.float32, 4),
+    last_query=of(np.float32, 1, 2, 2),
+  )
+  rollout = Rollout(
+    tokens=of(np.int32, G, R),
+    mask=of(bool, G, R),
+    logprobs=of(np.float32, G, R),
+    visual=of(np.float32, 2, 4),
+    prefix=prefix,
+  )
+  return prompt, rollout
+
+
+def leads_with_layers(path) -> bool:
+  return str(path[-1].name) in ("keys", "values")
+
+
+def on_devices(batch, layout: sharding.Layout):
+  by_layers = NamedSharding(layout.mesh, PartitionSpec(None, sharding.BATCH))
+
+  def put(path, x):
+    return (
+      jax.device_put(x, by_layers) if leads_with_layers(path) else layout.put(x)
+    )
+
+  return jax.tree_util.tree_map_with_path(put, batch)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_every_leaf_comes_from_the_right_batch(devices):
+  layout, exchange = make_layout(devices), make_exchange(devices)
+  batches = numpy_batch(1), numpy_batch(2)
+  old, new = (on_devices(batch, layout) for batch in batches)
+  rng = np.random.default_rng(0)
+  count = P // layout.shards
+  source = rng.integers(0, 2 * count, P)
+  found = exchange(old, new, layout.put(source))
+
+  def check(path, one, a, b):
+    axis = 1 if leads_with_layers(path) else 0
+    one, a, b = (np.moveaxis(np.asarray(x), axis, 0) for x in (one, a, b))
+    for place in range(P):
+      first = place // count * count
+      batch, index = divmod(source[place], count)
+      np.testing.assert_array_equal(
+        one[place], (a, b)[batch][first + index], err_msg=f"{path} {place}"
+      )
+
+  jax.tree_util.tree_map_with_path(check, found, *batches)
+  assert 0 < (source < count).sum() < P
+  same = jax.tree.map(
+    lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), found, old
+  )
+  assert all(jax.tree.leaves(same))
+  compiled = exchange.lower(old, new, layout.put(source)).compile().as_text()
+  moves = "all-gather|all-to-all|all-reduce|collective-permute"
+  assert not re.search(moves, compiled)
+
+
+def score(tokens) -> np.ndarray:
+  """What tells a fake answer's reward from its tokens."""
+  return (tokens[..., 0] % 7).astype(np.float32)
+
+
+def fake(seed: int, mixed, layout: sharding.Layout) -> Answers:
+  """Graded answers; every question is called by its first prompt token."""
+  prompt, rollout = on_devices(numpy_batch(seed), layout)
+  tokens = np.array(layout.local(rollout.tokens))
+  tokens[..., 1] = np.where(np.asarray(mixed)[:, None], [0, 1], seed % 2)
+  mask = np.ones(tokens.shape, bool)
+  rollout = dataclasses.replace(
+    rollout, tokens=layout.put(tokens), mask=layout.put(mask)
+  )
+  names = layout.local(prompt.tokens)[:, 0]
+  examples = [data.Example(str(x), "?", [], "!") for x in names]
+  parts = {
+    "accuracy": tokens[..., 1].astype(np.float32),
+    "other": score(tokens),
+  }
+  total = parts["accuracy"] + parts["other"]
+  return Answers(examples, prompt, rollout, tokens, mask, total, parts)
+
+
+def check_agree(answers: Answers, layout: sharding.Layout):
+  """What the host and what the devices have is of the same groups."""
+  rollout = answers.rollout
+  np.testing.assert_array_equal(answers.tokens, layout.local(rollout.tokens))
+  names = layout.local(answers.prompt.tokens)[:, 0]
+  assert [e.name for e in answers.examples] == [str(x) for x in names]
+  accuracy = answers.tokens[..., 1]
+  np.testing.assert_array_equal(answers.parts["accuracy"], accuracy)
+  np.testing.assert_array_equal(answers.parts["other"], score(answers.tokens))
+  np.testing.assert_array_equal(
+    answers.rewards, accuracy + score(answers.tokens)
+  )
+  mixed = accuracy[:, 0] != accuracy[:, 1]
+  np.testing.assert_array_equal(answers.mask.all((1, 2)), mixed)
+  np.testing.assert_array_equal(answers.mask.any((1, 2)), mixed)
+  return mixed
+
+
+def fill(devices: int, first, *rounds):
+  """Fills a batch from rounds that are given as which groups are mixed."""
+  layout, drawn = make_layout(devices), []
+
+  def again(number):
+    drawn.append(number)
+    return fake(10 + number, rounds[number - 1], layout)
+
+  before = fake(10, first, layout)
+  after, values = refill.fill(
+    before,
+    again,
+    layout,
+    make_exchange(devices),
+    rounds=3,
+    reward="accuracy",
+  )
+  assert drawn == list(range(1, len(drawn) + 1))
+  assert values["rollout/refills"] == len(drawn)
+  mixed = check_agree(after, layout)
+  assert values["rollout/unfilled"] == pytest.approx((~mixed).mean())
+  return before, after, values
+
+
+ALL, NONE = np.ones(P, bool), np.zeros(P, bool)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_mixed_groups_are_not_drawn_again(devices):
+  before, after, values = fill(devices, ALL)
+  assert values == {"rollout/refills": 0.0, "rollout/unfilled": 0.0}
+  assert after.rollout is before.rollout and after.prompt is before.prompt
+  np.testing.assert_array_equal(after.tokens, before.tokens)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_drawing_is_bounded(devices):
+  before, after, values = fill(devices, NONE, NONE, NONE, NONE)
+  assert values == {"rollout/refills": 3.0, "rollout/unfilled": 1.0}
+  assert not after.mask.any()
+  np.testing.assert_array_equal(after.tokens, before.tokens)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_filled_in_the_second_round(devices):
+  some = np.arange(P) % 2 == 0
+  before, after, values = fill(devices, some, NONE, ALL)
+  assert values == {"rollout/refills": 2.0, "rollout/unfilled": 0.0}
+  # Those that were mixed stand where they stood, with the same question.
+  np.testing.assert_array_equal(after.tokens[some], before.tokens[some])
+  new = (after.tokens != before.tokens).any((1, 2))
+  np.testing.assert_array_equal(new, ~some)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_is_wanted_is_filled_shard_by_shard(devices):
+  rng = np.random.default_rng(3)
+  first, *rounds = rng.random((4, P)) < 0.3
+  _, after, _ = fill(devices, first, *rounds)
+  shards = make_layout(devices).shards
+  found = sum(x.reshape(shards, -1).sum(1) for x in (first, *rounds))
+  filled = after.mask.any((1, 2)).reshape(shards, -1).sum(1)
+  np.testing.assert_array_equal(filled, np.minimum(found, P // shards))
+
+
+# Whole steps of the model that ships with the library.
+
+QUESTIONS, LENGTH, ROUNDS = 4, 10, 2
+
+
+def make_config(rounds: int = ROUNDS):
+  config = config_lib.get_config()
+  del config.losses["kl"], config.probes["reference"]
+  config.model.remat = False
+  config.rollout.prompts = config.rollout.answers = QUESTIONS
+  config.rollout.length = LENGTH
+  config.rollout.temperature = 2.0  # answers differ, whatever the weights
+  config.rollout.refill.rounds = rounds
+  config.rewards = {
+    "accuracy": {"name": "exact_answer", "weight": 2.0},
+    "overlong": {
+      "name": "soft_overlong",
+      "weight": 1.0,
+      "longest": LENGTH,
+      "buffer": 5,
+    },
+  }
+  config.train.minibatches = 1
+  config.shares.every = 0
+  config.optimizer = {"name": "sgd"}
+  config.schedule = {"name": "constant_schedule", "value": 0.02}
+  return config
+
+
+@functools.cache
+def build() -> run_lib.Run:
+  return run_lib.build_run(make_config(), jax.devices()[:1])
+
+
+@functools.cache
+def make_samples(number: int) -> data.Samples:
+  """The questions of a drawing."""
+  run, config = build(), make_config()
+  start = number * QUESTIONS
+  return pipeline.take(
+    range(start, start + QUESTIONS),
+    run.train_source,
+    run.processor,
+    answer_length=LENGTH,
+    lengths=config.data.lengths,
+    patches=config.data.patches,
+    group=run.group,
+  )
+
+
+def step(accuracy, rounds: int = ROUNDS):
+  """Collects a batch, with another function for the accuracy."""
+  run, drawn = build(), itertools.count(1)
+  bound = build_lib.Bound("accuracy", accuracy, ("text", "example"), {})
+  rewards = [("accuracy", 2.0, bound), *run.rewards[1:]]
+  run = dataclasses.replace(run, rewards=rewards)
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    batch, values = collect.collect(
+      make_config(rounds),
+      run,
+      run.initial_state(),
+      make_samples(0),
+      1,
+      pool,
+      lambda: make_samples(next(drawn)),
+    )
+  assert next(drawn) == values.get("rollout/refills", 0) + 1
+  assert not [k for k, x in values.items() if not np.isfinite(x)]
+  return batch, values
+
+
+def learn(batch, values):
+  run = build()
+  state, values = loop.learn(
+    make_config(), run, run.initial_state(), batch, values, 1, 0
+  )
+  assert not [k for k, x in values.items() if not np.isfinite(x)]
+  return state, values
+
+
+def mixing(places, dull=()):
+  """An accuracy that differs in these groups of the first drawing."""
+  batch, _ = step(lambda text, example: 0.0, rounds=0)
+  texts = build().processor.decode(
+    np.asarray(batch.tokens), np.asarray(batch.mask)
+  )
+  groups = np.reshape(texts, (QUESTIONS, -1))[list(places)]
+
+  def parity(text, salt) -> float:
+    return float(zlib.crc32(f"{salt} {text}".encode()) % 2)
+
+  salt = next(
+    salt
+    for salt in itertools.count()
+    if all(len({parity(t, salt) for t in group}) == 2 for group in groups)
+  )
+  return lambda text, example: (
+    0.0 if example.name in dull else parity(text, salt)
+  )
+
+
+def shown(prompt: Prompt) -> list[tuple[bytes, bytes]]:
+  """Text and picture of every prompt."""
+  pair = prompt.tokens, prompt.patches.pixels
+  rows = zip(*map(np.asarray, pair), strict=True)
+  return [(text.tobytes(), pixels.tobytes()) for text, pixels in rows]
+
+
+def test_a_step_has_groups_that_are_mixed_or_empty():
+  """Places 0 and 2 go to other questions, of which half are dull as well."""
+  dull = {f"easy_vqa/train/{i}" for i in (0, 2, 5, 7, 8, 10)}
+  accuracy = mixing((1, 3), dull)
+  batch, values = step(accuracy)
+  drawn = {}
+  for number in range(1 + ROUNDS):
+    samples = make_samples(number)
+    drawn |= zip(shown(samples.prompt), samples.examples, strict=True)
+  assert len(drawn) == (1 + ROUNDS) * QUESTIONS
+  mask, rewards = np.asarray(batch.mask), np.asarray(batch.fields["rewards"])
+  empty = ~mask.any((1, 2))
+  names = []
+  for place, what in enumerate(shown(batch.prompt)):
+    example = drawn[what]
+    names.append(example.name)
+    if empty[place]:
+      continue
+    texts = build().processor.decode(
+      np.asarray(batch.tokens[place]), mask[place]
+    )
+    right = np.array([accuracy(text, example) for text in texts])
+    assert right.min() != right.max()
+    long = np.clip((LENGTH - 5 - mask[place].sum(-1)) / 5, -1, 0)
+    np.testing.assert_allclose(rewards[place], 2 * right + long, rtol=1e-6)
+  assert names[1] == "easy_vqa/train/1" and names[3] == "easy_vqa/train/3"
+  assert not dull & {names[i] for i in np.flatnonzero(~empty)}
+  assert values["rollout/refills"] >= 1
+  assert values["rollout/unfilled"] == empty.mean() < 0.5
+  # Keys and values, tokens and log-probabilities were exchanged alike.
+  assert values["rollout/sampler_scorer_gap"] < 1e-4
+  advantages = np.asarray(batch.fields["advantages"])
+  np.testing.assert_array_equal(advantages.any(1), ~empty)
+  _, values = learn(batch, values)
+  assert values["policy/ratio_deviation"] < 1e-5
+  assert values["gradient/norm"] > 0
+
+
+def test_a_batch_of_nothing_changes_nothing():
+  """Under SGD. Lengths differ, and so do rewards: the accuracy decides."""
+  batch, values = step(lambda text, example: 1.0)
+  assert values["rollout/refills"] == ROUNDS
+  assert values["rollout/unfilled"] == 1.0
+  assert values["reward/accuracy"] == 1.0 and values["reward/overlong"] < 0
+  assert not np.asarray(batch.mask).any()
+  assert not np.asarray(batch.fields["advantages"]).any()
+  state, values = learn(batch, values)
+  assert values["loss/total"] == values["gradient/norm"] == 0
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    state.trainable,
+    build().initial_state().trainable,
+  )
+
+
+def test_all_mixed_is_bit_for_bit_the_step_without_refill():
+  accuracy = mixing(range(QUESTIONS))
+  plain, before = step(accuracy, rounds=0)
+  batch, values = step(accuracy)
+  jax.tree.map(np.testing.assert_array_equal, batch, plain)
+  assert values.pop("rollout/refills") == values.pop("rollout/unfilled") == 0
+  assert {k: v for k, v in values.items() if not k.startswith("time/")} == {
+    k: v for k, v in before.items() if not k.startswith("time/")
+  }
+
+
+def test_every_drawing_has_keys_of_its_own(monkeypatch):
+  """And so have ties. A fold by a small number is the key of a prompt."""
+  seen = []
+  fold_in = jax.random.fold_in
+
+  def spy(key, number):
+    folded = fold_in(key, number)
+    seen.append(tuple(np.asarray(jax.random.key_data(folded))))
+    return folded
+
+  monkeypatch.setattr(jax.random, "fold_in", spy)
+  step(lambda text, example: 1.0)
+  assert len(set(seen)) == len(seen) == 1 + ROUNDS + 1
+  first = jax.random.wrap_key_data(np.array(seen[0]))
+  of_prompts = jax.random.key_data(jax.random.split(first, QUESTIONS))
+  assert not set(seen) & {tuple(x) for x in np.asarray(of_prompts)}
+
+
+def set_field(path: str, value):
+  config = make_config()
+  config.update_from_flattened_dict({path: value})
+  return config
+
+
+@pytest.mark.parametrize(
+  "path, value, message",
+  [
+    (
+      "rollout.refill.reward",
+      "acuracy",
+      r"rollout.refill.reward: expected one of config.rewards, accuracy,"
+      r" overlong, found 'acuracy'",
+    ),
+    ("data.lengths", (40, 80), r"one size .* lengths \(40, 80\) and"),
+    ("data.patches", (64, 96), r"one size .* patches \(64, 96\)"),
+  ],
+)
+def test_a_config_that_cannot_be_refilled(path, value, message):
+  with pytest.raises(UserError, match=message):
+    run_lib.build_run(set_field(path, value), jax.devices()[:1])

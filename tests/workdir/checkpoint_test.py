@@ -1,0 +1,475 @@
+"""Checkpoints survive what happens to disks, and to processes."""
+
+import dataclasses
+import json
+import resource
+import shutil
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import pytest
+import runs
+
+from mmrl.errors import UserError
+from mmrl.train.step import State
+from mmrl.workdir import checkpoint
+
+
+def make_state(step, size=8):
+  key = jax.random.fold_in(jax.random.key(0), step)
+  return State(
+    step=jnp.asarray(step, jnp.int32),
+    trainable={"text/a": jax.random.normal(key, (size, 4))},
+    frozen={"vision/b": jnp.ones(3, jnp.bfloat16)},
+    optimizer=({"mu": jnp.full(4, step, jnp.float32)}, ()),
+  )
+
+
+def save(path, *states, keep=3):
+  saved = checkpoint.Checkpoints(path, keep=keep)
+  for state in states:
+    saved.save(state, {"next_index": int(state.step)})
+    saved.wait()
+  saved.close()
+
+
+def assert_same(one, other):
+  def check(x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    assert (x.dtype, x.shape) == (y.dtype, y.shape)
+    assert x.tobytes() == y.tobytes()
+
+  jax.tree.map(check, one, other)
+
+
+def test_restores_the_newest_bit_for_bit(tmp_path):
+  saved = checkpoint.Checkpoints(epath.Path(tmp_path), keep=2)
+  for step in (1, 2, 3):
+    saved.save(make_state(step), {"next_index": step})
+  saved.wait()
+  saved.close()
+  opened = checkpoint.Checkpoints(tmp_path, keep=2)
+  assert opened.latest == 3
+  state, data = opened.restore(make_state(0))
+  assert_same(state, make_state(3))
+  assert state.frozen["vision/b"].dtype == jnp.bfloat16
+  assert data == {"next_index": 3} and opened.restored == 3
+  kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  assert kept == {"2", "3"}
+  opened.close()
+
+
+def test_full_disk_keeps_the_checkpoint_before(tmp_path):
+  """A limit on file size stands for the disk: writes fail half-way."""
+  saved = checkpoint.Checkpoints(tmp_path, keep=1)
+  saved.save(make_state(1, 4096), {"next_index": 1})
+  saved.wait()
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+  try:
+    with pytest.raises(UserError, match="could not write .*from step 1"):
+      saved.save(make_state(2, 4096), {"next_index": 2})
+      saved.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  opened = checkpoint.Checkpoints(tmp_path, keep=1)
+  state, data = opened.restore(make_state(0, 4096))
+  assert opened.latest == 1 and data == {"next_index": 1}
+  assert_same(state, make_state(1, 4096))
+
+
+def mesh(count):
+  return Mesh(np.array(jax.devices()[:count]), ("fsdp",))
+
+
+def placed(state, count):
+  """Sharded over `count` devices; what can't be divided is on all of them."""
+
+  def place(x):
+    spec = PartitionSpec("fsdp" if x.ndim and x.shape[0] % count == 0 else None)
+    return jax.device_put(
+      x, NamedSharding(mesh(count), spec if x.ndim else P())
+    )
+
+  return jax.tree.map(place, state)
+
+
+P = PartitionSpec
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("abstract", [False, True])
+def test_restores_on_another_number_of_devices(tmp_path, count, abstract):
+  wanted = placed(make_state(4, 64), 8)
+  save(tmp_path, wanted)
+  like = placed(make_state(0, 64), count)
+  if abstract:
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      like,
+    )
+  opened = checkpoint.Checkpoints(tmp_path, keep=3)
+  state, _ = opened.restore(like)
+  opened.close()
+  assert_same(state, wanted)
+  assert len(state.trainable["text/a"].sharding.device_set) == count
+  for array, other in zip(
+    jax.tree.leaves(state), jax.tree.leaves(like), strict=True
+  ):
+    assert array.sharding == other.sharding
+
+
+def test_what_nobody_placed_joins_the_mesh(tmp_path):
+  """A step counter on the first device would fit to no program over all."""
+  state = placed(make_state(4, 64), 8)
+  save(tmp_path, state)
+  like = dataclasses.replace(state, step=jnp.zeros((), jnp.int32))
+  opened = checkpoint.Checkpoints(tmp_path, keep=3)
+  restored, _ = opened.restore(like)
+  opened.close()
+  assert len(restored.step.sharding.device_set) == 8
+
+
+# Damage.
+
+# The whole checkpoint is of step 3, the damaged one of step 5. An array of this
+# many rows is large enough for a file of its own.
+REAL, SIZE = 5, 1024
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  """A directory with checkpoints of steps 3 and 5."""
+  path = tmp_path_factory.mktemp("two")
+  save(path, make_state(3, SIZE), make_state(REAL, SIZE))
+  return path
+
+
+def files(path):
+  folder = path / "checkpoints" / str(REAL)
+  return sorted(
+    str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()
+  )
+
+
+def truncate(file):
+  content = file.read_bytes()
+  file.write_bytes(content[: len(content) // 2])
+
+
+def empty(file):
+  file.write_bytes(b"")
+
+
+def flip(file):
+  """Turns over a bit in the middle of every 16 bytes."""
+  content = bytearray(file.read_bytes())
+  for i in range(min(8, len(content) - 1), len(content), 16):
+    content[i] ^= 4
+  file.write_bytes(bytes(content))
+
+
+def flip_one(file):
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(bytes(content))
+
+
+def remove(file):
+  file.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip, flip_one, remove])
+def test_damage_to_any_file(two, tmp_path, capsys, damage):
+  """It changes nothing, or it is reported and the one before it is used.
+
+  Some of Orbax's files say twice what others say, or nothing that is read.
+  """
+  names = files(two)
+  reported = set()
+  for number, name in enumerate(names):
+    path = shutil.copytree(two, tmp_path / str(number))
+    file = path / "checkpoints" / str(REAL) / name
+    before = file.read_bytes()
+    damage(file)
+    assert not file.exists() or file.read_bytes() != before, name
+    opened = checkpoint.Checkpoints(path, keep=3)
+    state, data = opened.restore(make_state(0, SIZE))
+    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in lines if line.startswith("warning")]
+    if opened.restored == REAL:
+      assert not lines, name
+      assert_same(state, make_state(REAL, SIZE))
+    else:
+      reported.add(name)
+      assert len(lines) == 1 and opened.restored == 3, name
+      assert "step 5" in lines[0] and "one before it, of step 3" in lines[0]
+      assert_same(state, make_state(3, SIZE))
+      assert (path / "checkpoints" / "corrupt-5").is_dir()
+    assert data == {"next_index": opened.restored}
+    opened.close()
+  # A file of arrays that was superseded before the save was over may go.
+  assert {"data/metadata", "state/manifest.ocdbt"} <= reported
+  for folder in ("state/d/", "state/ocdbt.process_0/d/"):
+    assert any(name.startswith(folder) for name in reported), reported
+
+
+@pytest.mark.parametrize("part", ["state", "data", "state/d"])
+def test_a_missing_folder(two, tmp_path, capsys, part):
+  path = shutil.copytree(two, tmp_path / "copy")
+  shutil.rmtree(path / "checkpoints" / str(REAL) / part)
+  opened = checkpoint.Checkpoints(path, keep=3)
+  state, _ = opened.restore(make_state(0, SIZE))
+  opened.close()
+  assert_same(state, make_state(3, SIZE))
+  assert capsys.readouterr().err.count("warning: ") == 1
+
+
+@pytest.mark.parametrize(
+  "text", ["", "[]", "{}", "{", "null", '{"digest": 1}', '{"step": 5}']
+)
+def test_a_broken_data_position(two, tmp_path, capsys, text):
+  path = shutil.copytree(two, tmp_path / "copy")
+  (path / "checkpoints" / str(REAL) / "data" / "metadata").write_text(text)
+  opened = checkpoint.Checkpoints(path, keep=3)
+  _, data = opened.restore(make_state(0, SIZE))
+  opened.close()
+  assert data == {"next_index": 3}
+  assert capsys.readouterr().err.count("warning: ") == 1
+
+
+def test_a_changed_data_position(two, tmp_path):
+  """It still is JSON, and would let the run go on elsewhere."""
+  path = shutil.copytree(two, tmp_path / "copy")
+  file = path / "checkpoints" / str(REAL) / "data" / "metadata"
+  text = file.read_text()
+  assert text.count('"next_index": 5') == 1
+  file.write_text(text.replace('"next_index": 5', '"next_index": 4'))
+  opened = checkpoint.Checkpoints(path, keep=3)
+  assert opened.restore(make_state(0, SIZE))[1] == {"next_index": 3}
+  opened.close()
+
+
+def test_arrays_of_another_step(two, tmp_path, capsys):
+  """Every file is whole, but they don't belong together."""
+  path = shutil.copytree(two, tmp_path / "copy")
+  folder = path / "checkpoints"
+  shutil.rmtree(folder / str(REAL) / "state")
+  shutil.copytree(folder / "3" / "state", folder / str(REAL) / "state")
+  opened = checkpoint.Checkpoints(path, keep=3)
+  opened.restore(make_state(0, SIZE))
+  opened.close()
+  assert opened.restored == 3
+  assert "checksums: optimizer/0/mu" in capsys.readouterr().err
+
+
+def test_the_step_is_saved_again(two, tmp_path):
+  """What was damaged doesn't stand in the way, not even twice."""
+  path = shutil.copytree(two, tmp_path / "copy")
+  for _ in range(2):
+    empty(path / "checkpoints" / str(REAL) / "data" / "metadata")
+    opened = checkpoint.Checkpoints(path, keep=3)
+    state, _ = opened.restore(make_state(0, SIZE))
+    assert opened.latest == int(state.step) == 3
+    for step in (4, REAL):
+      opened.save(make_state(step, SIZE), {"next_index": 10 + step})
+      opened.wait()
+    opened.close()
+    again = checkpoint.Checkpoints(path, keep=3)
+    state, data = again.restore(make_state(0, SIZE))
+    again.close()
+    assert again.restored == REAL and data == {"next_index": 10 + REAL}
+    assert_same(state, make_state(REAL, SIZE))
+    shutil.rmtree(path / "checkpoints" / "4")
+
+
+def test_what_was_put_aside_goes_the_next_time(two, tmp_path):
+  """Damage again and again fills no disk."""
+  path = shutil.copytree(two, tmp_path / "copy")
+  for step in (REAL, REAL + 1, REAL + 2):
+    save(path, make_state(step, SIZE))
+    empty(path / "checkpoints" / str(step) / "data" / "metadata")
+    opened = checkpoint.Checkpoints(path, keep=3)
+    opened.restore(make_state(0, SIZE))
+    opened.close()
+    names = {p.name for p in (path / "checkpoints").iterdir()}
+    assert names == {"3", f"corrupt-{step}"}
+
+
+def test_only_damaged_ones(two, tmp_path, capsys):
+  path = shutil.copytree(two, tmp_path / "copy")
+  for step in ("3", str(REAL)):
+    empty(path / "checkpoints" / step / "data" / "metadata")
+  opened = checkpoint.Checkpoints(path, keep=3)
+  with pytest.raises(
+    UserError, match="only damaged ones .*step 5.*step 3.*put"
+  ):
+    opened.restore(make_state(0, SIZE))
+  opened.close()
+  assert "warning" not in capsys.readouterr().err
+  kept = {p.name for p in (path / "checkpoints").iterdir()}
+  assert kept == {"3", "5"}, "nothing is put aside for nothing"
+
+
+def test_another_model_is_not_damage(two, tmp_path):
+  path = shutil.copytree(two, tmp_path / "copy")
+  opened = checkpoint.Checkpoints(path, keep=3)
+  with pytest.raises(
+    UserError, match=r"found text/a in shape float32 \(1024, 4"
+  ):
+    opened.restore(make_state(0, 32))
+  opened.close()
+  assert {p.name for p in (path / "checkpoints").iterdir()} == {"3", "5"}
+
+
+def test_reading_leaves_the_folder_as_it_is(two, tmp_path, capsys):
+  path = shutil.copytree(two, tmp_path / "copy")
+  empty(path / "checkpoints" / str(REAL) / "data" / "metadata")
+  state = make_state(3, SIZE)
+  opened = checkpoint.Checkpoints(path, read_only=True)
+  params = opened.restore_params(state.trainable, state.frozen)
+  assert_same(params["text"]["a"], state.trainable["text/a"])
+  assert opened.restored == 3
+  assert capsys.readouterr().err.count("warning: ") == 1
+  assert {p.name for p in (path / "checkpoints").iterdir()} == {"3", "5"}
+  opened.close()
+
+
+def test_no_checkpoint_to_read(tmp_path):
+  opened = checkpoint.Checkpoints(tmp_path / "none", read_only=True)
+  with pytest.raises(UserError, match="expected a checkpoint in .*found none"):
+    opened.restore(make_state(0))
+  assert not (tmp_path / "none").exists()
+
+
+def test_a_half_written_save_is_cleared_away(two, tmp_path):
+  path = shutil.copytree(two, tmp_path / "copy")
+  half = path / "checkpoints" / "7.orbax-checkpoint-tmp"
+  shutil.copytree(path / "checkpoints" / "5", half)
+  opened = checkpoint.Checkpoints(path, keep=3)
+  assert opened.latest == REAL
+  opened.save(make_state(8, SIZE), {"next_index": 8})
+  opened.wait()
+  opened.close()
+  assert not half.exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / "checkpoints").write_text("")
+  with pytest.raises(UserError, match="writable folder"):
+    checkpoint.Checkpoints(tmp_path, keep=1)
+
+
+def test_prepare_compiles_what_save_needs(tmp_path):
+  count = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: count.append(event)
+  )
+
+  def compiled():
+    return count.count("/jax/core/compile/backend_compile_duration")
+
+  # A size that no other test has compiled for.
+  state = placed(make_state(1, 56), 2)
+  saved = checkpoint.Checkpoints(tmp_path, keep=1)
+  before = compiled()
+  saved.prepare(state)
+  assert compiled() > before
+  before = compiled()
+  saved.save(dataclasses.replace(state, step=np.int32(1)), {})
+  saved.wait()
+  assert compiled() == before
+  saved.close()
+
+
+# Several processes.
+
+MEMBER = """
+import pathlib, sys
+
+from absl import flags
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from mmrl import commands, storage
+from mmrl.machines import processes
+from mmrl.workdir import checkpoint, log
+from mmrl.train.step import State
+
+flags.FLAGS(sys.argv)
+processes.join(
+  commands.COORDINATOR.value, commands.PROCESSES.value, commands.PROCESS.value
+)
+mesh = Mesh(np.array(jax.devices()), ("fsdp",))
+where = NamedSharding(mesh, PartitionSpec("fsdp"))
+
+def make(step):
+  values = np.random.default_rng(step).normal(size=(4096, 4))
+  array = jax.make_array_from_callback(
+    values.shape, where, lambda part: values[part].astype(np.float32)
+  )
+  return State(np.int32(step), {"text/a": array}, {}, ())
+
+def same(state):
+  found = state.trainable["text/a"]
+  values = make(int(state.step)).trainable["text/a"].addressable_shards[0].data
+  np.testing.assert_array_equal(found.addressable_shards[0].data, values)
+
+index, path = jax.process_index(), pathlib.Path(commands.WORKDIR.value)
+saved = checkpoint.Checkpoints(path, keep=3)
+for step in (1, 2, 3):
+  saved.save(make(step), {"next_index": step})
+  saved.wait()
+saved.close()
+if index == 0:
+  (path / "checkpoints/3/data/metadata").write_text("{}")
+  # What only the second process has written and reads.
+  for file in (path / "checkpoints/2/state/ocdbt.process_1/d").iterdir():
+    file.write_bytes(file.read_bytes()[:9])
+multihost_utils.sync_global_devices("damaged")
+opened = checkpoint.Checkpoints(path, keep=3)
+state, data = opened.restore(make(0))
+same(state)
+assert opened.restored == data["next_index"] == 1
+opened.save(make(2), {"next_index": 22})
+opened.wait()
+opened.close()
+again = checkpoint.Checkpoints(path, keep=3)
+state, data = again.restore(make(0))
+same(state)
+assert again.restored == 2 and data["next_index"] == 22
+again.close()
+storage.write_text(path / "who.txt", str(index))
+written = log.Log(path, step=2)
+written.write(3, {"process": index})
+written.close()
+multihost_utils.sync_global_devices("written")
+print("DONE", len(jax.devices()))
+"""
+
+
+@pytest.mark.full
+def test_two_processes(tmp_path):
+  """They agree on what is damaged, and one of them writes plain files."""
+  path = tmp_path / "run"
+  path.mkdir()
+  done = runs.finish(
+    runs.make_folder(tmp_path),
+    path,
+    2,
+    program=("-c", MEMBER),
+    flags="--xla_force_host_platform_device_count=2",
+  )
+  for index, text in enumerate(done.errors()):
+    assert "DONE 4" in done.output(index)
+    assert text.count("warning: the checkpoint") == (0 if index else 2)
+  names = {p.name for p in (path / "checkpoints").iterdir()}
+  assert names == {"1", "2", "corrupt-2", "corrupt-3"}
+  assert (path / "who.txt").read_text() == "0"
+  (row,) = (path / "metrics.jsonl").read_text().splitlines()
+  assert json.loads(row) == {"step": 3, "process": 0}

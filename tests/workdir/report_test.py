@@ -1,0 +1,236 @@
+"""Tests of the HTML report."""
+
+import dataclasses
+import html.parser
+import pathlib
+import re
+
+import jaxtyping
+import numpy as np
+import pytest
+
+from mmrl.errors import UserError
+from mmrl.workdir import report
+
+NAN = float("nan")
+
+
+def make_example(**changes) -> report.Example:
+  answer = report.Answer(
+    text="<think>blue circle</think><answer>yes</answer>",
+    correct=True,
+    heat=np.ones((4, 4)),
+    region_share=0.25,
+  )
+  example = report.Example(
+    picture=np.full((64, 64, 3), 200, np.uint8),
+    question="is there a circle?",
+    gold="yes",
+    region=(8, 8, 24, 24),
+    before=dataclasses.replace(answer, correct=False),
+    after=answer,
+  )
+  return dataclasses.replace(example, **changes)
+
+
+def write(path: pathlib.Path, **changes) -> str:
+  content = {
+    "title": "A run",
+    "subtitle": "It learned.",
+    "figures": [("Accuracy", "50% → 90%")],
+    "table": [("All questions", 0.5, 0.9)],
+    "curves": {"reward": [(step, step / 50) for step in range(50)]},
+    "examples": [make_example()],
+    "config": "seed = 0",
+  }
+  report.write(path, **(content | changes))
+  return path.read_text("utf-8")
+
+
+def test_page_shows_what_it_was_given(tmp_path):
+  page = write(tmp_path / "new" / "report.html")
+  for text in ("A run", "It learned.", "50% → 90%", "+40.0", "seed = 0"):
+    assert text in page
+  assert "✗ wrong" in page and "✓ right" in page
+  assert page.count("<img") == 3
+  assert [p.name for p in (tmp_path / "new").iterdir()] == ["report.html"]
+
+
+def test_every_text_is_escaped(tmp_path):
+  evil = '"><script>alert(1)</script>'
+  example = make_example(question=evil, gold=evil)
+  answer = dataclasses.replace(example.after, text=evil + "\ud800")
+  page = write(
+    tmp_path / "report.html",
+    title=evil,
+    subtitle=evil,
+    figures=[(evil, evil)],
+    table=[(evil, 0.0, 1.0)],
+    curves={evil: [(0, 0.0), (1, 1.0)], f"{evil} without values": []},
+    examples=[dataclasses.replace(example, before=answer, after=answer)],
+    config=evil,
+  )
+  assert "<script>alert" not in page
+  assert "alert(1)" in page
+
+
+def test_answer_text_is_shown_in_full(tmp_path):
+  page = write(tmp_path / "report.html")
+  shown = re.findall(r'<div class="text">(.*?)</div>', page, re.DOTALL)
+  plain = [html.unescape(re.sub(r"</?i>", "", text)) for text in shown]
+  assert plain == ["<think>blue circle</think><answer>yes</answer>"] * 2
+
+
+def test_page_needs_no_other_file(tmp_path):
+  page = write(tmp_path / "report.html")
+  links = re.findall(r'\b(?:src|href)="([^"]*)"', page)
+  assert links and all(link.startswith("data:image/") for link in links)
+  assert "http" not in page
+  assert "url(" not in page and "@import" not in page
+
+
+@pytest.mark.parametrize(
+  "points",
+  [
+    [],
+    [(3, 0.5)],
+    [(0, NAN)],
+    [(0, NAN), (1, 0.5), (2, float("inf")), (3, -1e300)],
+    [(step, 1.0) for step in range(100)],
+    [(step, 0.0) for step in range(3)],
+    [(step, 1e-320 * step) for step in range(30)],
+    [(5, 1.0), (5, 2.0)],
+    [(step, NAN if step % 7 else step) for step in range(1000)],
+    [(step * 10**6, 1e9 * step) for step in range(40)],
+  ],
+)
+def test_any_curve_is_drawn(tmp_path, points):
+  page = write(tmp_path / "report.html", curves={"loss": points})
+  drawing = page[page.index('class="curves"') : page.index('class="cards"')]
+  assert not re.search(r"\b(nan|inf)\b", drawing)
+  finite = [v for _, v in points if np.isfinite(v) and abs(v) < 1e30]
+  assert ("no values" in drawing) == (not finite)
+  lost = len(points) - len(finite)
+  assert (f"{lost} not finite" in drawing) == (lost > 0)
+  for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+) ", drawing):
+    assert 46 <= float(x) <= 310 and 8 <= float(y) <= 152
+
+
+def test_straight_line_stays_straight_when_smoothed(tmp_path):
+  points = [(step, 2.0 * step) for step in range(101)]
+  page = write(tmp_path / "report.html", curves={"loss": points})
+  raw, mean = re.findall(r'<polyline[^>]*points="([^"]*)"', page)
+  assert raw == mean
+  assert "<span>200</span>" in page
+
+
+def test_missing_numbers_become_dashes(tmp_path):
+  example = make_example(region=None)
+  answer = dataclasses.replace(example.after, region_share=None)
+  page = write(
+    tmp_path / "report.html",
+    table=[("blind", None, 0.5), ("broken", NAN, 0.5)],
+    examples=[dataclasses.replace(example, before=answer, after=answer)],
+  )
+  assert page.count("<td>–</td>") == 4
+  assert "nan" not in page.lower().split("<tbody>")[1].split("</tbody>")[0]
+  assert "of visual attention" not in page
+
+
+def test_empty_report(tmp_path):
+  page = write(
+    tmp_path / "report.html", figures=[], table=[], curves={}, examples=[]
+  )
+  assert "<h2>" not in page
+
+
+def test_tags_are_balanced(tmp_path):
+  class Checker(html.parser.HTMLParser):
+    open_tags: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+      if tag not in ("meta", "img"):
+        self.open_tags.append(tag)
+
+    def handle_endtag(self, tag):
+      assert self.open_tags.pop() == tag
+
+  checker = Checker()
+  checker.feed(write(tmp_path / "report.html"))
+  assert not checker.open_tags
+
+
+def test_failure_leaves_the_old_report(tmp_path, monkeypatch):
+  path = tmp_path / "report.html"
+  path.write_text("old")
+
+  def fail(*_):
+    raise OSError("disk full")
+
+  monkeypatch.setattr("os.replace", fail)
+  with pytest.raises(UserError, match="could not write .*disk full"):
+    write(path)
+  assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("tone", [0, 128, 255])
+def test_overlay_changes_most_where_heat_is(tone):
+  picture = np.full((64, 64, 3), tone, np.uint8)
+  heat = np.zeros((8, 8))
+  heat[2, 5] = 7.0
+  image = np.asarray(report.overlay(picture, heat, size=256), np.int64)
+  change = np.abs(image - tone).sum(-1)
+  cells = change.reshape(8, 32, 8, 32).mean((1, 3))
+  assert np.unravel_index(cells.argmax(), cells.shape) == (2, 5)
+  assert not cells[5:].any()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 64), (1000, 700), (1, 300)])
+def test_overlay_without_heat_is_the_picture(shape):
+  picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  nothing = report.overlay(picture, np.zeros((3, 5)))
+  negative = report.overlay(picture, np.full((3, 5), -1.0))
+  broken = report.overlay(picture, np.full((3, 5), NAN))
+  assert max(nothing.size) == 256
+  assert nothing.tobytes() == negative.tobytes() == broken.tobytes()
+  if shape == (64, 64):
+    crisp = picture.repeat(4, axis=0).repeat(4, axis=1)
+    assert np.array_equal(np.asarray(nothing), crisp)
+
+
+def test_overlay_ignores_the_scale_of_the_heat():
+  picture = np.full((64, 64, 3), 90, np.uint8)
+  heat = np.random.default_rng(0).random((8, 8))
+  small = np.asarray(report.overlay(picture, heat * 1e-6), np.int64)
+  large = np.asarray(report.overlay(picture, heat * 1e6), np.int64)
+  assert np.abs(small - large).max() <= 1
+
+
+@pytest.mark.parametrize(
+  "region", [(16, 16, 48, 32), (0, 0, 64, 64), (-9, 50, 90, 99), (80, 1, 99, 2)]
+)
+def test_overlay_outlines_the_region(region):
+  picture = np.full((64, 64, 3), 90, np.uint8)
+  image = report.overlay(picture, np.zeros((2, 2)), region=region)
+  pixels = np.asarray(image)
+  assert (pixels == 255).any()
+  if region[0] == 16:
+    rows, columns = np.where(pixels[..., 0] == 255)
+    assert (rows.min(), rows.max()) == (64, 128)
+    assert (columns.min(), columns.max()) == (64, 192)
+
+
+@pytest.mark.parametrize(
+  ("picture", "heat"),
+  [
+    (np.zeros((8, 8, 4), np.uint8), np.ones((2, 2))),
+    (np.zeros((8, 8, 3), np.float32), np.ones((2, 2))),
+    (np.zeros((8, 8, 3), np.uint8), np.ones(4)),
+    (np.zeros((8, 8, 3), np.uint8), np.ones((0, 2))),
+  ],
+)
+def test_overlay_refuses_other_shapes(picture, heat):
+  # In tests the annotations refuse first, with a type error.
+  with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
+    report.overlay(picture, heat)
