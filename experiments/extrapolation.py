@@ -140,7 +140,7 @@ def measure(base: hub.Model, trained: hub.Model, flags) -> Iterator[dict]:
       texts = iter(trained.processor.decode(ids, mask))
       for example in samples.examples[:count]:
         scores = [
-          answer_rewards.exact_answer(next(texts), example.answer)
+          answer_rewards.is_right(next(texts), example.answer)
           for _ in range(flags.answers)
         ]
         right.append(np.mean(scores))

@@ -7,10 +7,11 @@ hyper-parameters, given by the spec. Nothing is registered: a function is found
 by its name.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import inspect
 import types
+import typing
 from typing import Any
 
 from mmrl.errors import UserError
@@ -69,7 +70,7 @@ def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
 def _check_options(
   function: Callable,
   options: Mapping,
-  parameters: Iterable[inspect.Parameter],
+  parameters: Sequence[inspect.Parameter],
   where: str,
 ):
   valid = [p.name for p in parameters]
@@ -79,6 +80,15 @@ def _check_options(
       f"{where}: {function.__name__} has no option {', '.join(unknown)}; valid"
       f" options: {', '.join(valid) or 'none'}"
     )
+  for p in parameters:
+    allowed = typing.get_args(p.annotation)
+    if typing.get_origin(p.annotation) is not typing.Literal:
+      continue
+    if p.name in options and options[p.name] not in allowed:
+      raise UserError(
+        f"{where}.{p.name}: expected one of {', '.join(map(repr, allowed))},"
+        f" found {options[p.name]!r}"
+      )
   missing = [
     p.name for p in parameters if p.default is p.empty and p.name not in options
   ]

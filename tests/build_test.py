@@ -123,7 +123,8 @@ def test_bound_function_takes_its_data_by_name():
     provided=("text", "answer", "example"),
   )
   assert bound.needs == ("text", "answer")
-  context = {"example": None, "answer": "B", "text": "<answer>B</answer>"}
+  context = {"example": None, "answer": ["B"]}
+  context["text"] = [["<answer>B</answer>"]]
   assert bound(context) == 1
   bound = build.bind(
     rewards,

@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import json
 import pathlib
 import re
@@ -38,6 +39,7 @@ from mmrl import config as config_lib
 from mmrl.losses import reduce
 from mmrl.machines import sharding
 from mmrl.probes.policies import Scorer
+from mmrl.rollouts.answers import HOST_DATA, TEXT_DATA
 from mmrl.train import method
 from mmrl.train import run as run_lib
 from mmrl.train.step import SCORES, State
@@ -67,7 +69,7 @@ METHODS = [
   (probes, "visual_entropy", {}),
   (rewards, "answer_format", {"form": "answer"}),
   (rewards, "exact_answer", {}),
-  (rewards, "soft_overlong", {"longest": 20, "buffer": 5}),
+  (rewards, "soft_overlong", {"longest": 4, "buffer": 3}),
   (token_weights, "entropy_quantile", {"quantile": 0.5}),
   (token_weights, "expert_low_probability", {"alpha": 0.3}),
   (token_weights, "expert_visual", {"strength": 2.0}),
@@ -175,7 +177,7 @@ def test_every_large_arm_binds(row):
   config = load(name).get_config(arm)
   bound = method.bind(config)
   assert bound.terms
-  assert method.bind_rewards(config.rewards.to_dict())
+  assert bound.rewards
 
 
 # Data of every kind that a method may name.
@@ -377,17 +379,30 @@ class Case:
 
 
 def bound_method(package, name, options) -> build.Bound:
-  provided = {*make_fields(), *method.PROBE_DATA, *method.TEACHER_DATA, "key"}
+  provided = {
+    *make_fields(),
+    *method.REWARD_DATA,
+    *method.PROBE_DATA,
+    *method.TEACHER_DATA,
+    "key",
+  }
   return build.bind(
     package, {"name": name, **options}, f"{name}", provided=provided
   )
 
 
 def array_case(row) -> Case:
-  """Losses with their gradients, advantages, token weights."""
+  """Losses with their gradients, advantages, token weights, rewards."""
   package, *_ = row
   bound = bound_method(*row)
-  data = {n: make_fields()[n] for n in {"mask", *bound.needs} - {"key"}}
+  mask, tokens = make_mask(), make_tokens(P, G, R, seed=12)
+  known = make_fields() | {
+    "tokens": tokens,
+    "prompt": make_prompt(),
+    "length": mask.sum(-1),
+    "ended": (mask & (tokens == 0)).any(-1),
+  }
+  data = {n: known[n] for n in {"mask", *bound.needs} - {"key"}}
 
   @jax.jit
   def value_and_gradient(inputs):
@@ -509,7 +524,15 @@ def experiment_case(row, devices: int = 1) -> Case:
   return Case(function, make_inputs())
 
 
-ROWS = [row for row in METHODS if row[0] is not rewards] + EXPERIMENTS
+def reads_texts(row) -> bool:
+  """Whether a row is a reward that runs on the host."""
+  if row[0] is not rewards:
+    return False
+  names = inspect.signature(getattr(*row[:2])).parameters
+  return bool(set(TEXT_DATA) & set(names))
+
+
+ROWS = [row for row in METHODS if not reads_texts(row)] + EXPERIMENTS
 
 
 # What the programs of a step know nothing of.
@@ -629,23 +652,28 @@ def test_eight_devices_equal_one(index):
 
 
 @pytest.mark.parametrize(
-  "row", [row for row in METHODS if row[0] is rewards], ids=title
+  "row", [row for row in METHODS if reads_texts(row)], ids=title
 )
 def test_reward_is_a_number_for_any_text(row):
-  """Rewards are functions of text: white space around it is their padding."""
+  """White space around a text is its padding."""
   bound = build.bind(
     rewards,
     {"name": row[1], **row[2]},
     row[1],
-    provided=method.REWARD_DATA,
+    provided=HOST_DATA,
   )
   texts = ["", "<answer>B</answer>", "<answer>", "</answer><think>", "é\x00\n"]
-  for text in texts:
-    context = {"text": text, "answer": "B", "example": None}
-    context |= {"length": 17, "ended": True}
-    value = bound(context)
-    assert isinstance(value, float) and -1 <= value <= 1
-    assert bound(context | {"text": f"\n {text}\n"}) == value
+  context = {
+    "text": [texts, texts],
+    "answer": ["B", "C"],
+    "example": [None] * 2,
+  }
+  context |= {"length": jnp.full((2, 5), 17), "ended": jnp.ones((2, 5), bool)}
+  values = bound(context)
+  assert values.shape == (2, 5) and values.dtype == np.float32
+  assert (np.abs(values) <= 1).all()
+  spaced = [[f"\n {text}\n" for text in texts]] * 2
+  np.testing.assert_array_equal(bound(context | {"text": spaced}), values)
 
 
 @pytest.mark.parametrize("row", EXPERIMENTS, ids=title)

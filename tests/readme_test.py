@@ -1,4 +1,4 @@
-"""The README's walk through a new method, done as it says."""
+"""The README's walks through a new method and a new reward, as it says."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import quickstart
-from mmrl import token_weights
+from mmrl import rewards, token_weights
 from mmrl.errors import UserError
 from mmrl.train import method
 
@@ -19,24 +19,27 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 @pytest.fixture
 def blocks(monkeypatch):
-  """The three blocks of the section, the first of them in the package."""
+  """The section's blocks: module, config and row of one and of the other."""
   text = README.read_text("utf-8").split("\n## Add a method\n")[1]
   found = re.findall(r"```python\n(.*?)```", text.split("\n## ")[0], re.DOTALL)
-  assert len(found) == 3
-  assert len(found[0].splitlines()) <= 30
-  module = types.ModuleType("trusted")
-  exec(found[0], vars(module))
-  names = [*token_weights.__all__, "trusted"]
-  monkeypatch.setattr(token_weights, "trusted", module.trusted, raising=False)
-  monkeypatch.setattr(token_weights, "__all__", names)
+  assert len(found) == 6
+  pairs = ((token_weights, "trusted"), (rewards, "looked"))
+  for (package, name), code in zip(pairs, found[::3], strict=True):
+    assert len(code.splitlines()) <= 30
+    module = types.ModuleType(name)
+    exec(code, vars(module))
+    names = [*package.__all__, name]
+    monkeypatch.setattr(package, name, getattr(module, name), raising=False)
+    monkeypatch.setattr(package, "__all__", names)
   return found
 
 
-def test_new_method_is_bound_by_a_config(blocks):
+def test_a_config_binds_them(blocks):
   config = quickstart.get_config("ral")
-  exec(blocks[1], {"config": config})
-  (weight,) = method.bind(config).token_weights
-  assert weight.options == {"scale": 2.0}
+  exec(blocks[1] + blocks[4], {"config": config})
+  found = method.bind(config)
+  assert found.token_weights[0].options == {"scale": 2.0}
+  assert found.rewards[-1].name == "looked" and not found.rewards[-1].on_host
   del config.probes["reference"], config.losses["kl"]
   with pytest.raises(
     UserError, match="trusted needs logprobs_ref.*; add probe"
@@ -44,14 +47,19 @@ def test_new_method_is_bound_by_a_config(blocks):
     method.bind(config)
 
 
-def test_new_method_keeps_the_contract(blocks):
-  row = eval(blocks[2], {"token_weights": token_weights})
+@pytest.mark.parametrize("block", [2, 5])
+def test_they_keep_the_contract(blocks, block):
+  row = eval(
+    blocks[block], {"token_weights": token_weights, "rewards": rewards}
+  )
+  assert not contract_test.reads_texts(row)
   case = contract_test.array_case(row)
   one, two = (
     jax.device_get(case.function(x)) for x in (case.inputs, case.spoiled())
   )
   np.testing.assert_array_equal(one, two)
+  assert ((one >= 0) & (one <= 1)).all()
   mask = np.asarray(case.inputs["data"]["mask"])
-  assert ((one[mask] > 0) & (one[mask] <= 1)).all()
-  assert (one[mask] < 1).any()
+  mask = mask if one.ndim == 3 else mask.any(-1)
+  assert (one[mask] > 0).any() and (one[mask] < 1).any()
   assert (one[~mask] == 0).all()

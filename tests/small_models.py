@@ -4,7 +4,7 @@ Weights are drawn from a seed that is the tensor's Hugging Face name, so that
 tests and torch scripts build the same model without exchanging files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import dataclasses
 import functools
 import pathlib
@@ -18,7 +18,7 @@ import safetensors.numpy
 import tokenizers
 import transformers
 
-from mmrl import hub
+from mmrl import build, hub
 from mmrl.hub import config_json
 from mmrl.hub import weights as weights_lib
 from mmrl.models import parameters
@@ -26,6 +26,7 @@ from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 from mmrl.models.families import VideoConfig
 from mmrl.prompts.pictures import PictureConfig
 from mmrl.prompts.processor import Processor
+from mmrl.rollouts.answers import Reward
 from mmrl.types import Patches, Prompt
 
 # The tokens after the 256 bytes.
@@ -400,6 +401,19 @@ def golden_cases() -> dict[str, tuple[ModelConfig, list]]:
     "qwen2_5_vl": (small_config(family="qwen2_5_vl"), chats),
     "qwen3_vl": (small_config(family="qwen3_vl", tied=False), chats),
   }
+
+
+def reward(name: str, weight: float, function: Callable) -> Reward:
+  """A reward of (text, tokens, question), called for one answer at a time."""
+
+  def whole(text, length, example):
+    return [
+      [function(*one, question) for one in zip(texts, counts, strict=True)]
+      for texts, counts, question in zip(text, length, example, strict=True)
+    ]
+
+  needs = ("text", "length", "example")
+  return Reward(name, weight, build.Bound(name, whole, needs, {}))
 
 
 def no_patches(rows: int) -> Patches:

@@ -143,7 +143,7 @@ def evaluate(
     batch: answered at a time, rounded up to a multiple of the shards.
     length: most tokens of an answer.
     shown: how many to keep with their attention.
-    form: see `rewards.answer_format`.
+    form: see `rewards.answer.is_formed`.
     lengths: buckets of S.
     patches: buckets of M per prompt.
   """
@@ -168,8 +168,8 @@ def evaluate(
     texts = processor.decode(tokens, mask)
     for row in range(count):
       example, text = samples.examples[row], texts[row]
-      correct = bool(answer_rewards.exact_answer(text, example.answer))
-      formed.append(answer_rewards.answer_format(text, form=form))
+      correct = answer_rewards.is_right(text, example.answer)
+      formed.append(answer_rewards.is_formed(text, form))
       share = float(shares[row])
       region = samples.prompt.region[row]
       if math.isfinite(share):

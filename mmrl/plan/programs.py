@@ -229,6 +229,11 @@ class Compiler:
       )
       yield self._beside(program, (prompt, rollout, fields))
       fields |= _taken_over(layout, taught)
+    if not all(reward.on_host for reward in parts.rewards):
+      program, _ = self.compile(
+        "reward", programs.reward, fields, prompt, rollout
+      )
+      yield self._beside(program, rollout.prefix)
     sizes = rollout.mask.shape[:2]
     rewards = _shape(layout.prompts, *sizes, dtype="float32")
     program, fields = self.compile(

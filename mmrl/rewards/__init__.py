@@ -1,8 +1,11 @@
-"""Rewards, one number per answer; each a function that a config names.
+"""Rewards [P, G]; each a function that a config names.
 
-A reward is a function of `text` (what the model wrote), `answer` (the right
-one), `example` (the question it belongs to), `length` (tokens that were
-sampled) and `ended` (whether it ends), whichever it names.
+A reward that names `text` (P lists of G answers as the model wrote them),
+`answer` (P right ones) or `example` (P questions they belong to) runs on the
+host, is called once for a whole batch, and may name `length` and `ended`, too.
+One that names arrays alone runs on the devices: `length` [P, G] (tokens that
+were sampled), `ended` [P, G] (whether it ends), `mask`, `tokens`, `prompt`, and
+what the probes of the run add, such as `attention_old`.
 """
 
 from mmrl.rewards.answer import answer_format, exact_answer

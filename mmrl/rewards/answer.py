@@ -1,4 +1,4 @@
-"""Verifiable rewards of one answer text. Pure functions of strings.
+"""Verifiable rewards of an answer's text.
 
 Reference: Reinforced Attention Learning, arXiv 2602.04884, section 3, whose
 reward is 0.9 accuracy + 0.1 format.
@@ -7,9 +7,16 @@ space is ignored, case counts, the first closed answer block is the answer,
 and each tag may stand once only.
 """
 
+from collections.abc import Sequence
 import re
+from typing import Literal
+
+from jaxtyping import Float
+import numpy as np
 
 from mmrl.errors import UserError
+
+Form = Literal["think", "answer"]
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _FORMS = {
@@ -25,29 +32,26 @@ _FORMS = {
 
 
 def extract(text: str) -> str | None:
-  """Content of the first closed answer block, stripped; None without one."""
+  """Returns the first closed answer block, stripped; None without one."""
   found = _ANSWER.search(text)
   return found.group(1).strip() if found else None
 
 
-def exact_answer(text: str, answer: str) -> float:
-  """1 if the answer block holds exactly the right answer, else 0.
+def is_right(text: str, answer: str) -> bool:
+  """Tells whether the answer block holds exactly the right answer.
 
   Args:
-    text: what the model wrote.
+    text: what the model wrote; an empty or missing block is wrong.
     answer: the right answer, bare or in an answer block of its own.
-
-  Returns:
-    0.0 or 1.0; an empty or missing block is wrong.
   """
   gold = extract(answer)
   gold = answer.strip() if gold is None else gold
   given = extract(text)
-  return float(bool(given) and given == gold)
+  return bool(given) and given == gold
 
 
-def answer_format(text: str, *, form: str = "think") -> float:
-  """1 if the whole output has exactly the asked form, else 0.
+def is_formed(text: str, form: str) -> bool:
+  """Tells whether the whole output has exactly the asked form.
 
   Args:
     text: what the model wrote.
@@ -62,4 +66,34 @@ def answer_format(text: str, *, form: str = "think") -> float:
     raise UserError(f"form must be one of {sorted(_FORMS)}, got {form!r}")
   pattern, tags = _FORMS[form]
   once = all(text.count(tag) == 1 for tag in tags)
-  return float(once and pattern.fullmatch(text.strip()) is not None)
+  return once and pattern.fullmatch(text.strip()) is not None
+
+
+def exact_answer(
+  text: Sequence[Sequence[str]], answer: Sequence[str]
+) -> Float[np.ndarray, "P G"]:
+  """Rewards answers that are exactly right with 1, others with 0.
+
+  Args:
+    text: P lists of G answers.
+    answer: the right one of each question; see `is_right`.
+  """
+  pairs = zip(text, answer, strict=True)
+  found = [[is_right(one, right) for one in group] for group, right in pairs]
+  return np.array(found, np.float32)
+
+
+def answer_format(
+  text: Sequence[Sequence[str]], *, form: Form = "think"
+) -> Float[np.ndarray, "P G"]:
+  """Rewards answers of the asked form with 1, others with 0.
+
+  Args:
+    text: P lists of G answers.
+    form: see `is_formed`.
+
+  Raises:
+    UserError: if there is no such form.
+  """
+  found = [[is_formed(one, form) for one in group] for group in text]
+  return np.array(found, np.float32)

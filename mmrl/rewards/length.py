@@ -1,17 +1,24 @@
 """Rewards of an answer's length."""
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
 from mmrl.errors import UserError
 
 
-def soft_overlong(length: int, *, longest: int, buffer: int) -> float:
-  """0 up to the buffer before the longest length, then falling to -1.
+def soft_overlong(
+  length: Int[Array, "P G"], *, longest: int, buffer: int
+) -> Float[Array, "P G"]:
+  """Punishes answers that come near the longest length.
+
+  0 up to the buffer before the longest length, then falling to -1:
 
       R = clip((longest - buffer - length) / buffer, -1, 0)
 
   Its weight in the config is the paper's factor, 1.
 
   Args:
-    length: number of tokens of the answer.
+    length: number of tokens of each answer.
     longest: from here on the reward is -1; DAPO has 20480 tokens.
     buffer: over how many tokens the reward falls, in [1, longest]; DAPO has
       4096.
@@ -28,4 +35,4 @@ def soft_overlong(length: int, *, longest: int, buffer: int) -> float:
     raise UserError(
       f"buffer must be in [1, longest], got buffer={buffer}, longest={longest}"
     )
-  return min(max((longest - buffer - length) / buffer, -1.0), 0.0)
+  return jnp.clip((longest - buffer - length) / buffer, -1.0, 0.0)

@@ -1,18 +1,39 @@
-"""Sampled answers, and how they are graded on the host."""
+"""Sampled answers, and how they are rewarded."""
 
 from collections.abc import Mapping, Sequence
-import concurrent.futures
 import dataclasses
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from mmrl import build, data
+from mmrl.errors import UserError
 from mmrl.prompts.processor import Processor
 from mmrl.types import Prompt, Rollout
 
-# (name, weight, function) of a part of the reward.
-Reward = tuple[str, float, build.Bound]
+# What a reward may name on the host, and of that what only the host has.
+HOST_DATA = ("text", "answer", "example", "length", "ended")
+TEXT_DATA = ("text", "answer", "example")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+  """One part of the reward.
+
+  Attributes:
+    name: its key in `config.rewards`.
+    weight: its factor in the total.
+    bound: the function with its options.
+  """
+
+  name: str
+  weight: float
+  bound: build.Bound
+
+  @property
+  def on_host(self) -> bool:
+    """Whether it reads texts, and so runs on the host."""
+    return bool(set(TEXT_DATA) & set(self.bound.needs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +46,8 @@ class Answers:
     rollout: the answers.
     tokens, mask: those of this process, NumPy. The mask is empty where nothing
       is learned from; the rollout's own isn't.
-    rewards: of each answer; of the first ones where others came later.
-    parts: the same, by the name of the reward.
+    parts: what each reward gave, by its name; of the first answers where others
+      came later.
   """
 
   examples: Sequence[data.Example]
@@ -34,53 +55,74 @@ class Answers:
   rollout: Rollout
   tokens: Int[np.ndarray, "P G R"]
   mask: Bool[np.ndarray, "P G R"]
-  rewards: Float[np.ndarray, "P graded"] | None = None
   parts: Mapping[str, Float[np.ndarray, "P graded"]] = dataclasses.field(
     default_factory=dict
   )
 
 
 def grade(
-  answers: Answers,
-  rewards: Sequence[Reward],
-  processor: Processor,
-  pool: concurrent.futures.Executor,
+  answers: Answers, rewards: Sequence[Reward], processor: Processor
 ) -> Answers:
-  """Rewards of the answers, computed on the host, prompts in parallel.
+  """Calls the rewards that read texts, each once for all P x G answers.
 
-  Those that are graded already keep theirs.
+  Answers that are graded already keep what they have.
+
+  Raises:
+    UserError: if a reward returns another shape, or no number; see `checked`.
   """
-  known = 0 if answers.rewards is None else answers.rewards.shape[1]
+  graded = [reward for reward in rewards if reward.on_host]
+  known = next((x.shape[1] for x in answers.parts.values()), 0)
   tokens, mask = answers.tokens[:, known:], answers.mask[:, known:]
   group = mask.shape[1]
-  if not group:
+  if not group or not graded:
     return answers
   texts = processor.decode(tokens, mask)
-  ended = (tokens == processor.config.eos_token_id).any(-1)
-  lengths = mask.sum(-1)
+  context = {
+    "text": [
+      texts[p * group : (p + 1) * group] for p in range(len(answers.examples))
+    ],
+    "answer": [example.answer for example in answers.examples],
+    "example": list(answers.examples),
+    "length": mask.sum(-1),
+    "ended": (tokens == processor.config.eos_token_id).any(-1),
+  }
+  parts = {}
+  for reward in graded:
+    values = checked(reward, reward.bound(context), answers.examples, group)
+    before = answers.parts.get(reward.name, values[:, :0])
+    parts[reward.name] = np.concatenate([before, values], axis=1)
+  return dataclasses.replace(answers, parts=parts)
 
-  def one_prompt(p: int):
-    example = answers.examples[p]
-    contexts = [
-      {
-        "text": texts[p * group + g],
-        "answer": example.answer,
-        "example": example,
-        "length": int(lengths[p, g]),
-        "ended": bool(ended[p, g]),
-      }
-      for g in range(group)
-    ]
-    return [[bound(one) for one in contexts] for _, _, bound in rewards]
 
-  found = list(pool.map(one_prompt, range(len(answers.examples))))
-  values = np.array(found).astype(np.float32)
-  parts = {name: values[:, i] for i, (name, _, _) in enumerate(rewards)}
-  if known:
-    parts = {
-      name: np.concatenate([answers.parts[name], x], axis=1)
-      for name, x in parts.items()
-    }
-  total = sum(weight * parts[name] for name, weight, _ in rewards)
-  total = np.asarray(total, np.float32)
-  return dataclasses.replace(answers, rewards=total, parts=parts)
+def checked(
+  reward: Reward, values, examples: Sequence[data.Example], group: int
+) -> Float[np.ndarray, "P G"]:
+  """Returns what a reward gave as float32.
+
+  Raises:
+    UserError: if it isn't one number for each answer; names the reward, and
+      the question of an answer that has none.
+  """
+  where, shape = f"config.rewards.{reward.name}", (len(examples), group)
+  values = np.asarray(values, np.float32)
+  if values.shape != shape:
+    raise UserError(
+      f"{where}: expected {reward.bound.name} to return a number for each of"
+      f" {shape[0]} x {shape[1]} answers, found shape {values.shape}"
+    )
+  wrong = np.argwhere(~np.isfinite(values))
+  if len(wrong):
+    p, g = wrong[0]
+    raise UserError(
+      f"{where}: expected numbers from {reward.bound.name}, found"
+      f" {values[p, g]} for answer {g} to question {examples[p].name}"
+    )
+  return values
+
+
+def total(
+  rewards: Sequence[Reward], parts: Mapping[str, Float[np.ndarray, "P G"]]
+) -> Float[np.ndarray, "P G"]:
+  """Adds up what all rewards gave, each times its weight."""
+  found = sum(reward.weight * parts[reward.name] for reward in rewards)
+  return np.asarray(found, np.float32)

@@ -158,6 +158,5 @@ def _join(
     examples=[examples[i] for i in index],
     tokens=take(old.tokens, new.tokens),
     mask=take(old.mask, new.mask),
-    rewards=take(old.rewards, new.rewards),
     parts={k: take(v, new.parts[k]) for k, v in old.parts.items()},
   )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import concurrent.futures
+import dataclasses
 import math
 import time
 
@@ -13,8 +14,9 @@ import numpy as np
 from mmrl import data
 from mmrl.advantages.group import informative_groups
 from mmrl.machines import processes
+from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts import experts, refill
-from mmrl.rollouts.answers import Answers, grade
+from mmrl.rollouts.answers import Answers
 from mmrl.train.run import Run
 from mmrl.train.step import State
 from mmrl.types import Batch
@@ -54,7 +56,7 @@ def collect(
     state: current parameters.
     samples: questions.
     step: number of this rollout batch; with the seed it makes the random key.
-    pool: executor for the rewards, and for seeing the probes end meanwhile.
+    pool: executor that sees the probes end while answers are graded.
     more: further questions, for groups that are drawn again.
 
   Returns:
@@ -70,9 +72,9 @@ def collect(
     def again(number: int) -> Answers:
       own = jax.random.fold_in(key, _fold(config, number))
       fresh = sample(run, state, more(), own)
-      return grade(fresh, run.rewards, run.processor, pool)
+      return answers_lib.grade(fresh, run.rewards, run.processor)
 
-    answers = grade(answers, run.rewards, run.processor, pool)
+    answers = answers_lib.grade(answers, run.rewards, run.processor)
     answers, values = refill.fill(
       answers,
       again,
@@ -96,7 +98,8 @@ def collect(
     )
     fields |= run.layout.take_over(taught)
   probed = pool.submit(_end, (measured, fields))
-  answers = grade(answers, run.rewards, run.processor, pool)
+  answers = answers_lib.grade(answers, run.rewards, run.processor)
+  answers = _grade_on_devices(run, answers, fields)
   values |= _reward_metrics(config, run, answers)
   mask = rollout.mask
   if run.experts:
@@ -106,7 +109,8 @@ def collect(
   if run.experts or config.rollout.refill.rounds:
     mask = run.layout.put(answers.mask)
   rewarded = time.perf_counter()
-  rewards = run.layout.put(answers.rewards)
+  total = answers_lib.total(run.rewards, answers.parts)
+  rewards = run.layout.put(total)
   own = jax.random.fold_in(key, _fold(config, config.rollout.refill.rounds + 1))
   learned = mask
   if config.rollout.mask_truncated:
@@ -124,6 +128,22 @@ def collect(
   visual = rollout.visual if run.frozen_vision else None
   batch = Batch(answers.prompt, visual, rollout.tokens, learned, fields)
   return batch, values
+
+
+def _grade_on_devices(run: Run, answers: Answers, fields) -> Answers:
+  """Adds what the rewards that read arrays give."""
+  if all(reward.on_host for reward in run.rewards):
+    return answers
+  found = run.programs.reward(fields, answers.prompt, answers.rollout)
+  group = answers.mask.shape[1]
+  parts = {
+    reward.name: answers_lib.checked(
+      reward, run.layout.local(found[reward.name]), answers.examples, group
+    )
+    for reward in run.rewards
+    if not reward.on_host
+  }
+  return dataclasses.replace(answers, parts={**answers.parts, **parts})
 
 
 def _fold(config: ml_collections.ConfigDict, draw: int) -> int:
@@ -145,8 +165,7 @@ def _truncated(
 def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
   """Means over the policy's own answers, on all processes."""
   own = slice(0, config.rollout.answers)
-  assert answers.rewards is not None
-  total = answers.rewards[:, own]
+  total = answers_lib.total(run.rewards, answers.parts)[:, own]
   truncated = _truncated(config, run, answers)[:, own]
   values = {
     f"reward/{name}": float(x[:, own].mean())

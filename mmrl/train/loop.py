@@ -234,7 +234,7 @@ def _steps(
 def _postfix(run: Run, values: Mapping[str, float]) -> str:
   """What the progress bar shows: rewards, and attention on the region."""
   shown = {"reward": "reward/total"}
-  shown |= {name: f"reward/{name}" for name, _, _ in run.rewards}
+  shown |= {one.name: f"reward/{one.name}" for one in run.rewards}
   shown["on object"] = "attention/region"
   return " ".join(
     f"{title} {values[name]:.2f}"

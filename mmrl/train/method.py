@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import inspect
 from typing import Any
 
 import ml_collections
 
 from mmrl import advantages, build, probes, rewards, token_weights
 from mmrl.errors import UserError
-from mmrl.rollouts.answers import Reward
+from mmrl.rollouts.answers import HOST_DATA, TEXT_DATA, Reward
 from mmrl.train import objective
 from mmrl.train.objective import Term
 from mmrl.train.rehearsal import rehearse
@@ -24,7 +25,8 @@ PROBE_DATA = (
   "scores_old",
 )
 TEACHER_DATA = ("scorer_teacher", "params_teacher", "prompt", "tokens")
-REWARD_DATA = ("text", "answer", "example", "length", "ended")
+# What a reward may name on the devices, besides what the probes add.
+REWARD_DATA = ("mask", "tokens", "prompt", "length", "ended")
 # What is there after the answers are rewarded, without any probe.
 _ALWAYS = ("rewards", "mask", "key", "logprobs_sampler")
 
@@ -37,6 +39,7 @@ class Method:
     probes: passes of the run's own parameters.
     teacher_probes: passes of the teacher's.
     advantage: of the rewards.
+    rewards: parts of the reward.
     token_weights: multiplied with each other.
     terms: of the objective.
   """
@@ -44,6 +47,7 @@ class Method:
   probes: Sequence[build.Bound]
   teacher_probes: Sequence[build.Bound]
   advantage: build.Bound
+  rewards: Sequence[Reward]
   token_weights: Sequence[build.Bound]
   terms: Sequence[Term]
 
@@ -51,6 +55,7 @@ class Method:
   def named(self) -> set[str]:
     """Names of all data that the functions behind the probes read."""
     readers = [self.advantage, *self.token_weights]
+    readers += [reward.bound for reward in self.rewards]
     readers += [term.bound for term in self.terms]
     return {name for bound in readers for name in bound.needs}
 
@@ -146,6 +151,7 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     probes=[p for p in bound if p not in of_teacher],
     teacher_probes=of_teacher,
     advantage=advantage,
+    rewards=bind_rewards(specs["rewards"], fields, remedies, sizes),
     token_weights=weights,
     terms=terms,
   )
@@ -159,15 +165,36 @@ def bind(config: ml_collections.ConfigDict) -> Method:
   return method
 
 
-def bind_rewards(specs: Mapping[str, Mapping[str, Any]]) -> list[Reward]:
-  """The parts of a config's reward."""
-  bound = []
+def bind_rewards(
+  specs: Mapping[str, Mapping[str, Any]],
+  fields: Sequence[str],
+  remedies: Mapping[str, str],
+  sizes: Mapping[str, int],
+) -> list[Reward]:
+  """Binds the parts of a config's reward; calls none of them.
+
+  Args:
+    specs: of the config, each with a weight.
+    fields: what the probes add.
+    remedies: see `build.bind`.
+    sizes: see `rehearse`.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  found = []
   for name, spec in specs.items():
-    where = f"config.rewards.{name}"
-    spec = dict(spec)
+    where, spec = f"config.rewards.{name}", dict(spec)
     if "weight" not in spec:
       raise UserError(f"{where}: expected a weight beside the name")
     weight = spec.pop("weight")
-    function = build.bind(rewards, spec, where, provided=REWARD_DATA)
-    bound.append((name, weight, function))
-  return bound
+    names = inspect.signature(build.lookup(rewards, spec, where)).parameters
+    on_host = bool(set(TEXT_DATA) & set(names))
+    provided = HOST_DATA if on_host else (*REWARD_DATA, *fields)
+    bound = build.bind(
+      rewards, spec, where, provided=provided, remedies=remedies
+    )
+    if not on_host:
+      rehearse(bound, where, sizes)
+    found.append(Reward(name, weight, bound))
+  return found

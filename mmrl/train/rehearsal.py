@@ -4,7 +4,7 @@ What a function refuses, it refuses when it is traced. Here that happens while
 the run is built, not after its first rollout.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import inspect
 import typing
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import AbstractArray
 
-from mmrl import build, data, errors
+from mmrl import build, errors
 from mmrl.types import Attention, Logits, Scores
 
 _TYPES = ("float32", "bool", "int32")
@@ -51,21 +51,6 @@ def rehearse(
   shapes = {k: v for k, v in shapes.items() if k not in missing}
   with errors.of_field(where):
     jax.eval_shape(lambda arrays: bound(arrays | known), shapes)
-
-
-def rehearse_rewards(
-  rewards: Iterable[tuple[str, float, build.Bound]], example: data.Example
-) -> None:
-  """Grades an empty answer to a question.
-
-  Raises:
-    UserError: what a reward raises, with its field of the config before it.
-  """
-  context = {"text": "", "length": 0, "ended": False}
-  context |= {"answer": example.answer, "example": example}
-  for name, _, bound in rewards:
-    with errors.of_field(f"config.rewards.{name}"):
-      bound(context)
 
 
 def _stand_in(annotation: Any, sizes: Mapping[str, int]) -> Any:

@@ -28,7 +28,6 @@ from mmrl.train import model as model_lib
 from mmrl.train import optimizer as optimizer_lib
 from mmrl.train import step as step_lib
 from mmrl.train import teacher as teacher_lib
-from mmrl.train.rehearsal import rehearse_rewards
 from mmrl.train.step import Programs, State
 from mmrl.types import PyTree
 
@@ -41,6 +40,7 @@ class Parts:
     model_config: the architecture, with the run's compute type.
     scorer: how answers are scored.
     programs: compiled functions.
+    rewards: parts of the reward.
     answer: greedy answers, jitted, for evaluation.
     optimizer: the optax transformation.
     frozen: parameter rules.
@@ -53,6 +53,7 @@ class Parts:
   model_config: ModelConfig
   scorer: Scorer
   programs: Programs
+  rewards: Sequence[Reward]
   answer: Any
   optimizer: Any
   frozen: tuple[str, ...]
@@ -81,7 +82,6 @@ class Run(Parts):
     params: parameters that the run begins with; the reference, too.
     params_teacher: those of the teacher, where there is one.
     train_source, test_source: questions.
-    rewards: (name, weight, function) of each part of the reward.
     experts: trajectories of others, where there are some.
   """
 
@@ -90,7 +90,6 @@ class Run(Parts):
   params_teacher: PyTree | None
   train_source: Any
   test_source: Any
-  rewards: Sequence[Reward]
   experts: data.Experts | None
 
   def initial_state(self) -> State:
@@ -143,16 +142,22 @@ def _check_sizes(
   _check_layers(config, model)
   refill = config.rollout.refill
   sizes = config.data.lengths, config.data.patches
-  if refill.rounds and refill.reward not in config.rewards:
-    raise UserError(
-      "config.rollout.refill.reward: expected one of config.rewards,"
-      f" {', '.join(config.rewards)}, found {refill.reward!r}"
-    )
   if refill.rounds and any(len(x) != 1 for x in sizes):
     raise UserError(
       "config.data: expected one size of prompts and of patches where groups"
       " are drawn again (rollout.refill), found lengths"
       f" {tuple(sizes[0])} and patches {tuple(sizes[1])}"
+    )
+
+
+def _check_refill(config: ml_collections.ConfigDict, rewards: Sequence[Reward]):
+  """Groups are drawn again before any probe has run."""
+  refill = config.rollout.refill
+  known = [reward.name for reward in rewards if reward.on_host]
+  if refill.rounds and refill.reward not in known:
+    raise UserError(
+      "config.rollout.refill.reward: expected one of config.rewards that reads"
+      f" texts, {', '.join(known)}, found {refill.reward!r}"
     )
 
 
@@ -228,8 +233,6 @@ def build_run(
   train_source = build.construct(
     data, config.data.train.to_dict(), "config.data.train"
   )
-  rewards = method_lib.bind_rewards(config.rewards.to_dict())
-  rehearse_rewards(rewards, train_source[0])
   return Run(
     **vars(parts),
     processor=model.processor,
@@ -239,7 +242,6 @@ def build_run(
     test_source=build.construct(
       data, config.data.test.to_dict(), "config.data.test"
     ),
-    rewards=rewards,
     experts=_read_experts(config, train_source, model.processor),
   )
 
@@ -309,6 +311,7 @@ def build_parts(
   optimizer = optimizer_lib.make(
     config.optimizer.to_dict(), config.schedule.to_dict(), config.clip_norm
   )
+  _check_refill(config, method.rewards)
   terms, weights = method.terms, method.token_weights
   options = {
     name: config.rollout[name]
@@ -323,6 +326,7 @@ def build_parts(
       method.named,
       teacher_layout,
     ),
+    reward=step_lib.make_reward(method.rewards, model.eos_token_id, layout),
     exchange=refill_lib.make_exchange(layout),
     prepare=step_lib.make_prepare(method.advantage, weights, layout),
     update=step_lib.make_update(
@@ -342,6 +346,7 @@ def build_parts(
     model_config=model,
     scorer=scorer,
     programs=programs,
+    rewards=method.rewards,
     answer=accuracy.make_answer(scorer, config.rollout.length, layout),
     optimizer=optimizer,
     frozen=frozen,

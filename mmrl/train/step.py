@@ -15,6 +15,7 @@ from mmrl.models import parameters
 from mmrl.probes.policies import Scorer
 from mmrl.probes.region import region_share
 from mmrl.rollouts import sampler
+from mmrl.rollouts.answers import Reward
 from mmrl.train import objective as objective_lib
 from mmrl.train.objective import Term
 from mmrl.types import (
@@ -60,6 +61,8 @@ class Programs:
     rollout: (state, prompt, key) -> Rollout.
     probe: (state, params_ref, prompt, rollout) -> fields and metrics.
     teach: (params_teacher, prompt, tokens) -> fields, on the teacher's mesh.
+    reward: (fields, prompt, rollout) -> what each reward that reads arrays
+      gives, by name.
     exchange: see `refill.make_exchange`.
     prepare: (fields, rewards, mask, key, mask of what is learned from) ->
       fields with advantages and weights.
@@ -72,6 +75,7 @@ class Programs:
   rollout: Callable[..., Rollout]
   probe: Callable[..., tuple[dict, dict]]
   teach: Callable[..., dict]
+  reward: Callable[..., dict]
   exchange: Callable[..., tuple[Prompt, Rollout]]
   prepare: Callable[..., dict]
   update: Callable[..., tuple[State, dict]]
@@ -178,6 +182,25 @@ def make_teach(
     return layout.constrain(fields)
 
   return layout.jit(teach)
+
+
+def make_reward(
+  rewards: Sequence[Reward], eos_token_id: int, layout: Layout
+) -> Callable:
+  """Computes the rewards that read arrays alone."""
+  read = [reward for reward in rewards if not reward.on_host]
+
+  def reward(fields: dict, prompt: Prompt, rollout: Rollout) -> dict:
+    context = fields | {
+      "mask": rollout.mask,
+      "tokens": rollout.tokens,
+      "prompt": prompt,
+      "length": rollout.mask.sum(-1),
+      "ended": (rollout.tokens == eos_token_id).any(-1),
+    }
+    return layout.constrain({one.name: one.bound(context) for one in read})
+
+  return layout.jit(reward)
 
 
 def make_prepare(

@@ -1,5 +1,6 @@
 """Tests of the verifiable rewards."""
 
+import numpy as np
 import pytest
 
 from mmrl.rewards import answer
@@ -31,10 +32,10 @@ TABLE = [
 @pytest.mark.parametrize("label", ["B", " B\n", "<answer>B</answer>"])
 @pytest.mark.parametrize(("text", "accuracy", "think", "bare"), TABLE)
 def test_table(text, accuracy, think, bare, label):
-  correct = answer.exact_answer(text, label)
+  correct = answer.is_right(text, label)
   assert correct == accuracy
   for form, expected in (("think", think), ("answer", bare)):
-    well_formed = answer.answer_format(text, form=form)
+    well_formed = answer.is_formed(text, form=form)
     assert well_formed == expected
     total = 0.9 * correct + 0.1 * well_formed
     assert total == pytest.approx(0.9 * accuracy + 0.1 * expected)
@@ -51,8 +52,8 @@ def test_table(text, accuracy, think, bare, label):
 )
 def test_weighted_total(text, think, bare):
   def total(form):
-    accuracy = answer.exact_answer(text, "B")
-    return 0.9 * accuracy + 0.1 * answer.answer_format(text, form=form)
+    accuracy = answer.is_right(text, "B")
+    return 0.9 * accuracy + 0.1 * answer.is_formed(text, form=form)
 
   assert total("think") == pytest.approx(think)
   assert total("answer") == pytest.approx(bare)
@@ -74,13 +75,19 @@ def test_extract(text, content):
 
 
 def test_empty_label_is_never_matched():
-  assert answer.exact_answer("<answer></answer>", "") == 0
+  assert answer.is_right("<answer></answer>", "") == 0
 
 
-def test_default_form_has_a_thought():
-  assert answer.answer_format(f"{THOUGHT}<answer>B</answer>") == 1
+def test_of_a_batch():
+  texts = [[f"{THOUGHT}<answer>B</answer>", "<answer>C</answer>", "B"]] * 2
+  found = answer.exact_answer(texts, ["B", "C"])
+  np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 0]])
+  # The default form has a thought.
+  formed = answer.answer_format(texts)
+  np.testing.assert_array_equal(formed, 2 * [[1, 0, 0]])
+  assert found.dtype == formed.dtype == np.float32
 
 
 def test_unknown_form_is_refused():
   with pytest.raises(ValueError, match=r"\['answer', 'think'\], got 'essay'"):
-    answer.answer_format("B", form="essay")
+    answer.is_formed("B", form="essay")

@@ -1,5 +1,6 @@
 """Tests of the reward of an answer's length."""
 
+import jax.numpy as jnp
 import pytest
 
 from mmrl.rewards import length
@@ -19,19 +20,22 @@ from mmrl.rewards import length
   ],
 )
 def test_golden(tokens, expected):
-  value = length.soft_overlong(tokens, longest=20480, buffer=4096)
-  assert value == expected
-  assert isinstance(value, float)
+  value = length.soft_overlong(
+    jnp.array([[tokens]]), longest=20480, buffer=4096
+  )
+  assert value == expected and value.dtype == jnp.float32
 
 
 def test_never_rises_with_the_length():
-  values = [length.soft_overlong(n, longest=10, buffer=10) for n in range(13)]
+  found = length.soft_overlong(jnp.arange(13)[None], longest=10, buffer=10)
+  values = found[0].tolist()
   assert values == sorted(values, reverse=True)
-  assert values[:2] == [0, -0.1] and values[-3:] == [-1, -1, -1]
+  assert values[0] == 0 and values[-3:] == [-1, -1, -1]
+  assert values[1] == pytest.approx(-0.1)
 
 
 @pytest.mark.parametrize("buffer", [0, -1, 11])
 def test_buffer_outside_its_range_is_refused(buffer):
   message = rf"in \[1, longest\], got buffer={buffer}, longest=10"
   with pytest.raises(ValueError, match=message):
-    length.soft_overlong(5, longest=10, buffer=buffer)
+    length.soft_overlong(jnp.array([[5]]), longest=10, buffer=buffer)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import small_models
 
-from mmrl import build as build_lib
 from mmrl import config as config_lib
 from mmrl import data
 from mmrl.data import pipeline
@@ -164,9 +164,7 @@ def test_choose_by_hand(changes, dropped, kept, used, probability):
   mask = answers.mask.copy()
   mask[list(dropped), :2] = False
   parts = {name: np.array(x, np.float32) for name, x in parts.items()}
-  answers = dataclasses.replace(
-    answers, mask=mask, parts=parts, rewards=parts["accuracy"]
-  )
+  answers = dataclasses.replace(answers, mask=mask, parts=parts)
   own = np.full((2, 2, 3), np.nan)
   logprobs = np.concatenate([own, LOGPROBS], axis=1).astype(np.float32)
   found, values = experts.choose(
@@ -348,9 +346,7 @@ def half_right(run: run_lib.Run, right=(), wrong=()):
       return float(length > 0)
     return float(zlib.crc32(text.encode()) % 2 and number not in wrong)
 
-  needs = "text", "length", "example"
-  bound = build_lib.Bound("accuracy", accuracy, needs, {})
-  return [("accuracy", 1.0, bound), *run.rewards[1:]]
+  return [small_models.reward("accuracy", 1.0, accuracy), *run.rewards[1:]]
 
 
 def check_advantages(batch):

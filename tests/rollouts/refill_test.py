@@ -11,8 +11,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+import small_models
 
-from mmrl import build as build_lib
 from mmrl import config as config_lib
 from mmrl import data
 from mmrl.data import pipeline
@@ -180,8 +180,7 @@ def fake(seed: int, mixed, layout: sharding.Layout) -> Answers:
     "accuracy": tokens[..., 1].astype(np.float32),
     "other": score(tokens),
   }
-  total = parts["accuracy"] + parts["other"]
-  return Answers(examples, prompt, rollout, tokens, mask, total, parts)
+  return Answers(examples, prompt, rollout, tokens, mask, parts)
 
 
 def check_agree(answers: Answers, layout: sharding.Layout):
@@ -193,9 +192,6 @@ def check_agree(answers: Answers, layout: sharding.Layout):
   accuracy = answers.tokens[..., 1]
   np.testing.assert_array_equal(answers.parts["accuracy"], accuracy)
   np.testing.assert_array_equal(answers.parts["other"], score(answers.tokens))
-  np.testing.assert_array_equal(
-    answers.rewards, accuracy + score(answers.tokens)
-  )
   mixed = accuracy[:, 0] != accuracy[:, 1]
   np.testing.assert_array_equal(answers.mask.all((1, 2)), mixed)
   np.testing.assert_array_equal(answers.mask.any((1, 2)), mixed)
@@ -320,8 +316,10 @@ def make_samples(number: int) -> data.Samples:
 def step(accuracy, rounds: int = ROUNDS):
   """Collects a batch, with another function for the accuracy."""
   run, drawn = build(), itertools.count(1)
-  bound = build_lib.Bound("accuracy", accuracy, ("text", "example"), {})
-  rewards = [("accuracy", 2.0, bound), *run.rewards[1:]]
+  graded = small_models.reward(
+    "accuracy", 2.0, lambda text, _, example: accuracy(text, example)
+  )
+  rewards = [graded, *run.rewards[1:]]
   run = dataclasses.replace(run, rewards=rewards)
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     batch, values = collect.collect(
@@ -471,8 +469,13 @@ def set_field(path: str, value):
     (
       "rollout.refill.reward",
       "acuracy",
-      r"rollout.refill.reward: expected one of config.rewards, accuracy,"
-      r" overlong, found 'acuracy'",
+      r"rollout.refill.reward: expected one of config.rewards that reads"
+      " texts, accuracy, found 'acuracy'",
+    ),
+    (
+      "rollout.refill.reward",
+      "overlong",
+      "that reads texts, accuracy, found 'overlong'",
     ),
     ("data.lengths", (40, 80), r"one size .* lengths \(40, 80\) and"),
     ("data.patches", (64, 96), r"one size .* patches \(64, 96\)"),

@@ -269,12 +269,12 @@ def test_a_slow_reward_leaves_the_device_idle():
   state, samples = run.initial_state(), make_samples(run)
 
   def share(seconds, state):
-    def reward(text):
-      time.sleep(seconds)
+    def reward(text, length, example):
+      time.sleep(seconds / config.rollout.prompts / config.rollout.answers)
       return 0.0
 
-    bound = build_lib.Bound("slow", reward, ("text",), {})
-    slow = dataclasses.replace(run, rewards=[("slow", 1.0, bound)])
+    slow = small_models.reward("slow", 1.0, reward)
+    slow = dataclasses.replace(run, rewards=[slow])
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(UPDATES + 1) as pool:
       batch, values = collect.collect(config, slow, state, samples, 1, pool)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from mmrl import advantages, build, data, token_weights
 from mmrl import config as config_lib
@@ -53,7 +54,7 @@ def bind(package, name, **options):
 def make_run() -> run_lib.Run:
   """A run without a model, whose programs give what is written above."""
   layout = sharding.on_one(jax.devices()[0])
-  reward = build.Bound("first", lambda text: float(text), ("text",), {})
+  reward = small_models.reward("accuracy", 1.0, lambda text, *_: float(text))
   rollout = Rollout(
     tokens=jnp.asarray(TOKENS),
     mask=jnp.asarray(MASK),
@@ -68,7 +69,7 @@ def make_run() -> run_lib.Run:
     params=None,
     params_teacher=None,
     frozen_vision=True,
-    rewards=[("accuracy", 1.0, reward)],
+    rewards=[reward],
     model_config=types.SimpleNamespace(eos_token_id=9),
   )
   run.processor = mock.Mock(
