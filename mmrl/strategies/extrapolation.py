@@ -105,12 +105,8 @@ def selective_step(
   check_options(threshold=threshold, g=g, top_k=top_k, gate=gate, start=start)
 
   def draw(numbers, logits):
-    return sampling.sample(
-      numbers,
-      logits / (temperature or 1.0),
-      greedy=not temperature,
-      top_p=top_p,
-    )
+    logits = logits / (temperature or 1.0)
+    return sampling.sample(numbers, logits, greedy=not temperature, top_p=top_p)
 
   first = draw(uniform[..., :2], logp_base if start == "base" else logp_rl)
   rl, candidates = logp_rl, logp_base
