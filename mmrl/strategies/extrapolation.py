@@ -8,16 +8,14 @@ Reference: On the Direction of RLVR Updates for LLM Reasoning, arXiv 2603.22117,
 and its published code (Hesse73/RLVR-Directions).
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.errors import UserError
-from mmrl.models import decoding, policy, tower, vlm
+from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
-from mmrl.rollouts import sampler, sampling
+from mmrl.rollouts import decode_loop, sampling
 from mmrl.strategies import direction
 from mmrl.types import Prompt, PyTree, pytree
 
@@ -107,12 +105,8 @@ def selective_step(
   check_options(threshold=threshold, g=g, top_k=top_k, gate=gate, start=start)
 
   def draw(numbers, logits):
-    return sampling.sample(
-      numbers,
-      logits / (temperature or 1.0),
-      greedy=not temperature,
-      top_p=top_p,
-    )
+    logits = logits / (temperature or 1.0)
+    return sampling.sample(numbers, logits, greedy=not temperature, top_p=top_p)
 
   first = draw(uniform[..., :2], logp_base if start == "base" else logp_rl)
   rl, candidates = logp_rl, logp_base
@@ -147,25 +141,6 @@ class Extrapolated:
   delta_logp: Float[Array, "P G R"]
 
 
-@pytree
-class _State:
-  """Carry of the decoding loop.
-
-  Attributes:
-    step: tokens drawn so far.
-    tokens, redrawn, delta_logp: of the answers.
-    done: whether the answer has drawn its end of sequence.
-    caches: keys and values of both models, of all tokens but the newest.
-  """
-
-  step: Int[Array, ""]
-  tokens: Int[Array, "P G R"]
-  redrawn: Bool[Array, "P G R"]
-  delta_logp: Float[Array, "P G R"]
-  done: Bool[Array, "P G"]
-  caches: tuple[decoding.Cache, ...]
-
-
 def extrapolate(
   params_rl: PyTree,
   params_base: PyTree,
@@ -177,19 +152,14 @@ def extrapolate(
   length: int,
   threshold: float | Array = -0.3,
   g: float | Array = 0.05,
-  temperature: float = 1.0,
-  top_p: float = 1.0,
-  top_k: int | None = None,
-  gate: str = "logp",
-  start: str = "base",
+  **options,
 ) -> Extrapolated:
   """Decodes answers by `selective_step`, in one loop.
 
   Both models see the same pictures, each by its own tower, and decode every
   token: twice the work and twice the caches of one. The first draws have the
   random numbers of `sampler.generate`, so that with equal parameters the
-  answers are its answers. Those that have ended are decoded on until the last
-  has.
+  answers are its answers.
 
   Args:
     params_rl: parameters trained by RL.
@@ -201,112 +171,40 @@ def extrapolate(
     length: R, the most tokens of an answer, its end included.
     threshold: see `selective_step`; published with g = 0.05.
     g: see `selective_step`.
-    temperature: see `selective_step`.
-    top_p: see `selective_step`; published results have 0.7.
-    top_k: see `selective_step`.
-    gate: see `selective_step`.
-    start: see `selective_step`.
+    **options: see `selective_step`; published results have a top_p of 0.7.
 
   Raises:
     UserError: see `check_options`.
 
   Reference: arXiv 2603.22117.
   """
-  prompts = prompt.mask.shape[0]
-  shape = (prompts, answers, length)
 
-  def begin(params: PyTree):
+  def prefilled(params: PyTree) -> decode_loop.Decoder:
     visual = tower.vision(params, config, prompt.patches)
     prefix = vlm.prefill(params, config, prompt, visual)
-    params = decoding.cast(params, config)
-    return params, prefix, decoding.take_apart(params, prefix)
+    return decode_loop.make_decoder(params, config, prefix)
 
-  both = begin(params_rl), begin(params_base)
-
-  def numbers(key):
-    again = jax.random.fold_in(key, 1)
-    return jnp.concatenate(
-      [
-        jax.random.uniform(key, (*shape[1:], 2)),
-        jax.random.uniform(again, (*shape[1:], 3)),
-      ],
-      axis=-1,
+  def numbers(key: Array) -> Array:
+    first, again = (
+      jax.random.uniform(key, (answers, length, count))
+      for key, count in ((key, 2), (jax.random.fold_in(key, 1), 3))
     )
+    return jnp.concatenate([first, again], axis=-1)
 
-  keys = key if key.ndim else jax.random.split(key, prompts)
-  uniform = jax.vmap(numbers)(keys)
+  both = prefilled(params_rl), prefilled(params_base)
+  keys = decode_loop.prompt_keys(key, len(prompt.mask))
 
-  def draw_one(uniform, *hidden):
+  def draw(uniform, *hidden):
     rl, base = (
-      jax.nn.log_softmax(policy.token_logits(params, config, x, 1.0))
-      for (params, *_), x in zip(both, hidden, strict=True)
+      jax.nn.log_softmax(policy.token_logits(decoder.params, config, x, 1.0))
+      for decoder, x in zip(both, hidden, strict=True)
     )
     token, redrawn = selective_step(
-      uniform,
-      rl,
-      base,
-      threshold=threshold,
-      g=g,
-      temperature=temperature,
-      top_p=top_p,
-      top_k=top_k,
-      gate=gate,
-      start=start,
+      uniform, rl, base, threshold=threshold, g=g, **options
     )
-    return token, redrawn, direction.difference(rl[token], base[token])
+    return token, (redrawn, direction.difference(rl[token], base[token]))
 
-  def draw(state: _State, hidden) -> _State:
-    at = state.step
-    token, redrawn, change = sampler.draw_answers(
-      draw_one, config, uniform[:, :, at], *hidden
-    )
-    return dataclasses.replace(
-      state,
-      step=at + 1,
-      tokens=state.tokens.at[:, :, at].set(token),
-      redrawn=state.redrawn.at[:, :, at].set(redrawn),
-      delta_logp=state.delta_logp.at[:, :, at].set(change),
-      done=state.done | (token == config.eos_token_id),
-    )
-
-  def advance(state: _State) -> _State:
-    newest = state.tokens[:, :, state.step - 1]
-    hidden, caches = zip(
-      *(
-        decoding.decode(params, config, prefix, decoder, cache, newest)
-        for (params, prefix, decoder), cache in zip(
-          both, state.caches, strict=True
-        )
-      ),
-      strict=True,
-    )
-    return draw(dataclasses.replace(state, caches=caches), hidden)
-
-  def going(state: _State):
-    return (state.step < length) & ~state.done.all()
-
-  state = _State(
-    step=jnp.zeros((), jnp.int32),
-    tokens=jnp.full(shape, config.pad_token_id, jnp.int32),
-    redrawn=jnp.zeros(shape, bool),
-    delta_logp=jnp.zeros(shape, jnp.float32),
-    done=jnp.zeros(shape[:2], bool),
-    caches=tuple(
-      decoding.empty_cache(decoder, answers, length) for *_, decoder in both
-    ),
+  tokens, mask, records = decode_loop.decode_answers(
+    draw, config, both, jax.vmap(numbers)(keys)
   )
-  # The prefixes emit the first token of every answer.
-  first = [
-    jnp.broadcast_to(
-      prefix.last_hidden[:, None], (*shape[:2], prefix.last_hidden.shape[-1])
-    )
-    for _, prefix, _ in both
-  ]
-  state = jax.lax.while_loop(going, advance, draw(state, first))
-  mask = sampler.answer_mask(config, state.tokens, state.step)
-  return Extrapolated(
-    tokens=jnp.where(mask, state.tokens, config.pad_token_id),
-    mask=mask,
-    redrawn=state.redrawn & mask,
-    delta_logp=jnp.where(mask, state.delta_logp, 0.0),
-  )
+  return Extrapolated(tokens, mask, *records)

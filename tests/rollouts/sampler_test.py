@@ -15,7 +15,7 @@ from mmrl import models
 from mmrl.machines import sharding
 from mmrl.models import decoding, vlm
 from mmrl.plan import hlo
-from mmrl.rollouts import sampler
+from mmrl.rollouts import decode_loop, sampler
 from mmrl.train import parallel
 
 ANSWERS, LENGTH = 4, 8
@@ -188,7 +188,7 @@ def counting(params, prefix, length, **constants):
 
   with (
     mock.patch.object(decoding, "decode", noting),
-    mock.patch.multiple(sampler, **constants),
+    mock.patch.multiple(decode_loop, **constants),
   ):
     run()
   decoded.clear()
@@ -202,10 +202,10 @@ def in_rooms(params, prefix):
 
 
 def test_rooms(monkeypatch):
-  monkeypatch.setattr(sampler, "_FIRST_ROOM", 3)
-  assert sampler.rooms(13) == ROOMS
-  assert sampler.rooms(3) == [3]
-  assert sampler.rooms(2) == [2]
+  monkeypatch.setattr(decode_loop, "_FIRST_ROOM", 3)
+  assert decode_loop.rooms(13) == ROOMS
+  assert decode_loop.rooms(3) == [3]
+  assert decode_loop.rooms(2) == [2]
 
 
 def test_room_changes_nothing(in_rooms, whole):
@@ -250,10 +250,10 @@ def narrowing(params, prefix, request):
 
 
 def test_widths(monkeypatch):
-  monkeypatch.setattr(sampler, "_ONE_WIDTH", 0)
-  assert sampler.widths(ANSWERS, 20) == [4, 2, 1]
-  assert sampler.widths(3, 20) == [3, 2, 1]
-  assert sampler.widths(1, 20) == [1]
+  monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 0)
+  assert decode_loop.widths(ANSWERS, 20) == [4, 2, 1]
+  assert decode_loop.widths(3, 20) == [3, 2, 1]
+  assert decode_loop.widths(1, 20) == [1]
 
 
 def test_width_changes_nothing(params, prefix, narrowing):
@@ -270,17 +270,17 @@ def test_width_changes_nothing(params, prefix, narrowing):
 def test_draws_do_not_depend_on_their_parts(params, prefix, whole, monkeypatch):
   """Three answers of each prompt at a time, and a remainder."""
   size = CONFIG.text.vocab_size
-  monkeypatch.setattr(sampler, "_DRAWN_VALUES", 3 * len(prefix.mask) * size)
+  monkeypatch.setattr(decode_loop, "_DRAWN_VALUES", 3 * len(prefix.mask) * size)
   parts = program.__wrapped__(ANSWERS, ROOMS[-1])
   check_same(call(parts, params, prefix), whole)
 
 
 def test_devices_decode_apart(params, monkeypatch):
   """Whatever width, room and part, they share but the number that goes on."""
-  monkeypatch.setattr(sampler, "_ONE_WIDTH", 4)
-  monkeypatch.setattr(sampler, "_FIRST_ROOM", 5)
+  monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 4)
+  monkeypatch.setattr(decode_loop, "_FIRST_ROOM", 5)
   layout = sharding.Layout(parallel.data_mesh())
-  monkeypatch.setattr(sampler, "_DRAWN_VALUES", CONFIG.text.vocab_size)
+  monkeypatch.setattr(decode_loop, "_DRAWN_VALUES", CONFIG.text.vocab_size)
   chats = [small_models.user("", "what shape?")] * layout.shards
   prompt = small_models.make_processor(CONFIG)(chats, rows=len(chats))
 

@@ -11,7 +11,7 @@ import small_models
 from mmrl import models
 from mmrl.errors import UserError
 from mmrl.models import decoding, vlm
-from mmrl.rollouts import sampler, sampling
+from mmrl.rollouts import decode_loop, sampler, sampling
 from mmrl.strategies import direction, extrapolation
 
 RL = jnp.log(jnp.array([0.6, 0.3, 0.1]))
@@ -303,7 +303,7 @@ def test_draws_do_not_depend_on_their_parts(
 ):
   """Two answers of each prompt at a time, and one; a key of each prompt."""
   size = CONFIG.text.vocab_size
-  monkeypatch.setattr(sampler, "_DRAWN_VALUES", 2 * 4 * size)
+  monkeypatch.setattr(decode_loop, "_DRAWN_VALUES", 2 * 4 * size)
   keys = jax.random.split(jax.random.key(0), 4)
   check_same(run_anew(rl, base, prompt, keys), result)
 
@@ -316,22 +316,55 @@ def test_other_gates_and_lists_decode(rl, base, prompt):
   assert found.redrawn[found.mask].mean() > 0.9
 
 
+def favour_end(monkeypatch, amount):
+  """Both models' answers are about to end."""
+  logits = vlm.logits
+
+  def ending(*arguments):
+    return logits(*arguments).at[..., CONFIG.eos_token_id].add(amount)
+
+  monkeypatch.setattr(vlm, "logits", ending)
+
+
+def note_decoded(monkeypatch):
+  """A list of how many answers of each prompt either model decodes, by step."""
+  decoded, decode = [], decoding.decode
+
+  def noting(*arguments):
+    jax.debug.callback(lambda: decoded.append(arguments[-1].shape[1]))
+    return decode(*arguments)
+
+  monkeypatch.setattr(decoding, "decode", noting)
+  return decoded
+
+
 @pytest.mark.full
 def test_the_loop_ends_with_the_last_answer(rl, base, prompt, monkeypatch):
   """The prefixes emit the first token, so one token costs no decoding."""
-  decoded = []
-  decode, logits = decoding.decode, vlm.logits
-
-  def counting(*args):
-    jax.debug.callback(lambda: decoded.append(1))
-    return decode(*args)
-
-  def ending(params, config, hidden):
-    return logits(params, config, hidden).at[..., CONFIG.eos_token_id].add(1e9)
-
-  monkeypatch.setattr(decoding, "decode", counting)
-  monkeypatch.setattr(vlm, "logits", ending)
+  decoded = note_decoded(monkeypatch)
+  favour_end(monkeypatch, 1e9)
   found = run_anew(rl, base, prompt, jax.random.key(0))
   jax.effects_barrier()
   assert (found.mask.sum(-1) == 1).all()
   assert not decoded
+
+
+@pytest.mark.full
+def test_room_and_width_change_nothing(rl, base, prompt, monkeypatch):
+  """Three, then two, then one answer of a prompt, in two rooms."""
+  key = jax.random.key(3)
+  favour_end(monkeypatch, 5.2)
+  whole = run_anew(rl, base, prompt, key)
+  monkeypatch.setattr(decode_loop, "_FIRST_ROOM", 5)
+  monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 0)
+  decoded = note_decoded(monkeypatch)
+  found = run_anew(rl, base, prompt, key)
+  jax.effects_barrier()
+  check_same(found, whole)
+  np.testing.assert_array_equal(found.redrawn, whole.redrawn)
+  # A longer cache adds up attention in another order.
+  np.testing.assert_allclose(found.delta_logp, whole.delta_logp, atol=1e-4)
+  assert 0 < whole.redrawn.sum() < whole.mask.sum()
+  going = whole.mask[:, :, 1:].sum(1).max(0).tolist()
+  assert decoded == [n for n in going if n for _ in range(2)]
+  assert set(decoded) == {3, 2, 1}
