@@ -19,8 +19,7 @@ import tokenizers
 import transformers
 
 from mmrl import build, hub
-from mmrl.hub import config_json
-from mmrl.hub import weights as weights_lib
+from mmrl.hub import config_json, tensors
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 from mmrl.models.families import VideoConfig
@@ -172,7 +171,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
   Matrices keep the size of what they multiply, so that attention is far from
   uniform; norms and biases differ from their initial values.
   """
-  name = weights_lib.canonical(name)
+  name = tensors.canonical(name)
   values = np.random.RandomState(zlib.crc32(name.encode())).randn(*shape)
   if len(shape) > 1:
     values /= np.sqrt(np.prod(shape[1:]))
@@ -291,14 +290,14 @@ def write_weights(path: pathlib.Path, config: ModelConfig) -> pathlib.Path:
   """A model directory without a tokenizer; returns `path`."""
   path.mkdir(parents=True, exist_ok=True)
   config_json.write(config, path, "float32")
-  safetensors.numpy.save_file(weights(config), path / weights_lib.FILE)
+  safetensors.numpy.save_file(weights(config), path / tensors.FILE)
   return path
 
 
 def make_params(config: ModelConfig):
   """The parameters whose tensors are drawn by `weight`."""
   drawn: dict[str, list[np.ndarray]] = {}
-  for name, tensor in weights_lib._tensors(config).items():
+  for name, tensor in tensors.of_model(config).items():
     values = weight(name, tensor.shape)
     if tensor.leaf.endswith("/kernel"):
       values = values.reshape(len(values), -1).T

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors.numpy
 
 from mmrl.hub import config_json, weights
+from mmrl.hub import tensors as tensors_lib
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 
@@ -67,7 +68,7 @@ def size(config: ModelConfig) -> int:
 def write(config: ModelConfig, path: pathlib.Path, shard: int) -> None:
   """Random bfloat16 tensors, `shard` bytes a file."""
   config_json.write(config, path, "bfloat16")
-  tensors = weights._tensors(config)
+  tensors = tensors_lib.of_model(config)
   files: list[list[str]] = [[]]
   filled = 0
   for name, tensor in tensors.items():
@@ -90,7 +91,7 @@ def write(config: ModelConfig, path: pathlib.Path, shard: int) -> None:
     }
     safetensors.numpy.save_file(arrays, path / file)
   text = json.dumps({"metadata": {}, "weight_map": index})
-  (path / weights.INDEX).write_text(text)
+  (path / tensors_lib.INDEX).write_text(text)
 
 
 def resident(field: str) -> int:

@@ -4,220 +4,35 @@ Reading goes file by file and tensor by tensor, straight to where each
 parameter will live: of the host's memory it takes one file (mapped) and one
 tensor, whatever the size of the model. Nothing is placed before the names,
 types and shapes of all tensors in all files have been checked.
-
-The library maps files by name, so from a store (`gs://`) they are copied to
-the folder for temporary files (TMPDIR), one at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-import contextlib
-import dataclasses
 import functools
 import json
 import os
 import pathlib
 import tempfile
 
-from etils import epath
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from mmrl import json_files, storage
+from mmrl import storage
 from mmrl.errors import UserError
+from mmrl.hub import tensors as tensors_lib
+from mmrl.hub.tensors import FILE, INDEX, Tensor, canonical
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
-from mmrl.models.families import FAMILIES
 from mmrl.types import PyTree
 
 # (path of a leaf as "a/b/c", its shape) -> where it lives.
 Placement = Callable[[str, tuple[int, ...]], Sharding]
 
-FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _SHARD = "model-{:05}-of-{:05}.safetensors"
-# As safetensors itself allows.
-_MOST_HEADER = 100_000_000
-# What files may hold, and parameters may be held in.
-_STORED = ("F32", "F16", "BF16")
+# What parameters may be held in.
 _DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-  """Where one tensor of a checkpoint goes.
-
-  Attributes:
-    leaf: path of the parameter.
-    layer: its place on axis 0 of a stacked parameter, else None.
-    shape: in the file.
-  """
-
-  leaf: str
-  layer: int | None
-  shape: tuple[int, ...]
-
-
-def _file_shape(leaf: str, shape: tuple[int, ...], config: ModelConfig):
-  """Kernels are stored transposed, and the patch embedding as a 3D filter."""
-  if leaf == "vision/patch_embed/kernel":
-    tower = config.vision
-    side = tower.patch_size
-    return shape[1], tower.in_channels, tower.temporal_patch_size, side, side
-  return shape[::-1] if leaf.endswith("/kernel") else shape
-
-
-def _tensors(config: ModelConfig) -> dict[str, _Tensor]:
-  """Every tensor of a model by the name under which it is published."""
-  names = FAMILIES[config.family].tensors
-  tensors = {}
-  leaves = jax.tree_util.tree_flatten_with_path(parameters.shapes(config))[0]
-  for path, leaf in leaves:
-    ours = parameters.path_name(path)
-    module, kind = ours.rsplit("/", 1)
-    name = names[module] + (".bias" if kind == "bias" else ".weight")
-    if "{}" not in name:
-      shape = _file_shape(ours, leaf.shape, config)
-      tensors[name] = _Tensor(ours, None, shape)
-      continue
-    shape = _file_shape(ours, leaf.shape[1:], config)
-    for layer in range(leaf.shape[0]):
-      tensors[name.format(layer)] = _Tensor(ours, layer, shape)
-  return tensors
-
-
-def canonical(name: str) -> str:
-  """A tensor's name without the levels that only some checkpoints have."""
-  name = name.replace("model.language_model.", "model.", 1)
-  return name.replace("model.visual.", "visual.", 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-  """A tensor that a file holds."""
-
-  file: epath.Path
-  key: str
-  shape: tuple[int, ...]
-  dtype: str
-
-
-def _files(path: epath.Path) -> list[epath.Path]:
-  index = path / INDEX
-  if not index.exists():
-    return [path / FILE]
-  names = json_files.read(index, "an index of weights").get("weight_map")
-  if not isinstance(names, dict) or not all(
-    isinstance(name, str) for name in names.values()
-  ):
-    raise UserError(
-      f"{index}: expected a weight_map from tensors to files, found"
-      f" {names!s:.80}; download the model's files again"
-    )
-  files = [path / name for name in sorted(set(names.values()))]
-  there = storage.names(path)
-  missing = [f.name for f in files if f.name not in there]
-  if missing:
-    raise UserError(
-      f"{index} names {len(missing)} files that don't exist:"
-      f" {', '.join(missing[:8])}; download the model's files again"
-    )
-  return files
-
-
-@contextlib.contextmanager
-def _open(file: epath.Path):
-  with contextlib.ExitStack() as stack:
-    try:
-      folder = stack.enter_context(storage.local(file.parent, [file.name]))
-      name = os.fspath(folder / file.name)
-      tensors = stack.enter_context(safetensors.safe_open(name, "numpy"))
-    except (OSError, safetensors.SafetensorError) as error:
-      raise _unreadable(file, error) from error
-    yield tensors
-
-
-def _unreadable(file: epath.Path, error: Exception) -> UserError:
-  return UserError(
-    f"expected safetensors weights at {file}: {error}; download the model's"
-    " files again"
-  )
-
-
-def _headers(file: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
-  """Shape and type of every tensor of a file."""
-  if not storage.is_remote(file):
-    with _open(file) as tensors:
-      found = {}
-      for key in tensors.keys():  # noqa: SIM118 (not a dict)
-        header = tensors.get_slice(key)
-        found[key] = tuple(header.get_shape()), header.get_dtype()
-      return found
-  # The file itself is copied when its tensors are read.
-  try:
-    with file.open("rb") as stream:
-      # etils says that it may be text.
-      size = int.from_bytes(stream.read(8), "little")  # type: ignore[arg-type]
-      if not 0 < size <= _MOST_HEADER:
-        raise ValueError("its header has no sensible size")
-      raw = json.loads(stream.read(size))
-    raw.pop("__metadata__", None)
-    return {k: (tuple(v["shape"]), v["dtype"]) for k, v in raw.items()}
-  except Exception as error:  # The store's client raises any kind.
-    raise _unreadable(file, error) from error
-
-
-def _scan(files: list[epath.Path]) -> dict[str, _Found]:
-  """Every tensor of the files, by canonical name; reads only the headers."""
-  found: dict[str, _Found] = {}
-  for file in files:
-    for key, (shape, dtype) in _headers(file).items():
-      name = canonical(key)
-      if name in found:
-        raise UserError(
-          f"{file}: expected each tensor once, found {key} in"
-          f" {found[name].file.name}, too"
-        )
-      found[name] = _Found(file, key, shape, dtype)
-  return found
-
-
-def _check(
-  path: epath.Path,
-  wanted: Mapping[str, _Tensor],
-  found: Mapping[str, _Found],
-  tied: bool,
-) -> None:
-  # A tied head may be stored all the same; it is the embedding table.
-  extra = set(found) - set(wanted) - ({"lm_head.weight"} if tied else set())
-  _refuse(path, "missing tensors", sorted(set(wanted) - set(found)))
-  _refuse(path, "tensors that the model doesn't have", sorted(extra))
-  for name in wanted:
-    here = found[name]
-    if here.dtype not in _STORED:
-      raise UserError(
-        f"{here.file}: expected weights of type {', '.join(_STORED)}, found"
-        f" {here.dtype} in {here.key}; use the unquantised model"
-      )
-  misshaped = [
-    f"{found[name].key} is {found[name].shape} in the file, {tensor.shape} in"
-    " the model"
-    for name, tensor in wanted.items()
-    if found[name].shape != tensor.shape
-  ]
-  _refuse(path, "misshaped tensors", misshaped)
-
-
-def _refuse(path: epath.Path, what: str, names: list[str]) -> None:
-  if names:
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    raise UserError(
-      f"{path}: found {len(names)} {what}: {shown}; expected exactly the"
-      " tensors of its config.json"
-    )
 
 
 def load_params(
@@ -247,10 +62,12 @@ def load_params(
     raise UserError(
       f"expected parameters of type {' or '.join(_DTYPES)}, found {dtype!r}"
     )
-  files = _files(path)
-  wanted = {canonical(name): t for name, t in _tensors(config).items()}
-  found = _scan(files)
-  _check(path, wanted, found, config.tie_word_embeddings)
+  files = tensors_lib.files(path)
+  wanted = {
+    canonical(name): t for name, t in tensors_lib.of_model(config).items()
+  }
+  found = tensors_lib.scan(files)
+  tensors_lib.check(path, wanted, found, config.tie_word_embeddings)
   leaves, treedef = jax.tree_util.tree_flatten_with_path(
     parameters.shapes(config)
   )
@@ -263,7 +80,7 @@ def load_params(
   }
   placed: dict[str, jax.Array] = {}
   for file in files:
-    with _open(file) as tensors:
+    with tensors_lib.opened(file) as tensors:
       for name, tensor in wanted.items():
         if found[name].file != file:
           continue
@@ -287,7 +104,7 @@ def load_params(
   )
 
 
-def _read(stored, tensor: _Tensor, dtype, index: tuple[slice, ...]):
+def _read(stored, tensor: Tensor, dtype, index: tuple[slice, ...]):
   """The part `index` of a parameter (or a layer of it), from its tensor."""
   if len(tensor.shape) == 5:  # the patch embedding
     array = stored[...].reshape(tensor.shape[0], -1).T[index]
@@ -396,18 +213,21 @@ def save_params(
       storage.move(folder / file, path / file)
   if len(names) == 1:
     (path / INDEX).unlink()
-  for stale in [path / FILE, *path.glob("model-*-of-*.safetensors")]:
+  for stale in [
+    path / FILE,
+    *path.glob("model-*-of-*.safetensors"),
+  ]:
     if stale.name not in names:
       stale.unlink(missing_ok=True)
 
 
 def _shards(
   leaves: Mapping[str, jax.Array], config: ModelConfig, most: int
-) -> Iterator[dict[str, _Tensor]]:
+) -> Iterator[dict[str, Tensor]]:
   """Tensors in order, as many a file as it may hold."""
-  shard: dict[str, _Tensor] = {}
+  shard: dict[str, Tensor] = {}
   size = 0
-  for name, tensor in _tensors(config).items():
+  for name, tensor in tensors_lib.of_model(config).items():
     itemsize = leaves[tensor.leaf].dtype.itemsize
     bytes_ = int(np.prod(tensor.shape)) * itemsize
     if shard and size + bytes_ > most:
@@ -418,7 +238,7 @@ def _shards(
   yield shard
 
 
-def _to_file(leaf: jax.Array, tensor: _Tensor) -> np.ndarray:
+def _to_file(leaf: jax.Array, tensor: Tensor) -> np.ndarray:
   array = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
   if tensor.leaf.endswith("/kernel"):
     array = array.T.reshape(tensor.shape)

@@ -64,39 +64,16 @@ def collect(
   """
   began = time.perf_counter()
   key = jax.random.fold_in(jax.random.key(config.seed), step)
-  answers = sample(run, state, samples, key)
-  values: dict[str, float] = {}
+  answers, values = sample(run, state, samples, key), {}
   if config.rollout.refill.rounds:
     assert more is not None
-
-    def again(number: int) -> Answers:
-      own = jax.random.fold_in(key, _fold(config, number))
-      fresh = sample(run, state, more(), own)
-      return answers_lib.grade(fresh, run.rewards, run.processor)
-
-    answers = answers_lib.grade(answers, run.rewards, run.processor)
-    answers, values = refill.fill(
-      answers,
-      again,
-      run.layout,
-      run.programs.exchange,
-      **config.rollout.refill,
-    )
+    answers, values = _refill(config, run, state, answers, key, more)
   if run.experts:
     answers = experts.append(answers, run.experts, run.layout)
   sampled = time.perf_counter()
   # Dispatched before the rewards, so that host and device work side by side.
   rollout = answers.rollout
-  fields, measured = run.programs.probe(
-    state, run.params, answers.prompt, rollout
-  )
-  if run.params_teacher is not None:
-    taught = run.programs.teach(
-      run.params_teacher,
-      run.teacher_layout.take_over(answers.prompt),
-      run.teacher_layout.take_over(rollout.tokens),
-    )
-    fields |= run.layout.take_over(taught)
+  fields, measured = _probe(run, state, answers)
   probed = pool.submit(_end, (measured, fields))
   answers = answers_lib.grade(answers, run.rewards, run.processor)
   answers = _grade_on_devices(run, answers, fields)
@@ -109,8 +86,7 @@ def collect(
   if run.experts or config.rollout.refill.rounds:
     mask = run.layout.put(answers.mask)
   rewarded = time.perf_counter()
-  total = answers_lib.total(run.rewards, answers.parts)
-  rewards = run.layout.put(total)
+  rewards = run.layout.put(answers_lib.total(run.rewards, answers.parts))
   own = jax.random.fold_in(key, _fold(config, config.rollout.refill.rounds + 1))
   learned = mask
   if config.rollout.mask_truncated:
@@ -120,14 +96,52 @@ def collect(
   values |= log_lib.floats(measured)
   if math.isnan(values["attention/region"]):
     del values["attention/region"]  # no region is marked
+  ended = time.perf_counter()
   values["time/rollout"] = sampled - began
   values["time/reward"] = rewarded - sampled
-  ended = time.perf_counter()
   values["time/probe"] = ended - rewarded
   values["time/device"] = min(probed.result(), ended) - began
   visual = rollout.visual if run.frozen_vision else None
-  batch = Batch(answers.prompt, visual, rollout.tokens, learned, fields)
-  return batch, values
+  return Batch(answers.prompt, visual, rollout.tokens, learned, fields), values
+
+
+def _refill(
+  config: ml_collections.ConfigDict,
+  run: Run,
+  state: State,
+  answers: Answers,
+  key: Array,
+  more: Callable[[], data.Samples],
+) -> tuple[Answers, dict[str, float]]:
+  """Draws groups again that teach nothing; returns answers and metrics."""
+
+  def again(number: int) -> Answers:
+    own = jax.random.fold_in(key, _fold(config, number))
+    fresh = sample(run, state, more(), own)
+    return answers_lib.grade(fresh, run.rewards, run.processor)
+
+  return refill.fill(
+    answers_lib.grade(answers, run.rewards, run.processor),
+    again,
+    run.layout,
+    run.programs.exchange,
+    **config.rollout.refill,
+  )
+
+
+def _probe(run: Run, state: State, answers: Answers) -> tuple[dict, dict]:
+  """Dispatches the probes of all models; returns fields and metrics."""
+  fields, measured = run.programs.probe(
+    state, run.params, answers.prompt, answers.rollout
+  )
+  if run.params_teacher is not None:
+    taught = run.programs.teach(
+      run.params_teacher,
+      run.teacher_layout.take_over(answers.prompt),
+      run.teacher_layout.take_over(answers.rollout.tokens),
+    )
+    fields |= run.layout.take_over(taught)
+  return fields, measured
 
 
 def _grade_on_devices(run: Run, answers: Answers, fields) -> Answers:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import inspect
 from typing import Any
 
@@ -74,11 +75,8 @@ def bind(config: ml_collections.ConfigDict) -> Method:
   specs = config.to_dict()
   has_teacher = bool(specs["teacher"]["path"])
   experts = expert_rows(config)
-  sizes = {
-    "P": config.rollout.prompts,
-    "G": config.rollout.answers + experts,
-    "R": config.rollout.length,
-  }
+  answers, length = config.rollout.answers + experts, config.rollout.length
+  sizes = {"P": config.rollout.prompts, "G": answers, "R": length}
 
   def fill(package, spec, where, provided, remedies, **known) -> build.Bound:
     bound = build.bind(
@@ -88,14 +86,9 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     return bound
 
   to_read = dict.fromkeys(TEACHER_DATA, "set config.teacher.path")
+  there = (*PROBE_DATA, *(TEACHER_DATA if has_teacher else ()))
   bound = [
-    fill(
-      probes,
-      spec,
-      f"config.probes.{name}",
-      (*PROBE_DATA, *(TEACHER_DATA if has_teacher else ())),
-      to_read,
-    )
+    fill(probes, spec, f"config.probes.{name}", there, to_read)
     for name, spec in specs["probes"].items()
   ]
   fields = [f for p in bound for f in build.provides(p.function)]
@@ -106,18 +99,12 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     for probe in probes.__all__
     for name in build.provides(getattr(probes, probe))
   }
-  provided = (*_ALWAYS, *fields)
-  if experts:
-    provided = (*provided, "expert")
+  provided = (*_ALWAYS, *fields, *(("expert",) if experts else ()))
   advantage = fill(
     advantages, specs["advantage"], "config.advantage", provided, remedies
   )
-  if experts and "expert" not in advantage.needs:
-    raise UserError(
-      "config.advantage: expected one that tells experts from answers, such as"
-      " expert_group_normalised, where config.experts.path is set; found"
-      f" {advantage.name}"
-    )
+  if experts:
+    _check_tells_experts(advantage)
   provided = (*provided, "advantages", *SCORES)
   terms = objective.build_terms(
     specs["losses"],
@@ -125,23 +112,12 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     remedies=remedies,
   )
   minibatch = objective.minibatch(terms, config.train.accumulate)
+  weigh = functools.partial(fill, token_weights, minibatch=minibatch)
   weights = [
-    fill(
-      token_weights,
-      spec,
-      f"config.token_weights.{name}",
-      (*provided, "minibatch"),
-      remedies,
-      minibatch=minibatch,
-    )
-    for name, spec in specs["token_weights"].items()
+    weigh(x, f"config.token_weights.{k}", (*provided, "minibatch"), remedies)
+    for k, x in specs["token_weights"].items()
   ]
-  for one in weights:
-    late = bool(set(SCORES) & set(one.needs))
-    if "key" in one.needs and late:
-      raise TypeError(f"{one.name}: there are no random keys in an update")
-    if "minibatch" in one.needs and not late:
-      raise TypeError(f"{one.name}: it is computed once per rollout batch")
+  _check_late(weights)
   for term in terms:
     where = f"config.losses.{term.name}"
     rehearse(term.bound, where, sizes)
@@ -155,14 +131,48 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     token_weights=weights,
     terms=terms,
   )
-  taught = {f for p in of_teacher for f in build.provides(p.function)}
-  if has_teacher and not taught & method.named:
+  if has_teacher:
+    _check_taught(method)
+  return method
+
+
+def _check_tells_experts(advantage: build.Bound) -> None:
+  """Refuses an advantage that takes experts for the policy's own answers."""
+  if "expert" not in advantage.needs:
+    raise UserError(
+      "config.advantage: expected one that tells experts from answers, such as"
+      " expert_group_normalised, where config.experts.path is set; found"
+      f" {advantage.name}"
+    )
+
+
+def _check_late(weights: Sequence[build.Bound]) -> None:
+  """Token weights of current scores are computed in updates, others before.
+
+  Raises:
+    TypeError: for a function that can be computed in neither.
+  """
+  for one in weights:
+    late = bool(set(SCORES) & set(one.needs))
+    if "key" in one.needs and late:
+      raise TypeError(f"{one.name}: there are no random keys in an update")
+    if "minibatch" in one.needs and not late:
+      raise TypeError(f"{one.name}: it is computed once per rollout batch")
+
+
+def _check_taught(method: Method) -> None:
+  """Refuses a teacher that nothing learns from."""
+  taught = {
+    field
+    for probe in method.teacher_probes
+    for field in build.provides(probe.function)
+  }
+  if not taught & method.named:
     raise UserError(
       "config.teacher.path: expected probe 'teacher' and a loss that reads what"
       " it adds, such as distillation_kl, found none; set the path to '' or add"
       " them"
     )
-  return method
 
 
 def bind_rewards(

@@ -1,6 +1,6 @@
 """A config to everything a run needs, checked before anything starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import operator
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from mmrl import build, data, errors
 from mmrl.benchmarks import accuracy
@@ -28,6 +29,7 @@ from mmrl.train import model as model_lib
 from mmrl.train import optimizer as optimizer_lib
 from mmrl.train import step as step_lib
 from mmrl.train import teacher as teacher_lib
+from mmrl.train.method import Method
 from mmrl.train.step import Programs, State
 from mmrl.types import PyTree
 
@@ -312,21 +314,50 @@ def build_parts(
     config.optimizer.to_dict(), config.schedule.to_dict(), config.clip_norm
   )
   _check_refill(config, method.rewards)
+  teach = step_lib.make_teach(
+    Scorer(teacher or model, *settings),
+    method.teacher_probes,
+    method.named,
+    teacher_layout,
+  )
+  frozen = tuple(config.frozen)
+  trainable, _ = parameters.partition(parameters.shapes(model), frozen)
+  return Parts(
+    model_config=model,
+    scorer=scorer,
+    programs=_programs(config, scorer, method, optimizer, teach, layout),
+    rewards=method.rewards,
+    answer=accuracy.make_answer(scorer, config.rollout.length, layout),
+    optimizer=optimizer,
+    frozen=frozen,
+    frozen_vision=not any(path.startswith("vision/") for path in trainable),
+    group=_group(config, layout, teacher_layout),
+    layout=layout,
+    teacher_layout=teacher_layout,
+  )
+
+
+def _programs(
+  config: ml_collections.ConfigDict,
+  scorer: Scorer,
+  method: Method,
+  optimizer: optax.GradientTransformation,
+  teach: Callable,
+  layout: Layout,
+) -> Programs:
+  """Builds the programs of a step, which compile when they are first called."""
   terms, weights = method.terms, method.token_weights
   options = {
     name: config.rollout[name]
     for name in ("answers", "length", "temperature", "top_k", "top_p")
   }
-  programs = Programs(
+  return Programs(
     rollout=step_lib.make_rollout(scorer, options, layout),
     probe=step_lib.make_probe(scorer, method.probes, layout),
-    teach=step_lib.make_teach(
-      Scorer(teacher or model, *settings),
-      method.teacher_probes,
-      method.named,
-      teacher_layout,
+    teach=teach,
+    reward=step_lib.make_reward(
+      method.rewards, scorer.config.eos_token_id, layout
     ),
-    reward=step_lib.make_reward(method.rewards, model.eos_token_id, layout),
     exchange=refill_lib.make_exchange(layout),
     prepare=step_lib.make_prepare(method.advantage, weights, layout),
     update=step_lib.make_update(
@@ -339,21 +370,6 @@ def build_parts(
     shares=step_lib.make_shares(
       scorer, terms, weights, layout, prompts=config.shares.prompts
     ),
-  )
-  frozen = tuple(config.frozen)
-  trainable, _ = parameters.partition(parameters.shapes(model), frozen)
-  return Parts(
-    model_config=model,
-    scorer=scorer,
-    programs=programs,
-    rewards=method.rewards,
-    answer=accuracy.make_answer(scorer, config.rollout.length, layout),
-    optimizer=optimizer,
-    frozen=frozen,
-    frozen_vision=not any(path.startswith("vision/") for path in trainable),
-    group=_group(config, layout, teacher_layout),
-    layout=layout,
-    teacher_layout=teacher_layout,
   )
 
 

@@ -16,7 +16,7 @@ import transformers
 from transformers.video_utils import VideoMetadata
 
 from mmrl import hub
-from mmrl.hub import weights
+from mmrl.hub import tensors as tensors_lib
 from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.prompts.pictures import PictureConfig
 from parity import oracle
@@ -71,7 +71,7 @@ def names(path) -> set[str]:
   for file in path.glob("*.safetensors"):
     with safetensors.safe_open(file, "numpy") as tensors:
       found |= set(tensors.keys())
-  index = path / weights.INDEX
+  index = path / tensors_lib.INDEX
   if index.exists():
     assert set(json.loads(index.read_text())["weight_map"]) == found
   return found
@@ -80,7 +80,7 @@ def names(path) -> set[str]:
 def check_files(path, shards: str) -> None:
   several = shards == "shards"
   assert (len(list(path.glob("*.safetensors"))) > 3) == several
-  assert (path / weights.INDEX).exists() == several
+  assert (path / tensors_lib.INDEX).exists() == several
 
 
 def equal(found, wanted) -> None:
@@ -130,10 +130,10 @@ def test_saved_there_loads_here(ours, theirs, stored, tmp_path):
 def test_both_namings_load(ours, form, tmp_path):
   """Transformers 4.52 and later wrote `model.language_model.*`."""
   hub.save(ours, tmp_path)
-  file = tmp_path / weights.FILE
+  file = tmp_path / tensors_lib.FILE
   tensors = {}
   for name, tensor in safetensors.torch.load_file(file).items():
-    name = weights.canonical(name)
+    name = tensors_lib.canonical(name)
     if form == "nested" and name.startswith("visual."):
       name = "model." + name
     elif form == "nested" and name.startswith("model."):

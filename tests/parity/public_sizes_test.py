@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 import transformers
 
 from mmrl import hub
-from mmrl.hub import config_json, weights
+from mmrl.hub import config_json, tensors
 
 pytestmark = pytest.mark.parity
 
@@ -31,13 +31,13 @@ def test_tensors(file, tmp_path):
       transformers.AutoConfig.from_pretrained(tmp_path)
     )
   wanted = {
-    weights.canonical(name): tuple(tensor.shape)
+    tensors.canonical(name): tuple(tensor.shape)
     for name, tensor in theirs.state_dict().items()
   }
   if config.tie_word_embeddings:
     del wanted["lm_head.weight"]
   found = {
-    weights.canonical(name): tensor.shape
-    for name, tensor in weights._tensors(config).items()
+    tensors.canonical(name): tensor.shape
+    for name, tensor in tensors.of_model(config).items()
   }
   assert found == wanted
