@@ -159,13 +159,14 @@ def test_the_shipped_model_loads():
   [
     ("config.json", "config.json, found no file"),
     ("tokenizer.json", "found no tokenizer.json"),
-    ("chat_template.jinja", "expected a chat template"),
+    ("chat_template.jinja", "expected a chat template in"),
     ("preprocessor_config.json", "preprocessor_config.json, found no file"),
     ("model.safetensors", "expected safetensors weights at"),
   ],
 )
 def test_missing_files(changed, name, message):
-  (changed / name).unlink()
+  """Nor is a pickle read, which runs code: it is no weights."""
+  (changed / name).rename(changed / "pytorch_model.bin")
   with pytest.raises(UserError, match=message) as error:
     hub.load(changed)
   assert str(changed) in str(error.value)
@@ -219,58 +220,43 @@ CODE = "import pathlib\npathlib.Path({!r}).touch()\n"
 
 def test_no_code_is_run(changed, model, tmp_path):
   ran = tmp_path / "ran"
-  for kind in ("configuration", "modeling", "tokenization", "processing"):
-    (changed / f"{kind}_x.py").write_text(
-      CODE.format(str(ran))
-      + "class XConfig: pass\nclass XModel: pass\nclass XTokenizer: pass\n"
-      "class XProcessor: pass\n"
-    )
-  edit(
-    changed / "config.json",
-    architectures=["XModel"],
-    auto_map={
-      "AutoConfig": "configuration_x.XConfig",
-      "AutoModel": "modeling_x.XModel",
-      "AutoModelForCausalLM": "modeling_x.XModel",
-    },
-  )
-  edit(
-    changed / "tokenizer_config.json",
-    tokenizer_class="XTokenizer",
-    auto_map={
-      "AutoTokenizer": [
-        "tokenization_x.XTokenizer",
-        "tokenization_x.XTokenizer",
-      ]
-    },
-    trust_remote_code=True,
-  )
-  for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
-    edit(
-      changed / name,
-      processor_class="XProcessor",
-      image_processor_type="XProcessor",
-      auto_map={
-        "AutoProcessor": "processing_x.XProcessor",
-        "AutoImageProcessor": "processing_x.XProcessor",
+  kinds = ("Config", "Model", "Tokenizer", "Processor")
+  classes = "".join(f"class X{kind}: pass\n" for kind in kinds)
+  (changed / "x.py").write_text(CODE.format(str(ran)) + classes)
+  edits = {
+    "config.json": {
+      "architectures": ["XModel"],
+      "auto_map": {
+        "AutoConfig": "x.XConfig",
+        "AutoModel": "x.XModel",
+        "AutoModelForCausalLM": "x.XModel",
       },
-    )
+    },
+    "tokenizer_config.json": {
+      "tokenizer_class": "XTokenizer",
+      "auto_map": {"AutoTokenizer": ["x.XTokenizer", "x.XTokenizer"]},
+      "trust_remote_code": True,
+    },
+    "preprocessor_config.json": {
+      "processor_class": "XProcessor",
+      "image_processor_type": "XProcessor",
+      "auto_map": {
+        "AutoProcessor": "x.XProcessor",
+        "AutoImageProcessor": "x.XProcessor",
+      },
+    },
+  }
+  edits["video_preprocessor_config.json"] = edits["preprocessor_config.json"]
+  for name, changes in edits.items():
+    edit(changed / name, **changes)
   loaded = hub.load(changed)
-  assert not ran.exists()
   assert_same(loaded.params, model.params)
   chats = small_models.conversations()
   assert_same(loaded.processor(chats), model.processor(chats))
   assert not ran.exists()
   # It would have left its mark.
-  runpy.run_path(str(changed / "tokenization_x.py"))
+  runpy.run_path(str(changed / "x.py"))
   assert ran.exists()
-
-
-def test_pickles_are_not_read(changed):
-  """They run code; weights in nothing else are no weights."""
-  (changed / "model.safetensors").rename(changed / "pytorch_model.bin")
-  with pytest.raises(UserError, match="expected safetensors weights at"):
-    hub.load(changed)
 
 
 # Found.
@@ -362,11 +348,6 @@ def test_a_directory_comes_before_a_hub_id(tmp_path, cache, monkeypatch, kind):
   name = "owner/name" if kind == "text" else tmp_path / "owner" / "name"
   found = directory_lib.find(name)
   assert found.resolve() == (tmp_path / "owner" / "name").resolve()
-
-
-def test_tiny():
-  assert directory_lib.find("tiny") == directory_lib.tiny_path()
-  assert (directory_lib.tiny_path() / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
