@@ -259,32 +259,21 @@ def mesh():
   return Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
 
 
-SPECS = {
-  "every axis that divides": ("a", "b", "b"),
-  "both along one": (None, ("a", "b")),
-  "the last axis": (None, None, "b"),
-}
-
-
 @pytest.mark.parametrize(
-  "family, spec",
-  [
-    pytest.param(
-      family, spec, marks=() if family == "qwen2_5_vl" else pytest.mark.full
-    )
-    for family, spec in zip(FAMILIES, SPECS, strict=True)
-  ],
+  "spec",
+  small_models.first(
+    # Both along one; every axis that divides; the last axis.
+    *((None, ("a", "b")), ("a", "b", "b"), (None, None, "b"))
+  ),
 )
-def test_placement(tmp_path, mesh, family, spec):
+def test_placement(one_saved, one, one_params, mesh, spec):
   """The arrays lie as asked, whole layers and parts of them."""
-  config = small_models.small_config(family=family, tied=False)
-  path = small_models.write_weights(tmp_path, config)
   asked = {}
 
   def placement(name, shape):
-    """The axes of SPECS that divide the shape's, each name once."""
+    """The axes of the spec that divide the shape's, each name once."""
     axes, used = [], set()
-    for axis, size in zip(SPECS[spec], shape, strict=False):
+    for axis, size in zip(spec, shape, strict=False):
       names = (axis,) if isinstance(axis, str) else axis or ()
       count = np.prod([mesh.shape[n] for n in names], dtype=int)
       fits = size % count == 0 and not used & set(names)
@@ -293,7 +282,7 @@ def test_placement(tmp_path, mesh, family, spec):
     asked[name] = shape, NamedSharding(mesh, PartitionSpec(*axes))
     return asked[name][1]
 
-  loaded = weights.load_params(path, config, placement=placement)
+  loaded = weights.load_params(one_saved, one, placement=placement)
   leaves = {
     parameters.path_name(key): leaf
     for key, leaf in jax.tree_util.tree_flatten_with_path(loaded)[0]
@@ -308,7 +297,7 @@ def test_placement(tmp_path, mesh, family, spec):
     assert len(leaf.addressable_shards) == 8
     spread += not leaf.sharding.is_fully_replicated
   assert spread > len(leaves) / 4
-  assert_same(loaded, small_models.make_params(config))
+  assert_same(loaded, one_params)
 
 
 # Refusals.
@@ -475,11 +464,8 @@ def test_a_tensor_twice(tmp_path, one, form):
   """Also under the names of both conventions."""
   tensors = small_models.weights(one)
   twice = form("visual.merger.mlp.2.bias")
-  shards = {
-    "a.safetensors": tensors,
-    "b.safetensors": {twice: tensors["visual.merger.mlp.2.bias"]},
-  }
-  write_shards(tmp_path, shards)
+  bias = {twice: tensors["visual.merger.mlp.2.bias"]}
+  write_shards(tmp_path, {"a.safetensors": tensors, "b.safetensors": bias})
   # A file twice in the index is one file.
   index = json.loads((tmp_path / INDEX).read_text())
   index["weight_map"] |= {"x": "a.safetensors", "y": "b.safetensors"}
@@ -493,14 +479,16 @@ def test_a_tensor_twice(tmp_path, one, form):
 # Saving over older weights.
 
 
-@pytest.mark.parametrize("sharded", [True, False])
+@pytest.fixture(params=["one_saved", "one_sharded"])
+def path(request, tmp_path):
+  """A copy of older weights."""
+  old = request.getfixturevalue(request.param)
+  return shutil.copytree(old, tmp_path / "copy")
+
+
 @pytest.mark.parametrize("most", [4 * SHARD, 10**9])
-def test_saving_over_weights(
-  tmp_path, one_saved, one_sharded, one, one_params, sharded, most
-):
+def test_saving_over_weights(path, one_sharded, one, one_params, most):
   """What belonged to the older weights goes, what else lies there stays."""
-  old = one_sharded if sharded else one_saved
-  path = shutil.copytree(old, tmp_path / "copy")
   for name in ("README.md", "model_ema.safetensors"):
     (path / name).write_text("mine")
   others = {"README.md", "model_ema.safetensors", "config.json"}
@@ -529,29 +517,13 @@ def test_saving_over_shards_of_other_names(tmp_path, one, one_params):
 
 
 @pytest.mark.parametrize(
-  "sharded, most, fails_at, error",
-  [
-    (False, 10**9, 1, OSError("disk full")),
-    (False, SHARD, 3, KeyboardInterrupt()),
-    (True, SHARD, 3, OSError("disk full")),
-    (True, 10**9, 1, KeyboardInterrupt()),
-  ],
+  "most, fails_at, error",
+  [(10**9, 1, OSError("disk full")), (SHARD, 3, KeyboardInterrupt())],
 )
 def test_interrupted_save(
-  tmp_path,
-  monkeypatch,
-  one_saved,
-  one_sharded,
-  one,
-  one_params,
-  sharded,
-  most,
-  fails_at,
-  error,
+  path, monkeypatch, one, one_params, most, fails_at, error
 ):
   """The old weights stay as they were, and nothing else."""
-  old = one_sharded if sharded else one_saved
-  path = shutil.copytree(old, tmp_path / "copy")
   before = contents(path)
   save_file, calls = safetensors.numpy.save_file, []
 

@@ -1,6 +1,5 @@
 """The token policy, and the scorer of both."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,21 +8,15 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import hub, models
+from mmrl import models
 from mmrl.models import policy, vocabulary
 from mmrl.rollouts import sampler
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-  model: hub.Model
-  rollout: sampler.Rollout
-  scores: policy.Scores
-
-
-@functools.cache
-def make_sampled(row: str) -> Sampled:
-  """Answers at a temperature, and what the scorer says of them."""
+@pytest.mark.parametrize("row", ["self", "emit"])
+def test_rows_and_scores_of_sampled_answers(row):
+  """Rows sum to one; later positions and padding are exactly zero; "self" drops
+  the diagonal. The scorer finds the sampler's log-probabilities."""
   model = small_models.make_model(small_models.small_config(tied=False))
   prompt = model.processor(small_models.conversations())
   options = {"temperature": 0.7, "attention_layers": (-1,)}
@@ -33,26 +26,15 @@ def make_sampled(row: str) -> Sampled:
     rollout = sampler.rollout(
       params, model.config, prompt, key, answers=2, length=5, **options
     )
-    scores = models.score(
-      params,
-      model.config,
-      rollout.prefix,
-      rollout.tokens,
-      attention_row=row,
-      **options,
+    prefix, tokens = rollout.prefix, rollout.tokens
+    return rollout, models.score(
+      params, model.config, prefix, tokens, attention_row=row, **options
     )
-    return rollout, scores
 
-  return Sampled(model, *both(model.params, prompt, jax.random.key(0)))
-
-
-@pytest.mark.parametrize("row", ["self", "emit"])
-def test_rows_of_a_model_sum_to_one_and_skip_their_token(row):
-  """Later positions and padding are exactly zero; "self" drops the diagonal."""
-  sampled = make_sampled(row)
-  p = np.asarray(models.attention_rows(sampled.scores.attention))
+  rollout, scores = both(model.params, prompt, jax.random.key(0))
+  p = np.asarray(models.attention_rows(scores.attention))
   np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
-  real = np.asarray(sampled.rollout.prefix.mask)
+  real = np.asarray(rollout.prefix.mask)
   prompt_length = real.shape[1]
   padding = np.broadcast_to(~real[:, None, None], p[..., :prompt_length].shape)
   assert (p[..., :prompt_length][padding] == 0).all()
@@ -60,14 +42,10 @@ def test_rows_of_a_model_sum_to_one_and_skip_their_token(row):
   earlier = np.tri(own.shape[-1], k=-1, dtype=bool)
   assert (own[..., ~earlier] == 0).all()
   assert (own[..., earlier] > 0).all()
-
-
-def test_sampler_and_scorer_agree():
-  sampled = make_sampled("self")
-  mask = np.asarray(sampled.rollout.mask)
+  mask = np.asarray(rollout.mask)
   assert mask.sum() > 10
   np.testing.assert_allclose(
-    sampled.scores.logprobs[mask], sampled.rollout.logprobs[mask], atol=2e-5
+    scores.logprobs[mask], rollout.logprobs[mask], atol=2e-5
   )
 
 

@@ -11,7 +11,6 @@ import small_models
 
 torch = pytest.importorskip("torch")
 
-import safetensors.torch
 import transformers
 from transformers.video_utils import VideoMetadata
 
@@ -124,25 +123,6 @@ def test_saved_there_loads_here(ours, theirs, stored, tmp_path):
   # Under the very names that are written here.
   hub.save(wanted, tmp_path / "ours", max_shard_bytes=SHARDS[shards])
   assert names(tmp_path / "ours") == names(tmp_path / "theirs")
-
-
-@pytest.mark.parametrize("form", ["nested", "flat"])
-def test_both_namings_load(ours, form, tmp_path):
-  """Transformers 4.52 and later wrote `model.language_model.*`."""
-  hub.save(ours, tmp_path)
-  file = tmp_path / weights.FILE
-  tensors = {}
-  for name, tensor in safetensors.torch.load_file(file).items():
-    name = weights.canonical(name)
-    if form == "nested" and name.startswith("visual."):
-      name = "model." + name
-    elif form == "nested" and name.startswith("model."):
-      name = name.replace("model.", "model.language_model.", 1)
-    tensors[name] = tensor
-  safetensors.torch.save_file(tensors, file)
-  heads = {name.split(".")[1] for name in names(tmp_path)}
-  assert ("language_model" in heads) == (form == "nested")
-  equal(hub.load(tmp_path).params, ours.params)
 
 
 def test_config(ours, theirs, tmp_path):

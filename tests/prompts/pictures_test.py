@@ -77,13 +77,6 @@ def test_windows_by_hand():
   assert [window.tolist() for window in windows] == wanted
 
 
-@pytest.mark.parametrize("grid", [(1, 4, 6), (1, 10, 6), (3, 6, 2)])
-def test_every_patch_is_in_one_window(grid):
-  windows = pictures.window_lists(grid, VISION)
-  everything = np.sort(np.concatenate(windows))
-  np.testing.assert_array_equal(everything, np.arange(np.prod(grid)))
-
-
 def test_positions_of_frames():
   """Two frames of 1 x 2 tokens, three time steps apart, after position 7."""
   positions = pictures.visual_positions((2, 2, 4), 2, 7, interval=3.0)

@@ -36,46 +36,6 @@ def test_text_only(processor):
   assert not prompt.patches.frame.any()
 
 
-def test_text_picture_text(processor):
-  """Time stands still in a picture; text goes on after its longer side."""
-  encoded = processor.encode(user("a", picture(16, 24), "b"), "x")
-  tokens, tokenizer = encoded.tokens.tolist(), processor.tokenizer
-  opened = tokenizer.encode("<|im_start|>user\na<|vision_start|>")
-  closed = tokenizer.encode(
-    "<|vision_end|>b<|im_end|>\n<|im_start|>assistant\n"
-  )
-  assert tokens == opened + [IMAGE] * 6 + closed
-  at = len(opened)
-  rows = [[at, at + row, at + col] for row in range(2) for col in range(3)]
-  after = text_positions(at + 3, len(closed))
-  assert encoded.positions.tolist() == text_positions(0, at) + rows + after
-  index = [-1] * at + [0, 1, 2, 3, 4, 5] + [-1] * len(closed)
-  assert encoded.visual_index.tolist() == index
-  prompt = processor([user("a", picture(16, 24), "b")])
-  assert prompt.next_position.tolist() == [at + 3 + len(closed)]
-
-
-def test_two_pictures(processor):
-  """The second goes on where the text between them ended."""
-  one, two = picture(24, 8, 1), picture(16, 16, 2)
-  encoded = processor.encode(user(one, two), "x")
-  opened = processor.tokenizer.encode("<|im_start|>user\n<|vision_start|>")
-  at = len(opened)
-  first = [[at, at + row, at] for row in range(3)]
-  # Three rows, then vision_end and vision_start.
-  between = text_positions(at + 3, 2)
-  then = at + 5
-  second = [[then, then + row, then + col] for row in (0, 1) for col in (0, 1)]
-  body = encoded.positions.tolist()[at : at + 9]
-  assert body == first + between + second
-  visual = encoded.visual_index[encoded.tokens == IMAGE]
-  np.testing.assert_array_equal(visual, np.arange(7))
-  prompt = processor([user(one, two)])
-  frames = prompt.patches.frame[0].tolist()
-  assert frames[:28] == [[0, 12]] * 12 + [[12, 28]] * 16
-  assert frames[28:] == [[0, 0]] * (len(frames) - 28)
-
-
 def test_patches_find_themselves_in_their_window(processor):
   """`window_slot` is the inverse of `windows`."""
   prompt = processor(small_models.conversations())
@@ -276,35 +236,6 @@ def test_time_of_frames_is_text_in_qwen3_vl():
   times = encoded.positions[encoded.visual_index >= 0][:, 0]
   # Each picture stands still and is as long as its longer side, 2.
   assert (times - times[0]).tolist() == [0, 0, 2 + opened, 2 + opened]
-
-
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_a_mixed_batch_is_its_conversations(family):
-  """Row by row, whatever stands beside it."""
-  processor, chats = make(family), small_models.mixed()
-  prompt = processor(chats, rows=2)
-  for row, chat in enumerate(chats):
-    alone = processor([chat])
-    mask = prompt.mask[row]
-    assert mask.sum() == alone.mask.sum()
-    for name in ("tokens", "positions", "region"):
-      np.testing.assert_array_equal(
-        getattr(prompt, name)[row][mask],
-        getattr(alone, name)[0][alone.mask[0]],
-      )
-    assert prompt.next_position[row] == alone.next_position[0]
-    # Its visual tokens, wherever they are in the row.
-    index = prompt.visual_index[row][mask]
-    wanted = alone.visual_index[0][alone.mask[0]]
-    np.testing.assert_array_equal(index >= 0, wanted >= 0)
-    merge = processor.config.vision.spatial_merge_size**2
-    packed = prompt.patches.pixels[row // 2].reshape(
-      -1, merge, prompt.patches.pixels.shape[-1]
-    )
-    lone = alone.patches.pixels[0].reshape(-1, *packed.shape[1:])
-    np.testing.assert_array_equal(
-      packed[index[index >= 0]], lone[wanted[wanted >= 0]]
-    )
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
