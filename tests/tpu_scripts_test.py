@@ -256,20 +256,22 @@ def test_pauses(pod, script, options, entry, name, pause, seconds):
   assert "create" not in pod.steps()
 
 
-def test_create_queued_gives_up(pod):
-  pod.plan(*[(["describe"], 0, "WAITING_FOR_RESOURCES")] * 9)
+@pytest.mark.parametrize(
+  ("state", "message", "looks"),
+  [
+    ("WAITING_FOR_RESOURCES", "run create.sh to wait on", 4),
+    *[
+      (state, f"{state}; run delete.sh", 2) for state in ("FAILED", "SUSPENDED")
+    ],
+  ],
+)
+def test_create_queued_gives_up(pod, state, message, looks):
+  """After a while, or where the request is lost."""
+  pod.plan(*[(["describe"], 0, state)] * 9)
   result = pod.run("create.sh", MODE="queued", QUEUE_POLLS="3")
   assert result.returncode == 1
-  assert "run create.sh to wait on" in one_line(result)
-  assert pod.steps() == ["describe"] * 4
-
-
-@pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
-def test_create_queued_says_that_the_request_is_lost(pod, state):
-  pod.plan(*[(["describe"], 0, state)] * 2)
-  result = pod.run("create.sh", MODE="queued")
-  assert result.returncode == 1
-  assert f"{state}; run delete.sh" in one_line(result)
+  assert message in one_line(result)
+  assert pod.steps() == ["describe"] * looks
 
 
 @pytest.mark.parametrize("mode", ["on-demand", "spot", "queued"])
@@ -312,18 +314,19 @@ def test_missing_variable(pod, script, name, value):
   assert pod.calls() == []
 
 
-@pytest.mark.parametrize("script", ["run.sh", "train.sh", "fetch.sh"])
-def test_missing_arguments(pod, script):
-  result = pod.run(script)
+@pytest.mark.parametrize(
+  ("script", "options", "message"),
+  [
+    *[(f"{name}.sh", {}, "expected ") for name in ("run", "train", "fetch")],
+    *[("delete.sh", {"MODE": "cheap"}, "queued or queued-spot, found cheap")],
+  ],
+)
+def test_mistaken_arguments(pod, script, options, message):
+  result = pod.run(script, **options)
   assert result.returncode == 2
-  assert one_line(result).startswith(f"{script}: expected ")
+  line = one_line(result)
+  assert line.startswith(f"{script}: ") and message in line
   assert pod.calls() == []
-
-
-def test_unknown_mode(pod):
-  result = pod.run("delete.sh", MODE="cheap")
-  assert result.returncode == 2
-  assert one_line(result).endswith("queued or queued-spot, found cheap")
 
 
 def test_gcloud_is_not_installed(pod):
@@ -484,80 +487,71 @@ def test_train_preempted_is_the_same_command_again(pod):
   assert "status 75, TPU READY; restart 2" in result.stderr
 
 
-@pytest.mark.parametrize(
-  ("status", "described"),
-  [
-    *[(status, (["describe"], 0, "READY")) for status in (1, 137, 255)],
-    # A TPU that can't be seen may be there.
-    (255, (["describe"], 1, "", "no network")),
-  ],
-)
-def test_train_lost_on_a_tpu_that_is_there_runs_again(pod, status, described):
-  pod.plan(([TRAIN], status), described)
-  assert pod.run("train.sh", *TRAIN_FLAGS).returncode == 0
-  assert pod.steps() == ["train", "describe", "train"]
+SEEN = (["describe"], 0, "READY")
+GONE = (["describe"], 0, "PREEMPTED")
+NOT_FOUND = (["describe"], 1, "", "ERROR: NOT_FOUND: Resource was not found")
+ENDS = ([TRAIN], 0)
+AGAIN = ["train", "describe", "train"]
+NEW = ["describe", "delete", "create"]
 
 
 @pytest.mark.parametrize(
-  ("status", "described"),
+  ("plan", "options", "status", "steps"),
   [
-    (255, (["describe"], 0, "PREEMPTED")),
-    (75, (["describe"], 0, "PREEMPTED")),
-    (255, (["describe"], 0, "TERMINATED")),
-    (1, (["describe"], 1, "", "ERROR: NOT_FOUND: Resource was not found")),
+    # Lost on a TPU that is there, or may be: it can't be seen.
+    *[([([TRAIN], s), SEEN, ENDS], {}, 0, AGAIN) for s in (1, 137, 255)],
+    (
+      [([TRAIN], 255), (["describe"], 1, "", "no network"), ENDS],
+      *({}, 0, AGAIN),
+    ),
+    # One that is gone is made anew.
+    *[
+      (
+        [([TRAIN], s), seen, (["delete"], 1), ENDS],
+        *({"MODE": "spot"}, 0, ["train", *NEW, "scp", "install", "train"]),
+      )
+      for s, seen in (
+        *((255, GONE), (75, GONE), (1, NOT_FOUND)),
+        (255, (["describe"], 0, "TERMINATED")),
+      )
+    ],
+    # A new one whose setup failed is kept.
+    (
+      [([TRAIN], 255), GONE, (["scp"], 255), ([TRAIN], 75), ENDS],
+      *({}, 0, ["train", *NEW, "scp", "describe", "scp", "install", *AGAIN]),
+    ),
+    # Restarts are bounded, also where there is no quota.
+    *[
+      (
+        [([TRAIN], s), SEEN] * 9,
+        *({"MAX_RESTARTS": "3"}, s, [*["train", "describe"] * 3, "train"]),
+      )
+      for s in (1, 75)
+    ],
+    (
+      [([TRAIN], 255), *[NOT_FOUND, ([" create "], 1, "", "no quota")] * 9],
+      *({"MAX_RESTARTS": "2"}, 255, ["train", *NEW * 2]),
+    ),
   ],
 )
-def test_train_makes_a_tpu_that_is_gone_anew(checkout, status, described):
-  checkout.plan(([TRAIN], status), described, (["delete"], 1), ([TRAIN], 0))
-  result = checkout.run("train.sh", *TRAIN_FLAGS, MODE="spot")
-  assert result.returncode == 0
-  assert checkout.steps() == [
-    *["train", "describe", "delete", "create", "scp", "install", "train"]
-  ]
-  assert "--spot" in checkout.calls()[3]
-
-
-def test_train_keeps_a_new_tpu_whose_setup_failed(checkout):
-  checkout.plan(
-    ([TRAIN], 255),
-    (["describe"], 0, "PREEMPTED"),
-    (["scp"], 255),
-    ([TRAIN], 75),
-    ([TRAIN], 0),
-  )
-  assert checkout.run("train.sh", *TRAIN_FLAGS).returncode == 0
-  assert checkout.steps() == [
-    *["train", "describe", "delete", "create", "scp"],
-    *["describe", "scp", "install", "train", "describe", "train"],
-  ]
-
-
-def test_train_without_quota_for_a_new_tpu_is_bounded(checkout):
-  checkout.plan(
-    ([TRAIN], 255),
-    *[(["describe"], 1, "", "NOT_FOUND"), ([" create "], 1, "", "no quota")]
-    * 9,
-  )
-  result = checkout.run("train.sh", *TRAIN_FLAGS, MAX_RESTARTS="2")
-  assert result.returncode == 255
-  assert result.stderr.count("no quota") == 2
-  assert checkout.steps() == ["train", *["describe", "delete", "create"] * 2]
+def test_train_that_is_lost(checkout, plan, options, status, steps):
+  checkout.plan(*plan)
+  result = checkout.run("train.sh", *TRAIN_FLAGS, **options)
+  assert result.returncode == status
+  assert checkout.steps() == steps
+  made = [call for call in checkout.calls() if "create" in call]
+  assert all(("--spot" in call) == ("MODE" in options) for call in made)
+  assert result.stderr.count("no quota") == (len(made) if status else 0)
+  if status:
+    last = result.stderr.strip().splitlines()[-1]
+    count = options["MAX_RESTARTS"]
+    assert last == f"train.sh: gave up after {count} restarts; see logs.sh"
 
 
 def test_train_does_not_repeat_a_mistake(pod):
   result = pod.run("train.sh", *TRAIN_FLAGS, STATUS="2")
   assert result.returncode == 2
   assert pod.steps() == ["train"]
-
-
-@pytest.mark.parametrize("status", [1, 75])
-def test_train_restarts_are_bounded(pod, status):
-  pod.plan(*[([TRAIN], status)] * 9)
-  result = pod.run("train.sh", *TRAIN_FLAGS, MAX_RESTARTS="3")
-  assert result.returncode == status
-  assert pod.steps().count("train") == 4
-  last = result.stderr.strip().splitlines()[-1]
-  assert last == "train.sh: gave up after 3 restarts; see logs.sh"
 
 
 def test_train_ends_with_ctrl_c(pod):

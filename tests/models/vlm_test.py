@@ -279,14 +279,6 @@ def test_padding_changes_nothing(case, change):
   check_same_rows(case, new, range(PROMPTS))
 
 
-@pytest.mark.parametrize(
-  "rows", [(2, 0, 3, 1), in_full((3,)), in_full((0, 3, 0))]
-)
-def test_place_in_the_batch_changes_nothing(case, rows):
-  new = jax.tree.map(lambda x: x[list(rows)], case.prompt)
-  check_same_rows(case, new, rows)
-
-
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1), (3, 3, 1, 0)])
 @pytest.mark.parametrize("rows", [1, in_full(2)])
 def test_pictures_packed_together_do_not_mix(case, order, rows):

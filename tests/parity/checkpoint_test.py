@@ -125,40 +125,6 @@ def test_saved_there_loads_here(ours, theirs, stored, tmp_path):
   assert names(tmp_path / "ours") == names(tmp_path / "theirs")
 
 
-def test_config(ours, theirs, tmp_path):
-  hub.save(cast(ours, "bfloat16"), tmp_path)
-  loaded = transformers.AutoConfig.from_pretrained(tmp_path)
-  assert type(loaded) is type(theirs.config)
-  assert loaded.dtype == torch.bfloat16
-  assert loaded.tie_word_embeddings == ours.config.tie_word_embeddings
-  text, config = loaded.text_config, ours.config.text
-  for name in (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "num_key_value_heads", "rms_norm_eps"),
-  ):
-    assert getattr(text, name) == getattr(config, name), name
-  assert text.rope_parameters["rope_theta"] == config.rope_theta
-  sections = list(text.rope_parameters["mrope_section"])
-  assert sections == list(config.mrope_section)
-  for name in small_models.IDS:
-    found = getattr(loaded, name, None)
-    assert (text if found is None else loaded).to_dict()[name] == getattr(
-      ours.config, name
-    )
-
-
-def test_tokenizer(ours, tmp_path):
-  hub.save(ours, tmp_path)
-  loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
-  tokenizer = ours.processor.tokenizer
-  assert loaded.get_vocab() == tokenizer.get_vocab()
-  assert loaded.chat_template == tokenizer.chat_template
-  text = "<|im_start|>user\nwhat, <|image_pad|>?<|im_end|>"
-  assert loaded(text).input_ids == tokenizer(text).input_ids
-  assert loaded.pad_token_id == ours.config.pad_token_id
-  assert loaded.eos_token_id == ours.config.eos_token_id
-
-
 PICTURE = PictureConfig(
   min_pixels=128,
   max_pixels=2560,

@@ -18,7 +18,6 @@ from small_models import clip, picture, user
 torch = pytest.importorskip("torch")
 
 from mmrl import hub, models
-from mmrl.hub import config_json
 from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.prompts.packing import Encoded
 from mmrl.rollouts import sampler
@@ -267,8 +266,3 @@ def test_greedy_generation(pair, case, record_property):
   if len(case.names) == len(CHATS):
     assert (lengths == NEW_TOKENS).any()
     assert (lengths < NEW_TOKENS).any()
-
-
-def test_config_that_transformers_writes_is_read(pair, tmp_path):
-  pair.theirs.config.save_pretrained(tmp_path)
-  assert config_json.read(tmp_path) == pair.ours.config

@@ -92,19 +92,6 @@ def test_attend_prefix_is_attention_over_all_keys():
   np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_attend_is_attend_prefix_without_a_prefix():
-  queries, _, _, keys, values = make_answers()
-  nothing = jnp.zeros((P, K, S, HEAD))
-  no_mask = jnp.zeros((P, S), bool)
-  own = (x.swapaxes(2, 3) for x in (keys, values))
-  alone = attention.attend_prefix(
-    queries, nothing, nothing, no_mask, *own, OWN_MASK
-  )
-  mask = jnp.broadcast_to(OWN_MASK, (P, G, T, T))
-  dense = attention.attend(queries, keys, values, mask)
-  np.testing.assert_allclose(alone, dense, atol=1e-6)
-
-
 def test_weights_by_hand():
   """Keys (1,0), (0,1); scores (1, 0) / sqrt 2 -> sigmoid(0.7071) = 0.669761."""
   queries = jnp.array([[[1.0, 0.0]]])
