@@ -343,45 +343,6 @@ def test_bfloat16_is_close(untied):
   assert prefix.keys.dtype == prefix.values.dtype == jnp.bfloat16
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def values_of(params, config, prompt, visual):
-  """Values of every layer: the first layer's tell what was embedded."""
-  return models.prefill(params, config, prompt, visual).values
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_visual_tokens_stand_at_their_placeholders(case, packed):
-  prompt = case.packed if packed else case.prompt
-  args = case.params, case.config, prompt
-  visual = vision(case.params, case.config, prompt.patches)
-  before = values_of(*args, visual)[0]
-  holes = np.isin(prompt.tokens, case.config.banned_token_ids)
-  np.testing.assert_array_equal(prompt.visual_index >= 0, holes)
-  last = prompt.visual_index.max()
-  for token in (0, 3, 7, 14, last):
-    after = values_of(*args, visual.at[:, token].add(1.0))[0]
-    moved = np.any(after != before, axis=(2, 3))
-    np.testing.assert_array_equal(moved, prompt.visual_index == token)
-    if packed:
-      assert moved.sum() == 1
-
-
-def test_deepstack_feeds_the_first_layers():
-  """Part k of a visual token is added before layer k, at its place only."""
-  case = make_case("qwen3_vl")
-  args, width = (case.params, case.config, case.packed), 32
-  visual = vision(case.params, case.config, case.packed.patches)
-  parts = 1 + len(case.config.vision.deepstack_visual_indexes)
-  assert visual.shape[-1] == parts * width
-  before = values_of(*args, visual)
-  for part in range(parts):
-    changed = slice(part * width, (part + 1) * width)
-    after = values_of(*args, visual.at[:, 7, changed].add(1.0))
-    np.testing.assert_array_equal(after[:part], before[:part])
-    moved = np.any(after[part] != before[part], axis=(2, 3))
-    np.testing.assert_array_equal(moved, case.packed.visual_index == 7)
-
-
 def test_init_is_as_published():
   """normal(0.02) matrices, unit norms, no biases."""
   config = small_models.small_config(tied=False)
