@@ -12,7 +12,7 @@ import pytest
 from mmrl import advantages, build, losses, probes, rewards, token_weights
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.train import objective, optimizer, rehearsal
+from mmrl.train import optimizer, rehearsal
 from mmrl.train import run as run_lib
 
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
@@ -24,80 +24,55 @@ def one_line(error) -> str:
   return message
 
 
-def attention_data():
-  """Data arguments of the attention term, all of them."""
-  return ("attention", "attention_old", "advantages", "mask")
+def refused(package, spec, provided=()) -> str:
+  with pytest.raises(UserError) as error:
+    build.bind(package, spec, "config.here", provided=provided)
+  message = one_line(error)
+  assert message.startswith("config.here: ")
+  return message
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_unknown_name_lists_the_valid_ones(package):
-  with pytest.raises(UserError) as error:
-    build.bind(package, {"name": "nonesuch"}, "config.here", provided=())
-  message = one_line(error)
-  assert message.startswith("config.here: ")
+  message = refused(package, {"name": "nonesuch"})
   assert "'nonesuch'" in message
   for name in package.__all__:
     assert name in message
 
 
-@pytest.mark.parametrize("spec", [{}, {"name": ""}, {"name": "reduce"}])
-def test_what_is_no_public_function_is_unknown(spec):
-  """`mmrl.losses.reduce` exists, but is no loss."""
-  with pytest.raises(UserError, match="valid names: attention_distillation"):
-    build.bind(losses, spec, "config.losses.x", provided=())
+NO_NAME = "valid names: attention_distillation"
 
 
-def test_unknown_keyword_lists_the_valid_ones():
-  spec = {"name": "clipped_ratio", "clip_hihg": 0.28}
-  with pytest.raises(UserError) as error:
-    build.bind(losses, spec, "config.losses.policy", provided=())
-  message = one_line(error)
-  assert (
-    "config.losses.policy: clipped_ratio has no option clip_hihg" in message
-  )
-  assert message.endswith("valid options: clip_low, clip_high, dual_clip")
-
-
-def test_data_cannot_be_set_by_the_config():
-  spec = {"name": "attention_jsd", "advantages": 1.0}
-  with pytest.raises(
-    UserError, match="has no option advantages; valid options: none"
-  ):
-    build.bind(losses, spec, "config.losses.x", provided=attention_data())
-
-
-def test_missing_data_lists_what_is_provided():
-  with pytest.raises(UserError) as error:
-    build.bind(
-      losses,
-      {"name": "attention_jsd"},
-      "config.losses.x",
-      provided=("mask", "attention"),
-    )
-  message = one_line(error)
-  assert "attention_jsd needs attention_old" in message
-  assert message.endswith("provided are attention, mask")
-
-
-def test_missing_data_has_a_remedy():
-  with pytest.raises(UserError, match=r"needs attention_old.*; add probe 'x'"):
-    build.bind(
-      losses,
-      {"name": "attention_jsd"},
-      "config.losses.x",
-      provided=("mask", "attention"),
-      remedies={"attention_old": "add probe 'x'"},
-    )
-
-
-def test_option_without_a_default_must_be_given():
-  with pytest.raises(UserError, match="x: soft_overlong needs buffer"):
-    build.bind(
-      rewards,
-      {"name": "soft_overlong", "longest": 9},
-      "config.rewards.x",
-      provided=("length",),
-    )
+@pytest.mark.parametrize(
+  ("package", "spec", "provided", "message"),
+  [
+    # `mmrl.losses.reduce` exists, but is no loss.
+    *[(losses, spec, (), NO_NAME) for spec in ({}, {"name": "reduce"})],
+    (losses, {"name": ""}, (), NO_NAME),
+    (
+      *(losses, {"name": "clipped_ratio", "clip_hihg": 0.28}, ()),
+      "clipped_ratio has no option clip_hihg; valid options: clip_low,"
+      " clip_high, dual_clip",
+    ),
+    # Data can't be set by the config.
+    (
+      *(losses, {"name": "attention_jsd", "advantages": 1.0}),
+      ("attention", "attention_old", "advantages", "mask"),
+      "has no option advantages; valid options: none",
+    ),
+    (
+      *(losses, {"name": "attention_jsd"}, ("mask", "attention")),
+      "attention_jsd needs attention_old, which this run doesn't have; provided"
+      " are attention, mask",
+    ),
+    (
+      *(rewards, {"name": "soft_overlong", "longest": 9}, ("length",)),
+      "soft_overlong needs buffer",
+    ),
+  ],
+)
+def test_what_cannot_be_bound(package, spec, provided, message):
+  assert message in refused(package, spec, provided)
 
 
 def test_optional_data_is_bound_where_there_is_some():
@@ -159,39 +134,24 @@ def test_provides_reads_the_return_annotation():
 
 
 @pytest.mark.parametrize(
-  ("changes", "message"),
+  ("change", "schedule", "message"),
   [
-    ({"name": "adamx"}, "config.optimizer: optax has no 'adamx'"),
-    (
-      {"weight_deacy": 0.1},
-      "adamw has no option weight_deacy; valid options: b1",
-    ),
+    ({"weight_deacy": 0.1}, {}, "adamw has no option weight_deacy; valid o"),
     # The schedule is the learning rate: the spec can't set a second one.
-    ({"learning_rate": 0.1}, "adamw has no option learning_rate"),
-  ],
-)
-def test_misspelt_optimizer(changes, message):
-  config = config_lib.get_config()
-  spec = config.optimizer.to_dict() | changes
-  with pytest.raises(UserError) as error:
-    optimizer.make(spec, config.schedule.to_dict(), config.clip_norm)
-  assert message in one_line(error)
-
-
-@pytest.mark.parametrize(
-  ("spec", "message"),
-  [
-    ({"name": "constant"}, "config.schedule: optax has no 'constant'"),
-    ({"name": "constant_schedule"}, "constant_schedule needs value"),
+    ({"learning_rate": 0.1}, {}, "adamw has no option learning_rate"),
+    ({}, {"name": "constant_schedule"}, "constant_schedule needs value"),
     (
+      {},
       {"name": "constant_schedule", "peak": 1.0},
       "constant_schedule has no option peak; valid options: value",
     ),
   ],
 )
-def test_misspelt_schedule(spec, message):
+def test_misspelt_optimizer_or_schedule(change, schedule, message):
+  config = config_lib.get_config()
+  spec = config.optimizer.to_dict() | change
   with pytest.raises(UserError) as error:
-    optimizer.make({"name": "adamw"}, spec, 1.0)
+    optimizer.make(spec, schedule or config.schedule.to_dict(), 1.0)
   assert message in one_line(error)
 
 
@@ -200,27 +160,6 @@ def test_construct_passes_options_and_fixed_arguments():
     optax, {"name": "constant_schedule", "value": 0.5}, "config.schedule"
   )
   assert rate(7) == 0.5
-
-
-@pytest.mark.parametrize("missing", ["weight", "reduce"])
-def test_term_needs_weight_and_reduction(missing):
-  spec = {"name": "attention_jsd", "weight": 1.0, "reduce": "token_mean"}
-  del spec[missing]
-  with pytest.raises(UserError) as error:
-    objective.build_terms({"x": spec}, provided=attention_data(), remedies={})
-  assert one_line(error) == (
-    f"config.losses.x: expected a '{missing}' beside the name"
-  )
-
-
-def test_unknown_reduction_lists_the_valid_ones():
-  spec = {"name": "attention_jsd", "weight": 1.0, "reduce": "mean"}
-  with pytest.raises(UserError) as error:
-    objective.build_terms({"x": spec}, provided=attention_data(), remedies={})
-  assert one_line(error) == (
-    "config.losses.x.reduce: mmrl.losses.reduce has no 'mean'; valid names:"
-    " sequence_mean, sequence_sum, token_mean, token_sum"
-  )
 
 
 def misspell(field, value):
@@ -254,8 +193,19 @@ def misspell(field, value):
     ),
     ("losses.kl.name", "kl", "valid names: attention_distillation, att"),
     ("losses.kl.beta", 0.1, "has no option beta; valid options: estimator"),
-    ("losses.kl.weight", None, "config.losses.kl: expected a 'weight'"),
-    ("losses.kl.reduce", None, "config.losses.kl: expected a 'reduce'"),
+    ("losses.kl.weight", None, "config.losses.kl: expected a 'weight' besi"),
+    ("losses.kl.reduce", None, "config.losses.kl: expected a 'reduce' besi"),
+    (
+      *("losses.kl.reduce", "mean"),
+      "config.losses.kl.reduce: mmrl.losses.reduce has no 'mean'; valid names:"
+      " sequence_mean, sequence_sum, token_mean, token_sum",
+    ),
+    (
+      *("experts.path", "experts.jsonl"),
+      "config.advantage: expected one that tells experts from answers, such as"
+      " expert_group_normalised, where config.experts.path is set; found"
+      " group_normalised",
+    ),
     (
       "probes.reference",
       None,
@@ -349,18 +299,6 @@ def test_a_penalty_needs_its_reference(name):
   assert one_line(error) == (
     "config.advantage: beta=0.1 needs logprobs_ref, which this run doesn't"
     " have; add probe 'reference' to config.probes or set beta to 0"
-  )
-
-
-def test_experts_need_an_advantage_that_knows_them():
-  config = config_lib.get_config()
-  config.experts.path = "experts.jsonl"
-  with pytest.raises(UserError) as error:
-    run_lib.build_run(config, jax.devices()[:1])
-  assert one_line(error) == (
-    "config.advantage: expected one that tells experts from answers, such as"
-    " expert_group_normalised, where config.experts.path is set; found"
-    " group_normalised"
   )
 
 

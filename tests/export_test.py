@@ -4,13 +4,12 @@ import dataclasses
 import functools
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 import safetensors.numpy
 import small_models
 
@@ -106,18 +105,16 @@ def test_type_and_shards(run, tmp_path):
   check_same(hub.load(tmp_path, dtype="bfloat16").params, wanted)
 
 
-def test_no_run(tmp_path):
-  with pytest.raises(UserError, match="expected the --workdir of a run, found"):
-    export(str(tmp_path), str(tmp_path / "out"))
-  assert not (tmp_path / "out").exists()
-
-
-def test_no_checkpoint_yet(tmp_path):
-  config = config_lib.get_config()
-  (tmp_path / "config.json").write_text(config.to_json())
-  with pytest.raises(UserError, match="expected a checkpoint in .* found none"):
-    export(str(tmp_path), str(tmp_path / "out"))
-  assert not (tmp_path / "out").exists()
+def test_no_run_and_no_checkpoint_yet(tmp_path):
+  config = config_lib.get_config().to_json()
+  for said in (
+    "the --workdir of a run, found",
+    "a checkpoint in .* found none",
+  ):
+    with pytest.raises(UserError, match=f"expected {said}"):
+      export(str(tmp_path), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "config.json").write_text(config)
 
 
 def test_checkpoint_of_another_model(run, tmp_path):
@@ -143,20 +140,14 @@ def test_output_is_a_file(run, tmp_path):
   assert (tmp_path / "out").read_text() == "mine"
 
 
-def command(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "mmrl.export", *arguments],
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-
-
 @pytest.mark.full
 def test_command(tmp_path):
   run = train(tmp_path, small_models.small_config())
   out = tmp_path / "out"
-  done = command(f"--workdir={run.path}", f"--output={out}", "--dtype=float16")
+  done = runs.command(
+    *("mmrl.export", f"--workdir={run.path}", f"--output={out}"),
+    "--dtype=float16",
+  )
   assert done.returncode == 0, done.stderr
   assert done.stdout == f"wrote step 6 of {run.path} to {out}\n"
   wanted = jax.tree.map(lambda x: x.astype(jnp.float16), run.params)
@@ -172,7 +163,7 @@ def test_command(tmp_path):
   ],
 )
 def test_mistakes_are_one_line(arguments, message):
-  done = command(*arguments)
+  done = runs.command("mmrl.export", *arguments)
   assert done.returncode == 2
   assert message in done.stderr
   assert done.stderr.count("\n") == 1

@@ -1,6 +1,7 @@
 """What attention kernels are tested with, and against."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,25 @@ def check_value_and_gradient(kernel, maps, arrays, slope):
   for one, other in zip(found_grads, wanted_grads, strict=True):
     np.testing.assert_allclose(one, other, atol=2e-5)
   return found
+
+
+def check_answers_to_nothing(kernel):
+  """Prompts without a real token: answers see themselves."""
+  nothing = {"mask": jnp.zeros((P, S), bool)}
+  check_value_and_gradient(
+    functools.partial(kernel, **nothing),
+    functools.partial(answers_by_maps, **nothing),
+    answer_arrays(2),
+    cotangent("answers"),
+  )
+
+
+def cases(causal, answers) -> dict:
+  """Of a kernel: its two functions, whole maps, and what makes the arrays."""
+  return {
+    "causal": (causal, by_maps, causal_arrays),
+    "answers": (answers, answers_by_maps, answer_arrays),
+  }
 
 
 def check_sharing(kernel, arrays, devices: int, share: int):

@@ -163,6 +163,16 @@ def finish(folder, workdir, count=1, **options) -> Started:
   return started
 
 
+def command(module: str, *arguments: str) -> subprocess.CompletedProcess:
+  """A program of the library, run to its end."""
+  return subprocess.run(
+    [sys.executable, "-m", module, *arguments],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
 # What a run leaves.
 
 

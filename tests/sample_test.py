@@ -1,12 +1,10 @@
 """Answers about files, and the pictures of their attention."""
 
-import subprocess
-import sys
-
 import jax
 import numpy as np
 from PIL import Image
 import pytest
+import runs
 import small_models
 from small_models import clip, picture, user
 
@@ -119,22 +117,13 @@ def test_nothing_to_look_at(model):
     sample.draw(model, found, "mean")
 
 
-def command(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "mmrl.sample", *arguments],
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-
-
 @pytest.mark.full
 def test_command(tmp_path):
   """The shipped model, a picture file and a PNG of all tokens."""
   file, out = tmp_path / "a.png", tmp_path / "out.png"
   Image.fromarray(picture(64, 64)).save(file)
-  done = command(
-    *("--model=tiny", f"--image={file}", "--length=8"),
+  done = runs.command(
+    *("mmrl.sample", "--model=tiny", f"--image={file}", "--length=8"),
     *("--prompt=is there a circle?", f"--attention={out}", "--token=all"),
   )
   assert done.returncode == 0, done.stderr
@@ -158,7 +147,7 @@ def test_command(tmp_path):
   ],
 )
 def test_mistakes_are_one_line(arguments, message):
-  done = command(*arguments)
+  done = runs.command("mmrl.sample", *arguments)
   assert done.returncode == 2, done.stderr
   assert message in done.stderr
   assert done.stderr.count("\n") == 1, done.stderr

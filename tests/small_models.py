@@ -64,47 +64,36 @@ PICTURE = PictureConfig(min_pixels=64, max_pixels=4096)
 VIDEO = VideoConfig(min_pixels=64, max_pixels=1024)
 
 
+_TOWER = VisionConfig(
+  depth=3,
+  hidden_size=24,
+  intermediate_size=36,
+  num_heads=2,
+  out_hidden_size=32,
+  patch_size=4,
+  window_size=16,
+  fullatt_block_indexes=(1,),
+)
+_PLAIN = dataclasses.replace(
+  _TOWER,
+  norm="layer",
+  gated_mlp=False,
+  window_size=0,
+  fullatt_block_indexes=(),
+  tokens_per_second=0,
+)
 _TOWERS = {
-  "qwen2_vl": VisionConfig(
-    depth=2,
-    hidden_size=24,
-    intermediate_size=96,
-    num_heads=2,
-    out_hidden_size=32,
-    patch_size=4,
-    norm="layer",
-    gated_mlp=False,
-    hidden_act="quick_gelu",
-    window_size=0,
-    fullatt_block_indexes=(),
-    tokens_per_second=0,
+  "qwen2_vl": dataclasses.replace(
+    _PLAIN, depth=2, intermediate_size=96, hidden_act="quick_gelu"
   ),
-  "qwen2_5_vl": VisionConfig(
-    depth=3,
-    hidden_size=24,
-    intermediate_size=36,
-    num_heads=2,
-    out_hidden_size=32,
-    patch_size=4,
-    window_size=16,
-    fullatt_block_indexes=(1,),
-  ),
-  "qwen3_vl": VisionConfig(
+  "qwen2_5_vl": _TOWER,
+  "qwen3_vl": dataclasses.replace(
+    _PLAIN,
     depth=4,
-    hidden_size=24,
-    intermediate_size=36,
-    num_heads=2,
-    out_hidden_size=32,
-    patch_size=4,
-    norm="layer",
-    gated_mlp=False,
     hidden_act="gelu_pytorch_tanh",
     patch_bias=True,
     position_grid=5,
-    window_size=0,
-    fullatt_block_indexes=(),
     deepstack_visual_indexes=(0, 2),
-    tokens_per_second=0,
   ),
 }
 _DECODERS = {
@@ -450,13 +439,15 @@ def pad_prompt(
 ) -> Prompt:
   """More padding on either side of the tokens and after the patches."""
 
-  def tokens(array, fill):
-    widths = ((0, 0), (left, right)) + ((0, 0),) * (array.ndim - 2)
+  def pad(array, fill, *sides):
+    widths = ((0, 0), sides) + ((0, 0),) * (array.ndim - 2)
     return np.pad(array, widths, constant_values=fill)
 
-  def after(array, count, fill):
-    widths = ((0, 0), (0, count)) + ((0, 0),) * (array.ndim - 2)
-    return np.pad(array, widths, constant_values=fill)
+  def tokens(array, fill):
+    return pad(array, fill, left, right)
+
+  def after(array, fill):
+    return None if array is None else pad(array, fill, 0, patches)
 
   old = prompt.patches
   return dataclasses.replace(
@@ -467,14 +458,12 @@ def pad_prompt(
     visual_index=tokens(prompt.visual_index, -1),
     region=tokens(prompt.region, 0),
     patches=Patches(
-      pixels=after(old.pixels, patches, 0),
-      rows_columns=after(old.rows_columns, patches, 0),
-      extent=after(old.extent, patches, 1),
-      frame=after(old.frame, patches, 0),
-      windows=None if old.windows is None else after(old.windows, patches, -1),
-      window_slot=None
-      if old.windows is None
-      else after(old.window_slot, patches, 0),
+      pixels=after(old.pixels, 0),
+      rows_columns=after(old.rows_columns, 0),
+      extent=after(old.extent, 1),
+      frame=after(old.frame, 0),
+      windows=after(old.windows, -1),
+      window_slot=after(old.window_slot, 0),
     ),
   )
 

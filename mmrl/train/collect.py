@@ -64,7 +64,8 @@ def collect(
   """
   began = time.perf_counter()
   key = jax.random.fold_in(jax.random.key(config.seed), step)
-  answers, values = sample(run, state, samples, key), {}
+  answers = sample(run, state, samples, key)
+  values: dict[str, float] = {}
   if config.rollout.refill.rounds:
     assert more is not None
     answers, values = _refill(config, run, state, answers, key, more)
@@ -88,10 +89,7 @@ def collect(
   rewarded = time.perf_counter()
   rewards = run.layout.put(answers_lib.total(run.rewards, answers.parts))
   own = jax.random.fold_in(key, _fold(config, config.rollout.refill.rounds + 1))
-  learned = mask
-  if config.rollout.mask_truncated:
-    whole = answers.mask & ~_truncated(config, run, answers)[..., None]
-    learned = run.layout.put(whole)
+  learned = _learned(config, run, answers, mask)
   fields = run.programs.prepare(fields, rewards, mask, own, learned)
   values |= log_lib.floats(measured)
   if math.isnan(values["attention/region"]):
@@ -174,6 +172,14 @@ def _truncated(
   """True on the policy's own answers that have no end; no expert is cut."""
   ended = (answers.tokens == run.model_config.eos_token_id).any(-1)
   return ~ended & (np.arange(ended.shape[1]) < config.rollout.answers)
+
+
+def _learned(config, run: Run, answers: Answers, mask: Array) -> Array:
+  """Returns the mask of what is learned from: not of what was cut off."""
+  if not config.rollout.mask_truncated:
+    return mask
+  cut = _truncated(config, run, answers)
+  return run.layout.put(answers.mask & ~cut[..., None])
 
 
 def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:

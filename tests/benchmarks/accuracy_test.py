@@ -81,9 +81,3 @@ def test_evaluation_adds_up(result):
     assert shown.index in indices
     heat = np.array(shown.heat)
     assert heat.shape == (4, 4) and (heat >= 0).all() and heat.sum() <= 1
-
-
-def test_evaluation_survives_its_file(result, tmp_path):
-  _, found = result
-  found.save(tmp_path / "after.json")
-  assert accuracy.Evaluation.load(tmp_path / "after.json") == found

@@ -34,6 +34,13 @@ def start(source, processor, seed=0, batch_size=8, workers=0):
   )
 
 
+def write(folder, *rows):
+  """A source of these rows."""
+  path = folder / "data.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return data.JsonLines(path=str(path))
+
+
 def names(samples):
   return [example.name for example in samples.examples]
 
@@ -121,11 +128,8 @@ def test_workers_keep_off_the_accelerator_and_end_with_a_bug(
 
 
 def test_every_question_once_per_epoch_in_a_new_order(processor, tmp_path):
-  path = tmp_path / "data.jsonl"
-  path.write_text(
-    "".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(12))
-  )
-  iterator = start(data.JsonLines(path=str(path)), processor, batch_size=4)
+  rows = [{"question": f"q{i}", "answer": "a"} for i in range(12)]
+  iterator = start(write(tmp_path, *rows), processor, batch_size=4)
   epochs = [
     [name for _ in range(3) for name in names(next(iterator))] for _ in range(2)
   ]
@@ -135,10 +139,9 @@ def test_every_question_once_per_epoch_in_a_new_order(processor, tmp_path):
 
 
 def test_fewer_questions_than_a_batch(processor, tmp_path):
-  path = tmp_path / "data.jsonl"
-  path.write_text('{"question": "q", "answer": "a"}\n')
+  one = write(tmp_path, {"question": "q", "answer": "a"})
   with pytest.raises(UserError, match="batch of 8 questions, found 1"):
-    start(data.JsonLines(path=str(path)), processor)
+    start(one, processor)
 
 
 def test_a_negative_number_of_workers(source, processor):
@@ -156,9 +159,8 @@ def test_in_order_fills_the_last_batch(source, processor):
 
 def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
   Image.new("RGB", (900, 700), (9, 99, 9)).save(tmp_path / "a.png")
-  path = tmp_path / "data.jsonl"
-  path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
-  source = data.JsonLines(path=str(path))
+  row = {"question": "q", "answer": "a", "images": ["a.png"]}
+  source = write(tmp_path, row)
   sizes = {"batch_size": 1, "answer_length": 10}
   ((samples, _),) = data.in_order(source, processor, indices=[0], **sizes)
   assert samples.shrunk == 1
@@ -170,9 +172,8 @@ def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_picture_names_its_line(processor, tmp_path, workers):
   (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
-  path = tmp_path / "data.jsonl"
-  path.write_text('{"question": "q", "answer": "a", "images": ["a.png"]}\n')
-  source = data.JsonLines(path=str(path))
+  row = {"question": "q", "answer": "a", "images": ["a.png"]}
+  source = write(tmp_path, row)
   iterator = start(source, processor, batch_size=1, workers=workers)
   with pytest.raises(UserError, match=r"data.jsonl:1: expected a readable"):
     next(iterator)
@@ -180,10 +181,8 @@ def test_a_broken_picture_names_its_line(processor, tmp_path, workers):
 
 
 def test_an_answer_that_no_rollout_could_give(processor, tmp_path):
-  path = tmp_path / "data.jsonl"
-  row = '{"question": "q", "answer": "a very long answer, 123456789 words"}'
-  path.write_text(row + "\n")
-  iterator = start(data.JsonLines(path=str(path)), processor, batch_size=1)
+  row = {"question": "q", "answer": "a very long answer, 123456789 words"}
+  iterator = start(write(tmp_path, row), processor, batch_size=1)
   with pytest.raises(UserError, match=r"data.jsonl:1: .* at most 10 tokens"):
     next(iterator)
 
@@ -198,16 +197,11 @@ def test_videos_and_pictures_are_packed_by_group(processor, tmp_path):
   picture = {"type": "image", "image": "0.png"}
   text = {"type": "text", "text": "q"}
   parts = [[video, text], [picture, video, text], [text], [picture, text]]
-  path = tmp_path / "data.jsonl"
-  path.write_text(
-    "".join(
-      json.dumps({"messages": [{"role": "user", "content": p}], "answer": "a"})
-      + "\n"
-      for p in parts
-    )
-  )
+  rows = [
+    {"messages": [{"role": "user", "content": p}], "answer": "a"} for p in parts
+  ]
   iterator = data.batches(
-    data.JsonLines(path=str(path)),
+    write(tmp_path, *rows),
     processor,
     batch_size=4,
     answer_length=10,

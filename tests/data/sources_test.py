@@ -71,34 +71,14 @@ def write(folder, *lines):
 
 
 def test_json_lines_question_and_messages(folder):
-  path = write(
-    folder,
-    json.dumps(
-      {
-        "question": "what?",
-        "answer": 3,
-        "images": ["a.png"],
-        "region": [1, 2, 3, 4],
-        "kind": "count",
-      }
-    ),
-    "",
-    json.dumps(
-      {
-        "messages": [
-          {"role": "system", "content": "be brief"},
-          {
-            "role": "user",
-            "content": [
-              {"type": "image", "image": "a.png"},
-              {"type": "text", "text": "and now?"},
-            ],
-          },
-        ],
-        "answer": "yes",
-      }
-    ),
-  )
+  one = {"question": "what?", "answer": 3, "images": ["a.png"]}
+  one |= {"region": [1, 2, 3, 4], "kind": "count"}
+  asked = [{"type": "image", "image": "a.png"}]
+  asked.append({"type": "text", "text": "and now?"})
+  system = {"role": "system", "content": "be brief"}
+  messages = [system, {"role": "user", "content": asked}]
+  two = {"messages": messages, "answer": "yes"}
+  path = write(folder, json.dumps(one), "", json.dumps(two))
   source = data.JsonLines(path=path, prompt="Say: {question}")
   assert len(source) == 2
   first, second = source[0], source[1]
@@ -116,23 +96,11 @@ def test_json_lines_videos(folder):
   frames = {"type": "video", "video": ["a.png", "a.png"], "fps": 2}
   file = {"type": "video", "path": "b.mp4", "fps": 0.5}
   text = {"type": "text", "text": "which?"}
-  path = write(
-    folder,
-    json.dumps(
-      {
-        "question": "what?",
-        "answer": "yes",
-        "images": ["a.png"],
-        "videos": ["b.mp4"],
-      }
-    ),
-    json.dumps(
-      {
-        "messages": [{"role": "user", "content": [frames, file, text]}],
-        "answer": "no",
-      }
-    ),
-  )
+  one = {"question": "what?", "answer": "yes"}
+  one |= {"images": ["a.png"], "videos": ["b.mp4"]}
+  messages = [{"role": "user", "content": [frames, file, text]}]
+  two = {"messages": messages, "answer": "no"}
+  path = write(folder, json.dumps(one), json.dumps(two))
   first, second = data.JsonLines(path=path)
   picture, video = str(folder / "a.png"), str(folder / "b.mp4")
   assert first.messages[0]["content"] == [
@@ -149,46 +117,32 @@ def test_json_lines_videos(folder):
   assert second.question == "which?"
 
 
+def row(**changes):
+  return json.dumps({"question": "a", "answer": "a"} | changes)
+
+
 @pytest.mark.parametrize(
   ("line", "message"),
   [
-    ("{nope", "data.jsonl:2: expected a line of JSON"),
-    ("[1]", "data.jsonl:2: expected an object with 'answer'"),
-    ('{"question": "a"}', "data.jsonl:2: expected an object with 'answer'"),
-    ('{"answer": "a"}', "data.jsonl:2: expected either 'question'"),
-    (
-      '{"question": "a", "messages": [], "answer": "a"}',
-      "data.jsonl:2: expected either 'question'",
-    ),
-    (
-      '{"question": "a", "answer": "a", "images": ["b.png"]}',
-      "data.jsonl:2: expected a picture at .*b.png, found no file",
-    ),
-    (
-      '{"question": "a", "answer": "a", "videos": ["b.mp4"]}',
-      "data.jsonl:2: expected a video at .*b.mp4, found no file",
-    ),
-    (
-      '{"question": "a", "answer": "a", "videos": [["a.png", "c.png"]]}',
-      "data.jsonl:2: expected a video at .*c.png, found no file",
-    ),
+    ("{nope", "a line of JSON"),
+    ("[1]", "an object with 'answer'"),
+    ('{"question": "a"}', "an object with 'answer'"),
+    ('{"answer": "a"}', "either 'question'"),
+    (row(messages=[]), "either 'question'"),
+    (row(images=["b.png"]), "a picture at .*b.png, found no file"),
+    (row(videos=["b.mp4"]), "a video at .*b.mp4, found no file"),
+    (row(videos=[["a.png", "c.png"]]), "a video at .*c.png, found no file"),
     (
       '{"messages": ["hello"], "answer": "a"}',
-      "data.jsonl:2: expected messages with 'role' and 'content'",
+      "messages with 'role' and 'content'",
     ),
-    (
-      '{"messages": [], "answer": "a"}',
-      "data.jsonl:2: expected at least one message",
-    ),
-    (
-      '{"question": "a", "answer": "a", "images": ["a.png"], "region": [1]}',
-      "data.jsonl:2: expected 'region' as four numbers",
-    ),
+    ('{"messages": [], "answer": "a"}', "at least one message"),
+    (row(images=["a.png"], region=[1]), "'region' as four numbers"),
   ],
 )
 def test_json_lines_names_file_and_line(folder, line, message):
   path = write(folder, '{"question": "a", "answer": "b"}', line)
-  with pytest.raises(UserError, match=message):
+  with pytest.raises(UserError, match=f"data.jsonl:2: expected {message}"):
     data.JsonLines(path=path)
 
 

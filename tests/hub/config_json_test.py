@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-import os
+import pathlib
 
 import pytest
 import small_models
 import transformers
 
+from mmrl import hub
 from mmrl.errors import UserError
 from mmrl.hub import config_json
 from mmrl.models.families import FAMILIES
@@ -65,13 +66,6 @@ def refused(path, raw, *messages):
 # Read and written.
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_round_trip(tmp_path, family, tied):
-  config = small_models.small_config(family=family, tied=tied)
-  config_json.write(config, tmp_path, "bfloat16")
-  assert config_json.read(tmp_path) == config
-
-
 def test_round_trip_of_other_values(tmp_path, family):
   """Every number that a family stores, none of them its default."""
   config = small_models.small_config(family=family)
@@ -118,6 +112,7 @@ def test_how_it_computes_is_not_stored(tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_others_look_for(tmp_path, family, tied):
+  """And what Transformers makes of it and writes again."""
   config = small_models.small_config(family=family, tied=tied)
   config_json.write(config, tmp_path, "bfloat16")
   raw = json.loads((tmp_path / "config.json").read_text())
@@ -135,12 +130,6 @@ def test_what_others_look_for(tmp_path, family, tied):
   assert rope["mrope_section"] == list(config.text.mrope_section)
   assert rope["rope_theta"] == 1e4
   assert rope.get("mrope_interleaved", False) == (family == "qwen3_vl")
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_transformers_reads_and_writes_the_same(tmp_path, family, tied):
-  config = small_models.small_config(family=family, tied=tied)
-  config_json.write(config, tmp_path, "float32")
   theirs = transformers.AutoConfig.from_pretrained(tmp_path)
   assert theirs.model_type == family
   theirs.save_pretrained(tmp_path / "theirs")
@@ -155,68 +144,18 @@ def test_flat_form(tmp_path, family):
   assert read(tmp_path, raw) == small_models.small_config(family=family)
 
 
-def test_flat_config_of_the_hub(tmp_path):
-  """The published 7B file: decoder fields on top, `rope_scaling`."""
-  config = read(
-    tmp_path,
-    {
-      "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-      "attention_dropout": 0.0,
-      "bos_token_id": 151643,
-      "eos_token_id": 151645,
-      "vision_start_token_id": 151652,
-      "vision_end_token_id": 151653,
-      "vision_token_id": 151654,
-      "image_token_id": 151655,
-      "video_token_id": 151656,
-      "hidden_act": "silu",
-      "hidden_size": 3584,
-      "initializer_range": 0.02,
-      "intermediate_size": 18944,
-      "max_position_embeddings": 128000,
-      "max_window_layers": 28,
-      "model_type": "qwen2_5_vl",
-      "num_attention_heads": 28,
-      "num_hidden_layers": 28,
-      "num_key_value_heads": 4,
-      "rms_norm_eps": 1e-06,
-      "rope_theta": 1000000.0,
-      "sliding_window": 32768,
-      "tie_word_embeddings": False,
-      "torch_dtype": "bfloat16",
-      "use_cache": True,
-      "use_sliding_window": False,
-      "vision_config": {
-        "depth": 32,
-        "hidden_act": "silu",
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "in_chans": 3,
-        "out_hidden_size": 3584,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "spatial_patch_size": 14,
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-        "tokens_per_second": 2,
-        "temporal_patch_size": 2,
-      },
-      "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-      "vocab_size": 152064,
-    },
-  )
-  assert config.text.hidden_size == 3584
-  assert config.text.head_dim == 128
+def test_flat_config_of_the_hub():
+  """As published: decoder fields on top, `rope_scaling`."""
+  path = pathlib.Path(hub.__file__).parent / "public" / "qwen2_5_vl_7b"
+  assert "rope_scaling" in json.loads((path / "config.json").read_text())
+  config = config_json.read(path)
+  assert (config.text.hidden_size, config.text.head_dim) == (3584, 128)
   assert config.text.mrope_section == (16, 24, 24)
   assert config.text.rope_theta == 1e6
   assert config.vision.fullatt_block_indexes == (7, 15, 23, 31)
   assert config.vision.tokens_per_second == 2
   assert not config.tie_word_embeddings
   assert config.eos_token_id == 151645
-  # Written in the nested layout, it is still the same model.
-  config_json.write(config, tmp_path, "bfloat16")
-  assert config_json.read(tmp_path) == config
 
 
 # What may be left out.
@@ -239,18 +178,15 @@ def test_ids_left_out(tmp_path, family):
 
 
 def test_ids_of_the_decoder(tmp_path, family):
-  """Taken where the top says nothing, and only there."""
+  """Taken where the top says nothing, and only there. Of several ends the first
+  ends an answer, and pads where nothing else does."""
   raw = nested(family, eos_token_id=None, pad_token_id=None)
   raw = inside(raw, "text_config", eos_token_id=7, pad_token_id=8)
   config = read(tmp_path, raw)
   assert (config.eos_token_id, config.pad_token_id) == (7, 8)
   config = read(tmp_path, raw | {"eos_token_id": 9, "pad_token_id": 10})
   assert (config.eos_token_id, config.pad_token_id) == (9, 10)
-
-
-def test_several_ends(tmp_path):
-  """The first ends an answer, and pads where nothing else does."""
-  raw = inside(nested(pad_token_id=None), "text_config", pad_token_id=None)
+  raw = inside(raw, "text_config", pad_token_id=None)
   config = read(tmp_path, raw | {"eos_token_id": [258, 256]})
   assert (config.eos_token_id, config.pad_token_id) == (258, 258)
 
@@ -266,169 +202,162 @@ def test_tying(tmp_path):
   assert not read(tmp_path, neither).tie_word_embeddings
 
 
-def test_heads_left_out(tmp_path):
-  raw = inside(nested(), "text_config", num_key_value_heads=None)
-  assert read(tmp_path, raw).text.num_key_value_heads == 4
-
-
 def test_nulls_are_left_out(tmp_path):
   """As Transformers writes what it has no value for."""
   raw = nested()
+  raw |= {"quantization_config": None}
   raw["text_config"] |= {"sliding_window": None, "rms_norm_eps": None}
   raw["vision_config"] |= {"in_channels": None}
   assert read(tmp_path, raw) == small_models.small_config()
+  raw["text_config"]["num_key_value_heads"] = None
+  assert read(tmp_path, raw).text.num_key_value_heads == 4
 
 
 # Refused.
 
 
-@pytest.mark.parametrize("found", ["llama", "qwen2_5_vl_text", None])
-def test_other_families(tmp_path, found):
-  """The families that there are get named."""
-  raw = nested(model_type=found)
-  message = "expected model_type 'qwen2_vl' or 'qwen2_5_vl' or 'qwen3_vl'"
-  refused(tmp_path, raw, message, f"found {found!r};")
+def changed(family, part, changes):
+  """A config with other fields on top, in a part or in "rope"."""
+  if part == "rope":
+    raw = nested(family)
+    rope = raw["text_config"]["rope_parameters"] | changes
+    rope = {name: value for name, value in rope.items() if value is not None}
+    return inside(raw, "text_config", rope_parameters=rope)
+  if part:
+    return inside(nested(family), part, **changes)
+  return nested(family, **changes)
 
 
-def test_quantised(tmp_path, family):
-  raw = nested(family, quantization_config={"bits": 4})
-  refused(tmp_path, raw, "found a quantised checkpoint; use the unquantised")
+DECODER, TOWER = "text_config", "vision_config"
+FAMILY = "expected model_type 'qwen2_vl' or 'qwen2_5_vl' or 'qwen3_vl', found"
+UNSCALED = "expected plain M-RoPE"
+# Family, part, changes, what is said of them.
+REFUSED = [
+  # Other families: those that there are get named.
+  *[
+    ("qwen2_5_vl", "", {"model_type": name}, f"{FAMILY} {name!r};")
+    for name in ("llama", "qwen2_5_vl_text", None)
+  ],
+  # What isn't computed.
+  (
+    *("qwen2_vl", "", {"quantization_config": {"bits": 4}}),
+    "found a quantised checkpoint; use the unquantised",
+  ),
+  *[
+    ("qwen3_vl", "rope", {"rope_type": kind}, UNSCALED, repr(kind))
+    for kind in ("yarn", "linear", "dynamic")
+  ],
+  (
+    *("qwen2_5_vl", "rope", {"rope_type": None, "type": "yarn"}),
+    *(UNSCALED, "'yarn'", "aren't computed"),
+  ),
+  ("qwen2_vl", "rope", {"mrope_section": None}, UNSCALED, "mrope_section"),
+  ("qwen2_vl", DECODER, {"rope_parameters": None}, UNSCALED),
+  (
+    *("qwen3_vl", DECODER, {"use_sliding_window": True}),
+    *("found use_sliding_window", "aren't computed"),
+  ),
+  (
+    *("qwen2_5_vl", DECODER, {"hidden_act": "gelu"}),
+    "hidden_act 'silu' in the decoder, found 'gelu'",
+  ),
+  *[
+    (
+      *(family, TOWER, {"hidden_act": "relu"}),
+      *("hidden_act of the vision tower", "found 'relu'"),
+    )
+    for family in FAMILIES
+  ],
+  # Missing. Older families have defaults for a tower, which their files use.
+  *[
+    (family, DECODER, {name: None}, f"fields of a {family} c", f"'{name}'")
+    for family in FAMILIES
+    for name in (
+      *("vocab_size", "hidden_size", "intermediate_size"),
+      *("num_hidden_layers", "num_attention_heads"),
+    )
+  ],
+  *[
+    ("qwen3_vl", TOWER, {name: None}, "fields of a qwen3_vl c", f"'{name}'")
+    for name in (
+      *("depth", "hidden_size", "intermediate_size", "num_heads"),
+      "out_hidden_size",
+    )
+  ],
+  *[
+    (family, "", {TOWER: tower}, f"the fields of a {family} config")
+    for family in ("qwen2_5_vl", "qwen3_vl")
+    for tower in ({}, None)
+  ],
+  # Mistyped.
+  ("qwen2_vl", DECODER, {"hidden_size": "32"}, "fields of a qwen2_vl c"),
+  ("qwen2_vl", DECODER, {"num_attention_heads": 0}, "fields of a qwen2_vl c"),
+  ("qwen2_5_vl", DECODER, {"num_attention_heads": [4]}, "fields of a qwen2_5"),
+  ("qwen3_vl", "rope", {"rope_theta": "large"}, "fields of a qwen3_vl c"),
+  ("qwen2_vl", TOWER, {"mlp_ratio": "four"}, "fields of a qwen2_vl c"),
+  ("qwen3_vl", TOWER, {"num_position_embeddings": "25"}, "a qwen3_vl c"),
+  ("qwen2_5_vl", "", {"eos_token_id": []}, "mistyped"),
+  ("qwen2_5_vl", "", {"text_config": [1]}, "text_config is [1], not an object"),
+  ("qwen2_5_vl", "", {TOWER: [1]}, "vision_config is [1], not an object"),
+  *[
+    ("qwen2_5_vl", part, {name: value}, f"{name} is {value!r}")
+    for part, name, value in [
+      ("", "image_token_id", "7"),
+      ("", "image_token_id", 1.5),
+      ("", "tie_word_embeddings", "yes"),
+      (DECODER, "vocab_size", "272"),
+      (DECODER, "num_hidden_layers", True),
+      (DECODER, "intermediate_size", 3.5),
+      (DECODER, "rms_norm_eps", "1e-6"),
+      (TOWER, "patch_size", "12"),
+      (TOWER, "fullatt_block_indexes", 1),
+    ]
+  ],
+  (
+    *("qwen2_5_vl", TOWER, {"fullatt_block_indexes": [1, "2"]}),
+    "fullatt_block_indexes is '2'",
+  ),
+  *[
+    ("qwen2_5_vl", "rope", {"mrope_section": section}, "mrope_section is ")
+    for section in ([4, 4], "444", 12, [4.0, 2, 2])
+  ],
+  # What doesn't fit together.
+  *[
+    (
+      *(family, "rope", {"mrope_section": [1, 1, half]}),
+      f"adds up to half of head_dim = {2 * half}, found (1, 1, {half})",
+    )
+    for family, half in (("qwen2_vl", 4), ("qwen2_5_vl", 4), ("qwen3_vl", 6))
+  ],
+  *[
+    (family, TOWER, {name: 48}, "as wide as the decoder, 32, found 48")
+    for family, name in (
+      ("qwen2_vl", "hidden_size"),
+      ("qwen2_5_vl", "out_hidden_size"),
+      ("qwen3_vl", "out_hidden_size"),
+    )
+  ],
+  *[
+    (
+      *("qwen2_5_vl", "", {name: value}),
+      f"{name} in a vocabulary of 272, found {value}",
+    )
+    for name in IDS
+    for value in (-1, 272)
+  ],
+]
 
 
-@pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic"])
-@pytest.mark.parametrize("key", ["rope_type", "type"])
-def test_scaled_positions(tmp_path, family, kind, key):
-  rope = nested(family)["text_config"]["rope_parameters"]
-  del rope["rope_type"]
-  raw = inside(
-    nested(family), "text_config", rope_parameters=rope | {key: kind}
-  )
-  refused(tmp_path, raw, "expected plain M-RoPE", repr(kind), "aren't computed")
+@pytest.mark.parametrize("row", REFUSED)
+def test_refused(tmp_path, row):
+  family, part, changes, *messages = row
+  refused(tmp_path, changed(family, part, changes), *messages)
 
 
 def test_scaled_positions_in_the_flat_form(tmp_path):
   raw = flat(nested("qwen2_vl"))
   raw["rope_scaling"] |= {"type": "yarn", "factor": 4}
   refused(tmp_path, raw, "expected plain M-RoPE", "'yarn'", "aren't computed")
-
-
-@pytest.mark.parametrize(
-  "rope", [None, {"rope_type": "default", "rope_theta": 1e4}]
-)
-def test_plain_positions(tmp_path, rope):
-  raw = inside(nested(), "text_config", rope_parameters=rope)
-  refused(tmp_path, raw, "expected plain M-RoPE with its mrope_section")
-
-
-def test_sliding_windows(tmp_path, family):
-  raw = inside(nested(family), "text_config", use_sliding_window=True)
-  refused(tmp_path, raw, "found use_sliding_window", "aren't computed")
-
-
-def test_activation_of_the_decoder(tmp_path, family):
-  raw = inside(nested(family), "text_config", hidden_act="gelu")
-  refused(tmp_path, raw, "hidden_act 'silu' in the decoder, found 'gelu'")
-
-
-def test_activation_of_the_tower(tmp_path, family):
-  raw = inside(nested(family), "vision_config", hidden_act="relu")
-  refused(tmp_path, raw, "hidden_act of the vision tower", "found 'relu'")
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-  ],
-)
-def test_missing_fields_of_the_decoder(tmp_path, family, name):
-  raw = inside(nested(family), "text_config", **{name: None})
-  refused(tmp_path, raw, f"the fields of a {family} config", f"'{name}'")
-
-
-@pytest.mark.parametrize(
-  "name",
-  ["depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size"],
-)
-def test_missing_fields_of_the_tower(tmp_path, name):
-  """Older families have defaults for them, which their files make use of."""
-  raw = inside(nested("qwen3_vl"), "vision_config", **{name: None})
-  refused(tmp_path, raw, "the fields of a qwen3_vl config", f"'{name}'")
-
-
-@pytest.mark.parametrize("tower", [{}, None])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_no_tower(tmp_path, family, tower):
-  raw = nested(family, vision_config=tower)
-  refused(tmp_path, raw, f"the fields of a {family} config")
-
-
-@pytest.mark.parametrize(
-  "family, part, changes",
-  [
-    ("qwen2_vl", "text_config", {"hidden_size": "32"}),
-    ("qwen2_5_vl", "text_config", {"num_attention_heads": [4]}),
-    ("qwen3_vl", "text_config", {"rope_theta": "large"}),
-    ("qwen2_vl", "vision_config", {"mlp_ratio": "four"}),
-    ("qwen3_vl", "vision_config", {"num_position_embeddings": "25"}),
-  ],
-)
-def test_mistyped_fields(tmp_path, family, part, changes):
-  raw = nested(family)
-  if "rope_theta" in changes:
-    raw[part]["rope_parameters"] |= changes
-  else:
-    raw = inside(raw, part, **changes)
-  refused(tmp_path, raw, f"the fields of a {family} config")
-
-
-@pytest.mark.parametrize(
-  "changes, message",
-  [
-    ({"image_token_id": "7"}, "image_token_id is '7'"),
-    ({"image_token_id": 1.5}, "image_token_id is 1.5"),
-    ({"eos_token_id": []}, "mistyped"),
-    ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
-    ({"text_config": [1]}, "text_config is [1], not an object"),
-    ({"vision_config": [1]}, "vision_config is [1], not an object"),
-  ],
-)
-def test_mistyped_fields_on_top(tmp_path, changes, message):
-  refused(tmp_path, nested(**changes), message)
-
-
-@pytest.mark.parametrize(
-  "part, name, value",
-  [
-    ("text_config", "vocab_size", "272"),
-    ("text_config", "num_hidden_layers", True),
-    ("text_config", "intermediate_size", 3.5),
-    ("text_config", "rms_norm_eps", "1e-6"),
-    ("vision_config", "patch_size", "12"),
-    ("vision_config", "fullatt_block_indexes", [1, "2"]),
-    ("vision_config", "fullatt_block_indexes", 1),
-  ],
-)
-def test_mistyped_fields_are_named(tmp_path, part, name, value):
-  raw = inside(nested(), part, **{name: value})
-  bad = "2" if isinstance(value, list) else value
-  refused(tmp_path, raw, f"{name} is {bad!r}")
-
-
-@pytest.mark.parametrize("section", [[4, 4], "444", 12, [4.0, 2, 2]])
-def test_mistyped_rotary_sections(tmp_path, section):
-  raw = nested()
-  raw["text_config"]["rope_parameters"]["mrope_section"] = section
-  refused(tmp_path, raw, "mrope_section is ")
-
-
-def test_no_heads(tmp_path):
-  raw = inside(nested("qwen2_vl"), "text_config", num_attention_heads=0)
-  refused(tmp_path, raw, "the fields of a qwen2_vl config")
 
 
 def test_an_uneven_tower(tmp_path):
@@ -438,31 +367,6 @@ def test_an_uneven_tower(tmp_path):
   assert config.vision.intermediate_size == 36
   config_json.write(config, tmp_path, "float32")
   assert config_json.read(tmp_path) == config
-
-
-def test_no_quantisation(tmp_path):
-  assert read(tmp_path, nested(quantization_config=None))
-
-
-def test_uneven_rotary_sections(tmp_path, family):
-  raw = nested(family)
-  half = sum(raw["text_config"]["rope_parameters"]["mrope_section"])
-  raw["text_config"]["rope_parameters"]["mrope_section"] = [1, 1, half]
-  message = f"adds up to half of head_dim = {2 * half}, found (1, 1, {half})"
-  refused(tmp_path, raw, message)
-
-
-def test_tower_of_another_width(tmp_path, family):
-  name = "hidden_size" if family == "qwen2_vl" else "out_hidden_size"
-  raw = inside(nested(family), "vision_config", **{name: 48})
-  refused(tmp_path, raw, "as wide as the decoder, 32, found 48")
-
-
-@pytest.mark.parametrize("value", [-1, 272])
-@pytest.mark.parametrize("name", IDS)
-def test_ids_beyond_the_vocabulary(tmp_path, name, value):
-  raw = nested(**{name: value})
-  refused(tmp_path, raw, f"{name} in a vocabulary of 272, found {value}")
 
 
 def test_the_last_id_of_the_vocabulary(tmp_path):
@@ -481,15 +385,13 @@ def test_missing_file(tmp_path):
   assert str(tmp_path) in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"{'a': 1}", b'{"a": "\xff"}'])
+@pytest.mark.parametrize(
+  "content", [b"", b"{", b"{'a': 1}", b'{"a": "\xff"}', None]
+)
 def test_not_json(tmp_path, content):
-  (tmp_path / "config.json").write_bytes(content)
-  with pytest.raises(UserError, match="config.json is not readable JSON"):
-    config_json.read(tmp_path)
-
-
-def test_a_folder(tmp_path):
-  os.mkdir(tmp_path / "config.json")
+  """Nor is a folder."""
+  file = tmp_path / "config.json"
+  file.mkdir() if content is None else file.write_bytes(content)
   with pytest.raises(UserError, match="config.json is not readable JSON"):
     config_json.read(tmp_path)
 

@@ -48,33 +48,25 @@ def config(name, tmp_path):
 def prompt_shapes(config):
   """A batch of prompts whose pictures share one row."""
   tower = config.vision
-
-  def ints(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-  def floats(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-  windows = slots = None
-  if tower.window_size:
-    per_window = tower.window_patches
-    windows, slots = ints(1, 4, per_window), ints(1, PATCHES)
+  ints = shapes(jnp.int32)
+  windows = (ints(1, 4, tower.window_patches), ints(1, PATCHES))
   return Prompt(
     tokens=ints(PROMPTS, LENGTH),
-    mask=jax.ShapeDtypeStruct((PROMPTS, LENGTH), bool),
+    mask=shapes(bool)(PROMPTS, LENGTH),
     positions=ints(PROMPTS, LENGTH, 3),
     visual_index=ints(PROMPTS, LENGTH),
     next_position=ints(PROMPTS),
-    region=floats(PROMPTS, LENGTH),
+    region=shapes(jnp.float32)(PROMPTS, LENGTH),
     patches=Patches(
-      pixels=floats(1, PATCHES, tower.patch_values),
-      rows_columns=ints(1, PATCHES, 2),
-      extent=ints(1, PATCHES, 2),
-      frame=ints(1, PATCHES, 2),
-      windows=windows,
-      window_slot=slots,
+      shapes(jnp.float32)(1, PATCHES, tower.patch_values),
+      *[ints(1, PATCHES, 2)] * 3,
+      *(windows if tower.window_size else (None, None)),
     ),
   )
+
+
+def shapes(dtype):
+  return lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
 
 
 def test_every_file_is_tested():

@@ -130,7 +130,8 @@ def test_a_working_directory_in_use(folder):
 def test_one_that_never_comes(folder, index):
   """The one that waits gives up with a line that says what to do."""
   program = """
-from mmrl import commands, processes
+from mmrl import commands
+from mmrl.machines import processes
 
 def main():
   processes.join(

@@ -102,7 +102,9 @@ def test_parameters_and_moments_are_shared_out(mesh):
 
 
 def test_minibatches_hold_the_same_prompts_on_any_mesh():
-  mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+  # One size is what is left.
+  mesh = sharding.make_mesh({"data": -1, "fsdp": 2, "tensor": 2})
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
   layout = sharding.Layout(mesh, parts=2)
   assert layout.shards == 4
   stream = np.arange(16)
@@ -132,11 +134,6 @@ def test_minibatches_hold_the_same_prompts_on_any_mesh():
 def test_a_mesh_that_cannot_be(sizes, message):
   with pytest.raises(UserError, match=f"config.mesh: .*{message}"):
     sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)))
-
-
-def test_one_size_is_what_is_left():
-  mesh = sharding.make_mesh({"data": -1, "fsdp": 2, "tensor": 2})
-  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 @pytest.mark.parametrize(

@@ -105,27 +105,19 @@ def check(student, teacher, **options):
   assert all((x == 0).all() for x in jax.tree.leaves(found[2]))
 
 
-@pytest.mark.parametrize("patterns", small_models.first("vd dv", "dv vd"))
+# In parts of 16, the last of which begins among those before.
+@pytest.mark.parametrize("entries", small_models.first(16, 36, 1, 37))
 @pytest.mark.parametrize("temperature", small_models.first(2.0, 1.0))
 @pytest.mark.parametrize("beta", BETAS)
-def test_equals_the_dense_formula(monkeypatch, beta, temperature, patterns):
-  """In parts of 16, the last of which begins among those before."""
-  few_entries(monkeypatch, 16)
-  student, teacher = (
-    logits
-    if logits.pattern == pattern
-    else dataclasses.replace(logits, head=logits.head.T, pattern=pattern)
-    for logits, pattern in zip(
-      (STUDENT, TEACHER), patterns.split(), strict=True
-    )
-  )
-  check(student, teacher, beta=beta, temperature=temperature)
-
-
-@pytest.mark.parametrize("entries", small_models.first(36, 1, 37))
-def test_parts_change_nothing(monkeypatch, entries):
+def test_equals_the_dense_formula(monkeypatch, beta, temperature, entries):
   few_entries(monkeypatch, entries)
-  check(STUDENT, TEACHER, beta=0.25)
+  student, teacher = STUDENT, TEACHER
+  if entries == 37:
+    student, teacher = (
+      dataclasses.replace(x, head=x.head.T, pattern=x.pattern[::-1])
+      for x in (student, teacher)
+    )
+  check(student, teacher, beta=beta, temperature=temperature)
 
 
 @pytest.mark.parametrize("sizes", [(V, 30), (30, V)])
@@ -166,27 +158,6 @@ def test_exactly_zero_at_the_teacher(monkeypatch, beta, dtype, entries):
   options = {"beta": beta, "temperature": 1.3}
   for leaf in jax.tree.leaves(run(divergence, student, teacher, **options)):
     assert (leaf == 0).all()
-
-
-@pytest.mark.parametrize("beta", BETAS)
-def test_written_derivative_is_that_of_the_value(beta):
-  rng = np.random.default_rng(3)
-  towards = jax.tree.map(
-    lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), STUDENT
-  )
-  step = 1e-2
-
-  def value(sign):
-    moved = jax.tree.map(lambda x, d: x + sign * step * d, STUDENT, towards)
-    return (divergence(moved, TEACHER, beta=beta) * WEIGHTS).sum()
-
-  _, gradient, _ = run(divergence, STUDENT, TEACHER, beta=beta)
-  slope = jax.tree.map(lambda x, d: (x * d).sum(), gradient, towards)
-  numeric = (value(1) - value(-1)) / (2 * step)
-  # The step's own error is of its square.
-  np.testing.assert_allclose(
-    sum(jax.tree.leaves(slope)), numeric, rtol=5e-3, atol=5e-3
-  )
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -250,15 +221,6 @@ def test_terms_of_far_and_near_entries(beta):
     # Terms of a value cancel: to its parts' rounding, 1e-7 of at most 1 nat,
     # or of 300 at the ends.
     np.testing.assert_allclose(one, other, rtol=3e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("end", [0.0, 1.0])
-def test_ends_are_limits(end):
-  """D / beta near 0 is the forward KL, D / (1 - beta) near 1 the reverse."""
-  # Flat enough for p / q to stay far below 1 / beta.
-  flat = functools.partial(divergence, STUDENT, TEACHER, temperature=4.0)
-  near = flat(beta=abs(end - 1e-4)) / 1e-4
-  np.testing.assert_allclose(near, flat(beta=end), rtol=0.01)
 
 
 def test_memory_does_not_grow_with_tokens_times_entries():

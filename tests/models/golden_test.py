@@ -17,9 +17,7 @@ from mmrl.hub import config_json, weights
 TESTDATA = pathlib.Path(__file__).parents[1] / "testdata"
 
 
-@pytest.fixture(
-  scope="module", params=small_models.one_family(small_models.golden_cases())
-)
+@pytest.fixture(scope="module", params=small_models.golden_cases())
 def case(request, tmp_path_factory):
   """The golden numbers, our prompt, and our output for it."""
   config, conversations = small_models.golden_cases()[request.param]
@@ -50,7 +48,7 @@ def test_config_is_read(name, tmp_path):
   assert config_json.read(tmp_path) == config
 
 
-def test_tokens_and_positions(case):
+def test_tokens_positions_and_pixels(case):
   golden, prompt, _, count = case
   mask = golden["mask"]
   np.testing.assert_array_equal(prompt.mask[:, -count:], mask)
@@ -64,10 +62,6 @@ def test_tokens_and_positions(case):
   np.testing.assert_array_equal(
     prompt.next_position - mask.sum(1), golden["deltas"]
   )
-
-
-def test_pixels(case):
-  golden, prompt, *_ = case
   total = np.float64(prompt.patches.pixels).sum()
   np.testing.assert_allclose(total, golden["pixel_sum"], rtol=1e-6)
 

@@ -1,6 +1,5 @@
 """The token policy, and the scorer of both."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,21 +8,15 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import hub, models
+from mmrl import models
 from mmrl.models import policy, vocabulary
 from mmrl.rollouts import sampler
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-  model: hub.Model
-  rollout: sampler.Rollout
-  scores: policy.Scores
-
-
-@functools.cache
-def make_sampled(row: str) -> Sampled:
-  """Answers at a temperature, and what the scorer says of them."""
+@pytest.mark.parametrize("row", ["self", "emit"])
+def test_rows_and_scores_of_sampled_answers(row):
+  """Rows sum to one; later positions and padding are exactly zero; "self" drops
+  the diagonal. The scorer finds the sampler's log-probabilities."""
   model = small_models.make_model(small_models.small_config(tied=False))
   prompt = model.processor(small_models.conversations())
   options = {"temperature": 0.7, "attention_layers": (-1,)}
@@ -33,26 +26,15 @@ def make_sampled(row: str) -> Sampled:
     rollout = sampler.rollout(
       params, model.config, prompt, key, answers=2, length=5, **options
     )
-    scores = models.score(
-      params,
-      model.config,
-      rollout.prefix,
-      rollout.tokens,
-      attention_row=row,
-      **options,
+    prefix, tokens = rollout.prefix, rollout.tokens
+    return rollout, models.score(
+      params, model.config, prefix, tokens, attention_row=row, **options
     )
-    return rollout, scores
 
-  return Sampled(model, *both(model.params, prompt, jax.random.key(0)))
-
-
-@pytest.mark.parametrize("row", ["self", "emit"])
-def test_rows_of_a_model_sum_to_one_and_skip_their_token(row):
-  """Later positions and padding are exactly zero; "self" drops the diagonal."""
-  sampled = make_sampled(row)
-  p = np.asarray(models.attention_rows(sampled.scores.attention))
+  rollout, scores = both(model.params, prompt, jax.random.key(0))
+  p = np.asarray(models.attention_rows(scores.attention))
   np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
-  real = np.asarray(sampled.rollout.prefix.mask)
+  real = np.asarray(rollout.prefix.mask)
   prompt_length = real.shape[1]
   padding = np.broadcast_to(~real[:, None, None], p[..., :prompt_length].shape)
   assert (p[..., :prompt_length][padding] == 0).all()
@@ -60,14 +42,10 @@ def test_rows_of_a_model_sum_to_one_and_skip_their_token(row):
   earlier = np.tri(own.shape[-1], k=-1, dtype=bool)
   assert (own[..., ~earlier] == 0).all()
   assert (own[..., earlier] > 0).all()
-
-
-def test_sampler_and_scorer_agree():
-  sampled = make_sampled("self")
-  mask = np.asarray(sampled.rollout.mask)
+  mask = np.asarray(rollout.mask)
   assert mask.sum() > 10
   np.testing.assert_allclose(
-    sampled.scores.logprobs[mask], sampled.rollout.logprobs[mask], atol=2e-5
+    scores.logprobs[mask], rollout.logprobs[mask], atol=2e-5
   )
 
 
@@ -78,28 +56,9 @@ def hidden_and_tokens():
   return jnp.asarray(hidden), jnp.asarray(rng.randint(0, 256, (2, 3, 5)))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-@pytest.mark.parametrize("tied", [True, False])
-def test_logprobs_and_entropies_directly(hidden_and_tokens, tied, temperature):
-  config = small_models.small_config(tied=tied)
-  params = small_models.make_params(config)
-  hidden, tokens = hidden_and_tokens
-  logprobs, entropies = policy.token_logprobs(
-    policy.lazy_logits(params, config, hidden, temperature), tokens
-  )
-  logits = np.float64(models.logits(params, config, hidden)) / temperature
-  logits[..., list(config.banned_token_ids)] = -np.inf
-  p = np.exp(logits - logits.max(-1, keepdims=True))
-  p /= p.sum(-1, keepdims=True)
-  chosen = np.take_along_axis(p, np.asarray(tokens)[..., None], axis=-1)[..., 0]
-  np.testing.assert_allclose(logprobs, np.log(chosen), atol=1e-5)
-  logs = np.log(np.where(p > 0, p, 1.0))
-  np.testing.assert_allclose(entropies, -(p * logs).sum(-1), atol=1e-5)
-
-
-# 256 entries: even parts, a remainder, and one in which a part is cut short
-# among the placeholders.
-@pytest.mark.parametrize("entries", [128, 100, 11])
+# 272 entries: all at once, even parts, a remainder, and one in which a part is
+# cut short among the placeholders.
+@pytest.mark.parametrize("entries", [300, 128, 100, 11])
 @pytest.mark.parametrize("tied", [True, False])
 def test_parts_change_nothing(hidden_and_tokens, monkeypatch, entries, tied):
   """Values and gradients are those of a log-softmax over all entries."""
@@ -109,8 +68,9 @@ def test_parts_change_nothing(hidden_and_tokens, monkeypatch, entries, tied):
   weights = np.random.RandomState(1).randn(2, *tokens.shape)
 
   def directly(params, config, hidden, tokens, temperature):
-    logits = policy.token_logits(params, config, hidden, temperature)
-    logs = jax.nn.log_softmax(logits)
+    logits = models.logits(params, config, hidden) / temperature
+    banned = jnp.array(config.banned_token_ids)
+    logs = jax.nn.log_softmax(logits.at[..., banned].set(-1e30))
     own = jnp.take_along_axis(logs, tokens[..., None], -1)[..., 0]
     return own, -jnp.sum(jnp.exp(logs) * logs, -1)
 
@@ -131,11 +91,9 @@ def test_parts_change_nothing(hidden_and_tokens, monkeypatch, entries, tied):
   monkeypatch.setattr(vocabulary, "_CHUNK_VALUES", entries * tokens.size)
   monkeypatch.setattr(vocabulary, "_LEAST_ENTRIES", 1)
   chunked, whole = run(in_parts), run(directly)
-  for one, other in zip(
-    jax.tree.leaves(chunked),
-    jax.tree.leaves(whole),
-    strict=True,
-  ):
+  for one, other in zip(chunked[0][1], whole[0][1], strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+  for one, other in zip(*map(jax.tree.leaves, (chunked, whole)), strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
 
 

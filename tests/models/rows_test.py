@@ -51,51 +51,39 @@ def test_golden_rows():
   np.testing.assert_allclose(found[0, 0], [ROWS[2], ROWS[3]], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  "row, wanted",
-  [
-    ("self", [[0.667659, 0.332341, 0, 0], [0.262472, 0.315247, 0.422281, 0]]),
-    ("emit", [ROWS[1], ROWS[2]]),
-  ],
-)
-def test_golden_policy(row, wanted):
-  found = policy(KEYS, [True, True], row=row)
-  np.testing.assert_allclose(found, wanted, atol=1e-6)
-
-
-def test_golden_policy_with_padding_on_the_left():
-  keys = np.concatenate([[[9.0, 9.0]], KEYS]).astype(np.float32)
-  np.testing.assert_allclose(
-    policy(keys, [False, True, True], row="self"),
-    [[0, 0.667659, 0.332341, 0, 0], [0, 0.262472, 0.315247, 0.422281, 0]],
-    atol=1e-6,
-  )
+# A key that is padding, on the left and before the answer; one real prompt
+# token before the first, or none.
+LEFT = np.concatenate([[[9.0, 9.0]], KEYS]).astype(np.float32)
+BEHIND = np.insert(KEYS, 2, 9.0, axis=0)
 
 
 @pytest.mark.parametrize(
-  "row, wanted",
+  "row, keys, mask, wanted",
   [
     (
-      "self",
+      *("self", KEYS, [True, True]),
+      [[0.667659, 0.332341, 0, 0], [0.262472, 0.315247, 0.422281, 0]],
+    ),
+    ("emit", KEYS, [True, True], [ROWS[1], ROWS[2]]),
+    (
+      *("self", LEFT, [False, True, True]),
+      [[0, 0.667659, 0.332341, 0, 0], [0, 0.262472, 0.315247, 0.422281, 0]],
+    ),
+    (
+      *("self", BEHIND, [True, True, False]),
       [[0.667659, 0.332341, 0, 0, 0], [0.262472, 0.315247, 0, 0.422281, 0]],
     ),
     (
-      "emit",
+      *("emit", BEHIND, [True, True, False]),
       [[0.458859, 0.541141, 0, 0, 0], [0.434011, 0.216038, 0, 0.349952, 0]],
     ),
+    ("self", KEYS, [True, False], [[1, 0, 0, 0]]),
+    ("self", KEYS, [False, False], [[0, 0, 0, 0]]),
   ],
 )
-def test_golden_policy_with_padding_before_the_answer(row, wanted):
-  keys = np.insert(KEYS, 2, 9.0, axis=0)
-  found = policy(keys, [True, True, False], row=row)
+def test_golden_policy(row, keys, mask, wanted):
+  found = policy(keys, mask, row=row)[: len(wanted)]
   np.testing.assert_allclose(found, wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize("real", [True, False])
-def test_golden_policy_of_one_earlier_key_and_of_none(real):
-  """The first token's rows, of one real prompt token or none."""
-  found = policy(KEYS, [real, False], row="self")
-  np.testing.assert_allclose(found[0], [float(real), 0, 0, 0], atol=1e-6)
 
 
 def test_policy_refuses():
@@ -222,12 +210,9 @@ def test_shapes_of_results(monkeypatch):
   wanted = models.attention_rows(one)
   np.testing.assert_allclose(found["a"], wanted, atol=1e-7)
   np.testing.assert_allclose(found["b"], wanted.sum(-1), atol=1e-6)
-
-
-def test_rows_that_exist_are_taken_as_they_are():
-  table = normal(0, P, G, R, S + R)
-  found = models.map_rows(lambda x: x.max(-1), table)
-  np.testing.assert_array_equal(found, table.max(-1))
+  # Rows that exist are taken as they are.
+  found = models.map_rows(lambda x: x.max(-1), wanted)
+  np.testing.assert_array_equal(found, wanted.max(-1))
 
 
 def test_what_is_smaller_is_kept():

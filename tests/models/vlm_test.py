@@ -221,13 +221,6 @@ def test_all_other_routes_at_once_change_no_gradient(family):
   check_same_gradient(gradient(family, tuple(ROUTES)), gradient(family))
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("family", TIED)
-def test_another_route_changes_no_gradient(family, route):
-  check_same_gradient(gradient(family, (route,)), gradient(family))
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_long_sequences_with_padding_on_the_right(family):
   """Attention block by block."""
@@ -286,14 +279,6 @@ def test_padding_changes_nothing(case, change):
   check_same_rows(case, new, range(PROMPTS))
 
 
-@pytest.mark.parametrize(
-  "rows", [(2, 0, 3, 1), in_full((3,)), in_full((0, 3, 0))]
-)
-def test_place_in_the_batch_changes_nothing(case, rows):
-  new = jax.tree.map(lambda x: x[list(rows)], case.prompt)
-  check_same_rows(case, new, rows)
-
-
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1), (3, 3, 1, 0)])
 @pytest.mark.parametrize("rows", [1, in_full(2)])
 def test_pictures_packed_together_do_not_mix(case, order, rows):
@@ -343,40 +328,6 @@ def check_same_rows(case: Case, new: Prompt, rows):
     assert not np.any(after[2][i][~now])
 
 
-def test_earlier_outputs_have_no_gradient_to_later_tokens(untied):
-  """Each token has an id, and so an embedding row, of its own."""
-  params, config = untied.params, untied.config
-  processor = small_models.make_processor(config)
-  prompt = processor([small_models.user("ab")])
-  count = int(prompt.mask.sum())
-  ids = np.arange(10, 10 + count)
-  tokens = np.where(prompt.mask, np.cumsum(prompt.mask) + 9, 0)
-  prompt = dataclasses.replace(prompt, tokens=tokens.astype(np.int32))
-  answer = np.arange(100, 100 + LENGTH)
-  visual = jnp.zeros((1, 16, config.text.hidden_size))
-
-  def with_table(table):
-    embed = {"embedding": table}
-    return params | {"text": params["text"] | {"embed": embed}}
-
-  def whole(table):
-    out = models.apply(with_table(table), config, prompt).hidden[0]
-    return jnp.square(out[-count:]).sum(-1)
-
-  def in_two(table):
-    new = with_table(table)
-    prefix = models.prefill(new, config, prompt, visual)
-    out = models.extend(new, config, prefix, jnp.asarray(answer)[None, None])
-    return jnp.square(out.hidden[0, 0]).sum(-1)
-
-  table = params["text"]["embed"]["embedding"]
-  reached = np.abs(jax.jit(jax.jacrev(whole))(table)).max(-1)[:, ids] > 0
-  np.testing.assert_array_equal(reached, np.tri(count, dtype=bool))
-  reached = np.abs(jax.jit(jax.jacrev(in_two))(table)).max(-1) > 0
-  assert reached[:, ids].all()
-  np.testing.assert_array_equal(reached[:, answer], np.tri(LENGTH, dtype=bool))
-
-
 def test_bfloat16_is_close(untied):
   config = dataclasses.replace(untied.config, dtype="bfloat16")
   params, prompt = untied.params, untied.prompt
@@ -390,45 +341,6 @@ def test_bfloat16_is_close(untied):
     lambda *args: models.prefill(params, config, *args), prompt, visual
   )
   assert prefix.keys.dtype == prefix.values.dtype == jnp.bfloat16
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def values_of(params, config, prompt, visual):
-  """Values of every layer: the first layer's tell what was embedded."""
-  return models.prefill(params, config, prompt, visual).values
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_visual_tokens_stand_at_their_placeholders(case, packed):
-  prompt = case.packed if packed else case.prompt
-  args = case.params, case.config, prompt
-  visual = vision(case.params, case.config, prompt.patches)
-  before = values_of(*args, visual)[0]
-  holes = np.isin(prompt.tokens, case.config.banned_token_ids)
-  np.testing.assert_array_equal(prompt.visual_index >= 0, holes)
-  last = prompt.visual_index.max()
-  for token in (0, 3, 7, 14, last):
-    after = values_of(*args, visual.at[:, token].add(1.0))[0]
-    moved = np.any(after != before, axis=(2, 3))
-    np.testing.assert_array_equal(moved, prompt.visual_index == token)
-    if packed:
-      assert moved.sum() == 1
-
-
-def test_deepstack_feeds_the_first_layers():
-  """Part k of a visual token is added before layer k, at its place only."""
-  case = make_case("qwen3_vl")
-  args, width = (case.params, case.config, case.packed), 32
-  visual = vision(case.params, case.config, case.packed.patches)
-  parts = 1 + len(case.config.vision.deepstack_visual_indexes)
-  assert visual.shape[-1] == parts * width
-  before = values_of(*args, visual)
-  for part in range(parts):
-    changed = slice(part * width, (part + 1) * width)
-    after = values_of(*args, visual.at[:, 7, changed].add(1.0))
-    np.testing.assert_array_equal(after[:part], before[:part])
-    moved = np.any(after[part] != before[part], axis=(2, 3))
-    np.testing.assert_array_equal(moved, case.packed.visual_index == 7)
 
 
 def test_init_is_as_published():

@@ -11,7 +11,6 @@ import small_models
 
 torch = pytest.importorskip("torch")
 
-import safetensors.torch
 import transformers
 from transformers.video_utils import VideoMetadata
 
@@ -124,59 +123,6 @@ def test_saved_there_loads_here(ours, theirs, stored, tmp_path):
   # Under the very names that are written here.
   hub.save(wanted, tmp_path / "ours", max_shard_bytes=SHARDS[shards])
   assert names(tmp_path / "ours") == names(tmp_path / "theirs")
-
-
-@pytest.mark.parametrize("form", ["nested", "flat"])
-def test_both_namings_load(ours, form, tmp_path):
-  """Transformers 4.52 and later wrote `model.language_model.*`."""
-  hub.save(ours, tmp_path)
-  file = tmp_path / tensors_lib.FILE
-  tensors = {}
-  for name, tensor in safetensors.torch.load_file(file).items():
-    name = tensors_lib.canonical(name)
-    if form == "nested" and name.startswith("visual."):
-      name = "model." + name
-    elif form == "nested" and name.startswith("model."):
-      name = name.replace("model.", "model.language_model.", 1)
-    tensors[name] = tensor
-  safetensors.torch.save_file(tensors, file)
-  heads = {name.split(".")[1] for name in names(tmp_path)}
-  assert ("language_model" in heads) == (form == "nested")
-  equal(hub.load(tmp_path).params, ours.params)
-
-
-def test_config(ours, theirs, tmp_path):
-  hub.save(cast(ours, "bfloat16"), tmp_path)
-  loaded = transformers.AutoConfig.from_pretrained(tmp_path)
-  assert type(loaded) is type(theirs.config)
-  assert loaded.dtype == torch.bfloat16
-  assert loaded.tie_word_embeddings == ours.config.tie_word_embeddings
-  text, config = loaded.text_config, ours.config.text
-  for name in (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "num_key_value_heads", "rms_norm_eps"),
-  ):
-    assert getattr(text, name) == getattr(config, name), name
-  assert text.rope_parameters["rope_theta"] == config.rope_theta
-  sections = list(text.rope_parameters["mrope_section"])
-  assert sections == list(config.mrope_section)
-  for name in small_models.IDS:
-    found = getattr(loaded, name, None)
-    assert (text if found is None else loaded).to_dict()[name] == getattr(
-      ours.config, name
-    )
-
-
-def test_tokenizer(ours, tmp_path):
-  hub.save(ours, tmp_path)
-  loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
-  tokenizer = ours.processor.tokenizer
-  assert loaded.get_vocab() == tokenizer.get_vocab()
-  assert loaded.chat_template == tokenizer.chat_template
-  text = "<|im_start|>user\nwhat, <|image_pad|>?<|im_end|>"
-  assert loaded(text).input_ids == tokenizer(text).input_ids
-  assert loaded.pad_token_id == ours.config.pad_token_id
-  assert loaded.eos_token_id == ours.config.eos_token_id
 
 
 PICTURE = PictureConfig(

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import shutil
 import unicodedata
 
 import numpy as np
@@ -92,18 +91,8 @@ def plain(text: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> ModelConfig:
-  path = tmp_path_factory.mktemp("config")
-  file = (
-    TESTS.parent
-    / "mmrl"
-    / "models"
-    / "public"
-    / "qwen2_5_vl_3b"
-    / "config.json"
-  )
-  shutil.copy(file, path / "config.json")
-  return config_json.read(path)
+def config() -> ModelConfig:
+  return config_json.read(TESTS.parent / "mmrl/hub/public/qwen2_5_vl_3b")
 
 
 @pytest.fixture(scope="module")

@@ -53,10 +53,13 @@ def test_round_trip(tmp_path, config, changes):
 
 
 def test_writing_over_other_settings(tmp_path, config):
-  """A number of frames must not outlive its replacement by a rate."""
+  """A number of frames must not outlive its replacement by a rate, nor one file
+  for both, which would hide the new settings."""
   video = FAMILIES[config.family].video
   fixed = dataclasses.replace(video, frames=6)
   preprocessor_json.write(PICTURE, fixed, config, tmp_path)
+  old = {"image_processor": {"min_pixels": 1, "max_pixels": 2}}
+  (tmp_path / BOTH).write_text(json.dumps(old))
   preprocessor_json.write(PictureConfig(), video, config, tmp_path)
   assert preprocessor_json.read(tmp_path, config) == (PictureConfig(), video)
 
@@ -82,14 +85,10 @@ def test_what_others_look_for(tmp_path, config):
     assert raw["image_std"] == [1.0, 2.0, 3.0]
   assert videos["fps"] == 1.5
   assert "num_frames" not in videos
-
-
-def test_a_number_of_frames_rules_out_a_rate(tmp_path, config):
-  """Transformers refuses both; it has a rate unless that is null."""
-  video = dataclasses.replace(small_models.VIDEO, frames=6)
+  # Transformers refuses both; it has a rate unless that is null.
+  video = dataclasses.replace(video, frames=6)
   _, videos = written(PICTURE, video, config, tmp_path)
-  assert videos["num_frames"] == 6
-  assert videos["fps"] is None
+  assert videos["num_frames"] == 6 and videos["fps"] is None
 
 
 def test_nothing_said(tmp_path, config):
@@ -104,32 +103,22 @@ def test_nothing_said(tmp_path, config):
   assert (video.min_frames, video.max_frames) == (4, 768)
 
 
+def size(low, high):
+  return {"size": {"shortest_edge": low, "longest_edge": high}}
+
+
+AREA = {"min_pixels": 100, "max_pixels": 200}
+
+
 @pytest.mark.parametrize(
   "raw, wanted",
   [
-    ({"min_pixels": 100, "max_pixels": 200}, (100, 200)),
-    ({"size": {"shortest_edge": 100, "longest_edge": 200}}, (100, 200)),
+    (AREA, (100, 200)),
+    (size(100, 200), (100, 200)),
     # As Transformers does: the older names win.
-    (
-      {
-        "size": {"shortest_edge": 1, "longest_edge": 2},
-        "min_pixels": 100,
-        "max_pixels": 200,
-      },
-      (100, 200),
-    ),
-    (
-      {
-        "size": {"shortest_edge": 100, "longest_edge": 200},
-        "min_pixels": None,
-        "max_pixels": None,
-      },
-      (100, 200),
-    ),
-    (
-      {"size": {"shortest_edge": 1, "longest_edge": 200}, "min_pixels": 100},
-      (100, 200),
-    ),
+    (size(1, 2) | AREA, (100, 200)),
+    (size(100, 200) | dict.fromkeys(AREA), (100, 200)),
+    (size(1, 200) | {"min_pixels": 100}, (100, 200)),
     ({"size": None, "min_pixels": 100}, (100, 28 * 28 * 1280)),
   ],
 )
@@ -143,36 +132,28 @@ def test_forms_of_the_area(tmp_path, raw, wanted):
   assert (video.min_pixels, video.max_pixels) == wanted
 
 
-def test_no_settings_of_videos(tmp_path):
+COLOURS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+PARTS = {
+  "image_processor": TOWER | size(100, 200) | COLOURS,
+  "video_processor": TOWER | size(300, 400) | COLOURS | {"fps": 4},
+  "processor_class": "Qwen2_5_VLProcessor",
+}
+
+
+@pytest.mark.parametrize(
+  "files",
+  [
+    {PICTURES: TOWER | AREA | COLOURS},
+    {BOTH: {"image_processor": PARTS["image_processor"]}},
+  ],
+)
+def test_no_settings_of_videos(tmp_path, files):
   """Then the pictures' hold for them, as in the older files."""
-  raw = TOWER | {
-    "min_pixels": 100,
-    "max_pixels": 200,
-    "image_mean": [0.0, 0.0, 1.0],
-  }
-  picture, video = read(tmp_path, {PICTURES: raw})
-  assert picture.mean == (0.0, 0.0, 1.0)
+  picture, video = read(tmp_path, files)
+  assert picture.mean == (0.5, 0.5, 0.5)
   for settings in (picture, video):
     assert (settings.min_pixels, settings.max_pixels) == (100, 200)
   assert video.fps == 2.0
-
-
-PARTS = {
-  "image_processor": TOWER
-  | {
-    "size": {"shortest_edge": 100, "longest_edge": 200},
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-  },
-  "video_processor": TOWER
-  | {
-    "size": {"shortest_edge": 300, "longest_edge": 400},
-    "fps": 4,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-  },
-  "processor_class": "Qwen2_5_VLProcessor",
-}
 
 
 def test_one_file_for_both(tmp_path):
@@ -184,21 +165,11 @@ def test_one_file_for_both(tmp_path):
   assert video.fps == 4.0
 
 
-def test_one_file_for_pictures(tmp_path):
-  """What holds for a picture holds for a frame."""
-  parts = {"image_processor": PARTS["image_processor"]}
-  picture, video = read(tmp_path, {BOTH: parts})
-  for settings in (picture, video):
-    assert (settings.min_pixels, settings.max_pixels) == (100, 200)
-
-
 def test_one_file_that_has_neither(tmp_path):
   """Before Transformers 5 it held other things."""
   old = {"processor_class": "Qwen2_5_VLProcessor"}
-  raw = {"min_pixels": 100, "max_pixels": 200}
-  picture, video = read(
-    tmp_path, {BOTH: old, PICTURES: raw, VIDEOS: {"fps": 3}}
-  )
+  files = {BOTH: old, PICTURES: AREA, VIDEOS: {"fps": 3}}
+  picture, video = read(tmp_path, files)
   assert (picture.min_pixels, picture.max_pixels) == (100, 200)
   assert video.fps == 3.0
 
@@ -216,34 +187,57 @@ def refused(path, files, *messages):
     assert message in text
 
 
-@pytest.mark.parametrize("name", TOWER)
-@pytest.mark.parametrize("file", [PICTURES, VIDEOS])
-def test_settings_of_another_model(tmp_path, file, name):
-  files = {PICTURES: TOWER, VIDEOS: TOWER}
-  files[file] = TOWER | {name: 14}
-  message = f"expected {name} {TOWER[name]} as in config.json, found 14"
-  refused(tmp_path, files, message)
+def settings(raw):
+  return {PICTURES: raw}
 
 
-@pytest.mark.parametrize("part", ["image_processor", "video_processor"])
-def test_one_file_of_another_model(tmp_path, part):
-  parts = PARTS | {part: PARTS[part] | {"patch_size": 14}}
-  refused(tmp_path, {BOTH: parts}, "expected patch_size 4", "found 14")
-
-
-@pytest.mark.parametrize("name", ["image_mean", "image_std"])
-def test_videos_of_other_colours(tmp_path, name):
-  files = {PICTURES: {name: [1.0] * 3}, VIDEOS: {name: [1.0, 1.0, 2.0]}}
-  message = (
-    f"the same {name} for pictures and videos, found (1.0, 1.0, 1.0) and"
-  )
-  refused(tmp_path, files, message, "(1.0, 1.0, 2.0)")
-
-
-def test_missing_files(tmp_path):
-  refused(tmp_path, {}, f"picture settings at {tmp_path / PICTURES}, found no")
-  # Videos alone don't make a model of pictures.
-  refused(tmp_path, {VIDEOS: TOWER}, f"{tmp_path / PICTURES}, found no file")
+@pytest.mark.parametrize(
+  "files, messages",
+  [
+    # Of another model.
+    *[
+      (
+        {PICTURES: TOWER, VIDEOS: TOWER} | {file: TOWER | {name: 14}},
+        [f"expected {name} {TOWER[name]} as in config.json, found 14"],
+      )
+      for name in TOWER
+      for file in (PICTURES, VIDEOS)
+    ],
+    *[
+      (
+        {BOTH: PARTS | {part: PARTS[part] | {"patch_size": 14}}},
+        ["expected patch_size 4", "found 14"],
+      )
+      for part in ("image_processor", "video_processor")
+    ],
+    # Videos of other colours.
+    *[
+      (
+        {PICTURES: {name: [1.0] * 3}, VIDEOS: {name: [1.0, 1.0, 2.0]}},
+        [
+          f"the same {name} for pictures and videos, found (1.0, 1.0, 1.0) and"
+          " (1.0, 1.0, 2.0)"
+        ],
+      )
+      for name in ("image_mean", "image_std")
+    ],
+    # Videos alone don't make a model of pictures.
+    *[
+      (files, ["picture settings at ", f"/{PICTURES}, found no file"])
+      for files in ({}, {VIDEOS: TOWER})
+    ],
+    # Mistyped.
+    (settings({"image_mean": 0.5}), ["mean is 0.5"]),
+    (settings({"image_mean": [0.5, "x"]}), ["mean is 'x'"]),
+    (settings({"size": 5}), ["size is 5, not an object"]),
+    (settings({"min_pixels": "5"}), ["min_pixels is '5'"]),
+    (settings({"fps": "x"}), ["fps is 'x'"]),
+    (settings({"num_frames": 1.5}), ["frames is 1.5"]),
+    ({BOTH: {"image_processor": [1]}}, ["image_processor is [1]"]),
+  ],
+)
+def test_refused(tmp_path, files, messages):
+  refused(tmp_path, files, *messages)
 
 
 @pytest.mark.parametrize("name", [PICTURES, VIDEOS, BOTH])
@@ -257,37 +251,7 @@ def test_broken_files(tmp_path, name, content, message):
   refused(tmp_path, {}, str(tmp_path / name), message)
 
 
-@pytest.mark.parametrize(
-  "raw, message",
-  [
-    ({"image_mean": 0.5}, "mean is 0.5"),
-    ({"image_mean": [0.5, "x"]}, "mean is 'x'"),
-    ({"size": 5}, "size is 5, not an object"),
-    ({"min_pixels": "5"}, "min_pixels is '5'"),
-    ({"fps": "x"}, "fps is 'x'"),
-    ({"num_frames": 1.5}, "frames is 1.5"),
-  ],
-)
-def test_mistyped_settings(tmp_path, raw, message):
-  refused(tmp_path, {"preprocessor_config.json": raw}, message)
-
-
-def test_mistyped_parts_of_one_file(tmp_path):
-  raw = {"image_processor": [1]}
-  refused(tmp_path, {"processor_config.json": raw}, "image_processor is [1]")
-
-
 def test_whole_numbers_for_colours(tmp_path):
   raw = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
   picture, _ = read(tmp_path, {"preprocessor_config.json": raw})
   assert (picture.mean, picture.std) == ((0.0,) * 3, (1.0,) * 3)
-
-
-def test_saving_over_one_file_for_both(tmp_path):
-  """It would hide the new settings."""
-  config = small_models.small_config()
-  old = {"image_processor": {"min_pixels": 1, "max_pixels": 2}}
-  (tmp_path / "processor_config.json").write_text(json.dumps(old))
-  picture = PictureConfig(100, 200)
-  preprocessor_json.write(picture, small_models.VIDEO, config, tmp_path)
-  assert preprocessor_json.read(tmp_path, config)[0] == picture

@@ -36,6 +36,14 @@ def save(path, *states, keep=3):
   saved.close()
 
 
+def restore(path, like, **options):
+  """What a fresh reader finds: (state, position, its step)."""
+  opened = checkpoint.Checkpoints(path, **{"keep": 3} | options)
+  state, data = opened.restore(like)
+  opened.close()
+  return state, data, opened.restored
+
+
 def assert_same(one, other):
   def check(x, y):
     x, y = np.asarray(x), np.asarray(y)
@@ -51,15 +59,15 @@ def test_restores_the_newest_bit_for_bit(tmp_path):
     saved.save(make_state(step), {"next_index": step})
   saved.wait()
   saved.close()
-  opened = checkpoint.Checkpoints(tmp_path, keep=2)
-  assert opened.latest == 3
-  state, data = opened.restore(make_state(0))
+  state, data, step = restore(tmp_path, make_state(0), keep=2)
   assert_same(state, make_state(3))
   assert state.frozen["vision/b"].dtype == jnp.bfloat16
-  assert data == {"next_index": 3} and opened.restored == 3
-  kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
-  assert kept == {"2", "3"}
-  opened.close()
+  assert data == {"next_index": 3} and step == 3
+  assert names(tmp_path) == {"2", "3"}
+
+
+def names(path):
+  return {p.name for p in (path / "checkpoints").iterdir()}
 
 
 def test_full_disk_keeps_the_checkpoint_before(tmp_path):
@@ -75,9 +83,8 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
       saved.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  opened = checkpoint.Checkpoints(tmp_path, keep=1)
-  state, data = opened.restore(make_state(0, 4096))
-  assert opened.latest == 1 and data == {"next_index": 1}
+  state, data, step = restore(tmp_path, make_state(0, 4096), keep=1)
+  assert step == 1 and data == {"next_index": 1}
   assert_same(state, make_state(1, 4096))
 
 
@@ -111,26 +118,18 @@ def test_restores_on_another_number_of_devices(tmp_path, count, abstract):
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       like,
     )
-  opened = checkpoint.Checkpoints(tmp_path, keep=3)
-  state, _ = opened.restore(like)
-  opened.close()
+  state, _, _ = restore(tmp_path, like)
   assert_same(state, wanted)
   assert len(state.trainable["text/a"].sharding.device_set) == count
   for array, other in zip(
     jax.tree.leaves(state), jax.tree.leaves(like), strict=True
   ):
     assert array.sharding == other.sharding
-
-
-def test_what_nobody_placed_joins_the_mesh(tmp_path):
-  """A step counter on the first device would fit to no program over all."""
-  state = placed(make_state(4, 64), 8)
-  save(tmp_path, state)
-  like = dataclasses.replace(state, step=jnp.zeros((), jnp.int32))
-  opened = checkpoint.Checkpoints(tmp_path, keep=3)
-  restored, _ = opened.restore(like)
-  opened.close()
-  assert len(restored.step.sharding.device_set) == 8
+  # A step counter that nobody placed joins the mesh: on the first device it
+  # would fit to no program over all.
+  like = dataclasses.replace(like, step=jnp.zeros((), jnp.int32))
+  state, _, _ = restore(tmp_path, like)
+  assert len(state.step.sharding.device_set) == count
 
 
 # Damage.
@@ -146,6 +145,16 @@ def two(tmp_path_factory):
   path = tmp_path_factory.mktemp("two")
   save(path, make_state(3, SIZE), make_state(REAL, SIZE))
   return path
+
+
+@pytest.fixture
+def copy(two, tmp_path):
+  """The same, to be damaged."""
+  return shutil.copytree(two, tmp_path / "copy")
+
+
+def spoil(path, step=REAL):
+  empty(path / "checkpoints" / str(step) / "data" / "metadata")
 
 
 def files(path):
@@ -188,154 +197,129 @@ def test_damage_to_any_file(two, tmp_path, capsys, damage):
 
   Some of Orbax's files say twice what others say, or nothing that is read.
   """
-  names = files(two)
   reported = set()
-  for number, name in enumerate(names):
+  for number, name in enumerate(files(two)):
     path = shutil.copytree(two, tmp_path / str(number))
     file = path / "checkpoints" / str(REAL) / name
     before = file.read_bytes()
     damage(file)
     assert not file.exists() or file.read_bytes() != before, name
-    opened = checkpoint.Checkpoints(path, keep=3)
-    state, data = opened.restore(make_state(0, SIZE))
+    state, data, step = restore(path, make_state(0, SIZE))
     lines = capsys.readouterr().err.splitlines()
     lines = [line for line in lines if line.startswith("warning")]
-    if opened.restored == REAL:
+    if step == REAL:
       assert not lines, name
       assert_same(state, make_state(REAL, SIZE))
     else:
       reported.add(name)
-      assert len(lines) == 1 and opened.restored == 3, name
+      assert len(lines) == 1 and step == 3, name
       assert "step 5" in lines[0] and "one before it, of step 3" in lines[0]
       assert_same(state, make_state(3, SIZE))
       assert (path / "checkpoints" / "corrupt-5").is_dir()
-    assert data == {"next_index": opened.restored}
-    opened.close()
+    assert data == {"next_index": step}
   # A file of arrays that was superseded before the save was over may go.
   assert {"data/metadata", "state/manifest.ocdbt"} <= reported
   for folder in ("state/d/", "state/ocdbt.process_0/d/"):
     assert any(name.startswith(folder) for name in reported), reported
 
 
-@pytest.mark.parametrize("part", ["state", "data", "state/d"])
-def test_a_missing_folder(two, tmp_path, capsys, part):
-  path = shutil.copytree(two, tmp_path / "copy")
-  shutil.rmtree(path / "checkpoints" / str(REAL) / part)
-  opened = checkpoint.Checkpoints(path, keep=3)
-  state, _ = opened.restore(make_state(0, SIZE))
-  opened.close()
-  assert_same(state, make_state(3, SIZE))
-  assert capsys.readouterr().err.count("warning: ") == 1
+def position(text):
+  return lambda folder: (folder / "data" / "metadata").write_text(text)
 
 
-@pytest.mark.parametrize(
-  "text", ["", "[]", "{}", "{", "null", '{"digest": 1}', '{"step": 5}']
-)
-def test_a_broken_data_position(two, tmp_path, capsys, text):
-  path = shutil.copytree(two, tmp_path / "copy")
-  (path / "checkpoints" / str(REAL) / "data" / "metadata").write_text(text)
-  opened = checkpoint.Checkpoints(path, keep=3)
-  _, data = opened.restore(make_state(0, SIZE))
-  opened.close()
-  assert data == {"next_index": 3}
-  assert capsys.readouterr().err.count("warning: ") == 1
-
-
-def test_a_changed_data_position(two, tmp_path):
+def another_position(folder):
   """It still is JSON, and would let the run go on elsewhere."""
-  path = shutil.copytree(two, tmp_path / "copy")
-  file = path / "checkpoints" / str(REAL) / "data" / "metadata"
+  file = folder / "data" / "metadata"
   text = file.read_text()
   assert text.count('"next_index": 5') == 1
   file.write_text(text.replace('"next_index": 5', '"next_index": 4'))
-  opened = checkpoint.Checkpoints(path, keep=3)
-  assert opened.restore(make_state(0, SIZE))[1] == {"next_index": 3}
-  opened.close()
 
 
-def test_arrays_of_another_step(two, tmp_path, capsys):
+def arrays_of_another_step(folder):
   """Every file is whole, but they don't belong together."""
-  path = shutil.copytree(two, tmp_path / "copy")
-  folder = path / "checkpoints"
-  shutil.rmtree(folder / str(REAL) / "state")
-  shutil.copytree(folder / "3" / "state", folder / str(REAL) / "state")
-  opened = checkpoint.Checkpoints(path, keep=3)
-  opened.restore(make_state(0, SIZE))
-  opened.close()
-  assert opened.restored == 3
-  assert "checksums: optimizer/0/mu" in capsys.readouterr().err
+  shutil.rmtree(folder / "state")
+  shutil.copytree(folder.parent / "3" / "state", folder / "state")
 
 
-def test_the_step_is_saved_again(two, tmp_path):
+@pytest.mark.parametrize(
+  "damage, message",
+  [
+    *[
+      (lambda folder, part=part: shutil.rmtree(folder / part), "")
+      for part in ("state", "data", "state/d")
+    ],
+    *[
+      (position(text), "")
+      for text in ("", "[]", "{}", "{", "null", '{"digest": 1}', '{"step": 5}')
+    ],
+    (another_position, ""),
+    (arrays_of_another_step, "checksums: optimizer/0/mu"),
+  ],
+)
+def test_damage_is_told_and_the_one_before_used(copy, capsys, damage, message):
+  damage(copy / "checkpoints" / str(REAL))
+  state, data, step = restore(copy, make_state(0, SIZE))
+  assert_same(state, make_state(3, SIZE))
+  assert data == {"next_index": 3} and step == 3
+  told = capsys.readouterr().err
+  assert told.count("warning: ") == 1 and message in told
+
+
+def test_the_step_is_saved_again(copy):
   """What was damaged doesn't stand in the way, not even twice."""
-  path = shutil.copytree(two, tmp_path / "copy")
   for _ in range(2):
-    empty(path / "checkpoints" / str(REAL) / "data" / "metadata")
-    opened = checkpoint.Checkpoints(path, keep=3)
+    spoil(copy)
+    opened = checkpoint.Checkpoints(copy, keep=3)
     state, _ = opened.restore(make_state(0, SIZE))
     assert opened.latest == int(state.step) == 3
     for step in (4, REAL):
       opened.save(make_state(step, SIZE), {"next_index": 10 + step})
       opened.wait()
     opened.close()
-    again = checkpoint.Checkpoints(path, keep=3)
-    state, data = again.restore(make_state(0, SIZE))
-    again.close()
-    assert again.restored == REAL and data == {"next_index": 10 + REAL}
+    state, data, step = restore(copy, make_state(0, SIZE))
+    assert step == REAL and data == {"next_index": 10 + REAL}
     assert_same(state, make_state(REAL, SIZE))
-    shutil.rmtree(path / "checkpoints" / "4")
+    shutil.rmtree(copy / "checkpoints" / "4")
 
 
-def test_what_was_put_aside_goes_the_next_time(two, tmp_path):
+def test_what_was_put_aside_goes_the_next_time(copy):
   """Damage again and again fills no disk."""
-  path = shutil.copytree(two, tmp_path / "copy")
   for step in (REAL, REAL + 1, REAL + 2):
-    save(path, make_state(step, SIZE))
-    empty(path / "checkpoints" / str(step) / "data" / "metadata")
-    opened = checkpoint.Checkpoints(path, keep=3)
-    opened.restore(make_state(0, SIZE))
-    opened.close()
-    names = {p.name for p in (path / "checkpoints").iterdir()}
-    assert names == {"3", f"corrupt-{step}"}
+    save(copy, make_state(step, SIZE))
+    spoil(copy, step)
+    restore(copy, make_state(0, SIZE))
+    assert names(copy) == {"3", f"corrupt-{step}"}
 
 
-def test_only_damaged_ones(two, tmp_path, capsys):
-  path = shutil.copytree(two, tmp_path / "copy")
-  for step in ("3", str(REAL)):
-    empty(path / "checkpoints" / step / "data" / "metadata")
-  opened = checkpoint.Checkpoints(path, keep=3)
+def test_only_damaged_ones(copy, capsys):
+  for step in (3, REAL):
+    spoil(copy, step)
   with pytest.raises(
     UserError, match="only damaged ones .*step 5.*step 3.*put"
   ):
-    opened.restore(make_state(0, SIZE))
-  opened.close()
+    restore(copy, make_state(0, SIZE))
   assert "warning" not in capsys.readouterr().err
-  kept = {p.name for p in (path / "checkpoints").iterdir()}
-  assert kept == {"3", "5"}, "nothing is put aside for nothing"
+  assert names(copy) == {"3", "5"}, "nothing is put aside for nothing"
 
 
-def test_another_model_is_not_damage(two, tmp_path):
-  path = shutil.copytree(two, tmp_path / "copy")
-  opened = checkpoint.Checkpoints(path, keep=3)
+def test_another_model_is_not_damage(copy):
   with pytest.raises(
     UserError, match=r"found text/a in shape float32 \(1024, 4"
   ):
-    opened.restore(make_state(0, 32))
-  opened.close()
-  assert {p.name for p in (path / "checkpoints").iterdir()} == {"3", "5"}
+    restore(copy, make_state(0, 32))
+  assert names(copy) == {"3", "5"}
 
 
-def test_reading_leaves_the_folder_as_it_is(two, tmp_path, capsys):
-  path = shutil.copytree(two, tmp_path / "copy")
-  empty(path / "checkpoints" / str(REAL) / "data" / "metadata")
+def test_reading_leaves_the_folder_as_it_is(copy, capsys):
+  spoil(copy)
   state = make_state(3, SIZE)
-  opened = checkpoint.Checkpoints(path, read_only=True)
+  opened = checkpoint.Checkpoints(copy, read_only=True)
   params = opened.restore_params(state.trainable, state.frozen)
+  opened.close()
   assert_same(params["text"]["a"], state.trainable["text/a"])
   assert opened.restored == 3
   assert capsys.readouterr().err.count("warning: ") == 1
-  assert {p.name for p in (path / "checkpoints").iterdir()} == {"3", "5"}
-  opened.close()
+  assert names(copy) == {"3", "5"}
 
 
 def test_no_checkpoint_to_read(tmp_path):
@@ -345,11 +329,10 @@ def test_no_checkpoint_to_read(tmp_path):
   assert not (tmp_path / "none").exists()
 
 
-def test_a_half_written_save_is_cleared_away(two, tmp_path):
-  path = shutil.copytree(two, tmp_path / "copy")
-  half = path / "checkpoints" / "7.orbax-checkpoint-tmp"
-  shutil.copytree(path / "checkpoints" / "5", half)
-  opened = checkpoint.Checkpoints(path, keep=3)
+def test_a_half_written_save_is_cleared_away(copy):
+  half = copy / "checkpoints" / "7.orbax-checkpoint-tmp"
+  shutil.copytree(copy / "checkpoints" / "5", half)
+  opened = checkpoint.Checkpoints(copy, keep=3)
   assert opened.latest == REAL
   opened.save(make_state(8, SIZE), {"next_index": 8})
   opened.wait()
@@ -468,8 +451,7 @@ def test_two_processes(tmp_path):
   for index, text in enumerate(done.errors()):
     assert "DONE 4" in done.output(index)
     assert text.count("warning: the checkpoint") == (0 if index else 2)
-  names = {p.name for p in (path / "checkpoints").iterdir()}
-  assert names == {"1", "2", "corrupt-2", "corrupt-3"}
+  assert names(path) == {"1", "2", "corrupt-2", "corrupt-3"}
   assert (path / "who.txt").read_text() == "0"
   (row,) = (path / "metrics.jsonl").read_text().splitlines()
   assert json.loads(row) == {"step": 3, "process": 0}

@@ -2,30 +2,32 @@
 
 from etils import epath
 import pytest
+import small_models
+from storage_test import store  # noqa: F401 (a fixture)
 
 from mmrl import config as config_lib
+from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.workdir.claim import claim
 
 
-def test_workdir_of_another_config(tmp_path):
+@pytest.mark.parametrize("place", small_models.first("local", "gs://b/run"))
+def test_workdir_of_another_config(tmp_path, store, place):  # noqa: F811
+  path = storage.path(tmp_path / "run" if place == "local" else place)
   config = config_lib.get_config()
-  claim(tmp_path, config)
-  claim(epath.Path(tmp_path), config)
+  claim(path, config)
+  claim(epath.Path(path), config)
+  before = storage.read_text(path / "config.json")
+  # A run may go on on another mesh.
+  config.mesh.tensor = 2
+  claim(path, config)
+  assert storage.read_text(path / "config.json") == before
   config.train.steps = 7
   with pytest.raises(
     UserError, match='belongs to .*another config.*"steps": 7'
   ):
-    claim(tmp_path, config)
-
-
-def test_a_run_may_go_on_on_another_mesh(tmp_path):
-  config = config_lib.get_config()
-  claim(tmp_path, config)
-  before = (tmp_path / "config.json").read_text()
-  config.mesh.tensor = 2
-  claim(tmp_path, config)
-  assert (tmp_path / "config.json").read_text() == before
+    claim(path, config)
+  assert storage.names(path) == {"config.json"}
 
 
 def test_workdir_that_cannot_be_written(tmp_path):

@@ -83,31 +83,25 @@ def attend(*arrays, block=BLOCK):
 
 @pytest.mark.parametrize("block", small_models.first(7, 1, 8, 16, 64))
 @pytest.mark.parametrize("case", CASES)
-def test_output(case, block):
+def test_output_and_gradient(case, block):
   runs, keys = CASES[case]
   arrays = draw(len(runs), keys)
-  wanted = dense(*arrays, runs)
-  found = attend(*arrays, jnp.asarray(runs), block=block)
+  slope = np.random.RandomState(1).randn(*arrays[0].shape)
+
+  def both(function, **options):
+    def loss(*arrays):
+      found = function(*arrays, jnp.asarray(runs), **options)
+      return jnp.vdot(found, slope), found
+
+    grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+    (_, found), gradients = grad(*arrays)
+    return found, gradients
+
+  (found, ours), (wanted, theirs) = both(attend, block=block), both(dense)
   np.testing.assert_allclose(found, wanted, rtol=3e-6, atol=3e-6)
   nothing = (runs[..., 0] == runs[..., 1]).all(-1)
   assert not np.asarray(found)[nothing].any()
-
-
-@pytest.mark.parametrize("block", small_models.first(7, 8, 64))
-@pytest.mark.parametrize("case", CASES)
-def test_gradient(case, block):
-  runs, keys = CASES[case]
-  runs, arrays = jnp.asarray(runs), draw(len(runs), keys)
-  slope = np.random.RandomState(1).randn(*arrays[0].shape)
-
-  def gradient(function, **options):
-    def loss(*arrays):
-      return jnp.vdot(function(*arrays, runs, **options), slope)
-
-    return jax.grad(loss, argnums=(0, 1, 2))(*arrays)
-
-  found, wanted = gradient(attend, block=block), gradient(dense)
-  for one, other in zip(found, wanted, strict=True):
+  for one, other in zip(ours, theirs, strict=True):
     np.testing.assert_allclose(one, other, atol=2e-5)
 
 
@@ -125,15 +119,12 @@ def test_neighbours_do_not_leak():
   np.testing.assert_array_equal(after[0, 5:24], before[0, 5:24])
 
 
-def test_scores_may_be_large():
+def test_large_scores_and_bfloat16():
   runs = jnp.asarray(make_runs([[40]]))
   queries, keys, values = draw(1)
   found = attend(100 * queries, 100 * keys, values, runs)
   wanted = dense(100 * queries, 100 * keys, values, runs)
   np.testing.assert_allclose(found, wanted, atol=1e-4)
-
-
-def test_bfloat16():
   runs = jnp.asarray(make_runs([[11, 20]]))
   arrays = draw(1, dtype="bfloat16")
   found = attend(*arrays, runs)

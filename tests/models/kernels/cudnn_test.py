@@ -1,6 +1,5 @@
 """NVIDIA's kernels: their reference against dense attention; and lowered."""
 
-import functools
 import re
 import types
 
@@ -8,7 +7,7 @@ import jax
 from jax._src.cudnn import fused_attention_stablehlo
 import jax.numpy as jnp
 import kernels
-from kernels import H, P, S
+from kernels import H
 import numpy as np
 import pytest
 import small_models
@@ -31,14 +30,7 @@ def answers_by_reference(queries, keys, values, *own, mask=kernels.MASK):
   )
 
 
-CASES = {
-  "causal": (by_reference, kernels.by_maps, kernels.causal_arrays),
-  "answers": (
-    answers_by_reference,
-    kernels.answers_by_maps,
-    kernels.answer_arrays,
-  ),
-}
+CASES = kernels.cases(by_reference, answers_by_reference)
 
 
 @pytest.mark.parametrize("kv_heads", small_models.first(2, 1))
@@ -68,14 +60,7 @@ def test_padding_has_no_influence(case):
 
 
 def test_answers_to_nothing():
-  """Prompts without a real token: answers see themselves."""
-  reference, maps = (
-    functools.partial(function, mask=jnp.zeros((P, S), bool))
-    for function in (answers_by_reference, kernels.answers_by_maps)
-  )
-  kernels.check_value_and_gradient(
-    reference, maps, kernels.answer_arrays(2), kernels.cotangent("answers")
-  )
+  kernels.check_answers_to_nothing(answers_by_reference)
 
 
 @pytest.mark.parametrize("devices, share", [(3, 1), (2, 3)])

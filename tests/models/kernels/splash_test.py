@@ -7,7 +7,7 @@ import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 import kernels
-from kernels import G, H, P, R, S
+from kernels import G, H, P, R
 import numpy as np
 import pytest
 import small_models
@@ -45,14 +45,7 @@ def answers_by_kernel(
   return out.reshape(queries.shape)
 
 
-CASES = {
-  "causal": (by_kernel, kernels.by_maps, kernels.causal_arrays),
-  "answers": (
-    answers_by_kernel,
-    kernels.answers_by_maps,
-    kernels.answer_arrays,
-  ),
-}
+CASES = kernels.cases(by_kernel, answers_by_kernel)
 
 
 @pytest.mark.parametrize("kv_heads", small_models.first(2, 1))
@@ -100,14 +93,7 @@ def test_padding_has_no_influence():
 
 
 def test_answers_to_nothing():
-  """Prompts without a real token: answers see themselves."""
-  kernel, maps = (
-    functools.partial(function, mask=jnp.zeros((P, S), bool))
-    for function in (answers_by_kernel, kernels.answers_by_maps)
-  )
-  kernels.check_value_and_gradient(
-    kernel, maps, kernels.answer_arrays(2), kernels.cotangent("answers")
-  )
+  kernels.check_answers_to_nothing(answers_by_kernel)
 
 
 @pytest.mark.parametrize("devices, share", [(3, 1), (8, 3)])
