@@ -221,19 +221,6 @@ def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   )
 
 
-def test_options_of_a_reduction_are_not_shared():
-  """Of one name, and of one option with another value."""
-  options = [{}, {"horizon": 2}, {"horizon": 4}, {"count_empty": True}]
-  specs = {
-    f"kl{i}": KL | {"reduce": {"name": "sequence_sum", **x}}
-    for i, x in enumerate(options)
-  }
-  terms, mask = build(**specs), MASK.at[1].set(False)
-  weights = objective.reduction_weights(terms, mask)
-  for term, expected in zip(terms, [1, 1 / 2, 1 / 4, 1 / 2], strict=True):
-    np.testing.assert_array_equal(weights[term.reduction][0, 0], expected)
-
-
 def test_attention_is_averaged_over_tokens_of_good_and_of_bad_answers():
   mask = jnp.array(np.arange(3) < np.array([[[3], [1]], [[1], [3]]]))
   fields = {"advantages": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}
