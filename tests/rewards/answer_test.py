@@ -31,39 +31,16 @@ TABLE = [
 @pytest.mark.parametrize("label", ["B", " B\n", "<answer>B</answer>"])
 @pytest.mark.parametrize(("text", "accuracy", "think", "bare"), TABLE)
 def test_table(text, accuracy, think, bare, label):
-  correct = answer.exact_answer(text, label)
-  assert correct == accuracy
-  for form, expected in (("think", think), ("answer", bare)):
-    well_formed = answer.answer_format(text, form=form)
-    assert well_formed == expected
-    total = 0.9 * correct + 0.1 * well_formed
-    assert total == pytest.approx(0.9 * accuracy + 0.1 * expected)
-
-
-@pytest.mark.parametrize(
-  ("text", "think", "bare"),
-  [
-    (f"{THOUGHT}\n<answer> B </answer>\n", 1.0, 0.9),
-    (f"{THOUGHT}<answer>C</answer>", 0.1, 0.0),
-    ("<answer>B</answer>", 0.9, 1.0),
-    ("B", 0.0, 0.0),
-  ],
-)
-def test_weighted_total(text, think, bare):
-  def total(form):
-    accuracy = answer.exact_answer(text, "B")
-    return 0.9 * accuracy + 0.1 * answer.answer_format(text, form=form)
-
-  assert total("think") == pytest.approx(think)
-  assert total("answer") == pytest.approx(bare)
+  assert answer.exact_answer(text, label) == accuracy
+  assert answer.answer_format(text) == think
+  assert answer.answer_format(text, form="think") == think
+  assert answer.answer_format(text, form="answer") == bare
 
 
 @pytest.mark.parametrize(
   ("text", "content"),
   [
-    ("<answer> B </answer>", "B"),
     ("<answer>one\ntwo</answer>", "one\ntwo"),
-    ("<answer>B</answer><answer>C</answer>", "B"),
     ("<answer></answer>", ""),
     ("<answer>B", None),
     ("B</answer>", None),
@@ -75,10 +52,6 @@ def test_extract(text, content):
 
 def test_empty_label_is_never_matched():
   assert answer.exact_answer("<answer></answer>", "") == 0
-
-
-def test_default_form_has_a_thought():
-  assert answer.answer_format(f"{THOUGHT}<answer>B</answer>") == 1
 
 
 def test_unknown_form_is_refused():
