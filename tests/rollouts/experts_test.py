@@ -15,14 +15,15 @@ import pytest
 from mmrl import build as build_lib
 from mmrl import config as config_lib
 from mmrl import data
+from mmrl.advantages import expert_group_normalised
 from mmrl.data import pipeline
 from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.rollouts import experts
 from mmrl.rollouts.answers import Answers
-from mmrl.train import collect, loop, objective
+from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
-from mmrl.types import Prefix, Prompt, Rollout, Scores
+from mmrl.types import Prefix, Prompt, Rollout
 
 # Two questions, two answers and two experts, three tokens.
 
@@ -119,20 +120,6 @@ LOGPROBS = np.log(
       0.5,
     ),
     (
-      {"accuracy": [[0, 0, 0, 1], [0, 0, 1, 1]]},
-      (),
-      [[0, 1], [1, 0]],
-      1.0,
-      0.5,
-    ),
-    (
-      {"accuracy": [[0, 1, 1, 1], [0, 0, 1, 1]]},
-      (),
-      [[0, 0], [1, 0]],
-      0.5,
-      1.0,
-    ),
-    (
       {"accuracy": [[0, 1, 1, 1], [1, 1, 1, 1]], "solved": 1.0},
       (),
       [[1, 1], [0, 0]],
@@ -148,22 +135,16 @@ LOGPROBS = np.log(
   ],
 )
 def test_choose_by_hand(changes, dropped, kept, used, probability):
-  settings, parts = (
-    dict(SETTINGS),
-    {"accuracy": RIGHT, "format": np.ones((2, 4))},
-  )
-  for name, value in changes.items():
-    if name in parts and not isinstance(value, str):
-      parts[name] = value
-    else:
-      settings[name] = value
-  if not settings["format"]:
-    parts["format"] = np.zeros((2, 4))
+  changes, parts = dict(changes), {}
+  for name, default in (("accuracy", RIGHT), ("format", np.ones((2, 4)))):
+    given = isinstance(changes.get(name), str)  # a setting, to read no part
+    value = np.zeros((2, 4)) if given else changes.pop(name, default)
+    parts[name] = np.array(value, np.float32)
+  settings = SETTINGS | changes
   layout = make_layout(1)
   answers = experts.append(fake_answers(layout), FakeExperts(), layout)
   mask = answers.mask.copy()
   mask[list(dropped), :2] = False
-  parts = {name: np.array(x, np.float32) for name, x in parts.items()}
   answers = dataclasses.replace(
     answers, mask=mask, parts=parts, rewards=parts["accuracy"]
   )
@@ -178,56 +159,6 @@ def test_choose_by_hand(changes, dropped, kept, used, probability):
   assert values == pytest.approx(
     {"experts/used": used, "experts/probability": probability}
   )
-
-
-# The objective: who doesn't name experts doesn't see them.
-
-FIELDS = {
-  "mask": jnp.array([[[1, 1], [1, 0], [1, 1]]], bool),
-  "expert": jnp.array([[0, 0, 1]], bool),
-  "advantages": jnp.array([[1.0, -1.0, 2.0]]),
-  "logprobs_old": jnp.full((1, 3, 2), -1.0),
-  "logprobs_ref": jnp.full((1, 3, 2), -2.0),
-  "token_weights": jnp.ones((1, 3, 2)),
-}
-
-
-@pytest.mark.parametrize(
-  "name, on_experts",
-  [
-    ("clipped_ratio", False),
-    ("policy_gradient", False),
-    ("reference_kl", False),
-    ("expert_shaped", True),
-  ],
-)
-def test_a_term_that_names_no_expert_is_of_sampled_answers(name, on_experts):
-  spec = {"name": name, "weight": 1.0, "reduce": "token_mean"}
-
-  def gradient(fields):
-    terms = objective.build_terms(
-      {"one": spec},
-      provided=(*fields, "logprobs", "entropies"),
-      remedies={},
-    )
-    weights = objective.reduction_weights(terms, fields["mask"], fields)
-
-    def loss(logprobs):
-      scores = Scores(logprobs, jnp.zeros(logprobs.shape))
-      return objective.objective(terms, scores, fields, weights)[0]
-
-    logprobs = jnp.full(fields["mask"].shape, -1.0)
-    return np.asarray(jax.grad(loss)(logprobs))
-
-  found = gradient(FIELDS)
-  plain = {k: v for k, v in FIELDS.items() if k != "expert"}
-  assert gradient(plain)[0, 2].all()  # it would pull on them
-  assert found[0, 2].all() if on_experts else not found[0, 2].any()
-  if not on_experts:
-    plain = {k: v[:, :2] for k, v in plain.items()}
-  # Two programs: of two rows and of three.
-  np.testing.assert_allclose(found[0, :2], gradient(plain)[0, :2], rtol=1e-6)
-  assert found[0, 0].all() and found[0, 1, 0] and not found[0, 1, 1]
 
 
 # Whole steps of the model that ships with the library.
@@ -354,19 +285,12 @@ def half_right(run: run_lib.Run, right=(), wrong=()):
 
 
 def check_advantages(batch):
-  """Mean and deviation are of the rows that have a token."""
-  for rewards, mask, found in zip(
-    batch.fields["rewards"],
-    batch.mask.any(-1),
-    batch.fields["advantages"],
-    strict=True,
-  ):
-    counts = mask | (np.arange(GROUP + COUNT) < GROUP)
-    expected = np.zeros(GROUP + COUNT)
-    if mask.any() and len(set(rewards[counts])) > 1:
-      one = rewards[counts]
-      expected[counts] = (one - one.mean()) / (one.std(ddof=1) + 1e-6)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  """They are those of sampled answers and experts together."""
+  rewards, expert, found = (
+    jnp.asarray(batch.fields[x]) for x in ("rewards", "expert", "advantages")
+  )
+  expected = expert_group_normalised(rewards, jnp.asarray(batch.mask), expert)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_experts_are_the_last_of_each_group(path):

@@ -79,38 +79,26 @@ def numpy_batch(seed: int) -> tuple[Prompt, Rollout]:
   def cache():
     return np.swapaxes(of(np.float32, LAYERS, S, 1, 2), 0, 1)
 
+  number, real = np.int32, np.float32
   patches = Patches(
-    pixels=of(np.float32, 5, 3),
-    rows_columns=of(np.int32, 5, 2),
-    extent=of(np.int32, 5, 2),
-    frame=of(np.int32, 5, 2),
-    windows=of(np.int32, 2, 4),
-    window_slot=of(np.int32, 5),
+    of(real, 5, 3),
+    *(of(number, 5, 2) for _ in ("rows_columns", "extent", "frame")),
+    of(number, 2, 4),
+    of(number, 5),
   )
   prompt = Prompt(
-    tokens=of(np.int32, S),
+    tokens=of(number, S),
     mask=of(bool, S),
-    positions=of(np.int32, S, 3),
-    visual_index=of(np.int32, S),
-    next_position=of(np.int32),
-    region=of(np.float32, S),
+    positions=of(number, S, 3),
+    visual_index=of(number, S),
+    next_position=of(number),
+    region=of(real, S),
     patches=patches,
   )
-  prefix = Prefix(
-    keys=cache(),
-    values=cache(),
-    mask=prompt.mask,
-    next_position=prompt.next_position,
-    last_hidden=of(np.float32, 4),
-    last_query=of(np.float32, 1, 2, 2),
-  )
-  rollout = Rollout(
-    tokens=of(np.int32, G, R),
-    mask=of(bool, G, R),
-    logprobs=of(np.float32, G, R),
-    visual=of(np.float32, 2, 4),
-    prefix=prefix,
-  )
+  last = of(real, 4), of(real, 1, 2, 2)
+  prefix = Prefix(cache(), cache(), prompt.mask, prompt.next_position, *last)
+  answers = (of(kind, G, R) for kind in (number, bool, real))
+  rollout = Rollout(*answers, of(real, 2, 4), prefix)
   return prompt, rollout
 
 
@@ -226,34 +214,26 @@ def fill(devices: int, first, *rounds):
   return before, after, values
 
 
-ALL, NONE = np.ones(P, bool), np.zeros(P, bool)
+ALL, NONE, EVEN = np.ones(P, bool), np.zeros(P, bool), np.arange(P) % 2 == 0
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_mixed_groups_are_not_drawn_again(devices):
-  before, after, values = fill(devices, ALL)
-  assert values == {"rollout/refills": 0.0, "rollout/unfilled": 0.0}
-  assert after.rollout is before.rollout and after.prompt is before.prompt
-  np.testing.assert_array_equal(after.tokens, before.tokens)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_drawing_is_bounded(devices):
-  before, after, values = fill(devices, NONE, NONE, NONE, NONE)
-  assert values == {"rollout/refills": 3.0, "rollout/unfilled": 1.0}
-  assert not after.mask.any()
-  np.testing.assert_array_equal(after.tokens, before.tokens)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_filled_in_the_second_round(devices):
-  some = np.arange(P) % 2 == 0
-  before, after, values = fill(devices, some, NONE, ALL)
-  assert values == {"rollout/refills": 2.0, "rollout/unfilled": 0.0}
-  # Those that were mixed stand where they stood, with the same question.
-  np.testing.assert_array_equal(after.tokens[some], before.tokens[some])
+@pytest.mark.parametrize(
+  ("drawings", "refills", "unfilled", "replaced"),
+  [
+    ([ALL], 0, 0, NONE),  # what is mixed isn't drawn again
+    ([NONE, NONE, NONE, NONE], 3, 1, NONE),  # drawing is bounded
+    # What was mixed stands where it stood, with the same question.
+    ([EVEN, NONE, ALL], 2, 0, ~EVEN),
+  ],
+)
+def test_fill(devices, drawings, refills, unfilled, replaced):
+  before, after, values = fill(devices, *drawings)
+  assert values == {"rollout/refills": refills, "rollout/unfilled": unfilled}
   new = (after.tokens != before.tokens).any((1, 2))
-  np.testing.assert_array_equal(new, ~some)
+  np.testing.assert_array_equal(new, replaced)
+  if not refills:
+    assert after.rollout is before.rollout and after.prompt is before.prompt
 
 
 @pytest.mark.parametrize("devices", [1, 8])
