@@ -1,6 +1,5 @@
 """Tests of expert trajectories as further answers of a group."""
 
-import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -13,17 +12,21 @@ import numpy as np
 import pytest
 
 from mmrl import build as build_lib
-from mmrl import config as config_lib
 from mmrl import data
 from mmrl.advantages import expert_group_normalised
-from mmrl.data import pipeline
 from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.rollouts import experts
 from mmrl.rollouts.answers import Answers
-from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
 from mmrl.types import Prefix, Prompt, Rollout
+from rollouts.refill_test import (
+  LENGTH,
+  QUESTIONS,
+  collect_batch,
+  grpo_config,
+  learn,
+)
 
 # Two questions, two answers and two experts, three tokens.
 
@@ -163,7 +166,7 @@ def test_choose_by_hand(changes, dropped, kept, used, probability):
 
 # Whole steps of the model that ships with the library.
 
-QUESTIONS, COUNT, GROUP, LENGTH = 4, 2, 4, 10
+COUNT, GROUP = 2, QUESTIONS
 
 
 def formed(answer: str) -> str:
@@ -201,17 +204,9 @@ def path(tmp_path_factory):
 @functools.cache
 def make_config(path: str = ""):
   """GRPO, or with a file of experts TGRL."""
-  config = config_lib.get_config()
-  del config.losses["kl"], config.probes["reference"]
-  config.model.remat = False
-  config.rollout.prompts, config.rollout.answers = QUESTIONS, GROUP
-  config.rollout.length = LENGTH
-  config.rollout.temperature = 2.0  # answers differ, and are wrong
+  config = grpo_config()
   config.rewards.accuracy.weight = 1.0
-  config.train.minibatches = 1
   config.shares = {"every": 1000, "prompts": 1}
-  config.optimizer = {"name": "sgd"}
-  config.schedule = {"name": "constant_schedule", "value": 0.02}
   if path:
     config.experts.update({"path": path, "count": COUNT, "solved": 1.0})
     config.advantage = {"name": "expert_group_normalised"}
@@ -233,32 +228,9 @@ def one_step(path: str = "", rounds: int = 0, **changes):
   run, config = build(path), make_config(path).copy_and_resolve_references()
   config.rollout.refill.rounds = rounds
 
-  def samples(number):
-    return pipeline.take(
-      range(number * QUESTIONS, (number + 1) * QUESTIONS),
-      run.train_source,
-      run.processor,
-      answer_length=LENGTH,
-      lengths=config.data.lengths,
-      patches=config.data.patches,
-      group=run.group,
-    )
-
   run = dataclasses.replace(run, **changes)
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    batch, values = collect.collect(
-      config,
-      run,
-      run.initial_state(),
-      samples(0),
-      1,
-      pool,
-      lambda: samples(1),
-    )
-  state, values = loop.learn(
-    config, run, run.initial_state(), batch, values, 1, 0
-  )
-  assert not [k for k, x in values.items() if not np.isfinite(x)]
+  batch, values = collect_batch(run, config)
+  state, values = learn(run, config, batch, values)
   return jax.device_get(batch), jax.device_get(state.trainable), values
 
 

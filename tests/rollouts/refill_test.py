@@ -236,39 +236,19 @@ def test_fill(devices, drawings, refills, unfilled, replaced):
     assert after.rollout is before.rollout and after.prompt is before.prompt
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_what_is_wanted_is_filled_shard_by_shard(devices):
-  rng = np.random.default_rng(3)
-  first, *rounds = rng.random((4, P)) < 0.3
-  _, after, _ = fill(devices, first, *rounds)
-  shards = make_layout(devices).shards
-  found = sum(x.reshape(shards, -1).sum(1) for x in (first, *rounds))
-  filled = after.mask.any((1, 2)).reshape(shards, -1).sum(1)
-  np.testing.assert_array_equal(filled, np.minimum(found, P // shards))
-
-
 # Whole steps of the model that ships with the library.
 
 QUESTIONS, LENGTH, ROUNDS = 4, 10, 2
 
 
-def make_config(rounds: int = ROUNDS):
+def grpo_config():
+  """Of four questions with four answers each; SGD."""
   config = config_lib.get_config()
   del config.losses["kl"], config.probes["reference"]
   config.model.remat = False
   config.rollout.prompts = config.rollout.answers = QUESTIONS
   config.rollout.length = LENGTH
   config.rollout.temperature = 2.0  # answers differ, whatever the weights
-  config.rollout.refill.rounds = rounds
-  config.rewards = {
-    "accuracy": {"name": "exact_answer", "weight": 2.0},
-    "overlong": {
-      "name": "soft_overlong",
-      "weight": 1.0,
-      "longest": LENGTH,
-      "buffer": 5,
-    },
-  }
   config.train.minibatches = 1
   config.shares.every = 0
   config.optimizer = {"name": "sgd"}
@@ -276,15 +256,8 @@ def make_config(rounds: int = ROUNDS):
   return config
 
 
-@functools.cache
-def build() -> run_lib.Run:
-  return run_lib.build_run(make_config(), jax.devices()[:1])
-
-
-@functools.cache
-def make_samples(number: int) -> data.Samples:
+def take(run: run_lib.Run, config, number: int) -> data.Samples:
   """The questions of a drawing."""
-  run, config = build(), make_config()
   start = number * QUESTIONS
   return pipeline.take(
     range(start, start + QUESTIONS),
@@ -297,34 +270,56 @@ def make_samples(number: int) -> data.Samples:
   )
 
 
-def step(accuracy, rounds: int = ROUNDS):
-  """Collects a batch, with another function for the accuracy."""
-  run, drawn = build(), itertools.count(1)
-  bound = build_lib.Bound("accuracy", accuracy, ("text", "example"), {})
-  rewards = [("accuracy", 2.0, bound), *run.rewards[1:]]
-  run = dataclasses.replace(run, rewards=rewards)
+def collect_batch(run: run_lib.Run, config):
+  """A batch and what was measured of it."""
+  drawn = itertools.count()
+
+  def samples():
+    return take(run, config, next(drawn))
+
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     batch, values = collect.collect(
-      make_config(rounds),
-      run,
-      run.initial_state(),
-      make_samples(0),
-      1,
-      pool,
-      lambda: make_samples(next(drawn)),
+      *(config, run, run.initial_state(), samples(), 1, pool, samples)
     )
   assert next(drawn) == values.get("rollout/refills", 0) + 1
   assert not [k for k, x in values.items() if not np.isfinite(x)]
   return batch, values
 
 
-def learn(batch, values):
-  run = build()
-  state, values = loop.learn(
-    make_config(), run, run.initial_state(), batch, values, 1, 0
-  )
+def learn(run: run_lib.Run, config, batch, values):
+  state = run.initial_state()
+  state, values = loop.learn(config, run, state, batch, values, 1, 0)
   assert not [k for k, x in values.items() if not np.isfinite(x)]
   return state, values
+
+
+def make_config(rounds: int = ROUNDS):
+  config = grpo_config()
+  config.rollout.refill.rounds = rounds
+  config.rewards = {
+    "accuracy": {"name": "exact_answer", "weight": 2.0},
+    "overlong": {
+      "name": "soft_overlong",
+      "weight": 1.0,
+      "longest": LENGTH,
+      "buffer": 5,
+    },
+  }
+  return config
+
+
+@functools.cache
+def build() -> run_lib.Run:
+  return run_lib.build_run(make_config(), jax.devices()[:1])
+
+
+def step(accuracy, rounds: int = ROUNDS):
+  """Collects a batch, with another function for the accuracy."""
+  run = build()
+  bound = build_lib.Bound("accuracy", accuracy, ("text", "example"), {})
+  rewards = [("accuracy", 2.0, bound), *run.rewards[1:]]
+  run = dataclasses.replace(run, rewards=rewards)
+  return collect_batch(run, make_config(rounds))
 
 
 def mixing(places, dull=()):
@@ -362,7 +357,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
   batch, values = step(accuracy)
   drawn = {}
   for number in range(1 + ROUNDS):
-    samples = make_samples(number)
+    samples = take(build(), make_config(), number)
     drawn |= zip(shown(samples.prompt), samples.examples, strict=True)
   assert len(drawn) == (1 + ROUNDS) * QUESTIONS
   mask, rewards = np.asarray(batch.mask), np.asarray(batch.fields["rewards"])
@@ -388,7 +383,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
   assert values["rollout/sampler_scorer_gap"] < 1e-4
   advantages = np.asarray(batch.fields["advantages"])
   np.testing.assert_array_equal(advantages.any(1), ~empty)
-  _, values = learn(batch, values)
+  _, values = learn(build(), make_config(), batch, values)
   assert values["policy/ratio_deviation"] < 1e-5
   assert values["gradient/norm"] > 0
 
@@ -401,7 +396,7 @@ def test_a_batch_of_nothing_changes_nothing():
   assert values["reward/accuracy"] == 1.0 and values["reward/overlong"] < 0
   assert not np.asarray(batch.mask).any()
   assert not np.asarray(batch.fields["advantages"]).any()
-  state, values = learn(batch, values)
+  state, values = learn(build(), make_config(), batch, values)
   assert values["loss/total"] == values["gradient/norm"] == 0
   jax.tree.map(
     np.testing.assert_array_equal,
