@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_models
 
 from mmrl.errors import UserError
 from mmrl.losses import reduce
@@ -62,43 +61,25 @@ def test_no_token_gives_zero(reduction):
   assert (gradient == 0).all()
 
 
+HALVES = [x.reshape(2, 2, 1, 3) for x in (TERMS, MASK)]
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("wrapper", small_models.first("pmap", "shard_map"))
-def test_two_devices_equal_one(reduction, wrapper):
-  """Sums of numerator and denominator, where lengths differ by device."""
-  if wrapper == "pmap":
-    function = jax.pmap(
-      functools.partial(reduced, reduction, axis_name="data"),
-      axis_name="data",
-      devices=jax.devices()[:2],
-    )
-    halves = (x.reshape(2, 2, 1, 3) for x in (TERMS, MASK))
-    value = function(*halves)
-    np.testing.assert_array_equal(value[0], value[1])
-    value = value[0]
-  else:
-    mesh = jax.make_mesh(
-      (2,),
-      ("data",),
-      axis_types=(jax.sharding.AxisType.Auto,),
-      devices=jax.devices()[:2],
-    )
-    rows = jax.sharding.PartitionSpec("data")
-    function = jax.shard_map(
-      functools.partial(reduced, reduction, axis_name="data"),
-      mesh=mesh,
-      in_specs=(rows, rows),
-      out_specs=jax.sharding.PartitionSpec(),
-    )
-    value = function(TERMS, MASK)
+def test_two_devices_equal_one(reduction):
+  """Sums of numerator and denominator, where lengths differ by device.
+
+  On the axis of `vmap`; parallel_test has `shard_map` and `pmap`.
+  """
+  one = functools.partial(reduced, reduction, axis_name="data")
+  found = jax.vmap(one, axis_name="data")(*HALVES)
   expected = reduced(reduction, TERMS, MASK)
-  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  np.testing.assert_allclose(found, 2 * [expected], rtol=1e-6)
 
 
 def test_largest_is_that_of_all_devices():
-  halves = (x.reshape(2, 2, 1, 3) for x in (TERMS, MASK.astype(jnp.float32)))
   largest = functools.partial(reduce.largest, axis_name="data")
-  found = jax.vmap(largest, axis_name="data")(*halves)
+  terms, mask = HALVES
+  found = jax.vmap(largest, axis_name="data")(terms, mask.astype(jnp.float32))
   np.testing.assert_array_equal(found, [5, 5])
 
 

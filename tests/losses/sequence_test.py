@@ -7,16 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from losses.policy_test import ADVANTAGES, LOGPROBS, MASK, OLD, ONES
 from mmrl.errors import UserError
 from mmrl.losses import policy, reduce, sequence
 
-# Two answers, one of three tokens and one of two; [P=2, G=1, R=3]. Padding
-# isn't a number.
-LOGPROBS = jnp.array([[[-0.7, -0.6, -2]], [[-1, -0.8, np.nan]]], jnp.float32)
-OLD = jnp.array([[[-1, -0.5, -2]], [[-0.7, -1.5, np.nan]]], jnp.float32)
-ADVANTAGES = jnp.array([[1.0], [-1.0]], jnp.float32)
-MASK = jnp.array([[[True, True, True]], [[True, True, False]]])
-ONES = jnp.ones_like(LOGPROBS)
 WIDTHS = (("clip_low", 0.2), ("clip_high", 0.2))
 
 

@@ -434,10 +434,6 @@ def test_every_drawing_has_keys_of_its_own(monkeypatch):
   assert not set(seen) & {tuple(x) for x in np.asarray(of_prompts)}
 
 
-def set_field(path: str, value):
-  config = make_config()
-  config.update_from_flattened_dict({path: value})
-  return config
 
 
 @pytest.mark.parametrize(
@@ -454,5 +450,7 @@ def set_field(path: str, value):
   ],
 )
 def test_a_config_that_cannot_be_refilled(path, value, message):
+  config = make_config()
+  config.update_from_flattened_dict({path: value})
   with pytest.raises(UserError, match=message):
-    run_lib.build_run(set_field(path, value), jax.devices()[:1])
+    run_lib.build_run(config, jax.devices()[:1])

@@ -187,7 +187,7 @@ def test_an_update_is_its_equations():
 def test_the_gradient_is_the_slope_of_the_equations():
   """Along the gradient the loss rises by its norm: central differences.
 
-  The step is the gradient clipped to 1, times 0.1. Of a slope of 6, over 0.005
+  The step is the gradient clipped to 1, times 0.1. Of a slope of 8, over 0.005
   of a step, the rounding of float32 takes 1e-4 and the curve as much.
   """
   _, _, trainable, *_ = stage()
