@@ -8,23 +8,18 @@ import numpy as np
 import pytest
 
 from mmrl.advantages import difficulty, group
+from mmrl.advantages.difficulty import (
+  quantiles,
+  sequence_confidence,
+  shared_std_advantages,
+)
 
 advantages_of = jax.jit(
   difficulty.difficulty_aware,
   static_argnames=("bins", "weights", "length_normalize", "epsilon", "ddof"),
 )
-shared_of = jax.jit(
-  difficulty.shared_std_advantages, static_argnames=("bins", "epsilon", "ddof")
-)
-quartiles_of = jax.jit(difficulty.quartile_groups)
-quantiles_of = jax.jit(difficulty.quantiles, static_argnames="parts")
-confidence_of = jax.jit(
-  difficulty.sequence_confidence, static_argnames="length_normalize"
-)
-plain_of = jax.jit(
-  group.group_normalised, static_argnames=("scale", "epsilon", "ddof")
-)
-bins_of = jax.jit(difficulty.quantile_groups, static_argnames="bins")
+quantile_groups = jax.jit(difficulty.quantile_groups, static_argnames="bins")
+quartile_groups = jax.jit(difficulty.quartile_groups)
 REWARDS = jnp.array(
   [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]], jnp.float32
 )
@@ -36,16 +31,10 @@ LOGPROBS = jnp.broadcast_to(CONFIDENCE[:, None, None], (4, 4, 2))
 ALL = jnp.ones(4, bool)
 
 
-def everyone(values):
-  return jnp.ones(len(values), bool)
-
-
 def padded(values):
-  """Eight values, and which of them count: all lengths are one program."""
-  valid = np.arange(8) < len(values)
-  filled = np.full(8, np.nan, np.float32)
-  filled[: len(values)] = values
-  return filled, valid
+  """Eight values, and which of them count."""
+  valid = jnp.arange(8) < len(values)
+  return jnp.full(8, np.nan).at[: len(values)].set(jnp.array(values)), valid
 
 
 @pytest.mark.parametrize(
@@ -62,7 +51,7 @@ def padded(values):
   ],
 )
 def test_quartile_groups_golden(entropies, expected):
-  found = quartiles_of(*padded(entropies))
+  found = quartile_groups(*padded(entropies))
   np.testing.assert_array_equal(found[: len(expected)], expected)
 
 
@@ -80,7 +69,7 @@ def test_quartile_groups_golden(entropies, expected):
   ],
 )
 def test_quantile_groups_golden(values, bins, expected):
-  found = bins_of(*padded(values), bins=bins)
+  found = quantile_groups(*padded(values), bins=bins)
   np.testing.assert_array_equal(found[: len(expected)], expected)
 
 
@@ -88,7 +77,8 @@ def test_quantile_groups_golden(values, bins, expected):
 def test_quantiles_are_those_of_numpy(parts):
   values = np.random.default_rng(0).normal(size=50).astype(np.float32)
   valid = np.random.default_rng(1).uniform(size=50) < 0.7
-  found = quantiles_of(np.where(valid, values, np.nan), valid, parts=parts)
+  dirty = jnp.where(valid, values, np.nan)
+  found = quantiles(dirty, jnp.asarray(valid), parts=parts)
   expected = np.quantile(values[valid], np.arange(1, parts) / parts)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -98,7 +88,9 @@ def test_bins_hold_equally_many_to_the_last_bit(bins):
   """Every edge is a value; j / bins in float32 would miss some."""
   count = 6 * bins + 1
   values = np.random.default_rng(2).permutation(count).astype(np.float32) / 3
-  groups = bins_of(jnp.asarray(values), jnp.ones(count, bool), bins=bins)
+  groups = quantile_groups(
+    jnp.asarray(values), jnp.ones(count, bool), bins=bins
+  )
   sizes = np.bincount(groups, minlength=bins)
   np.testing.assert_array_equal(sizes, [6] * (bins - 1) + [7])
 
@@ -108,8 +100,8 @@ def test_equal_values_share_a_bin():
   values = jnp.full(19, -1.3)
   for count in range(1, 20):
     valid = jnp.asarray(np.arange(19) < count)
-    assert (bins_of(values, valid, bins=7) == 6).all()
-    assert (quartiles_of(values, valid) == 0).all()
+    assert (quantile_groups(values, valid, bins=7) == 6).all()
+    assert (quartile_groups(values, valid) == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +118,7 @@ def test_sequence_confidence_golden(length_normalize, expected):
   )
   mask = ~jnp.isnan(logprobs)
   confidence = functools.partial(
-    confidence_of, length_normalize=length_normalize
+    sequence_confidence, length_normalize=length_normalize
   )
   np.testing.assert_allclose(confidence(logprobs, mask), expected, rtol=1e-6)
   # An answer without tokens isn't the most confident one: it is left out.
@@ -166,7 +158,7 @@ def test_sequence_confidence_golden(length_normalize, expected):
 def test_shared_std_golden(bin_of, invalid, expected):
   valid = ALL if invalid is None else ALL.at[invalid].set(False)
   rewards = jnp.where(valid[:, None], REWARDS, np.nan)
-  found = shared_of(rewards, jnp.array(bin_of), valid, bins=3)
+  found = shared_std_advantages(rewards, jnp.array(bin_of), valid, bins=3)
   np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
@@ -219,7 +211,9 @@ def batch(prompts: int):
 def test_epsilon_is_added_to_the_deviation():
   """Rewards 0 and 2 deviate by 1: 1 / (1 + 3), which is not 1 / root 4."""
   rewards, bins = jnp.array([[0.0, 2.0]]), jnp.zeros(1, jnp.int32)
-  values = shared_of(rewards, bins, everyone(bins), bins=1, epsilon=3.0, ddof=0)
+  values = shared_std_advantages(
+    rewards, bins, ALL[:1], bins=1, epsilon=3.0, ddof=0
+  )
   np.testing.assert_allclose(values, [[-0.25, 0.25]], rtol=1e-6)
 
 
@@ -240,7 +234,7 @@ def test_one_weight_alone_is_grpo(weights, bins, scale, ddof):
   found = advantages_of(
     *(rewards, entropy, logprobs, mask), weights=weights, bins=bins, ddof=ddof
   )
-  plain = plain_of(rewards, mask, scale=scale, ddof=ddof)
+  plain = group.group_normalised(rewards, mask, scale=scale, ddof=ddof)
   # Two programs: deviations of four rewards round by a few eps.
   np.testing.assert_allclose(found, plain, rtol=1e-6)
 
@@ -272,7 +266,7 @@ def test_length_normalize_changes_the_bins():
     for mean in (False, True)
   ]
   for bin_of, values in zip([[0, 1, 1, 0], [1, 1, 0, 0]], found, strict=True):
-    expected = shared_of(REWARDS, jnp.array(bin_of), ALL, bins=2)
+    expected = shared_std_advantages(REWARDS, jnp.array(bin_of), ALL, bins=2)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from losses.policy_test import ADVANTAGES, LOGPROBS, MASK, OLD, ONES
 from mmrl.errors import UserError
-from mmrl.losses import policy, reduce, sequence
+from mmrl.losses import reduce, sequence
 
 WIDTHS = (("clip_low", 0.2), ("clip_high", 0.2))
 
@@ -81,21 +81,6 @@ def test_ratio_is_clipped_from_below():
   )
   expected = [[-0.935507, -0.935507, -0.935507], [0.9997, 0.9997, 0]]
   np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("level", ["sequence", "token"])
-def test_on_policy_it_is_the_clipped_ratio(level):
-  """Value bit for bit, gradient to rounding."""
-
-  def other(logprobs):
-    values = policy.clipped_ratio(logprobs, OLD, ADVANTAGES, ONES, MASK)
-    return reduce.total(values, reduce.sequence_mean(MASK)), values
-
-  (value, values), found = gradient_of(OLD, level)
-  (one, others), expected = jax.value_and_grad(other, has_aux=True)(OLD)
-  assert value == one
-  np.testing.assert_array_equal(values[MASK], others[MASK])
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_levels_differ_in_whom_the_advantage_of_a_token_reaches():

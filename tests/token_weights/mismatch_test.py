@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from losses.policy_test import MASK, OLD
 import numpy as np
 import pytest
 
@@ -14,9 +15,7 @@ weights_of = jax.jit(
 )
 # Log-ratios of two answers of three and two tokens; [P=2, G=1, R=3].
 # Padding is not a number.
-OLD = jnp.array([[[-1, -0.5, -2]], [[-0.7, -1.5, np.nan]]], jnp.float32)
 RATIO = jnp.array([[[0.1, -0.3, 0.9]], [[-0.2, 0.05, 0]]], jnp.float32)
-MASK = jnp.array([[[True, True, True]], [[True, True, False]]])
 
 
 @pytest.mark.parametrize(
