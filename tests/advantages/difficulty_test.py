@@ -173,7 +173,7 @@ MIXED = [
 # bins=0 gives as few as 2 for 6 prompts.
 @pytest.mark.parametrize("bins", [0, 2])
 def test_mix_golden(bins):
-  """Padding and dropped prompts aren't numbers."""
+  """Padding and dropped prompts aren't numbers, or larger than any."""
 
   def with_dropped(values, value=jnp.nan):
     dropped = jnp.full_like(values[:1], value)
@@ -181,7 +181,7 @@ def test_mix_golden(bins):
 
   found = advantages_of(
     with_dropped(REWARDS),
-    with_dropped(ENTROPY),
+    with_dropped(ENTROPY, jnp.inf),
     with_dropped(jnp.where(MASK, LOGPROBS, jnp.nan)),
     with_dropped(MASK, False),
     bins=bins,

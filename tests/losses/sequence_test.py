@@ -74,6 +74,14 @@ def test_ratio_golden():
     np.testing.assert_allclose(values, expected * ONES[:1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_answer_without_tokens_has_no_loss(level):
+  values = sequence.clipped_sequence_ratio(
+    LOGPROBS, OLD, ADVANTAGES, ONES, MASK.at[0].set(False), level=level
+  )
+  assert (values[0] == 0).all()
+
+
 def test_ratio_is_clipped_from_below():
   """The means of d are -0.067 and -0.2: e^-0.067, and 1 - 3e-4."""
   values = sequence.clipped_sequence_ratio(
@@ -91,6 +99,7 @@ def test_levels_differ_in_whom_the_advantage_of_a_token_reaches():
   third = -1.068939 / 6
   np.testing.assert_allclose(token[0, 0], [0, third, 0], atol=1e-6)
   np.testing.assert_allclose(whole[0, 0], [third / 3] * 3, atol=1e-6)
+  assert (whole[1] == 0).all() and (token[1] == 0).all()
 
 
 @pytest.mark.parametrize("level", ["sequence", "token"])

@@ -7,7 +7,7 @@ import pytest
 
 from mmrl.errors import UserError
 from mmrl.losses import policy
-from mmrl.token_weights.future_kl import future_kl
+from mmrl.token_weights.future_kl import discounted_sum, future_kl
 
 weights_of = jax.jit(
   future_kl,
@@ -159,6 +159,16 @@ def test_decay_goes_by_position():
   )
   expected = [[[0.2, 0.141421, 0.2]]]
   np.testing.assert_allclose(jnp.log(weights), expected, atol=1e-6)
+
+
+def test_sum_equals_the_definition():
+  """A scan in logarithmic time, and the quadratic sum of the paper."""
+  values = np.random.default_rng(0).normal(size=(2, 3, 37))
+  distance = np.arange(37) - np.arange(37)[:, None]
+  decay = np.where(distance >= 0, 2.0 ** (-np.abs(distance) / 8), 0)
+  expected = np.einsum("tk,pgk->pgt", decay, values)
+  found = discounted_sum(jnp.asarray(values, jnp.float32), 8.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [LARGE, SMALL])
