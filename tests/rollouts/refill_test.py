@@ -434,8 +434,6 @@ def test_every_drawing_has_keys_of_its_own(monkeypatch):
   assert not set(seen) & {tuple(x) for x in np.asarray(of_prompts)}
 
 
-
-
 @pytest.mark.parametrize(
   "path, value, message",
   [
