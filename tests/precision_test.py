@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mmrl import advantages, losses, token_weights
-from mmrl.losses import policy
 from mmrl.models import vocabulary
 from mmrl.models.divergence import divergence
 from mmrl.types import Logits
@@ -78,17 +77,6 @@ def test_what_is_rounded_is_found():
   assert rounded(lambda x: jnp.exp(x), data) == {"exp"}
   assert rounded(lambda x: jax.jit(lambda y: y - 1)(x), data) == {"sub"}
   assert rounded(lambda x: jnp.where(x > 0, -x, 0), data) == set()
-
-
-def test_difference_of_narrow_logprobs():
-  """Of -8 and -8.0625, which bfloat16 tells apart, and a third of one: not."""
-  logprobs = jnp.array([[[-8.0, -8.0625]]], jnp.bfloat16)
-  old = jnp.array([[[-1 / 3, -1 / 3]]], jnp.bfloat16)
-  found = policy.log_ratio(logprobs, old, jnp.ones((1, 1, 2), bool))
-  assert found.dtype == jnp.float32
-  expected = np.float32(logprobs) - np.float32(old)
-  np.testing.assert_array_equal(found, expected)
-  assert not np.array_equal(found, logprobs - old)
 
 
 def narrow_logits(seed: int) -> Logits:

@@ -70,43 +70,20 @@ MISMATCH = {
 }
 
 
-def clipped(x, weights=None, **options):
-  """`clipped_ratio` of the inputs."""
-  ones = jnp.ones_like(x["logprobs"])
-  return policy.clipped_ratio(
-    x["logprobs"],
-    x["logprobs_old"],
-    x["advantages"],
-    ones if weights is None else weights,
-    x["mask"],
-    **CLIPS | options,
-  )
+def of_inputs(loss, **defaults):
+  """A loss as a function of the inputs and its options."""
+
+  def function(x, weights=None, **options):
+    weights = jnp.ones_like(x["logprobs"]) if weights is None else weights
+    data = (x[name] for name in ("logprobs", "logprobs_old", "advantages"))
+    return loss(*data, weights, x["mask"], **defaults | options)
+
+  return function
 
 
-def whole(x, **options):
-  """`clipped_sequence_ratio` of the inputs."""
-  ones = jnp.ones_like(x["logprobs"])
-  return sequence.clipped_sequence_ratio(
-    x["logprobs"],
-    x["logprobs_old"],
-    x["advantages"],
-    ones,
-    x["mask"],
-    **SEQUENCE | options,
-  )
-
-
-def weighed(x, **options):
-  """`clipped_weight` of the inputs."""
-  ones = jnp.ones_like(x["logprobs"])
-  return policy.clipped_weight(
-    x["logprobs"],
-    x["logprobs_old"],
-    x["advantages"],
-    ones,
-    x["mask"],
-    **options,
-  )
+clipped = of_inputs(policy.clipped_ratio, **CLIPS)
+whole = of_inputs(sequence.clipped_sequence_ratio, **SEQUENCE)
+weighed = of_inputs(policy.clipped_weight)
 
 
 def kl(x, **options):

@@ -1,7 +1,4 @@
-"""Tests of the term whose ratio is that of a whole answer.
-
-Padding and differences: policy_test.py, for all terms.
-"""
+"""Tests of the term whose ratio is that of a whole answer."""
 
 import functools
 
@@ -10,15 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from losses.policy_test import ADVANTAGES, LOGPROBS, MASK, OLD, ONES
 from mmrl.errors import UserError
-from mmrl.losses import policy, reduce, sequence
+from mmrl.losses import reduce, sequence
 
-# Two answers, one of three tokens and one of two; [P=2, G=1, R=3].
-LOGPROBS = jnp.array([[[-0.7, -0.6, -2]], [[-1, -0.8, -99]]], jnp.float32)
-OLD = jnp.array([[[-1, -0.5, -2]], [[-0.7, -1.5, 0]]], jnp.float32)
-ADVANTAGES = jnp.array([[1.0], [-1.0]], jnp.float32)
-MASK = jnp.array([[[True, True, True]], [[True, True, False]]])
-ONES = jnp.ones_like(LOGPROBS)
+WIDTHS = (("clip_low", 0.2), ("clip_high", 0.2))
 
 
 @functools.partial(jax.jit, static_argnames=("level", "options"))
@@ -37,23 +30,33 @@ def gradient_of(
 
 
 @pytest.mark.parametrize("level", ["sequence", "token"])
+@pytest.mark.parametrize("weight", [1.0, 0.5])
 @pytest.mark.parametrize(
-  ("options", "expected", "gradient"),
+  ("options", "good", "gradient"),
   [
     # s = exp(0.2 / 3), exp(0.4 / 2); (-1.0004 + 1.221403) / 2
-    ((), 0.110501, [[0, 0, 0], [0.305351, 0.305351, 0]]),
+    ((), -1.0004, [[0, 0, 0], [0.305351, 0.305351, 0]]),
     # (-1.068939 + 1.221403) / 2
     (
-      (("clip_low", 0.2), ("clip_high", 0.2)),
-      0.076232,
+      WIDTHS,
+      -1.068939,
       [[-0.178157, -0.178157, -0.178157], [0.305351, 0.305351, 0]],
     ),
   ],
 )
-def test_golden(level, options, expected, gradient):
-  (value, _), found = gradient_of(LOGPROBS, level, options=options)
-  np.testing.assert_allclose(value, expected, atol=1e-6)
-  np.testing.assert_allclose(found[:, 0], gradient, atol=1e-6)
+def test_golden(level, options, good, gradient, weight):
+  """Every token carries the loss of its answer."""
+  weights = jnp.where(MASK, weight, jnp.nan)
+  (value, values), found = gradient_of(
+    LOGPROBS, level, weights=weights, options=options
+  )
+  bad = 1.221403
+  np.testing.assert_allclose(value, weight * (good + bad) / 2, atol=1e-6)
+  expected = weight * np.array([3 * [good], [bad, bad, 0]])
+  np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
+  np.testing.assert_allclose(
+    found[:, 0], weight * np.array(gradient), atol=1e-6
+  )
 
 
 def test_ratio_golden():
@@ -69,13 +72,6 @@ def test_ratio_golden():
       length_normalize=normalize,
     )
     np.testing.assert_allclose(values, expected * ONES[:1], rtol=1e-6)
-
-
-@pytest.mark.parametrize("level", ["sequence", "token"])
-def test_every_token_carries_the_loss_of_its_answer(level):
-  (_, values), _ = gradient_of(LOGPROBS, level)
-  expected = [[-1.0004, -1.0004, -1.0004], [1.221403, 1.221403, 0]]
-  np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", ["sequence", "token"])
@@ -95,51 +91,26 @@ def test_ratio_is_clipped_from_below():
   np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("level", ["sequence", "token"])
-def test_on_policy_it_is_the_clipped_ratio(level):
-  """Value bit for bit, gradient to rounding."""
-
-  def other(logprobs):
-    values = policy.clipped_ratio(logprobs, OLD, ADVANTAGES, ONES, MASK)
-    return reduce.total(values, reduce.sequence_mean(MASK)), values
-
-  (value, values), found = gradient_of(OLD, level)
-  (one, others), expected = jax.value_and_grad(other, has_aux=True)(OLD)
-  assert value == one
-  np.testing.assert_array_equal(values[MASK], others[MASK])
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_levels_have_one_value():
-  widths = (("clip_low", 0.2), ("clip_high", 0.2))
-  one = gradient_of(LOGPROBS, "sequence", options=widths)
-  two = gradient_of(LOGPROBS, "token", options=widths)
-  # Two programs: each may round a product and an exponential its own way.
-  np.testing.assert_allclose(one[0][1], two[0][1], rtol=1e-6)
-  np.testing.assert_allclose(one[1], two[1], rtol=1e-6)
-
-
 def test_levels_differ_in_whom_the_advantage_of_a_token_reaches():
-  advantages = jnp.zeros_like(ONES).at[0, 0, 1].set(1.0)
-  widths = (("clip_low", 0.2), ("clip_high", 0.2))
-  _, whole = gradient_of(LOGPROBS, "sequence", advantages, options=widths)
-  _, token = gradient_of(LOGPROBS, "token", advantages, options=widths)
+  advantages = jnp.where(MASK, 0, jnp.nan).at[0, 0, 1].set(1.0)
+  _, whole = gradient_of(LOGPROBS, "sequence", advantages, options=WIDTHS)
+  _, token = gradient_of(LOGPROBS, "token", advantages, options=WIDTHS)
   # s = 1.068939, 1/3 of the answer's mean, 1/2 of the answers'
   third = -1.068939 / 6
   np.testing.assert_allclose(token[0, 0], [0, third, 0], atol=1e-6)
   np.testing.assert_allclose(whole[0, 0], [third / 3] * 3, atol=1e-6)
+  assert (whole[1] == 0).all() and (token[1] == 0).all()
 
 
 @pytest.mark.parametrize("level", ["sequence", "token"])
-def test_weights_of_one_are_bit_equal(level):
-  _, one = gradient_of(LOGPROBS, level)
-  _, half = gradient_of(LOGPROBS, level, weights=0.5 * ONES)
-  np.testing.assert_array_equal(0.5 * one, half)
-  (_, values), _ = gradient_of(LOGPROBS, level)
-  ratio = jnp.exp(jnp.array([0.2 / 3, 0.2], jnp.float32))[:, None, None]
-  plain = policy.surrogate(ratio, ADVANTAGES[..., None], 3e-4, 4e-4)
-  plain = jnp.where(MASK, plain, 0.0)
-  np.testing.assert_allclose(values, plain, rtol=1e-6)
+def test_only_the_current_policy_has_a_gradient(level):
+  def total(old, advantages, weights):
+    return sequence.clipped_sequence_ratio(
+      LOGPROBS, old, advantages, weights, MASK, level=level
+    ).sum()
+
+  found = jax.grad(total, (1, 2))(OLD, ADVANTAGES, ONES)
+  assert all((x == 0).all() for x in found)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -55,8 +55,17 @@ def make_rollout(scorer, params, prompt, visual) -> Rollout:
   )
 
 
-def check(family: str, rows: int = 1):
-  """The probe beside `behaviour`, and prompts that never had a picture."""
+# Pictures may be packed in several rows; block by block attention takes real
+# tokens to stand side by side.
+@pytest.mark.parametrize(("rows", "dense"), [(1, True), (2, True), (1, False)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_text_alone(family, rows, dense, monkeypatch):
+  """Of pictures and videos, with the times that a family writes for those.
+
+  The probe beside `behaviour`, and prompts that never had a picture.
+  """
+  if not dense:
+    monkeypatch.setattr(attention, "_DENSE_VALUES", 0)
   scorer, params, prompt, text = make_inputs(family, rows)
 
   @jax.jit
@@ -76,23 +85,6 @@ def check(family: str, rows: int = 1):
   np.testing.assert_array_equal(change > 1e-2, PICTURED)
   # Without a picture it is the same, bit for bit.
   np.testing.assert_array_equal(change > 0, PICTURED)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_equals_the_text_alone(family):
-  """Of pictures and videos, with the times that a family writes for those."""
-  check(family)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_equals_the_text_alone_block_by_block(family, monkeypatch):
-  """Attention over long sequences takes real tokens to stand side by side."""
-  monkeypatch.setattr(attention, "_DENSE_VALUES", 0)
-  check(family)
-
-
-def test_pictures_may_be_packed_in_several_rows():
-  check("qwen3_vl", rows=2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

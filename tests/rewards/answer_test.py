@@ -32,39 +32,15 @@ TABLE = [
 @pytest.mark.parametrize("label", ["B", " B\n", "<answer>B</answer>"])
 @pytest.mark.parametrize(("text", "accuracy", "think", "bare"), TABLE)
 def test_table(text, accuracy, think, bare, label):
-  correct = answer.is_right(text, label)
-  assert correct == accuracy
-  for form, expected in (("think", think), ("answer", bare)):
-    well_formed = answer.is_formed(text, form=form)
-    assert well_formed == expected
-    total = 0.9 * correct + 0.1 * well_formed
-    assert total == pytest.approx(0.9 * accuracy + 0.1 * expected)
-
-
-@pytest.mark.parametrize(
-  ("text", "think", "bare"),
-  [
-    (f"{THOUGHT}\n<answer> B </answer>\n", 1.0, 0.9),
-    (f"{THOUGHT}<answer>C</answer>", 0.1, 0.0),
-    ("<answer>B</answer>", 0.9, 1.0),
-    ("B", 0.0, 0.0),
-  ],
-)
-def test_weighted_total(text, think, bare):
-  def total(form):
-    accuracy = answer.is_right(text, "B")
-    return 0.9 * accuracy + 0.1 * answer.is_formed(text, form=form)
-
-  assert total("think") == pytest.approx(think)
-  assert total("answer") == pytest.approx(bare)
+  assert answer.is_right(text, label) == accuracy
+  assert answer.is_formed(text, form="think") == think
+  assert answer.is_formed(text, form="answer") == bare
 
 
 @pytest.mark.parametrize(
   ("text", "content"),
   [
-    ("<answer> B </answer>", "B"),
     ("<answer>one\ntwo</answer>", "one\ntwo"),
-    ("<answer>B</answer><answer>C</answer>", "B"),
     ("<answer></answer>", ""),
     ("<answer>B", None),
     ("B</answer>", None),

@@ -1,6 +1,7 @@
 """Tests of the reward of an answer's length."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mmrl.rewards import length
@@ -26,12 +27,9 @@ def test_golden(tokens, expected):
   assert value == expected and value.dtype == jnp.float32
 
 
-def test_never_rises_with_the_length():
-  found = length.soft_overlong(jnp.arange(13)[None], longest=10, buffer=10)
-  values = found[0].tolist()
-  assert values == sorted(values, reverse=True)
-  assert values[0] == 0 and values[-3:] == [-1, -1, -1]
-  assert values[1] == pytest.approx(-0.1)
+def test_the_buffer_may_be_all_of_the_length():
+  value = length.soft_overlong(jnp.array([[1]]), longest=10, buffer=10)
+  assert value == np.float32(-0.1)
 
 
 @pytest.mark.parametrize("buffer", [0, -1, 11])

@@ -1,6 +1,5 @@
 """Tests of expert trajectories as further answers of a group."""
 
-import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -13,16 +12,21 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import config as config_lib
 from mmrl import data
-from mmrl.data import pipeline
+from mmrl.advantages import expert_group_normalised
 from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.rollouts import experts
 from mmrl.rollouts.answers import Answers
-from mmrl.train import collect, loop, objective
 from mmrl.train import run as run_lib
-from mmrl.types import Prefix, Prompt, Rollout, Scores
+from mmrl.types import Prefix, Prompt, Rollout
+from rollouts.refill_test import (
+  LENGTH,
+  QUESTIONS,
+  collect_batch,
+  grpo_config,
+  learn,
+)
 
 # Two questions, two answers and two experts, three tokens.
 
@@ -119,20 +123,6 @@ LOGPROBS = np.log(
       0.5,
     ),
     (
-      {"accuracy": [[0, 0, 0, 1], [0, 0, 1, 1]]},
-      (),
-      [[0, 1], [1, 0]],
-      1.0,
-      0.5,
-    ),
-    (
-      {"accuracy": [[0, 1, 1, 1], [0, 0, 1, 1]]},
-      (),
-      [[0, 0], [1, 0]],
-      0.5,
-      1.0,
-    ),
-    (
       {"accuracy": [[0, 1, 1, 1], [1, 1, 1, 1]], "solved": 1.0},
       (),
       [[1, 1], [0, 0]],
@@ -148,17 +138,12 @@ LOGPROBS = np.log(
   ],
 )
 def test_choose_by_hand(changes, dropped, kept, used, probability):
-  settings, parts = (
-    dict(SETTINGS),
-    {"accuracy": RIGHT, "format": np.ones((2, 4))},
-  )
-  for name, value in changes.items():
-    if name in parts and not isinstance(value, str):
-      parts[name] = value
-    else:
-      settings[name] = value
-  if not settings["format"]:
-    parts["format"] = np.zeros((2, 4))
+  changes, parts = dict(changes), {}
+  for name, default in (("accuracy", RIGHT), ("format", np.ones((2, 4)))):
+    given = isinstance(changes.get(name), str)  # a setting, to read no part
+    value = np.zeros((2, 4)) if given else changes.pop(name, default)
+    parts[name] = np.array(value, np.float32)
+  settings = SETTINGS | changes
   layout = make_layout(1)
   answers = experts.append(fake_answers(layout), FakeExperts(), layout)
   mask = answers.mask.copy()
@@ -178,59 +163,9 @@ def test_choose_by_hand(changes, dropped, kept, used, probability):
   )
 
 
-# The objective: who doesn't name experts doesn't see them.
-
-FIELDS = {
-  "mask": jnp.array([[[1, 1], [1, 0], [1, 1]]], bool),
-  "expert": jnp.array([[0, 0, 1]], bool),
-  "advantages": jnp.array([[1.0, -1.0, 2.0]]),
-  "logprobs_old": jnp.full((1, 3, 2), -1.0),
-  "logprobs_ref": jnp.full((1, 3, 2), -2.0),
-  "token_weights": jnp.ones((1, 3, 2)),
-}
-
-
-@pytest.mark.parametrize(
-  "name, on_experts",
-  [
-    ("clipped_ratio", False),
-    ("policy_gradient", False),
-    ("reference_kl", False),
-    ("expert_shaped", True),
-  ],
-)
-def test_a_term_that_names_no_expert_is_of_sampled_answers(name, on_experts):
-  spec = {"name": name, "weight": 1.0, "reduce": "token_mean"}
-
-  def gradient(fields):
-    terms = objective.build_terms(
-      {"one": spec},
-      provided=(*fields, "logprobs", "entropies"),
-      remedies={},
-    )
-    weights = objective.reduction_weights(terms, fields["mask"], fields)
-
-    def loss(logprobs):
-      scores = Scores(logprobs, jnp.zeros(logprobs.shape))
-      return objective.objective(terms, scores, fields, weights)[0]
-
-    logprobs = jnp.full(fields["mask"].shape, -1.0)
-    return np.asarray(jax.grad(loss)(logprobs))
-
-  found = gradient(FIELDS)
-  plain = {k: v for k, v in FIELDS.items() if k != "expert"}
-  assert gradient(plain)[0, 2].all()  # it would pull on them
-  assert found[0, 2].all() if on_experts else not found[0, 2].any()
-  if not on_experts:
-    plain = {k: v[:, :2] for k, v in plain.items()}
-  # Two programs: of two rows and of three.
-  np.testing.assert_allclose(found[0, :2], gradient(plain)[0, :2], rtol=1e-6)
-  assert found[0, 0].all() and found[0, 1, 0] and not found[0, 1, 1]
-
-
 # Whole steps of the model that ships with the library.
 
-QUESTIONS, COUNT, GROUP, LENGTH = 4, 2, 4, 10
+COUNT, GROUP = 2, QUESTIONS
 
 
 def formed(answer: str) -> str:
@@ -268,17 +203,9 @@ def path(tmp_path_factory):
 @functools.cache
 def make_config(path: str = ""):
   """GRPO, or with a file of experts TGRL."""
-  config = config_lib.get_config()
-  del config.losses["kl"], config.probes["reference"]
-  config.model.remat = False
-  config.rollout.prompts, config.rollout.answers = QUESTIONS, GROUP
-  config.rollout.length = LENGTH
-  config.rollout.temperature = 2.0  # answers differ, and are wrong
+  config = grpo_config()
   config.rewards.accuracy.weight = 1.0
-  config.train.minibatches = 1
   config.shares = {"every": 1000, "prompts": 1}
-  config.optimizer = {"name": "sgd"}
-  config.schedule = {"name": "constant_schedule", "value": 0.02}
   if path:
     config.experts.update({"path": path, "count": COUNT, "solved": 1.0})
     config.advantage = {"name": "expert_group_normalised"}
@@ -300,32 +227,9 @@ def one_step(path: str = "", rounds: int = 0, **changes):
   run, config = build(path), make_config(path).copy_and_resolve_references()
   config.rollout.refill.rounds = rounds
 
-  def samples(number):
-    return pipeline.take(
-      range(number * QUESTIONS, (number + 1) * QUESTIONS),
-      run.train_source,
-      run.processor,
-      answer_length=LENGTH,
-      lengths=config.data.lengths,
-      patches=config.data.patches,
-      group=run.group,
-    )
-
   run = dataclasses.replace(run, **changes)
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    batch, values = collect.collect(
-      config,
-      run,
-      run.initial_state(),
-      samples(0),
-      1,
-      pool,
-      lambda: samples(1),
-    )
-  state, values = loop.learn(
-    config, run, run.initial_state(), batch, values, 1, 0
-  )
-  assert not [k for k, x in values.items() if not np.isfinite(x)]
+  batch, values = collect_batch(run, config)
+  state, values = learn(run, config, batch, values)
   return jax.device_get(batch), jax.device_get(state.trainable), values
 
 
@@ -350,19 +254,12 @@ def half_right(run: run_lib.Run, right=(), wrong=()):
 
 
 def check_advantages(batch):
-  """Mean and deviation are of the rows that have a token."""
-  for rewards, mask, found in zip(
-    batch.fields["rewards"],
-    batch.mask.any(-1),
-    batch.fields["advantages"],
-    strict=True,
-  ):
-    counts = mask | (np.arange(GROUP + COUNT) < GROUP)
-    expected = np.zeros(GROUP + COUNT)
-    if mask.any() and len(set(rewards[counts])) > 1:
-      one = rewards[counts]
-      expected[counts] = (one - one.mean()) / (one.std(ddof=1) + 1e-6)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  """They are those of sampled answers and experts together."""
+  rewards, expert, found = (
+    jnp.asarray(batch.fields[x]) for x in ("rewards", "expert", "advantages")
+  )
+  expected = expert_group_normalised(rewards, jnp.asarray(batch.mask), expert)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_experts_are_the_last_of_each_group(path):

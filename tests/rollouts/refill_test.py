@@ -11,7 +11,6 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
-import small_models
 
 from mmrl import config as config_lib
 from mmrl import data
@@ -79,38 +78,26 @@ def numpy_batch(seed: int) -> tuple[Prompt, Rollout]:
   def cache():
     return np.swapaxes(of(np.float32, LAYERS, S, 1, 2), 0, 1)
 
+  number, real = np.int32, np.float32
   patches = Patches(
-    pixels=of(np.float32, 5, 3),
-    rows_columns=of(np.int32, 5, 2),
-    extent=of(np.int32, 5, 2),
-    frame=of(np.int32, 5, 2),
-    windows=of(np.int32, 2, 4),
-    window_slot=of(np.int32, 5),
+    of(real, 5, 3),
+    *(of(number, 5, 2) for _ in ("rows_columns", "extent", "frame")),
+    of(number, 2, 4),
+    of(number, 5),
   )
   prompt = Prompt(
-    tokens=of(np.int32, S),
+    tokens=of(number, S),
     mask=of(bool, S),
-    positions=of(np.int32, S, 3),
-    visual_index=of(np.int32, S),
-    next_position=of(np.int32),
-    region=of(np.float32, S),
+    positions=of(number, S, 3),
+    visual_index=of(number, S),
+    next_position=of(number),
+    region=of(real, S),
     patches=patches,
   )
-  prefix = Prefix(
-    keys=cache(),
-    values=cache(),
-    mask=prompt.mask,
-    next_position=prompt.next_position,
-    last_hidden=of(np.float32, 4),
-    last_query=of(np.float32, 1, 2, 2),
-  )
-  rollout = Rollout(
-    tokens=of(np.int32, G, R),
-    mask=of(bool, G, R),
-    logprobs=of(np.float32, G, R),
-    visual=of(np.float32, 2, 4),
-    prefix=prefix,
-  )
+  last = of(real, 4), of(real, 1, 2, 2)
+  prefix = Prefix(cache(), cache(), prompt.mask, prompt.next_position, *last)
+  answers = (of(kind, G, R) for kind in (number, bool, real))
+  rollout = Rollout(*answers, of(real, 2, 4), prefix)
   return prompt, rollout
 
 
@@ -222,45 +209,26 @@ def fill(devices: int, first, *rounds):
   return before, after, values
 
 
-ALL, NONE = np.ones(P, bool), np.zeros(P, bool)
+ALL, NONE, EVEN = np.ones(P, bool), np.zeros(P, bool), np.arange(P) % 2 == 0
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_mixed_groups_are_not_drawn_again(devices):
-  before, after, values = fill(devices, ALL)
-  assert values == {"rollout/refills": 0.0, "rollout/unfilled": 0.0}
-  assert after.rollout is before.rollout and after.prompt is before.prompt
-  np.testing.assert_array_equal(after.tokens, before.tokens)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_drawing_is_bounded(devices):
-  before, after, values = fill(devices, NONE, NONE, NONE, NONE)
-  assert values == {"rollout/refills": 3.0, "rollout/unfilled": 1.0}
-  assert not after.mask.any()
-  np.testing.assert_array_equal(after.tokens, before.tokens)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_filled_in_the_second_round(devices):
-  some = np.arange(P) % 2 == 0
-  before, after, values = fill(devices, some, NONE, ALL)
-  assert values == {"rollout/refills": 2.0, "rollout/unfilled": 0.0}
-  # Those that were mixed stand where they stood, with the same question.
-  np.testing.assert_array_equal(after.tokens[some], before.tokens[some])
+@pytest.mark.parametrize(
+  ("drawings", "refills", "unfilled", "replaced"),
+  [
+    ([ALL], 0, 0, NONE),  # what is mixed isn't drawn again
+    ([NONE, NONE, NONE, NONE], 3, 1, NONE),  # drawing is bounded
+    # What was mixed stands where it stood, with the same question.
+    ([EVEN, NONE, ALL], 2, 0, ~EVEN),
+  ],
+)
+def test_fill(devices, drawings, refills, unfilled, replaced):
+  before, after, values = fill(devices, *drawings)
+  assert values == {"rollout/refills": refills, "rollout/unfilled": unfilled}
   new = (after.tokens != before.tokens).any((1, 2))
-  np.testing.assert_array_equal(new, ~some)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_what_is_wanted_is_filled_shard_by_shard(devices):
-  rng = np.random.default_rng(3)
-  first, *rounds = rng.random((4, P)) < 0.3
-  _, after, _ = fill(devices, first, *rounds)
-  shards = make_layout(devices).shards
-  found = sum(x.reshape(shards, -1).sum(1) for x in (first, *rounds))
-  filled = after.mask.any((1, 2)).reshape(shards, -1).sum(1)
-  np.testing.assert_array_equal(filled, np.minimum(found, P // shards))
+  np.testing.assert_array_equal(new, replaced)
+  if not refills:
+    assert after.rollout is before.rollout and after.prompt is before.prompt
 
 
 # Whole steps of the model that ships with the library.
@@ -268,23 +236,14 @@ def test_what_is_wanted_is_filled_shard_by_shard(devices):
 QUESTIONS, LENGTH, ROUNDS = 4, 10, 2
 
 
-def make_config(rounds: int = ROUNDS):
+def grpo_config():
+  """Of four questions with four answers each; SGD."""
   config = config_lib.get_config()
   del config.losses["kl"], config.probes["reference"]
   config.model.remat = False
   config.rollout.prompts = config.rollout.answers = QUESTIONS
   config.rollout.length = LENGTH
   config.rollout.temperature = 2.0  # answers differ, whatever the weights
-  config.rollout.refill.rounds = rounds
-  config.rewards = {
-    "accuracy": {"name": "exact_answer", "weight": 2.0},
-    "overlong": {
-      "name": "soft_overlong",
-      "weight": 1.0,
-      "longest": LENGTH,
-      "buffer": 5,
-    },
-  }
   config.train.minibatches = 1
   config.shares.every = 0
   config.optimizer = {"name": "sgd"}
@@ -292,15 +251,8 @@ def make_config(rounds: int = ROUNDS):
   return config
 
 
-@functools.cache
-def build() -> run_lib.Run:
-  return run_lib.build_run(make_config(), jax.devices()[:1])
-
-
-@functools.cache
-def make_samples(number: int) -> data.Samples:
+def take(run: run_lib.Run, config, number: int) -> data.Samples:
   """The questions of a drawing."""
-  run, config = build(), make_config()
   start = number * QUESTIONS
   return pipeline.take(
     range(start, start + QUESTIONS),
@@ -313,36 +265,58 @@ def make_samples(number: int) -> data.Samples:
   )
 
 
-def step(accuracy, rounds: int = ROUNDS):
-  """Collects a batch, with another function for the accuracy."""
-  run, drawn = build(), itertools.count(1)
-  graded = small_models.reward(
-    "accuracy", 2.0, lambda text, _, example: accuracy(text, example)
-  )
-  rewards = [graded, *run.rewards[1:]]
-  run = dataclasses.replace(run, rewards=rewards)
+def collect_batch(run: run_lib.Run, config):
+  """A batch and what was measured of it."""
+  drawn = itertools.count()
+
+  def samples():
+    return take(run, config, next(drawn))
+
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     batch, values = collect.collect(
-      make_config(rounds),
-      run,
-      run.initial_state(),
-      make_samples(0),
-      1,
-      pool,
-      lambda: make_samples(next(drawn)),
+      *(config, run, run.initial_state(), samples(), 1, pool, samples)
     )
   assert next(drawn) == values.get("rollout/refills", 0) + 1
   assert not [k for k, x in values.items() if not np.isfinite(x)]
   return batch, values
 
 
-def learn(batch, values):
-  run = build()
-  state, values = loop.learn(
-    make_config(), run, run.initial_state(), batch, values, 1, 0
-  )
+def learn(run: run_lib.Run, config, batch, values):
+  state = run.initial_state()
+  state, values = loop.learn(config, run, state, batch, values, 1, 0)
   assert not [k for k, x in values.items() if not np.isfinite(x)]
   return state, values
+
+
+def make_config(rounds: int = ROUNDS):
+  config = grpo_config()
+  config.rollout.refill.rounds = rounds
+  config.rewards = {
+    "accuracy": {"name": "exact_answer", "weight": 2.0},
+    "overlong": {
+      "name": "soft_overlong",
+      "weight": 1.0,
+      "longest": LENGTH,
+      "buffer": 5,
+    },
+  }
+  return config
+
+
+@functools.cache
+def build() -> run_lib.Run:
+  return run_lib.build_run(make_config(), jax.devices()[:1])
+
+
+def step(accuracy, rounds: int = ROUNDS):
+  """Collects a batch, with another function for the accuracy."""
+  run = build()
+  graded = small_models.reward(
+    "accuracy", 2.0, lambda text, _, example: accuracy(text, example)
+  )
+  rewards = [graded, *run.rewards[1:]]
+  run = dataclasses.replace(run, rewards=rewards)
+  return collect_batch(run, make_config(rounds))
 
 
 def mixing(places, dull=()):
@@ -380,7 +354,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
   batch, values = step(accuracy)
   drawn = {}
   for number in range(1 + ROUNDS):
-    samples = make_samples(number)
+    samples = take(build(), make_config(), number)
     drawn |= zip(shown(samples.prompt), samples.examples, strict=True)
   assert len(drawn) == (1 + ROUNDS) * QUESTIONS
   mask, rewards = np.asarray(batch.mask), np.asarray(batch.fields["rewards"])
@@ -406,7 +380,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
   assert values["rollout/sampler_scorer_gap"] < 1e-4
   advantages = np.asarray(batch.fields["advantages"])
   np.testing.assert_array_equal(advantages.any(1), ~empty)
-  _, values = learn(batch, values)
+  _, values = learn(build(), make_config(), batch, values)
   assert values["policy/ratio_deviation"] < 1e-5
   assert values["gradient/norm"] > 0
 
@@ -419,7 +393,7 @@ def test_a_batch_of_nothing_changes_nothing():
   assert values["reward/accuracy"] == 1.0 and values["reward/overlong"] < 0
   assert not np.asarray(batch.mask).any()
   assert not np.asarray(batch.fields["advantages"]).any()
-  state, values = learn(batch, values)
+  state, values = learn(build(), make_config(), batch, values)
   assert values["loss/total"] == values["gradient/norm"] == 0
   jax.tree.map(
     np.testing.assert_array_equal,
@@ -457,12 +431,6 @@ def test_every_drawing_has_keys_of_its_own(monkeypatch):
   assert not set(seen) & {tuple(x) for x in np.asarray(of_prompts)}
 
 
-def set_field(path: str, value):
-  config = make_config()
-  config.update_from_flattened_dict({path: value})
-  return config
-
-
 @pytest.mark.parametrize(
   "path, value, message",
   [
@@ -482,5 +450,7 @@ def set_field(path: str, value):
   ],
 )
 def test_a_config_that_cannot_be_refilled(path, value, message):
+  config = make_config()
+  config.update_from_flattened_dict({path: value})
   with pytest.raises(UserError, match=message):
-    run_lib.build_run(set_field(path, value), jax.devices()[:1])
+    run_lib.build_run(config, jax.devices()[:1])

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from losses.attention_test import MASK, NEW, OLD
 import numpy as np
 import pytest
 
@@ -21,17 +22,10 @@ KL = {"name": "reference_kl", "weight": 0.04, "reduce": "token_mean"}
 LOOK = {"name": "attention_jsd", "weight": 1.0, "reduce": "sequence_mean"}
 SPECS = {"policy": POLICY, "kl": KL, "attention": LOOK}
 # The worked example of the attention method: two answers of 2 and 1 tokens.
-MASK = jnp.array([[[True, True]], [[True, False]]])
 SCORES = Scores(
   logprobs=jnp.array([[[-1, -0.5]], [[-2, -9]]], jnp.float32),
   entropies=jnp.array([[[1, 2]], [[6, 99]]], jnp.float32),
-  attention=jnp.array(
-    [
-      [[[0.5, 0.3, 0.2, 0], [0.25, 0.25, 0.4, 0.1]]],
-      [[[0.7, 0.3, 0, 0], [0.9, 0.05, 0.05, 0]]],
-    ],
-    jnp.float32,
-  ),
+  attention=NEW,
 )
 FIELDS = {
   "mask": MASK,
@@ -39,13 +33,7 @@ FIELDS = {
   "token_weights": jnp.ones((2, 1, 2)),
   "logprobs_old": jnp.array([[[-1.2, -0.5]], [[-1.5, 0]]], jnp.float32),
   "logprobs_ref": jnp.array([[[-1.1, -0.7]], [[-2.2, 0]]], jnp.float32),
-  "attention_old": jnp.array(
-    [
-      [[[0.2, 0.3, 0.5, 0], [0.3, 0.3, 0.3, 0.1]]],
-      [[[0.6, 0.4, 0, 0], [0.1, 0.8, 0.1, 0]]],
-    ],
-    jnp.float32,
-  ),
+  "attention_old": OLD,
 }
 
 
@@ -132,10 +120,8 @@ def test_answers_without_an_advantage_are_neither_good_nor_bad():
 
 
 def test_largest_is_of_answer_tokens_alone():
-  """Not of padding, and not of an expert's."""
+  """Not of padding, which isn't a number, and not of an expert's."""
   fields = FIELDS | {"expert": jnp.array([[True], [False]])}
-  moved = fields["attention_old"].at[1, 0, 1].set(jnp.nan)
-  fields |= {"attention_old": moved}
   _, metrics = value_of(build(attention=LOOK), fields=fields)
   for name in ("mean", "bad", "max"):
     value = metrics[f"attention/jsd_{name}"]
@@ -219,28 +205,6 @@ def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   np.testing.assert_array_equal(
     weights["token_mean"], reduce.token_mean(sampled)
   )
-
-
-def test_options_of_a_reduction_are_not_shared():
-  """Of one name, and of one option with another value."""
-  options = [{}, {"horizon": 2}, {"horizon": 4}, {"count_empty": True}]
-  specs = {
-    f"kl{i}": KL | {"reduce": {"name": "sequence_sum", **x}}
-    for i, x in enumerate(options)
-  }
-  terms, mask = build(**specs), MASK.at[1].set(False)
-  weights = objective.reduction_weights(terms, mask)
-  for term, expected in zip(terms, [1, 1 / 2, 1 / 4, 1 / 2], strict=True):
-    np.testing.assert_array_equal(weights[term.reduction][0, 0], expected)
-
-
-def test_attention_is_averaged_over_tokens_of_good_and_of_bad_answers():
-  mask = jnp.array(np.arange(3) < np.array([[[3], [1]], [[1], [3]]]))
-  fields = {"advantages": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}
-  weights = objective.reduction_weights(build(attention=LOOK), mask, fields)
-  each = jnp.where(mask, 1 / 4, 0)
-  np.testing.assert_array_equal(weights["good"], each.at[1].set(0))
-  np.testing.assert_array_equal(weights["bad"], each.at[0].set(0))
 
 
 def test_metrics_add_up_but_maxima():
