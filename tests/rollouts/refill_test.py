@@ -11,6 +11,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+import small_models
 
 from mmrl import config as config_lib
 from mmrl import data
