@@ -116,8 +116,9 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
     length=length,
     temperature=temperature,
   )
+  inputs = models.embed(params, config, rollout.tokens)
   output = models.extend(
-    params, config, rollout.prefix, rollout.tokens, attention_layers=layers
+    params, config, rollout.prefix, inputs, attention_layers=layers
   )
   assert isinstance(output.attention, Attention)
   rows = models.attention_rows(output.attention)

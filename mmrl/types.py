@@ -113,6 +113,8 @@ class Prefix:
       logits emit the first answer token.
     last_query: that token's queries in the chosen layers; None if no
       attention was asked for.
+    hidden_at: outputs of chosen layers, before the final norm; None unless
+      asked for.
   """
 
   keys: Float[Array, "L P S K head"]
@@ -121,6 +123,7 @@ class Prefix:
   next_position: Int[Array, "P"]
   last_hidden: Float[Array, "P D"]
   last_query: Float[Array, "P A H head"] | None = None
+  hidden_at: Float[Array, "P S A D"] | None = None
 
 
 @pytree
@@ -153,11 +156,14 @@ class Output:
     logits: float32 [..., V]; None unless asked for.
     attention: that of the answer tokens from `extend`, float32 maps
       [L, P, H, S, S] from `apply`; None unless asked for.
+    hidden_at: outputs of chosen layers, before the final norm; None unless
+      asked for.
   """
 
   hidden: Float[Array, "..."]
   logits: Float[Array, "..."] | None = None
   attention: Attention | Float[Array, "L P H S S"] | None = None
+  hidden_at: Float[Array, "P G R A D"] | None = None
 
 
 @pytree

@@ -160,7 +160,9 @@ def model_gradient(length: int, answers: int, count: int, sharding=None):
 
   def loss(params, prompt, visual, tokens):
     prefix = models.prefill(params, config, prompt, visual)
-    output = models.extend(params, config, prefix, tokens)
+    output = models.extend(
+      params, config, prefix, models.embed(params, config, tokens)
+    )
     return output.hidden.astype(jnp.float32).sum()
 
   tokens = shape(1, answers, count)

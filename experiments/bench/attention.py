@@ -47,7 +47,8 @@ def main() -> None:
     visual = models.vision(params, config, prompt.patches)
     layers = {"attention_layers": (-1,)}
     prefix = models.prefill(params, config, prompt, visual, **layers)
-    output = models.extend(params, config, prefix, answer, **layers)
+    inputs = models.embed(params, config, answer)
+    output = models.extend(params, config, prefix, inputs, **layers)
     return models.map_rows(entropy, output.attention).mean()
 
   arguments = model.params, jax.device_put(prompt), jnp.asarray(answer)

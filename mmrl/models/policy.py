@@ -89,8 +89,9 @@ def score(
     attention_layers: layers whose attention is a policy; none if empty.
     attention_row: see `rows.attention_policy`.
   """
+  inputs = vlm.embed(params, config, tokens)
   output = vlm.extend(
-    params, config, prefix, tokens, attention_layers=attention_layers
+    params, config, prefix, inputs, attention_layers=attention_layers
   )
   first = prefix.last_hidden[:, None, None]
   first = jnp.broadcast_to(first, (*tokens.shape[:2], 1, first.shape[-1]))

@@ -63,7 +63,10 @@ def _keep(kept: PyTree, new: PyTree, index: Array, chosen: tuple[int, ...]):
   return jax.tree.map(write, kept, new) if chosen else kept
 
 
-def embed(params: PyTree, config: ModelConfig, tokens: Array) -> Array:
+def embed(
+  params: PyTree, config: ModelConfig, tokens: Int[Array, "*batch"]
+) -> Float[Array, "*batch D"]:
+  """Looks up the embeddings of token ids, in the compute type."""
   # Parts of its rows would have to be put together for every token.
   table = sharding.whole(params["text"]["embed"]["embedding"])
   return sharding.over_prompts(jnp.take(table, tokens, axis=0)).astype(
@@ -141,6 +144,7 @@ def prefill(
   visual: Float[Array, "B N E"],
   *,
   attention_layers: tuple[int, ...] = (),
+  hidden_layers: tuple[int, ...] = (),
 ) -> Prefix:
   """Runs the prompts, once each.
 
@@ -151,6 +155,7 @@ def prefill(
     visual: visual tokens from `tower.vision`.
     attention_layers: layers (negative from the end) whose query of the last
       real token is wanted.
+    hidden_layers: layers (negative from the end) whose output is wanted.
 
   Returns:
     Keys and values of every layer and what emits the first answer token.
@@ -161,13 +166,14 @@ def prefill(
   length = prompt.mask.shape[-1]
   last = length - 1 - jnp.argmax(prompt.mask[:, ::-1], axis=-1)
   chosen = _layer_indices(config, attention_layers)
+  seen = _layer_indices(config, hidden_layers)
 
   def at_last(x):
     index = last.reshape(-1, *[1] * (x.ndim - 1))
     return jnp.take_along_axis(x, index, axis=1)[:, 0]
 
   def body(carry, layer):
-    x, kept = carry
+    x, kept, states = carry
     x = sharding.over_prompts(x)
     layer_params, index = layer
 
@@ -179,13 +185,17 @@ def prefill(
       block, layer_params, x, angles, attend
     )
     kept = _keep(kept, at_last(queries), index, chosen)
-    return (_add_deep(x, deep, index), kept), (keys, values)
+    x = _add_deep(x, deep, index)
+    return (x, kept, _keep(states, x, index, seen)), (keys, values)
 
   text = config.text
   kept = jnp.zeros(
     (len(chosen), x.shape[0], text.num_attention_heads, text.head_dim), x.dtype
   )
-  (x, kept), (keys, values) = _scan(body, params, config, (x, kept))
+  states = jnp.zeros((len(seen), *x.shape), x.dtype)
+  (x, kept, states), (keys, values) = _scan(
+    body, params, config, (x, kept, states)
+  )
   return Prefix(
     keys=keys,
     values=values,
@@ -193,6 +203,7 @@ def prefill(
     next_position=prompt.next_position,
     last_hidden=at_last(final_norm(params, config, x)),
     last_query=jnp.moveaxis(kept, 0, 1) if chosen else None,
+    hidden_at=jnp.moveaxis(states, 0, 2) if seen else None,
   )
 
 
@@ -211,9 +222,10 @@ def extend(
   params: PyTree,
   config: ModelConfig,
   prefix: Prefix,
-  tokens: Int[Array, "P G R"],
+  inputs: Float[Array, "P G R D"],
   *,
   attention_layers: tuple[int, ...] = (),
+  hidden_layers: tuple[int, ...] = (),
 ) -> Output:
   """Runs G answers per prompt, attending to the prefix and to themselves.
 
@@ -223,25 +235,28 @@ def extend(
     params: model parameters.
     config: the architecture.
     prefix: from `prefill` under the parameters that are to attend.
-    tokens: answer ids.
+    inputs: embeddings of the answers: `embed` of their tokens, or others.
     attention_layers: layers (negative from the end) whose rows are wanted;
       `prefix` has the same.
+    hidden_layers: layers (negative from the end) whose output is wanted.
 
   Returns:
     `hidden` [P, G, R, D], which emits the token *after* each answer token
     (the prefix emits the first), and `attention`, of which
     `attention_rows` makes the row of each answer token over prompt and
-    answer, its own position included, [P, G, R, S+R].
+    answer, its own position included, [P, G, R, S+R]; `hidden_at` [P, G, R,
+    chosen layers, D], before the final norm.
   """
-  x = embed(params, config, tokens)
-  count = tokens.shape[-1]
+  x = sharding.over_prompts(inputs.astype(config.dtype))
+  count = inputs.shape[-2]
   angles = answer_angles(config, prefix, 0, count)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
   chosen = _layer_indices(config, attention_layers)
+  seen = _layer_indices(config, hidden_layers)
 
   def body(carry, layer):
-    x, kept = carry
+    x, kept, states = carry
     x = sharding.over_prompts(x)
     layer_params, index, prefix_keys, prefix_values = layer
 
@@ -252,15 +267,19 @@ def extend(
       return out, (queries, keys)
 
     x, new = layers.run(block, layer_params, x, angles, attend)
-    return (x, _keep(kept, new, index, chosen)), None
+    kept = _keep(kept, new, index, chosen)
+    return (x, kept, _keep(states, x, index, seen)), None
 
   text = config.text
   kept = tuple(
-    jnp.zeros((len(chosen), *tokens.shape, heads, text.head_dim), x.dtype)
+    jnp.zeros((len(chosen), *x.shape[:-1], heads, text.head_dim), x.dtype)
     for heads in (text.num_attention_heads, text.num_key_value_heads)
   )
   prefixes = prefix.keys, prefix.values
-  (x, (queries, keys)), _ = _scan(body, params, config, (x, kept), prefixes)
+  states = jnp.zeros((len(seen), *x.shape), x.dtype)
+  (x, (queries, keys), states), _ = _scan(
+    body, params, config, (x, kept, states), prefixes
+  )
   rows = None
   if chosen:
     assert prefix.last_query is not None, "prefill had no attention_layers"
@@ -271,7 +290,11 @@ def extend(
       prefix_mask=prefix.mask,
       last_query=prefix.last_query,
     )
-  return Output(hidden=final_norm(params, config, x), attention=rows)
+  return Output(
+    hidden=final_norm(params, config, x),
+    attention=rows,
+    hidden_at=jnp.moveaxis(states, 0, 3) if seen else None,
+  )
 
 
 def apply(

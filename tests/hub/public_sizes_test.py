@@ -89,8 +89,9 @@ def test_shapes(config):
     prefix = models.prefill(
       params, config, prompt, visual, attention_layers=(-1,)
     )
+    inputs = models.embed(params, config, answers)
     output = models.extend(
-      params, config, prefix, answers, attention_layers=(-1,)
+      params, config, prefix, inputs, attention_layers=(-1,)
     )
     rows = models.attention_rows(output.attention)
     logits = models.logits(params, config, output.hidden)

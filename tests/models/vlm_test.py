@@ -92,8 +92,9 @@ def extended(
   prefix = models.prefill(
     params, config, prompt, visual, attention_layers=attention_layers
   )
+  inputs = models.embed(params, config, tokens)
   output = models.extend(
-    params, config, prefix, tokens, attention_layers=attention_layers
+    params, config, prefix, inputs, attention_layers=attention_layers
   )
   first = prefix.last_hidden[:, None, None]
   first = jnp.broadcast_to(first, (*tokens.shape[:2], 1, first.shape[-1]))
@@ -249,7 +250,7 @@ def test_decode_is_extend(case):
     params, config, case.prompt, visual
   )
   whole = jax.jit(models.extend, static_argnums=1)(
-    params, config, prefix, tokens
+    params, config, prefix, models.embed(params, config, jnp.asarray(tokens))
   )
   decoder = decoding.take_apart(params, prefix)
   cache = decoding.empty_cache(decoder, ANSWERS, LENGTH)
@@ -263,6 +264,49 @@ def test_decode_is_extend(case):
       hidden, whole.hidden[:, :, t], atol=LOGITS, rtol=0
     )
   assert cache.length == LENGTH
+
+
+def test_hidden_states_of_chosen_layers(case):
+  """The first layer's are those of a model of one layer; the last's emit."""
+  depth = case.config.text.num_hidden_layers
+  text = dataclasses.replace(case.config.text, num_hidden_layers=1)
+  one = dataclasses.replace(case.config, text=text)
+  first = case.params["text"] | {
+    "layers": jax.tree.map(lambda x: x[:1], case.params["text"]["layers"])
+  }
+
+  @functools.partial(jax.jit, static_argnums=(1, 2))
+  def run(params, config, hidden_layers, visual, scale):
+    """Inputs that are no token's embedding."""
+    prefix = models.prefill(
+      params, config, case.prompt, visual, hidden_layers=hidden_layers
+    )
+    inputs = scale * models.embed(params, config, jnp.asarray(case.tokens))
+    output = models.extend(
+      params, config, prefix, inputs, hidden_layers=hidden_layers
+    )
+    last = vlm.final_norm(params, config, output.hidden_at[..., -1, :])
+    return prefix.hidden_at, output.hidden_at, output.hidden, last
+
+  visual = vision(case.params, case.config, case.prompt.patches)
+  arguments = visual, jnp.float32(1.1)
+  on_prompt, on_answers, hidden, last = run(
+    case.params, case.config, (0, -1), *arguments
+  )
+  np.testing.assert_allclose(last, hidden, atol=LOGITS, rtol=0)
+  wanted = run(case.params | {"text": first}, one, (0,), *arguments)
+  assert depth > 1 and on_prompt.shape[:2] == case.prompt.mask.shape
+  real = np.asarray(case.prompt.mask)
+  for ours, theirs, rows in (
+    (on_prompt, wanted[0], real),
+    (on_answers, wanted[1], np.ones(on_answers.shape[:3], bool)),
+  ):
+    ours, theirs = np.asarray(ours)[rows], np.asarray(theirs)[rows]
+    assert ours.shape[-2:] == (2, case.config.text.hidden_size)
+    np.testing.assert_allclose(
+      ours[..., 0, :], theirs[..., 0, :], atol=LOGITS, rtol=0
+    )
+    assert np.abs(ours[..., 1, :] - ours[..., 0, :]).max() > 0.1
 
 
 @pytest.mark.parametrize(

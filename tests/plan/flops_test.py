@@ -109,7 +109,8 @@ def test_prefill_extend_rows_and_head(family):
   tokens = jax.ShapeDtypeStruct((1, G, R), jnp.int32)
 
   def extend(params, prefix, tokens):
-    return vlm.extend(params, config, prefix, tokens, attention_layers=(-1,))
+    inputs = vlm.embed(params, config, tokens)
+    return vlm.extend(params, config, prefix, inputs, attention_layers=(-1,))
 
   found = counted(extend, params, prefix, tokens)
   expected = flops.forward(flops.extend(config, length, G, R))
