@@ -39,8 +39,6 @@ def penalty(
       f"beta={beta} needs logprobs_ref, which this run doesn't have; add probe"
       " 'reference' to config.probes or set beta to 0"
     )
-  logprobs_old = logprobs_old.astype(jnp.float32)
-  logprobs_ref = logprobs_ref.astype(jnp.float32)
   return beta * policy.reference_kl(
     logprobs_old, logprobs_ref, mask, estimator=estimator
   )

@@ -115,8 +115,8 @@ def reinforce_plus_plus(
     group.check_answers(rewards, "reinforce_plus_plus with a baseline")
     rewards = group.centred(rewards)
   remaining = jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1]
-  last = mask & (remaining == 1)
-  of_tokens = jnp.where(last, rewards[..., None], 0.0)
+  # A gap before the last token has 1 left, too; no return reads it.
+  of_tokens = jnp.where(remaining == 1, rewards[..., None], 0.0)
   of_tokens -= reference.penalty(
     logprobs_old, logprobs_ref, mask, beta=beta, estimator=estimator
   )

@@ -48,6 +48,6 @@ def leave_one_out(
   kl = reference.penalty(
     logprobs_old, logprobs_ref, mask, beta=beta, estimator=estimator
   )
-  total = rewards.astype(jnp.float32) - kl.sum(axis=-1)
+  total = rewards - kl.sum(axis=-1)
   advantages = answers / (answers - 1) * group.centred(total)
   return jnp.where(mask.any(axis=(1, 2))[:, None], advantages, 0.0)

@@ -24,10 +24,9 @@ def _log_to_middle(p: Array, q: Array) -> Array:
   positive = p > 0
   total = jnp.where(positive, p + q, 1.0)
   change = jnp.where(positive, (p - q) / total, 0.0)
-  near = jnp.abs(change) < 0.5
-  quotient = jnp.where(near, 1.0, 2.0 * p / total)
+  # Neither is differentiated: the derivative of the divergence is written out.
   return jnp.where(
-    near, jnp.log1p(jnp.where(near, change, 0.0)), jnp.log(quotient)
+    jnp.abs(change) < 0.5, jnp.log1p(change), jnp.log(2.0 * p / total)
   )
 
 

@@ -77,10 +77,11 @@ def test_quantile_groups_golden(values, bins, expected):
 def test_quantiles_are_those_of_numpy(parts):
   values = np.random.default_rng(0).normal(size=50).astype(np.float32)
   valid = np.random.default_rng(1).uniform(size=50) < 0.7
-  dirty = jnp.where(valid, values, np.nan)
-  found = quantiles(dirty, jnp.asarray(valid), parts=parts)
   expected = np.quantile(values[valid], np.arange(1, parts) / parts)
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+  for garbage in (np.nan, -9.0):
+    dirty = jnp.where(valid, values, garbage)
+    found = quantiles(dirty, jnp.asarray(valid), parts=parts)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("bins", [3, 7, 10, 12])
@@ -105,10 +106,14 @@ def test_equal_values_share_a_bin():
 
 
 @pytest.mark.parametrize(
-  ("length_normalize", "expected"),
-  [(False, [-1.3, -1.75]), (True, [-0.6, -0.75])],
+  ("options", "expected"),
+  [
+    ({}, [-1.3, -1.75]),
+    ({"length_normalize": False}, [-1.3, -1.75]),
+    ({"length_normalize": True}, [-0.6, -0.75]),
+  ],
 )
-def test_sequence_confidence_golden(length_normalize, expected):
+def test_sequence_confidence_golden(options, expected):
   logprobs = jnp.array(
     [
       [[-0.1, -0.2, -0.3], [-1, -1, np.nan]],
@@ -117,9 +122,7 @@ def test_sequence_confidence_golden(length_normalize, expected):
     jnp.float32,
   )
   mask = ~jnp.isnan(logprobs)
-  confidence = functools.partial(
-    sequence_confidence, length_normalize=length_normalize
-  )
+  confidence = functools.partial(sequence_confidence, **options)
   np.testing.assert_allclose(confidence(logprobs, mask), expected, rtol=1e-6)
   # An answer without tokens isn't the most confident one: it is left out.
   empty = jnp.zeros((2, 1, 3))
@@ -260,10 +263,8 @@ def test_length_normalize_changes_the_bins():
   logprobs = jnp.where(mask, each, np.nan)
   options = {"weights": (0.0, 0.0, 1.0), "bins": 2}
   found = [
-    advantages_of(
-      REWARDS, ENTROPY, logprobs, mask, length_normalize=mean, **options
-    )
-    for mean in (False, True)
+    advantages_of(REWARDS, ENTROPY, logprobs, mask, **options, **mean)
+    for mean in ({}, {"length_normalize": True})
   ]
   for bin_of, values in zip([[0, 1, 1, 0], [1, 1, 0, 0]], found, strict=True):
     expected = shared_std_advantages(REWARDS, jnp.array(bin_of), ALL, bins=2)

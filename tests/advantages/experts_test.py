@@ -22,8 +22,9 @@ REWARDS = jnp.array([[*row, 1] for row in SAMPLED], jnp.float32)
 REWARDS = REWARDS.at[3, 4].set(jnp.nan)
 EXPERT = jnp.zeros((5, 5), bool).at[:, 4].set(True)
 MASK = jnp.ones((5, 5, 3), bool).at[3, 4].set(False)
-# The first answer counts without tokens; the last question was dropped.
-MASK = MASK.at[0, 0].set(False).at[4].set(False)
+# The first answer counts without tokens; the last question was dropped. One
+# expert is shorter than others.
+MASK = MASK.at[0, 0].set(False).at[4].set(False).at[1, 4, 1:].set(False)
 
 
 @pytest.mark.parametrize(
@@ -83,10 +84,10 @@ def test_one_row_that_counts_has_zero():
     assert (mixed(rewards, mask, expert, scale=scale) == 0).all()
 
 
-@pytest.mark.parametrize("scale", ["group", "none"])
-def test_without_experts_it_is_the_program_of_the_plain_group(scale):
+@pytest.mark.parametrize("options", [{"scale": "none"}, {"ddof": 0}])
+def test_without_experts_it_is_the_program_of_the_plain_group(options):
   one, two = (
-    str(jax.make_jaxpr(functools.partial(function, scale=scale))(REWARDS, MASK))
+    str(jax.make_jaxpr(functools.partial(function, **options))(REWARDS, MASK))
     for function in (experts.expert_group_normalised, group.group_normalised)
   )
   assert one == two

@@ -160,3 +160,39 @@ def test_unknown_estimator_is_refused():
     reinforce.reinforce_plus_plus(
       REWARDS, OLD, MASK, REFERENCE, beta=0.1, estimator="k4"
     )
+
+
+def test_whitened_golden():
+  """Values 1, 2 and 6 have mean 3 and variance 7; the rest is no number."""
+  values = jnp.array([[[1, 2, np.nan], [6, np.inf, np.nan]]], jnp.float32)
+  mask = jnp.array([[[True, True, False], [True, False, False]]])
+  found = reinforce.whitened(values, mask, epsilon=0.0)
+  expected = np.array([[[-2, -1, 0], [3, 0, 0]]]) / np.sqrt(7)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_default_epsilon_is_felt_by_returns_that_hardly_differ():
+  """Rewards 0 and 2e-4 have variance 2e-8, and epsilon is 1e-8."""
+  rewards, mask = jnp.array([[0.0, 2e-4]]), jnp.ones((1, 2, 1), bool)
+  values = advantages_of(rewards, jnp.zeros((1, 2, 1)), mask)
+  np.testing.assert_allclose(values[0, 1, 0], 1 / np.sqrt(3), rtol=1e-5)
+
+
+def test_no_return_of_later_tokens():
+  """With gamma 0 the reward is the last token's alone: 1, 0 and 0."""
+  mask = jnp.array([[[True, True, False], [True, False, False]]])
+  rewards = jnp.array([[1.0, 0.0]])
+  values = advantages_of(rewards, jnp.zeros(mask.shape), mask, gamma=0.0)
+  expected = np.array([[[-1, 2, 0], [-1, 0, 0]]]) / 3 / np.sqrt(1 / 3)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_the_baseline_is_computed_in_float32():
+  """The mean of 1, 0 and 0 is no bfloat16."""
+  rewards = jnp.array([[1.0, 0.0, 0.0]])
+  data = jnp.zeros((1, 3, 2)), jnp.ones((1, 3, 2), bool)
+  one, two = (
+    advantages_of(x, *data, baseline=True, epsilon=1.0)
+    for x in (rewards, rewards.astype(jnp.bfloat16))
+  )
+  np.testing.assert_array_equal(one, two)

@@ -51,7 +51,7 @@ def test_visual_golden():
   np.testing.assert_allclose(halved[0, 0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("strength", [0.3, 1.0])
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
 def test_visual_is_exactly_one_without_a_picture(strength):
   found = visual(OLD, OLD, MASK, EXPERT, strength=strength)
   np.testing.assert_array_equal(found, jnp.where(MASK, 1.0, 0.0))

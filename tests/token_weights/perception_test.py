@@ -165,3 +165,18 @@ def test_count_of_any_batch_and_fraction(fraction, n, k):
 def test_bad_options_are_refused(options, message):
   with pytest.raises(UserError, match=message):
     weights_of(**PADDED, **options)
+
+
+@pytest.mark.parametrize("garbage", [9.0, np.nan, np.inf])
+def test_tokens_off_the_mask_are_not_chosen(garbage):
+  mask = jnp.array([True, False, True, False])
+  scores = jnp.where(mask, jnp.array([1.0, 0, 2, 0]), garbage)
+  assert places(top_fraction(scores, mask, 0.5, KEY)) == [2]
+  assert places(top_fraction(scores, mask, 1.0, KEY)) == [0, 2]
+
+
+def test_all_tokens_may_be_chosen():
+  weights = weights_of(
+    **PADDED, reasoning_fraction=1.0, perception_fraction=1.0
+  )
+  np.testing.assert_array_equal(weights, np.array(PADDED["mask"]))

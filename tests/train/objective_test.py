@@ -111,6 +111,16 @@ def test_attention_rows_are_read_once_and_only_for_a_term(monkeypatch):
   assert len(calls) == 1
 
 
+def test_good_and_bad_are_means_over_tokens():
+  """Of both answers: two tokens and one, not the mean of two means."""
+  for sign, name in ((1.0, "good"), (-1.0, "bad")):
+    fields = FIELDS | {"advantages": jnp.full((2, 1), sign)}
+    _, metrics = value_of(build(attention=LOOK), fields=fields)
+    mean = (0.066414 + 0.005860 + 0.005509) / 3
+    found = metrics[f"attention/jsd_{name}"]
+    np.testing.assert_allclose(found, mean, atol=2e-6)
+
+
 def test_answers_without_an_advantage_are_neither_good_nor_bad():
   fields = FIELDS | {"advantages": jnp.array([[1.0], [0.0]])}
   _, metrics = value_of(build(attention=LOOK), fields=fields)
