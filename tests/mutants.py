@@ -138,14 +138,25 @@ def work(pipe, folder: str):
 def run_tests(pytest, folder: str, tests: str, users: tuple[str, ...]) -> str:
   """The first test of a file that fails, or "".
 
-  Afterwards the tests and `users` are imported anew.
+  The tests and `users` are imported anew: mutants of another package may have
+  left them behind.
   """
+  forget(folder, users)
   finders, environ, paths = sys.meta_path[:], dict(os.environ), sys.path[:]
   failure = FirstFailure()
   options = ["-x", "-n0", "--assert=plain"]
   # The second collects garbage twice.
   options += ["-p", "no:cacheprovider", "-p", "no:unraisableexception"]
   status = pytest.main([*options, tests], plugins=[failure])
+  forget(folder, users)
+  sys.meta_path[:], sys.path[:] = finders, paths
+  os.environ.clear()
+  os.environ.update(environ)
+  return "" if status == 0 else failure.name or f"pytest ended with {status!r}"
+
+
+def forget(folder: str, users: tuple[str, ...]):
+  """Lets the tests and `users` be imported anew."""
   for name, module in [*sys.modules.items()]:
     place = str(getattr(module, "__file__", None))
     if place.startswith(f"{folder}/tests/") or name.startswith(users):
@@ -154,10 +165,6 @@ def run_tests(pytest, folder: str, tests: str, users: tuple[str, ...]) -> str:
       vars(sys.modules.get(package, sys)).pop(last, None)
     elif name == "mmrl" and not place.startswith(folder):
       raise RuntimeError(f"the tests imported {place}")
-  sys.meta_path[:], sys.path[:] = finders, paths
-  os.environ.clear()
-  os.environ.update(environ)
-  return "" if status == 0 else failure.name or f"pytest ended with {status!r}"
 
 
 class Worker:

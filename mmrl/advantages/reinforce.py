@@ -110,7 +110,6 @@ def reinforce_plus_plus(
   if not 0 <= gamma <= 1:
     raise UserError(f"gamma must be in [0, 1], got {gamma}")
   group.check_ddof(ddof)
-  rewards = rewards.astype(jnp.float32)
   if baseline:
     group.check_answers(rewards, "reinforce_plus_plus with a baseline")
     rewards = group.centred(rewards)

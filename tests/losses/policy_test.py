@@ -141,7 +141,11 @@ def test_clipped_weight_golden(options, weights, expected):
 
 @pytest.mark.parametrize(
   ("options", "expected"),
-  [({}, 5.0), ({"weight_min": 2.0, "weight_max": 2.0}, 2.0)],
+  [
+    ({}, 5.0),
+    ({"weight_min": 2.0, "weight_max": 2.0}, 2.0),
+    ({"weight_min": 9.0, "weight_max": None}, 9.0),
+  ],
 )
 def test_weight_is_bounded(options, expected):
   """A ratio of e^2 = 7.4, times -A ln pi = 1: at most 5 by default."""
