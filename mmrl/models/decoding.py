@@ -92,7 +92,7 @@ def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...] | Layers:
 def empty_cache(
   decoder: tuple[Layers, ...] | Layers, answers: int, length: int
 ) -> Cache:
-  """Makes an empty cache for `answers` answers of up to `length` tokens."""
+  """Makes a cache for `answers` answers of at most `length` tokens a prompt."""
 
   def zeros(layers: Layers):
     *before, heads, _, size = layers.keys.shape

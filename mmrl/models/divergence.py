@@ -75,7 +75,7 @@ def _divide(student, teacher):
 
 
 def _part(student, teacher, index):
-  """Returns part `index`: its first entry, the student's head, both logits."""
+  """Returns part `index`: first entry, student's head there, both logits."""
   size, entries, _ = _divide(student, teacher)
   start, head, values, _ = vocabulary.part(student, index, size, entries)
   _, _, of_teacher, _ = vocabulary.part(teacher, index, size, entries)
@@ -122,7 +122,7 @@ def _terms(beta, log_q, log_p):
 
 
 def _visit_terms(beta, student, teacher, log_totals, index):
-  """Returns part `index`: its first entry, the student's head, its terms."""
+  """Returns part `index`: first entry, student's head there, its terms."""
   start, head, both = _part(student, teacher, index)
   logs = (v - t[:, None] for v, t in zip(both, log_totals, strict=True))
   return start, head, _terms(beta, *logs)

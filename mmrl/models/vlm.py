@@ -64,7 +64,7 @@ def _keep(kept: PyTree, new: PyTree, index: Array, chosen: tuple[int, ...]):
 
 
 def embed(params: PyTree, config: ModelConfig, tokens: Array) -> Array:
-  # Replicated: sharded rows would have to be gathered for every token.
+  # Parts of its rows would have to be put together for every token.
   table = sharding.whole(params["text"]["embed"]["embedding"])
   return sharding.over_prompts(jnp.take(table, tokens, axis=0)).astype(
     config.dtype

@@ -18,7 +18,7 @@ MASKED = -1e30
 
 
 def _side() -> int:
-  """Returns the queries and keys of a block (measured on a CPU)."""
+  """Returns the number of queries and keys of a block (measured on a CPU)."""
   return 256 if jax.default_backend() == "cpu" else 512
 
 

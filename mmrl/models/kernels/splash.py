@@ -1,6 +1,6 @@
 """Softmax attention by the TPU kernel that comes with JAX.
 
-The kernel visits the blocks that a static mask leaves, and computes the mask
+The kernel visits the blocks that a static mask keeps, and computes the mask
 inside them: no map larger than a pair of blocks exists, forward or backward.
 Which tokens are padding is data: a query sees keys of its own segment only.
 """
