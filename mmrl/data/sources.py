@@ -224,6 +224,7 @@ class JsonLines:
       answer=str(row["answer"]),
       kind=row.get("kind", "all"),
     )
+    # In the image part, so that it is scaled with its picture.
     if "region" in row and example.picture is not None:
       example.picture["region"] = _box(row["region"], name)
     return example

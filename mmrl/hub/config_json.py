@@ -156,6 +156,7 @@ def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   """Converts a configuration to the object in config.json; see `write`."""
   family = FAMILIES[config.family]
   text = dataclasses.asdict(config.text)
+  # The family fixes them, so config.json has no fields for them.
   for ours in ("qkv_bias", "qk_norm"):
     del text[ours]
   rope = {

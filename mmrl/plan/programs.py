@@ -284,6 +284,7 @@ class Compiler:
       refused = _REFUSED.search(str(error))
       if not refused:
         raise
+      # Too large for a chip is a result, too: XLA's message has the total.
       total = round(float(refused[1]) * _UNITS[refused[2].upper()]) + resident
       memory = {"resident": resident}
       placed = _taken_over(self.parts.layout, output)
@@ -297,6 +298,7 @@ class Compiler:
       "alias": found.alias_size_in_bytes,
       "resident": resident,
     }
+    # Aliased bytes are in arguments and output, and the sum adds them again.
     total = sum(memory.values()) - 2 * memory["alias"]
     try:
       moved = hlo.collectives(compiled.as_text())

@@ -194,6 +194,7 @@ class Processor:
       video, family = self.video, FAMILIES[config.family]
       fps = float(part.get("fps") or 0)
       if fps:
+        # A part's own rate replaces a fixed number of frames.
         video = dataclasses.replace(video, fps=fps, frames=0)
 
       def sample(total, fps):
