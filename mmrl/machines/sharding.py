@@ -90,9 +90,9 @@ def _fitting(
 class Layout:
   """A mesh, and how prompts, parameters and numbers are sharded on it.
 
-  A batch of P prompts is P / n consecutive ones on each of n shards. Its order
-  is chosen so that every minibatch takes an equal share of each shard, in the
-  order that one device has: see `order`.
+  A batch of P prompts is P / n consecutive ones on each of n shards. The order
+  of prompts is chosen so that every minibatch takes an equal share of each
+  shard, in the order that one device has: see `order`.
 
   Attributes:
     mesh: of the run.

@@ -25,7 +25,7 @@ _SERVICE = re.compile(
 
 
 def over(coordinator: str | None, count: int | None) -> None:
-  """Continues in a child process, while this one stays to report its end.
+  """Continues in a child process; this one reports how the child ended.
 
   To be called before JAX starts its threads.
 

@@ -183,7 +183,7 @@ def prefill(
     x, (queries, keys, values) = layers.run(
       block, layer_params, x, angles, attend
     )
-    # Its row is the one that emits the first answer token.
+    # The last real token's row is the one that emits the first answer token.
     kept = _keep(kept, at_last(queries), index, chosen)
     return (_add_deep(x, deep, index), kept), (keys, values)
 

@@ -137,7 +137,7 @@ def attend_causal(
     runs = jnp.where(mask[..., None], runs, 0)[:, :, None]
     return blocked.attend_runs(queries, keys, values, runs)
 
-  # Chosen when lowered, so that a program for another machine has its kernel.
+  # Chosen when lowered: a program for another machine has that one's kernel.
   kernels: dict[str, Callable] = {"tpu": splash.attend_causal}
   if cudnn.takes(queries):
     kernels["cuda"] = cudnn.attend_causal
