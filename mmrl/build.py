@@ -45,7 +45,7 @@ class Bound:
 
 
 def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
-  """The function or class of `package` that a spec names.
+  """Looks up the function or class of `package` that a spec names.
 
   Args:
     package: a slot's package, or a library such as optax.
@@ -123,7 +123,7 @@ def bind(
   provided: Iterable[str],
   remedies: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Bound:
-  """A slot's function, checked against the data that a run provides.
+  """Binds a slot's function, checked against the data that a run provides.
 
   Args:
     package: the slot's package.
@@ -156,5 +156,5 @@ def bind(
 
 
 def provides(probe: Callable) -> tuple[str, ...]:
-  """Fields that a probe adds, read off its return annotation."""
+  """Returns the fields that a probe adds, from its return annotation."""
   return inspect.signature(probe).return_annotation._fields

@@ -1,4 +1,4 @@
-"""What every `python -m mmrl.COMMAND` shares: flags, errors, exit status."""
+"""Flags, errors and exit status that every `python -m mmrl.COMMAND` shares."""
 
 from collections.abc import Callable, Sequence
 import ctypes
@@ -92,21 +92,21 @@ def run(
     )
     processes.exit_with(processes.RESTART)
   # The error is gone, and with it what held the shared memory of workers, of
-  # which Python would warn behind the message.
+  # which Python would warn after the message.
   gc.collect()
   _fail(mistake, processes.exit_with)
 
 
 def given(flag: flags.FlagHolder[str | None]) -> str:
-  """The value of a flag that `run` has required."""
+  """Returns the value of a flag that `run` has required."""
   assert flag.value is not None
   return flag.value
 
 
 def keep_freed_memory() -> None:
-  """Lets this process keep freed memory instead of giving it back (glibc).
+  """Lets this process keep freed memory instead of returning it (glibc).
 
-  XLA's CPU programs take their temporary memory anew at each call; handed back
+  XLA's CPU programs take their temporary memory anew at each call; returned
   in between, its pages are cleared again by the system every time, a tenth to
   a fifth of a small model's update. Before JAX starts its threads: each would
   have an arena of its own, which doesn't keep large pieces. On accelerators,

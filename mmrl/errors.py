@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""Exception for mistakes that the user can fix."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def of_field(where: str) -> Iterator[None]:
-  """Puts a field of the config before what is refused inside."""
+  """Prefixes a `UserError` raised inside with a field of the config."""
   try:
     yield
   except UserError as error:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read(path: storage.Name, what: str) -> dict[str, Any]:
-  """A JSON object from a file.
+  """Reads a JSON object from a file.
 
   Raises:
     UserError: if there is no such file or it isn't one, naming `what` it is.
@@ -31,12 +31,12 @@ def read(path: storage.Name, what: str) -> dict[str, Any]:
 
 
 def without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """The entries that say something."""
+  """Returns the entries that are not null."""
   return {key: value for key, value in raw.items() if value is not None}
 
 
 def part(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """The object called `name`, without its nulls; empty if there is none.
+  """Returns the object called `name`, without nulls; empty if there is none.
 
   Raises:
     TypeError: if it is something else.

@@ -23,7 +23,7 @@ Name = str | os.PathLike[str]
 
 
 def path(name: Name) -> epath.Path:
-  """The path of a local file or folder, or of one in a store.
+  """Returns the path of a local file or folder, or of one in a store.
 
   Raises:
     UserError: if it is elsewhere, or in a store without a client for it.
@@ -44,23 +44,23 @@ def path(name: Name) -> epath.Path:
 
 
 def is_remote(name: Name) -> bool:
-  """Whether a path is in a store."""
+  """Tells whether a path is in a store."""
   return os.fspath(name).startswith("gs://")
 
 
 def is_place(name: Name) -> bool:
-  """Whether `path` knows such paths."""
+  """Tells whether `path` accepts a name: local, or in a known store."""
   return "://" not in os.fspath(name) or is_remote(name)
 
 
 def _has_client() -> bool:
-  """Whether `etils.epath` has what it reaches Google Cloud Storage with."""
+  """Tells whether `etils.epath` has a client for Google Cloud Storage."""
   return any(map(importlib.util.find_spec, ("gcsfs", "tensorflow")))
 
 
 @contextlib.contextmanager
 def errors(name: Name) -> Iterator[None]:
-  """Makes an OSError of what a store's client raises, which may be anything."""
+  """Turns what a store's client raises, which may be anything, into OSError."""
   try:
     yield
   except (OSError, UserError):
@@ -73,7 +73,7 @@ def errors(name: Name) -> Iterator[None]:
 
 
 def is_dir(name: Name) -> bool:
-  """Whether there is such a folder.
+  """Tells whether a folder exists.
 
   Raises:
     OSError: if the store can't be reached.
@@ -83,7 +83,7 @@ def is_dir(name: Name) -> bool:
 
 
 def names(folder: Name) -> frozenset[str]:
-  """What is in a folder; nothing if there is none.
+  """Lists the names in a folder; empty if there is none.
 
   Raises:
     OSError: if the store can't be reached.
@@ -96,7 +96,7 @@ def names(folder: Name) -> frozenset[str]:
 
 
 def read_bytes(name: Name) -> bytes:
-  """What a file holds.
+  """Reads the bytes of a file.
 
   Raises:
     OSError: if it can't be read.
@@ -106,7 +106,7 @@ def read_bytes(name: Name) -> bytes:
 
 
 def read_text(name: Name) -> str:
-  """The same as text; line ends become "\\n".
+  """Reads a text file; line ends become "\\n".
 
   Raises:
     OSError: if it can't be read.
@@ -116,7 +116,7 @@ def read_text(name: Name) -> str:
 
 
 def write_bytes(name: Name, data: bytes) -> None:
-  """Writes a file; whoever reads it, at any time, finds the old or the new one.
+  """Writes a file; readers find the old or the new one whole, at any time.
 
   Of a run's processes only the first writes.
 
@@ -153,7 +153,7 @@ def _replace(target: epath.Path, data: bytes) -> None:
 
 
 def move(file: Name, name: Name) -> None:
-  """Puts a local file, which is whole, at another path.
+  """Moves a local file, which is complete, to another path.
 
   Raises:
     OSError: if it can't be written there.
@@ -167,12 +167,12 @@ def move(file: Name, name: Name) -> None:
 
 
 def write_text(name: Name, text: str) -> None:
-  """The same for text, as UTF-8; see `write_bytes`."""
+  """Writes text to a file, as UTF-8; see `write_bytes`."""
   write_bytes(name, text.encode("utf-8"))
 
 
 def fetched(source: Any) -> Any:
-  """The bytes of a file in a store; anything else as it is.
+  """Reads the bytes of a file in a store; returns anything else as it is.
 
   Raises:
     OSError: if it can't be read.
@@ -184,7 +184,7 @@ def fetched(source: Any) -> Any:
 
 @contextlib.contextmanager
 def local(folder: Name, names: Iterable[str]) -> Iterator[epath.Path]:
-  """A folder in which libraries can open files by name.
+  """Yields a folder in which libraries can open files by name.
 
   Args:
     folder: the files' folder; yielded as it is where it is local.

@@ -1,4 +1,4 @@
-"""The data that flows through the pipeline, and the letters of its shapes.
+"""Data that flows through the pipeline, and the letters of its shapes.
 
 Dimension letters, used in every annotation of the library:
 
@@ -54,7 +54,7 @@ class Patches:
   """Pictures and videos of a batch, cut into patches and packed.
 
   Each of the B rows holds the pictures of P / B consecutive prompts, one
-  after the other whatever their sizes, and padding behind the last.
+  after the other whatever their sizes, and padding after the last.
 
   Attributes:
     pixels: normalised patch values in merge order (2x2 blocks adjacent);
@@ -64,7 +64,7 @@ class Patches:
     frame: first patch and one past the last of that frame; (0, 0) is padding.
     windows: for each attention window, the patches in it; -1 is padding.
       None where the tower has no windows.
-    window_slot: where in the flattened `windows` each patch stands.
+    window_slot: place of each patch in the flattened `windows`.
   """
 
   pixels: Float[Array, "B M C"]
@@ -83,7 +83,7 @@ class Prompt:
     tokens: token ids; padding holds the pad id.
     mask: True on real tokens.
     positions: temporal, height and width rotary positions.
-    visual_index: which visual token of its row of `patches` stands at each
+    visual_index: index of the visual token of its row of `patches` at each
       position; -1 where the position is text or padding.
     next_position: rotary position of the first token after the prompt.
     region: share of the visual token's cell that the marked region of its
@@ -102,7 +102,7 @@ class Prompt:
 
 @pytree
 class Prefix:
-  """What `prefill` leaves for `extend`: once per prompt, never per answer.
+  """Result of `prefill` for `extend`: once per prompt, never per answer.
 
   Attributes:
     keys: rotated keys of every layer.
@@ -149,7 +149,7 @@ class Attention:
 
 @pytree
 class Output:
-  """What a forward pass returns.
+  """Result of a forward pass.
 
   Attributes:
     hidden: final (normalised) hidden states, [P, G, R, D] or [P, S, D].
@@ -176,8 +176,8 @@ class Rollout:
     logprobs: log-probability of each token as the sampler saw it.
     visual: visual tokens, packed like the patches.
     prefix: the prompt's keys and values under the behaviour policy.
-    expert: True on answers that somebody else gave, whose log-probabilities
-      mean nothing; None if all of them are the policy's own.
+    expert: True on answers of experts, whose log-probabilities are
+      meaningless; None if all of them are the policy's own.
   """
 
   tokens: Int[Array, "P G R"]
@@ -210,7 +210,7 @@ class Logits:
 
 
 def map_prompts(function: Callable[[Array], Any], tree: PyTree) -> PyTree:
-  """`function` of every array that leads with P or B; a head stays as it is."""
+  """Maps `function` over arrays that lead with P or B; heads are left alone."""
 
   def one(leaf):
     if isinstance(leaf, Logits):
@@ -222,13 +222,13 @@ def map_prompts(function: Callable[[Array], Any], tree: PyTree) -> PyTree:
 
 @pytree
 class Scores:
-  """What a policy says of given answers.
+  """Log-probabilities, entropies and attention of given answers.
 
   Attributes:
     logprobs: log-probability of each answer token.
     entropies: entropy of the distribution each token was drawn from, nats.
     attention: attention policy of each answer token; None unless asked for.
-    logits: what all of this comes from.
+    logits: those that log-probabilities and entropies come from.
   """
 
   logprobs: Float[Array, "P G R"]

@@ -1,4 +1,4 @@
-"""Questions in, padded batches out."""
+"""Sources of questions, and padded batches of them."""
 
 from mmrl.data.experts import Experts
 from mmrl.data.pipeline import Samples, batches, in_order

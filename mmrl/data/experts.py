@@ -15,13 +15,13 @@ from mmrl.prompts.processor import Processor
 
 
 class Rows(NamedTuple):
-  """Expert answers to a batch of questions, each as many rows.
+  """Expert answers to a batch of questions, with equally many rows each.
 
   Attributes:
-    tokens: ids, the pad id behind the end.
+    tokens: ids, the pad id after the end.
     mask: True on answer tokens, the closing end of sequence included; False
       throughout where there is no trajectory.
-    texts: what the tokens were made of; None where there is no trajectory.
+    texts: texts that were tokenised; None where there is no trajectory.
   """
 
   tokens: Int[np.ndarray, "P experts R"]
@@ -41,10 +41,10 @@ class Experts:
   a question those after the first `count`; both are counted.
 
   Attributes:
-    trajectories: how many are kept.
-    questions: how many questions have one.
-    too_long: how many are left out for their length.
-    surplus: how many are left out for their number.
+    trajectories: number of those kept.
+    questions: number of questions that have one.
+    too_long: number of those left out for their length.
+    surplus: number of those left out for their number.
   """
 
   def __init__(
@@ -114,7 +114,7 @@ class Experts:
       self._kept.setdefault(name, []).append((text, ids))
 
   def rows(self, examples: Sequence[Example]) -> Rows:
-    """The expert rows of a batch of questions, in the order of the file."""
+    """Returns a batch of questions' expert rows, in the order of the file."""
     shape = len(examples), self._count, self._length
     tokens = np.full(shape, self._config.pad_token_id, np.int32)
     mask = np.zeros(shape, bool)
@@ -128,7 +128,7 @@ class Experts:
 
 
 def _parse(line: str, known: frozenset[str], where: str) -> tuple[str, str]:
-  """Name and text of a line."""
+  """Parses name and text of a line."""
   try:
     row = json.loads(line)
   except json.JSONDecodeError as error:
@@ -155,9 +155,9 @@ def _parse(line: str, known: frozenset[str], where: str) -> tuple[str, str]:
 
 
 def _tokenize(text: str, processor: Processor, where: str) -> list[int]:
-  """Ids of a trajectory, its end of sequence included, whatever its length.
+  """Tokenises a trajectory of any length, its end of sequence included.
 
-  A policy samples no placeholder, nothing behind an end, and nothing that its
+  A policy samples no placeholder, nothing after an end, and nothing that its
   vocabulary lacks.
   """
   ids = processor.encode_answer(text, sys.maxsize, where)

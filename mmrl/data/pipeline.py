@@ -47,7 +47,7 @@ class Samples:
 def encode(
   example: Example, processor: Processor, answer_length: int
 ) -> tuple[Example, Encoded]:
-  """One example with its tokens and patches.
+  """Encodes one example to its tokens and patches.
 
   Raises:
     UserError: if its answer alone has more than `answer_length` tokens: no
@@ -98,7 +98,7 @@ def take(
   patches: Sequence[int] = (),
   group: int = 1,
 ) -> Samples:
-  """The batch of these examples of a source.
+  """Encodes chosen examples of a source and pads them to one batch.
 
   Args:
     indices: of the examples.
@@ -124,12 +124,13 @@ def batches(
   places: Sequence[int] | Int[np.ndarray, "local"] | None = None,
   **sizes,
 ) -> grain.DatasetIterator:
-  """Endless shuffled batches; each epoch has its own order.
+  """Iterates over endless shuffled batches; each epoch has its own order.
 
-  The iterator's `get_state` is the position of what it has handed out, not
-  of what has been read ahead, and `set_state` goes back to it. A position
-  belongs to a number of workers; the batches don't. `start_prefetch` begins to
-  read before the first batch is asked for, `close` ends the workers.
+  The iterator's `get_state` returns the position after the batches that it has
+  returned, not after those read ahead; `set_state` resumes there. A position is
+  only valid for its number of workers; the batches don't depend on it.
+  `start_prefetch` reads before the first batch is asked for, `close` ends the
+  workers.
 
   Args:
     source: random-access examples.
@@ -138,7 +139,7 @@ def batches(
     seed: of the order.
     threads: that read, decode and cut pictures ahead, in each process.
     workers: processes that do, beside this one; with 0 this one does. Scripts
-      that ask for some stand behind `if __name__ == "__main__"`.
+      that ask for some are guarded by `if __name__ == "__main__"`.
     places: which questions of each batch are read here, in this order; other
       processes read the others. All if None. The position is that of the
       whole, the same on every process.
@@ -201,12 +202,12 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _in_worker(function: Callable, *arguments) -> list[np.ndarray]:
-  """What `function` returns, or why it doesn't, for the way to this process.
+  """Runs `function` in a worker and packs its result into arrays of bytes.
 
-  Grain hands over arrays in shared memory and all else through a pipe, and a
-  worker can't end with more in it than a pipe holds: so everything becomes
-  bytes in arrays. For an exception that can't be pickled it waits for ever: so
-  what isn't a user's mistake becomes the text of its traceback.
+  Grain sends arrays in shared memory and all else through a pipe, and a worker
+  can't end with more in it than a pipe holds: so everything becomes bytes in
+  arrays. Grain waits for ever for an exception that can't be pickled: so what
+  isn't a user's mistake becomes the text of its traceback.
   """
   try:
     result = function(*arguments)
@@ -228,7 +229,7 @@ def _in_worker(function: Callable, *arguments) -> list[np.ndarray]:
 
 
 def _unpack(arrays: Sequence[np.ndarray]) -> Any:
-  """What `_in_worker` has packed; its large arrays stay where they are."""
+  """Unpacks what `_in_worker` has packed; large arrays aren't copied."""
   body, *large = arrays
   return pickle.loads(body.data, buffers=large)
 
@@ -242,7 +243,7 @@ def in_order(
   rows: int = 1,
   **sizes,
 ) -> Iterator[tuple[Samples, int]]:
-  """Batches of chosen examples, once, in order, for evaluation.
+  """Yields batches of chosen examples, once, in order, for evaluation.
 
   The last batch is filled up with its last example. The pictures of a batch
   are packed in `rows` rows. For `sizes` see `take`.

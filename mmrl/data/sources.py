@@ -1,4 +1,4 @@
-"""Where questions come from: random-access sources of `Example`s.
+"""Sources of questions: random access to `Example`s.
 
 A source has `__len__` and `__getitem__`, and reads a picture only when its
 example is asked for.
@@ -39,7 +39,7 @@ class Example:
 
   @property
   def picture(self) -> dict | None:
-    """The first image part, if there is one."""
+    """First image part of the messages; None if there is none."""
     for message in self.messages:
       if not isinstance(message["content"], str):
         for part in message["content"]:
@@ -49,13 +49,13 @@ class Example:
 
 
 def ask(question: str, prompt: str, shown: Sequence[dict]) -> list[dict]:
-  """One user turn: pictures and videos, then the question in its prompt."""
+  """Builds one user turn: pictures, videos, then the question in its prompt."""
   text = {"type": "text", "text": prompt.replace("{question}", question)}
   return [{"role": "user", "content": [*shown, text]}]
 
 
 def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
-  """Box of what differs from the colour of the top left corner.
+  """Finds the box of what differs from the colour of the top left corner.
 
   Args:
     pixels: uint8 [height, width, 3] with a one-colour ground.
@@ -94,7 +94,7 @@ class EasyVQA:
   }
 
   def __init__(self, *, split: str, prompt: str = "{question}"):
-    """Opens the set.
+    """Opens a split of the set.
 
     Args:
       split: "train" or "test".
@@ -134,11 +134,11 @@ class EasyVQA:
     )
 
   def pairs(self) -> Iterator[tuple[str, str]]:
-    """(question, answer) of every example, without opening a picture."""
+    """Yields (question, answer) of every example, without opening a picture."""
     return ((question, answer) for question, answer, _ in self.rows)
 
   def names(self) -> Iterator[str]:
-    """Name of every example, without opening a picture."""
+    """Yields the name of every example, without opening a picture."""
     return map(self._name, range(len(self)))
 
   def _name(self, index: int) -> str:
@@ -186,11 +186,11 @@ class JsonLines:
     return self._examples[index]
 
   def pairs(self) -> Iterator[tuple[str, str]]:
-    """(question, answer) of every example."""
+    """Yields (question, answer) of every example."""
     return ((e.question, e.answer) for e in self._examples)
 
   def names(self) -> Iterator[str]:
-    """Name of every example: file and line."""
+    """Yields the name of every example: file and line."""
     return (e.name for e in self._examples)
 
   def _parse(self, line: str, name: str, prompt: str) -> Example:
@@ -224,12 +224,13 @@ class JsonLines:
       answer=str(row["answer"]),
       kind=row.get("kind", "all"),
     )
+    # In the image part, so that it is scaled with its picture.
     if "region" in row and example.picture is not None:
       example.picture["region"] = _box(row["region"], name)
     return example
 
   def _file(self, part: Any, name: str) -> Any:
-    """A picture or video part, its path made relative to the data file's."""
+    """Resolves the path of a picture or video part against the data file."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in ("image", "video"):
       return part
@@ -246,7 +247,7 @@ class JsonLines:
     return rest | {kind: files if listed is source else files[0]}
 
   def _is_file(self, file: epath.Path) -> bool:
-    """Whether it exists; in a store, one request for all of a folder."""
+    """Tells whether a file exists; in a store, by one request per folder."""
     if not storage.is_remote(file):
       return file.is_file()
     folder = str(file.parent)

@@ -34,7 +34,7 @@ def read(path: storage.Name) -> ModelConfig:
 
   Raises:
     UserError: if the file is missing, isn't JSON, is of another family, lacks
-      a field, or asks for something that isn't computed here.
+      a field, or needs something that isn't computed here.
   """
   path = storage.path(path) / "config.json"
   raw = json_files.read(path, "a model directory with config.json")
@@ -65,7 +65,7 @@ def read(path: storage.Name) -> ModelConfig:
 def _build(
   raw: dict[str, Any], family: Family, path: epath.Path
 ) -> ModelConfig:
-  """The configuration in `raw`; `path` is named in errors."""
+  """Builds the configuration from `raw`; errors name `path`."""
   raw = json_files.without_nulls(raw)
   text = json_files.part(raw, "text_config") or raw
   rope = json_files.part(text, "rope_parameters")
@@ -80,7 +80,7 @@ def _build(
     | family.text(text),
   )
   vision_config = json_files.build(VisionConfig, tower | family.vision(tower))
-  # Ids and the like stand outside of the decoder's part, or in both.
+  # Ids and the like are outside of the decoder's part, or in both.
   whole = text | raw
   eos = whole.get("eos_token_id", 151645)
   eos = eos[0] if isinstance(eos, list) else eos
@@ -118,7 +118,7 @@ def _check_decoder(text: dict, rope: dict, path: epath.Path) -> None:
 
 
 def _check_model(config: ModelConfig, path: epath.Path) -> None:
-  """What would otherwise fail deep inside, or compute nonsense."""
+  """Refuses what would otherwise fail deep inside, or compute nonsense."""
   text, tower = config.text, config.vision
   if sum(text.mrope_section) * 2 != text.head_dim:
     raise UserError(
@@ -153,9 +153,10 @@ def write(config: ModelConfig, path: storage.Name, dtype: str) -> None:
 
 
 def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
-  """See `write`."""
+  """Converts a configuration to the object in config.json; see `write`."""
   family = FAMILIES[config.family]
   text = dataclasses.asdict(config.text)
+  # The family fixes them, so config.json has no fields for them.
   for ours in ("qkv_bias", "qk_norm"):
     del text[ours]
   rope = {

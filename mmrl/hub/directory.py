@@ -20,7 +20,7 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """What makes a model directory.
+  """Contents of a model directory.
 
   Attributes:
     config: the architecture.
@@ -39,7 +39,7 @@ def load(
   dtype: str = "float32",
   placement: weights.Placement | None = None,
 ) -> Model:
-  """Loads a model.
+  """Loads a model from a directory, the hub or the library.
 
   Nothing in a model directory is run: there is no `trust_remote_code`.
 
@@ -49,14 +49,14 @@ def load(
       tokenizer.json, a chat template and preprocessor_config.json; or a hub
       id "owner/name", of which "owner/name@revision" pins a commit, branch or
       tag; or "tiny", the model that ships with the library.
-    dtype: type the parameters are held in.
+    dtype: type of the parameters.
     placement: see `weights.load_params`.
 
   Returns:
-    The model; computation is float32 until `config.dtype` says otherwise.
+    The model; computation is float32 unless `config.dtype` is changed.
 
   Raises:
-    UserError: saying which file or tensor is wrong.
+    UserError: naming the file or tensor that is wrong.
   """
   path = find(path)
   config = config_json.read(path)
@@ -66,11 +66,11 @@ def load(
 
 
 def find(path: storage.Name) -> epath.Path:
-  """The directory of a model: see `load`. Downloads a hub id's files.
+  """Finds the directory of a model, see `load`; downloads a hub id's files.
 
   They are kept in the cache of huggingface_hub, which is all that is needed
-  where the hub can't be reached. The folder found there is named by the
-  commit, so that a run can write down what "main" was.
+  where the hub can't be reached. The folder there is named by the commit, so
+  that a run can record what "main" was.
   """
   name = str(path)
   if name == "tiny":
@@ -104,9 +104,9 @@ def find(path: storage.Name) -> epath.Path:
 
 
 def public_config(name: str) -> ModelConfig | None:
-  """The architecture of a published model by its hub id, without the hub.
+  """Reads a published model's architecture by its hub id, without the hub.
 
-  None if its config.json isn't among those that ship with the library.
+  Returns None if its config.json isn't among those that ship with the library.
   """
   stem = name.partition("@")[0].split("/")[-1].lower().removesuffix("-instruct")
   folder = pathlib.Path(__file__).parent / "public"
@@ -115,7 +115,7 @@ def public_config(name: str) -> ModelConfig | None:
 
 
 def tiny_path() -> epath.Path:
-  """Where the small model that ships with the library lies."""
+  """Returns the directory of the small model that ships with the library."""
   return storage.path(pathlib.Path(__file__).parent / "tiny")
 
 
@@ -129,8 +129,8 @@ def save(
 
   Args:
     model: the model.
-    path: the directory (local, or gs://); older weights in it stay whole until
-      the new ones are.
+    path: the directory (local, or gs://); older weights in it stay complete
+      until the new ones are.
     max_shard_bytes: see `weights.save_params`.
 
   Raises:
@@ -150,5 +150,5 @@ def save(
     ) from error
   dtype = str(jax.tree.leaves(model.params)[0].dtype)
   model.processor.save(path)
-  # Last, so that a directory that has it is whole.
+  # Last, so that a directory that has it is complete.
   config_json.write(model.config, path, dtype)

@@ -1,4 +1,4 @@
-"""The tensors of a model directory: names, files and headers, checked.
+"""Tensors of a model directory: names, files and headers, checked.
 
 The safetensors library maps files by name, so from a store (`gs://`) they are
 copied to the folder for temporary files (TMPDIR), one at a time.
@@ -30,7 +30,7 @@ _STORED = ("F32", "F16", "BF16")
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Where one tensor of a checkpoint goes.
+  """Parameter that one tensor of a checkpoint is read into.
 
   Attributes:
     leaf: path of the parameter.
@@ -44,7 +44,10 @@ class Tensor:
 
 
 def _file_shape(leaf: str, shape: tuple[int, ...], config: ModelConfig):
-  """Kernels are stored transposed, and the patch embedding as a 3D filter."""
+  """Returns the shape of a parameter in the file.
+
+  Kernels are stored transposed, and the patch embedding as a 3D filter.
+  """
   if leaf == "vision/patch_embed/kernel":
     tower = config.vision
     side = tower.patch_size
@@ -53,7 +56,7 @@ def _file_shape(leaf: str, shape: tuple[int, ...], config: ModelConfig):
 
 
 def of_model(config: ModelConfig) -> dict[str, Tensor]:
-  """Every tensor of a model by the name under which it is published."""
+  """Lists every tensor of a model by the name under which it is published."""
   names = FAMILIES[config.family].tensors
   tensors = {}
   leaves = jax.tree_util.tree_flatten_with_path(parameters.shapes(config))[0]
@@ -72,7 +75,7 @@ def of_model(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def canonical(name: str) -> str:
-  """A tensor's name without the levels that only some checkpoints have."""
+  """Removes from a tensor's name the levels that only some checkpoints have."""
   name = name.replace("model.language_model.", "model.", 1)
   return name.replace("model.visual.", "visual.", 1)
 
@@ -130,7 +133,7 @@ def _unreadable(file: epath.Path, error: Exception) -> UserError:
 
 
 def _headers(file: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
-  """Shape and type of every tensor of a file."""
+  """Reads shape and type of every tensor of a file."""
   if not storage.is_remote(file):
     with opened(file) as tensors:
       found = {}
@@ -141,7 +144,7 @@ def _headers(file: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
   # The file itself is copied when its tensors are read.
   try:
     with file.open("rb") as stream:
-      # etils says that it may be text.
+      # By its type in etils it may be text.
       size = int.from_bytes(stream.read(8), "little")  # type: ignore[arg-type]
       if not 0 < size <= _MOST_HEADER:
         raise ValueError("its header has no sensible size")
@@ -153,7 +156,7 @@ def _headers(file: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def scan(files: list[epath.Path]) -> dict[str, Found]:
-  """Every tensor of the files, by canonical name; reads only the headers."""
+  """Finds every tensor of the files, by canonical name, from their headers."""
   found: dict[str, Found] = {}
   for file in files:
     for key, (shape, dtype) in _headers(file).items():

@@ -1,7 +1,7 @@
 """Parameters from and to safetensors files in the Hugging Face layout.
 
 Reading goes file by file and tensor by tensor, straight to where each
-parameter will live: of the host's memory it takes one file (mapped) and one
+parameter is placed. It takes the host memory of one file (mapped) and one
 tensor, whatever the size of the model. Nothing is placed before the names,
 types and shapes of all tensors in all files have been checked.
 """
@@ -27,7 +27,7 @@ from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.types import PyTree
 
-# (path of a leaf as "a/b/c", its shape) -> where it lives.
+# (path of a leaf as "a/b/c", its shape) -> where it is placed.
 Placement = Callable[[str, tuple[int, ...]], Sharding]
 
 _SHARD = "model-{:05}-of-{:05}.safetensors"
@@ -48,9 +48,9 @@ def load_params(
     path: directory with model.safetensors, or with shards and their index;
       tensors are named as the hub names them, or nested under `model`.
     config: its architecture.
-    dtype: type the parameters are held in.
-    placement: where each parameter lives; the first device if None. A process
-      reads only the parts that its own devices hold.
+    dtype: type of the parameters.
+    placement: where each parameter is placed; the first device if None. A
+      process reads only the parts that its own devices hold.
 
   Raises:
     UserError: if a file is missing, tensors are missing, extra, of the wrong
@@ -105,7 +105,7 @@ def load_params(
 
 
 def _read(stored, tensor: Tensor, dtype, index: tuple[slice, ...]):
-  """The part `index` of a parameter (or a layer of it), from its tensor."""
+  """Reads the part `index` of a parameter, or of one layer, from its tensor."""
   if len(tensor.shape) == 5:  # the patch embedding
     array = stored[...].reshape(tensor.shape[0], -1).T[index]
   elif tensor.leaf.endswith("/kernel"):
@@ -128,7 +128,7 @@ def _place(shape: tuple[int, ...], where: Sharding, read) -> jax.Array:
 
 
 def _of_layer(where: Sharding, axes: int) -> Sharding:
-  """The placement of one layer of a stacked parameter."""
+  """Returns the placement of one layer of a stacked parameter."""
   if not isinstance(where, NamedSharding):
     return where
   spec = [*where.spec, *[None] * (axes - len(where.spec))]
@@ -142,7 +142,7 @@ def _zeros(shape, dtype, where: Sharding):
 
 @functools.cache
 def _put(where: Sharding):
-  """Writes one layer into a stacked parameter, in place."""
+  """Compiles the writing of one layer into a stacked parameter, in place."""
 
   def put(stacked, layer, index):
     return jax.lax.dynamic_update_index_in_dim(stacked, layer, index, 0)
@@ -160,15 +160,15 @@ def save_params(
   """Writes parameters under the names that the hub uses.
 
   Files are written under temporary names first, so a save that is interrupted
-  while it writes leaves the older weights. Only while whole new shards take
-  the place of older ones is there no index, and `load_params` refuses. In a
-  store shards take their places one by one, as each of them is written.
+  while it writes leaves the older weights. Only while complete new shards
+  replace older ones is there no index, and `load_params` refuses. In a store
+  shards are replaced one by one, as each of them is written.
 
   Args:
     params: the parameters; their type is kept.
     config: their architecture.
     path: the directory.
-    max_shard_bytes: size above which there are several files and an index.
+    max_shard_bytes: size of a file above which there are several and an index.
   """
   path = storage.path(path)
   leaves = {
@@ -224,7 +224,7 @@ def save_params(
 def _shards(
   leaves: Mapping[str, jax.Array], config: ModelConfig, most: int
 ) -> Iterator[dict[str, Tensor]]:
-  """Tensors in order, as many a file as it may hold."""
+  """Packs tensors into files, in order, as many as a file may hold."""
   shard: dict[str, Tensor] = {}
   size = 0
   for name, tensor in tensors_lib.of_model(config).items():

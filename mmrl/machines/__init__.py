@@ -1,1 +1,1 @@
-"""Devices and processes: how arrays are shared out over them."""
+"""Devices and processes, and how arrays are sharded over them."""

@@ -14,7 +14,7 @@ import numpy as np
 from mmrl.errors import UserError
 from mmrl.types import PyTree
 
-# Exit status of a run that was stopped from outside and goes on when the same
+# Exit status of a run that was stopped from outside and resumes when the same
 # command is run again; EX_TEMPFAIL of sysexits.h.
 RESTART = 75
 # Longest error message that goes from the first process to the others.
@@ -27,8 +27,8 @@ _LAST_WORDS_SECONDS = 2.0
 class Preempted(BaseException):
   """A run was told to stop (SIGTERM), and what it has trained is saved.
 
-  As `KeyboardInterrupt` it may come anywhere, and is nobody's error: what
-  explains why a checkpoint can't be written doesn't catch it.
+  Like `KeyboardInterrupt` it may be raised anywhere and is nobody's error: code
+  that explains why a checkpoint can't be written doesn't catch it.
   """
 
 
@@ -44,14 +44,14 @@ def join(
   Args:
     coordinator: HOST:PORT of the first process. On a TPU pod and under Slurm,
       Open MPI or Kubernetes JAX finds all three out when they are None.
-    count: how many processes.
+    count: number of processes.
     index: which of them this is.
     timeout_seconds: how long the first to come waits for the last, and how
-      long the others take to notice that one has died without a word.
+      long the others take to notice that one has died silently.
 
   Raises:
-    UserError: if they don't find each other, as far as JAX says so. Where it
-      aborts instead, `mmrl.machines.watch.over` does.
+    UserError: if they don't find each other, as far as JAX raises an error.
+      Where it aborts instead, `mmrl.machines.watch.over` reports it.
   """
   # The loop listens for SIGTERM itself.
   jax.config.update("jax_enable_preemption_service", False)
@@ -74,7 +74,7 @@ def join(
 
 
 def check_same(text: str) -> None:
-  """Compares what the processes were started with, by hash.
+  """Checks by hash that all processes were started with the same `text`.
 
   Raises:
     UserError: on every process, naming those that differ from the first.
@@ -91,7 +91,7 @@ def check_same(text: str) -> None:
 
 
 def first_only(action: Callable[[], None]) -> None:
-  """Runs `action` on the first process; its `UserError` is everyone's."""
+  """Runs `action` on the first process; raises its `UserError` on all."""
   message = b""
   if jax.process_index() == 0:
     try:
@@ -106,7 +106,7 @@ def first_only(action: Callable[[], None]) -> None:
 
 
 def mean(values: Mapping[str, float]) -> dict[str, float]:
-  """Means over the processes of numbers that each has measured."""
+  """Averages over the processes the numbers that each has measured."""
   names = sorted(values)
   found = _gather(np.array([values[name] for name in names], np.float32))
   if len(found) == 1:
@@ -115,7 +115,7 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def whole(tree: PyTree) -> PyTree:
-  """Arrays that this process can read; those of all processes, on the host."""
+  """Gathers arrays of all processes on the host, where each can read them."""
   if jax.process_count() == 1:
     return tree
   # One after the other: each is on every device for a moment.
@@ -125,16 +125,16 @@ def whole(tree: PyTree) -> PyTree:
 
 
 def _gather(array: np.ndarray) -> np.ndarray:
-  """What every process has, [processes, ...]; all must call it."""
+  """Gathers an array of every process, [processes, ...]; all must call it."""
   if jax.process_count() == 1:
     return array[None]
   return np.asarray(multihost_utils.process_allgather(array))
 
 
 class Termination:
-  """SIGTERM, which clouds send before they take a machine away.
+  """Handler of SIGTERM, which clouds send before they take a machine away.
 
-  A step that has begun is finished; whatever else runs is left at once.
+  A step that has begun is finished; whatever else runs is interrupted at once.
   """
 
   def __init__(self):
@@ -149,11 +149,11 @@ class Termination:
 
   @property
   def asked(self) -> float:
-    """1 if this process was told to stop."""
+    """1 if this process was told to stop, else 0."""
     return float(self._asked)
 
   def leave(self, step: int | None) -> None:
-    """Ends the run.
+    """Ends the run by an exception.
 
     Raises:
       Preempted: always.

@@ -1,8 +1,8 @@
-"""Where a run's arrays live: one mesh, one table of rules.
+"""Sharding of a run's arrays: one mesh, one table of rules.
 
-The mesh has three axes. Prompts are shared out over `data` and `fsdp` together,
+The mesh has three axes. Prompts are sharded over `data` and `fsdp` together,
 parameters and optimiser state over `fsdp` and `tensor`. A program is written
-for whole arrays; the compiler puts the collectives in (GSPMD).
+for whole arrays; the compiler inserts the collectives (GSPMD).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +19,10 @@ from mmrl.errors import UserError
 from mmrl.types import Logits, PyTree, map_prompts
 
 AXES = ("data", "fsdp", "tensor")
-# The axes that prompts are shared out over.
+# The axes that prompts are sharded over.
 BATCH = ("data", "fsdp")
 
-# The first rule whose expression matches a parameter's path decides. Layers are
+# The first rule whose expression matches a parameter's path holds. Layers are
 # stacked on axis 0, which stays whole: a scan takes one after the other.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
   ("text/embed/embedding", PartitionSpec("tensor", "fsdp")),
@@ -41,10 +41,10 @@ def make_mesh(
   devices: Sequence[jax.Device] | None = None,
   where: str = "config.mesh",
 ) -> Mesh:
-  """The mesh of a run.
+  """Builds the mesh of a run.
 
   Args:
-    sizes: of each axis; one of them may be -1: what the others leave.
+    sizes: of each axis; one of them may be -1: the remaining devices.
     devices: all of them by default.
     where: the config field, for errors.
 
@@ -76,7 +76,7 @@ def make_mesh(
 def _fitting(
   path: str, shape: Sequence[int], sizes: Mapping[str, int]
 ) -> PartitionSpec:
-  """A parameter's rule, without axes of size 1 or that don't divide it."""
+  """Looks up a parameter's rule, without axes of size 1 or not dividing it."""
   spec = next(spec for rule, spec in RULES if re.fullmatch(rule, path))
   return PartitionSpec(
     *(
@@ -88,15 +88,15 @@ def _fitting(
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A mesh, and how prompts, parameters and numbers lie on it.
+  """A mesh, and how prompts, parameters and numbers are sharded on it.
 
-  A batch of P prompts is P / n consecutive ones on each of n shards. Which
-  prompt stands where is chosen so that every minibatch takes an equal share of
-  each shard, in the order that one device has: see `order`.
+  A batch of P prompts is P / n consecutive ones on each of n shards. The order
+  of prompts is chosen so that every minibatch takes an equal share of each
+  shard, in the order that one device has: see `order`.
 
   Attributes:
     mesh: of the run.
-    parts: minibatches of a rollout batch.
+    parts: number of minibatches of a rollout batch.
   """
 
   mesh: Mesh
@@ -104,25 +104,28 @@ class Layout:
 
   @property
   def shards(self) -> int:
-    """n, the parts that prompts are shared out in."""
+    """Number n of shards of the prompts."""
     return math.prod(self.mesh.shape[axis] for axis in BATCH)
 
   @property
   def prompts(self) -> NamedSharding:
-    """Of arrays that lead with P or B."""
+    """Sharding of arrays that lead with P or B."""
     return NamedSharding(self.mesh, PartitionSpec(BATCH))
 
   @property
   def everywhere(self) -> NamedSharding:
-    """Of numbers that every device has."""
+    """Sharding of numbers that are replicated on every device."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   def parameter(self, path: str, shape: Sequence[int]) -> NamedSharding:
-    """Of a parameter by `RULES`; an axis that doesn't divide is left whole."""
+    """Returns a parameter's sharding by `RULES`.
+
+    An axis that doesn't divide is left whole.
+    """
     return NamedSharding(self.mesh, _fitting(path, shape, self.mesh.shape))
 
   def of(self, tree: PyTree) -> PyTree:
-    """Shardings of a state: its parameters, and all that is shaped like them.
+    """Returns shardings of a state: parameters and all that is shaped alike.
 
     The optimiser's moments are found by the path of their parameter, the last
     key of their own.
@@ -135,7 +138,7 @@ class Layout:
     return jax.tree_util.tree_map_with_path(one, tree)
 
   def order(self, prompts: int) -> Int[np.ndarray, "P"]:
-    """For each place in a batch, which prompt of the stream stands there.
+    """Returns, for each place in a batch, its prompt of the stream.
 
     One device takes minibatch m from places m * P / parts on. Here each of n
     shards holds a piece of every minibatch, so that cutting a batch moves
@@ -145,7 +148,7 @@ class Layout:
     return places.swapaxes(0, 1).reshape(-1)
 
   def cut(self, tree: PyTree, parts: int, part: Int[Array, ""]) -> PyTree:
-    """One of `parts` equal parts of arrays that lead with P or B; in a jit."""
+    """Slices one of `parts` equal parts of arrays led by P or B; in a jit."""
 
     def one(x):
       pieces = x.reshape(self.shards, parts, -1, *x.shape[1:])
@@ -156,13 +159,13 @@ class Layout:
     return map_prompts(one, tree)
 
   def constrain(self, tree: PyTree) -> PyTree:
-    """Says that arrays that lead with P or B lie by prompts; in a jit."""
+    """Shards arrays that lead with P or B by prompts; in a jit."""
     return map_prompts(
       lambda x: jax.lax.with_sharding_constraint(x, self.prompts), tree
     )
 
   def take_over(self, tree: PyTree) -> PyTree:
-    """Arrays that lead with P or B and lie on another mesh of the devices."""
+    """Reshards arrays with leading P or B from another mesh of the devices."""
 
     def one(x):
       if isinstance(x, Logits):
@@ -174,20 +177,20 @@ class Layout:
     return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
 
   def places(self, prompts: int) -> Int[np.ndarray, "local"]:
-    """Places of a batch that this process holds."""
+    """Returns the places of a batch that this process holds."""
     parts = self.prompts.addressable_devices_indices_map((prompts,)).values()
     indices = [index[0] for index in parts if index is not None]
     ranges = sorted({(i.start or 0, i.stop or prompts) for i in indices})
     return np.concatenate([np.arange(*r) for r in ranges])
 
   def put(self, local: PyTree) -> PyTree:
-    """Global arrays of NumPy ones that each hold this process's prompts."""
+    """Shards NumPy arrays of this process's prompts into global arrays."""
     return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(self.prompts, x), local
     )
 
   def put_whole(self, whole: PyTree) -> PyTree:
-    """Global arrays of NumPy ones that are the same on every process."""
+    """Shards NumPy arrays, the same on every process, into global arrays."""
     return jax.tree.map(
       lambda x: jax.make_array_from_callback(
         x.shape, self.prompts, lambda index: x[index]
@@ -196,18 +199,18 @@ class Layout:
     )
 
   def number(self, value: np.number) -> Array:
-    """A number that every device has."""
+    """Replicates a number on every device."""
     return jax.make_array_from_callback(
       np.shape(value), self.everywhere, lambda _: value
     )
 
   def local(self, array: Array) -> np.ndarray:
-    """This process's prompts of a global array."""
+    """Returns this process's prompts of a global array."""
     parts = {s.index[0].start or 0: s.data for s in array.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
   def jit(self, function: Callable, **options) -> Callable:
-    """`jax.jit` of a function that finds this mesh where it asks for one."""
+    """Compiles a function by `jax.jit`, with this mesh in context."""
 
     def traced(*args):
       with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -217,14 +220,14 @@ class Layout:
 
 
 def on_one(device: jax.Device, parts: int = 1) -> Layout:
-  """Everything on one device."""
+  """Returns a layout with everything on one device."""
   return Layout(make_mesh(dict.fromkeys(AXES, 1), [device]), parts)
 
 
 def over_prompts(x: Array) -> Array:
-  """Says that an activation's first axis is shared out, and no other is.
+  """Shards an activation's first axis over the prompts' axes, and no other.
 
-  Nothing without a mesh in context, or where the axis doesn't divide.
+  Does nothing without a mesh in context, or where the axis doesn't divide.
   """
   axes, shards = prompt_axes()
   if shards == 1 or x.shape[0] % shards:
@@ -233,16 +236,16 @@ def over_prompts(x: Array) -> Array:
 
 
 def whole(x: Array) -> Array:
-  """Says that every device has all of an array; nothing without a mesh."""
+  """Replicates an array on every device; does nothing without a mesh."""
   if not prompt_axes()[0]:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def gathered(path: str, x: Array) -> Array:
-  """A parameter whose parts on `fsdp` are brought together.
+  """Gathers a parameter's shards on the axis `fsdp`.
 
-  Nothing without a mesh in context.
+  Does nothing without a mesh in context.
   """
   if not prompt_axes()[0]:
     return x
@@ -252,11 +255,13 @@ def gathered(path: str, x: Array) -> Array:
 
 
 def prompts_and_heads(prompts: int, heads: int) -> PartitionSpec:
-  """Of arrays [P, heads, ...] on the mesh in context; what divides is shared.
+  """Returns the spec of arrays [P, heads, ...]; axes that divide are sharded.
+
+  It is for the mesh in context.
 
   Args:
     prompts: P.
-    heads: those that are fewest, key and value heads.
+    heads: number of key and value heads, which are the fewest.
   """
   axes, shards = prompt_axes()
   size = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
@@ -267,7 +272,7 @@ def prompts_and_heads(prompts: int, heads: int) -> PartitionSpec:
 
 
 def prompt_axes() -> tuple[tuple[str, ...], int]:
-  """The axes in context that prompts are shared out over, and their size."""
+  """Returns the axes in context that shard prompts, and their size."""
   mesh = jax.sharding.get_abstract_mesh()
   axes = tuple(axis for axis in mesh.auto_axes if axis in BATCH)
   return axes, math.prod(mesh.shape[axis] for axis in axes)

@@ -1,4 +1,4 @@
-"""One line where JAX aborts a process.
+"""One-line messages where JAX aborts a process.
 
 JAX ends a process, with a trace of its C++, when it can't reach the first
 process of a run any more or never has; nothing inside of it can prevent that.
@@ -15,8 +15,8 @@ import sys
 _RESTART = 75
 # Of Linux' sys/prctl.h.
 _PR_SET_PDEATHSIG = 1
-# What JAX writes before it aborts a process that has lost the others, what is
-# among that if they never met, and what else its service has to say then.
+# What JAX writes before it aborts a process that has lost the others, what that
+# contains if they never met, and what else its service writes then.
 _ABORTED = b"JAX distributed service detected fatal errors"
 _MEETING = b"RegisterTask"
 _SERVICE = re.compile(
@@ -25,9 +25,9 @@ _SERVICE = re.compile(
 
 
 def over(coordinator: str | None, count: int | None) -> None:
-  """Goes on in a child process, while this one stays to say how that ended.
+  """Continues in a child process; this one reports how the child ended.
 
-  Before JAX starts its threads.
+  To be called before JAX starts its threads.
 
   Args:
     coordinator, count: see `processes.join`, for messages.
@@ -81,7 +81,7 @@ def over(coordinator: str | None, count: int | None) -> None:
     if not _SERVICE.match(line):
       sys.stderr.buffer.write(line)
   sys.stderr.flush()
-  # As a shell says that a signal ended it.
+  # As shells report that a signal ended it.
   sys.exit(status if status >= 0 else 128 - status)
 
 

@@ -1,12 +1,16 @@
-"""The hyper-parameters of a model. What they are is in config.json; how a
-family writes them there is in `mmrl.models.families`."""
+"""Hyper-parameters of a model, which are read from config.json.
+
+How a family writes them there is in `mmrl.models.families`.
+"""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-  """The vision tower. Names follow config.json where it has one.
+  """Hyper-parameters of the vision tower.
+
+  Names follow config.json where it has one.
 
   Attributes:
     depth, hidden_size, intermediate_size, num_heads: of its blocks.
@@ -22,7 +26,8 @@ class VisionConfig:
     position_grid: side of the learned grid of positions; 0 is none.
     window_size: side of an attention window, pixels; 0 means that every block
       attends to whole frames.
-    fullatt_block_indexes: the blocks that do so where there are windows.
+    fullatt_block_indexes: the blocks that attend to whole frames where there
+      are windows.
     deepstack_visual_indexes: blocks whose output also goes, merged, to the
       first layers of the decoder (DeepStack, arXiv 2406.04334).
     tokens_per_second: time positions of a second of video; 0 counts frames.
@@ -62,23 +67,25 @@ class VisionConfig:
 
   @property
   def window_cells(self) -> int:
-    """Visual tokens along one side of an attention window."""
+    """Number of visual tokens along one side of an attention window."""
     return self.window_size // self.cell_size
 
   @property
   def window_patches(self) -> int:
-    """Patches of a whole attention window; 0 where there are none."""
+    """Number of patches of a whole attention window; 0 without windows."""
     return (self.window_cells * self.spatial_merge_size) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-  """The decoder. Names follow config.json where it has one.
+  """Hyper-parameters of the decoder.
+
+  Names follow config.json where it has one.
 
   Attributes:
     mrope_section: rotary channels of time, height and width.
-    mrope_interleaved: whether the axes take turns instead of sharing out the
-      channels in three runs.
+    mrope_interleaved: whether the channels alternate between the axes instead
+      of being three runs.
     qkv_bias: whether queries, keys and values have biases.
     qk_norm: whether queries and keys are normalised per head.
   """
@@ -100,11 +107,11 @@ class TextConfig:
 
   @property
   def rotary_axes(self) -> tuple[int, ...]:
-    """The position axis (time, height, width) that each channel reads.
+    """Position axis (time, height, width) that each channel reads.
 
-    In runs: `sections[0]` channels of time, then height, then width. Taking
-    turns: channel c reads axis c % 3 as long as that axis has channels left,
-    and time after that.
+    In runs: `sections[0]` channels of time, then height, then width.
+    Interleaved: channel c reads axis c % 3 as long as that axis has channels
+    left, and time after that.
     """
     sections = self.mrope_section
     if not self.mrope_interleaved:
@@ -116,7 +123,7 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A model. Hashable, so that it can be a static argument.
+  """Hyper-parameters of a model; hashable, so they can be a static argument.
 
   Attributes:
     text: the decoder.
@@ -148,5 +155,5 @@ class ModelConfig:
 
   @property
   def banned_token_ids(self) -> tuple[int, ...]:
-    """Placeholders that may never be sampled: no picture stands behind."""
+    """Ids of placeholders; never sampled, as they would have no picture."""
     return (self.image_token_id, self.video_token_id)

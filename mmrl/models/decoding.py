@@ -1,5 +1,8 @@
-"""Sampling's step: `extend` by one token, with a cache of the answer's own
-keys and values. The prompt's are read once for all its answers."""
+"""Decoding step: `extend` by one token, with a cache of keys and values.
+
+The cache holds the answers' own keys and values. The prompt's are read once
+for all its answers.
+"""
 
 import functools
 
@@ -16,11 +19,11 @@ from mmrl.types import Prefix, PyTree, pytree
 
 @pytree
 class Layers:
-  """What decoding reads of one layer, or of all in a stack, at every token.
+  """Inputs of decoding of one layer, or of all in a stack, at every token.
 
   Attributes:
     params: parameters.
-    keys, values: of the prompts, heads first, as products want them.
+    keys, values: of the prompts, heads first as matrix products read them.
   """
 
   params: PyTree
@@ -34,7 +37,7 @@ class Cache:
 
   Attributes:
     keys, values: rotated keys and values of each layer, or of all in a stack.
-    length: how many answer tokens are in.
+    length: number of answer tokens in the cache.
   """
 
   keys: (
@@ -47,11 +50,11 @@ class Cache:
 
 
 def cast(params: PyTree, config: ModelConfig) -> PyTree:
-  """The decoder's parameters as its matrix products read them.
+  """Casts the decoder's matrices to the compute type and gathers their shards.
 
   Kernels held in a wider type than the compute type are rounded once, not at
-  every token. Norms and biases stay. On a mesh, parts that lie on the axis
-  `fsdp` are brought together, once per rollout; those on `tensor` stay parts.
+  every token. Norms and biases keep their type. On a mesh, shards on the axis
+  `fsdp` are gathered, once per rollout; the axis `tensor` stays sharded.
   """
 
   def narrow(path, x):
@@ -64,10 +67,10 @@ def cast(params: PyTree, config: ModelConfig) -> PyTree:
 
 
 def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...] | Layers:
-  """The decoder as `decode` reads it: each layer, or all in a stack.
+  """Prepares the decoder for `decode`: split into layers, or as a stack.
 
-  Each layer where the model unrolls them: no layer's weights and keys are then
-  cut out of a stack at every token, but all are copied once.
+  It is split where the model unrolls its layers: no layer's weights and keys
+  are then sliced out of a stack at every token, but all are copied once.
 
   Args:
     params: model parameters.
@@ -89,7 +92,7 @@ def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...] | Layers:
 def empty_cache(
   decoder: tuple[Layers, ...] | Layers, answers: int, length: int
 ) -> Cache:
-  """A cache for `answers` answers of at most `length` tokens per prompt."""
+  """Makes a cache for `answers` answers of at most `length` tokens a prompt."""
 
   def zeros(layers: Layers):
     *before, heads, _, size = layers.keys.shape
@@ -103,7 +106,7 @@ def empty_cache(
 
 
 def lengthen(cache: Cache, length: int) -> Cache:
-  """The same cache with room for `length` tokens."""
+  """Pads a cache to room for `length` tokens."""
 
   def pad(x):
     more = length - x.shape[-2]
@@ -117,9 +120,10 @@ def lengthen(cache: Cache, length: int) -> Cache:
 
 
 def take(x: Array, answers: Int[Array, "P W"], axis: int = 0) -> Array:
-  """W answers of each prompt: prompts on `axis`, answers on the next.
+  """Gathers W answers of each prompt from an array.
 
-  Prompt by prompt, so that a sharded array stays where it is.
+  Prompts are on `axis`, answers on the next. Each prompt is gathered by itself,
+  so that a sharded array isn't resharded.
   """
   one = functools.partial(jnp.take, axis=axis, mode="clip")
   return jax.vmap(one, (axis, 0), axis)(x, answers)
@@ -128,7 +132,7 @@ def take(x: Array, answers: Int[Array, "P W"], axis: int = 0) -> Array:
 def put(
   x: Array, answers: Int[Array, "P W"], new: Array, axis: int = 0
 ) -> Array:
-  """The same array with those answers, none twice, from `new`."""
+  """Replaces W answers of each prompt, none twice, by those of `new`."""
 
   def one(x, chosen, new):
     return x.at[*(slice(None),) * axis, chosen].set(new)
@@ -137,12 +141,12 @@ def put(
 
 
 def _prompts(x: Array) -> int:
-  """The prompts' axis of keys or values: a stack leads with its layers."""
+  """Returns the prompts' axis of keys or values; layers lead in a stack."""
   return x.ndim - 5
 
 
 def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
-  """The cache of W answers of each prompt."""
+  """Gathers the cache of W answers of each prompt."""
   keys, values = jax.tree.map(
     lambda x: take(x, answers, _prompts(x)), (cache.keys, cache.values)
   )
@@ -150,7 +154,7 @@ def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
 
 
 def put_answers(cache: Cache, answers: Int[Array, "P W"], part: Cache) -> Cache:
-  """The cache with those answers' keys and values, and length, from `part`."""
+  """Writes the answers of `part`, and its length, into a cache."""
   keys, values = jax.tree.map(
     lambda x, new: put(x, answers, new, _prompts(x)),
     (cache.keys, cache.values),
@@ -167,7 +171,7 @@ def decode(
   cache: Cache,
   token: Int[Array, "P G"],
 ) -> tuple[Float[Array, "P G D"], Cache]:
-  """`extend` by one token, with the earlier tokens' keys in `cache`.
+  """Extends every answer by one token, with the earlier tokens in `cache`.
 
   Args:
     params: model parameters.
@@ -188,7 +192,7 @@ def decode(
   mask = (jnp.arange(room) <= cache.length)[None]
 
   def one(x, layer: Layers, old, index=()):
-    """A layer, whose cache is at `index` of `old`."""
+    """Runs a layer, whose cache is at `index` of `old`."""
     x = sharding.over_prompts(x)
 
     def attend(queries, keys, values):

@@ -1,8 +1,8 @@
 """Divergence of two policies over a wide vocabulary, part by part.
 
 As in `mmrl.models.vocabulary`, [N, V] logits exist neither forward nor
-backward. Two passes over the entries make a value, for the sums of both
-policies and then for what they differ by, and a third the gradient.
+backward. The value takes two passes over the entries: for the sums of both
+policies, then for their difference. The gradient takes a third.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from mmrl.types import Logits
 def divergence(
   student: Logits, teacher: Logits, *, beta: float, temperature: float = 1.0
 ) -> Float[Array, "*batch"]:
-  """Generalised Jensen-Shannon divergence over the whole vocabulary.
+  """Computes generalised Jensen-Shannon divergence over the whole vocabulary.
 
   With the teacher's probabilities p, the student's q and m = beta p +
   (1 - beta) q,
@@ -69,13 +69,13 @@ def divergence(
 
 
 def _divide(student, teacher):
-  """(entries, entries of a part, parts) that both have."""
+  """Returns (entries that both have, entries of a part, parts)."""
   size = min(x.head.shape[x.pattern.index("v")] for x in (student, teacher))
   return size, *vocabulary.divide(size, 2 * len(student.hidden))
 
 
 def _part(student, teacher, index):
-  """Part `index`: its first entry, the student's head there, both logits."""
+  """Returns part `index`: first entry, student's head there, both logits."""
   size, entries, _ = _divide(student, teacher)
   start, head, values, _ = vocabulary.part(student, index, size, entries)
   _, _, of_teacher, _ = vocabulary.part(teacher, index, size, entries)
@@ -84,7 +84,7 @@ def _part(student, teacher, index):
 
 
 def _log_totals(student, teacher):
-  """Of both, the logarithm of the sum over entries of exp(logit)."""
+  """Computes both policies' log-sum-exp of the logits over entries."""
 
   def add(top, total, values):
     highest = jnp.maximum(top, values.max(-1))
@@ -107,7 +107,7 @@ def _log_totals(student, teacher):
 
 
 def _terms(beta, log_q, log_p):
-  """(q, what each entry adds to D, q g): see `divergence`."""
+  """Computes (q, what each entry adds to D, q g): see `divergence`."""
   q, p, difference = jnp.exp(log_q), jnp.exp(log_p), log_q - log_p
   if beta == 1:
     return q, q * difference, q * difference
@@ -122,7 +122,7 @@ def _terms(beta, log_q, log_p):
 
 
 def _visit_terms(beta, student, teacher, log_totals, index):
-  """Part `index`: its first entry, the student's head there, its terms."""
+  """Returns part `index`: first entry, student's head there, its terms."""
   start, head, both = _part(student, teacher, index)
   logs = (v - t[:, None] for v, t in zip(both, log_totals, strict=True))
   return start, head, _terms(beta, *logs)

@@ -1,9 +1,9 @@
-"""Flax linen leaves of the architecture.
+"""Flax linen modules: projections, norms, MLPs and blocks.
 
-A block computes projections, norms and the MLP; *how* its queries meet keys is
-a function handed in (`attend`), so that prefill, extend and decode are the
-same block. `attend(queries, keys, values)` returns the attention output and
-whatever else the caller wants kept.
+A block computes projections, norms and the MLP. Attention is a function passed
+in (`attend`), so that prefill, extend and decode share one block.
+`attend(queries, keys, values)` returns the attention output and whatever else
+the caller wants kept.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
 
 @jax.custom_vjp
 def matmul(x: Float[Array, "*batch A"], kernel: Float[Array, "A B"]):
-  """`x @ kernel`, whose kernel gradient is one plain matrix product.
+  """Computes `x @ kernel`; the kernel gradient is one plain matrix product.
 
-  JAX's own rule makes the transposed gradient and transposes it back, which
+  JAX's own rule computes the transposed gradient and transposes it back, which
   costs the CPU compiler a strided copy of every activation gradient: 1.8x on
   the backward pass of the MLP. Other backends compile both forms alike.
   """
@@ -48,7 +48,7 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def run(module: nn.Module, params: PyTree, *arguments: Any) -> Any:
-  """What a module computes with these parameters."""
+  """Applies a module with given parameters."""
   return module.apply({"params": params}, *arguments)
 
 

@@ -21,10 +21,10 @@ _LEAST, _ONE = np.array([np.finfo(np.float32).tiny, 1], np.float32).view(
 def nucleus_entropies(
   logits: Logits, *, top_p: float = 0.95, renormalise: bool = True
 ) -> Float[Array, "*batch"]:
-  """Entropy over the nucleus of the distribution each token was drawn from.
+  """Computes entropies over the nuclei of the tokens' distributions.
 
-  [tokens, V] logits are never held in full: they come into being a few tokens
-  at a time, on each device those of its own prompts. See `nucleus_entropy`.
+  [tokens, V] logits are never held in full: they are computed a few tokens at
+  a time, on each device those of its own prompts. See `nucleus_entropy`.
 
   Args:
     logits: of the tokens, [*batch, V].
@@ -76,7 +76,7 @@ def nucleus_entropy(
   top_p: float = 0.95,
   renormalise: bool = True,
 ) -> Float[Array, "*batch"]:
-  """Entropy over the most likely tokens that together have mass `top_p`.
+  """Computes entropy over the most likely tokens of total mass `top_p`.
 
       N = the nucleus, see `in_nucleus`
       q = p / sum_N p,    H = - sum_N q ln q
@@ -106,11 +106,11 @@ def nucleus_entropy(
 def in_nucleus(
   logits: Float[Array, "*batch V"], top_p: float
 ) -> Bool[Array, "*batch V"]:
-  """True on the nucleus: the smallest set of tokens that has mass `top_p`.
+  """Marks the nucleus: the smallest set of tokens that has mass `top_p`.
 
-  Those are the most likely tokens while the mass before them is below top_p.
-  Of tokens with exactly the least probability in it as many are kept as the
-  mass needs, the first of the vocabulary.
+  It holds the most likely tokens while the mass before them is below top_p.
+  Of tokens with exactly the least probability in it, as many are kept as the
+  mass needs: the first of the vocabulary.
 
   Args:
     logits: divided by the temperature.
@@ -128,15 +128,15 @@ def first_ties(
   least: Float[Array, "*batch 1"],
   ties: Num[Array, "*batch 1"],
 ) -> Bool[Array, "*batch V"]:
-  """True on the values above the least, and on the first of its equals."""
+  """Marks the values above `least`, and the first `ties` that equal it."""
   tied = values == least
   return (values > least) | tied & (jnp.cumsum(tied, axis=-1) <= ties)
 
 
 def _edge(logits: Float[Array, "*batch V"], top_p: float):
-  """Weights of the tokens, and how far the nucleus reaches.
+  """Computes the weights of the tokens and the least weight in the nucleus.
 
-  The least weight in it is found by halving the interval that it lies in, which
+  The least weight in it is found by halving an interval that contains it, which
   takes 30 sums over V and no sort.
 
   Returns:
@@ -149,7 +149,7 @@ def _edge(logits: Float[Array, "*batch V"], top_p: float):
   wanted = top_p * weights.sum(-1)
 
   def halve(_, bounds):
-    """The least weight is at least the first bound and below the second."""
+    """Halves the bounds: the least weight is at least `low`, below `high`."""
     low, high = bounds
     middle = (low + high) // 2
     least = jax.lax.bitcast_convert_type(middle, jnp.float32)[..., None]

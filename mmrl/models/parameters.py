@@ -1,4 +1,4 @@
-"""The parameter tree: random values, shapes, names and parts of its leaves."""
+"""Parameter tree: random values, shapes, names and parts of its leaves."""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -16,7 +16,7 @@ from mmrl.types import PyTree
 
 
 def init(rng: Array, config: ModelConfig) -> PyTree:
-  """Random float32 parameters: normal(0.02) matrices, unit norms, no biases.
+  """Initialises parameters: normal(0.02) matrices, unit norms, zero biases.
 
   Args:
     rng: PRNG key.
@@ -24,9 +24,9 @@ def init(rng: Array, config: ModelConfig) -> PyTree:
 
   Returns:
     `{"vision": {"patch_embed", "blocks", "merger"}, "text": {"embed",
-    "layers", "norm"}}`; blocks and layers are stacked on axis 0. Where the
-    architecture has them, `vision` holds "positions" and "deepstack" (mergers
-    stacked on axis 0), too, and `text` holds an untied "head".
+    "layers", "norm"}}`, float32; blocks and layers are stacked on axis 0.
+    Where the architecture has them, `vision` holds "positions" and "deepstack"
+    (mergers stacked on axis 0), too, and `text` holds an untied "head".
   """
   text, tower = config.text, config.vision
   keys = iter(jax.random.split(rng, 9))
@@ -35,7 +35,7 @@ def init(rng: Array, config: ModelConfig) -> PyTree:
     return 0.02 * jax.random.normal(next(keys), shape)
 
   def stacked(module, depth, *inputs):
-    """`depth` modules' parameters, initialised by what they read."""
+    """Initialises `depth` modules' parameters, given example inputs."""
 
     def one(key):
       return module.init(key, *inputs)["params"]
@@ -43,6 +43,7 @@ def init(rng: Array, config: ModelConfig) -> PyTree:
     return jax.vmap(one)(jax.random.split(next(keys), depth))
 
   def blocks(module, depth, width, head_dim):
+    # Parameters don't depend on the kind of attention: any function will do.
     inputs = jnp.zeros((1, width)), jnp.zeros((1, head_dim // 2))
     return stacked(module, depth, *inputs, lambda q, k, v: (q, None))
 
@@ -84,7 +85,7 @@ def init(rng: Array, config: ModelConfig) -> PyTree:
 
 
 def shapes(config: ModelConfig) -> PyTree:
-  """Shapes of the parameters, without allocating any."""
+  """Returns shapes of the parameters, without allocating any."""
   return jax.tree.map(lambda x: x, _shapes(config))
 
 
@@ -95,7 +96,7 @@ def _shapes(config: ModelConfig) -> PyTree:
 
 
 def path_name(path) -> str:
-  """A pytree path as `a/b/c`."""
+  """Formats a pytree path as `a/b/c`."""
   return "/".join(str(key.key) for key in path)
 
 
@@ -135,7 +136,7 @@ def partition(
 
 
 def merge(*parts: Mapping[str, jax.Array]) -> PyTree:
-  """Nested parameters from flat dicts; undoes `partition`."""
+  """Nests parameters from flat dicts; undoes `partition`."""
   params: dict = {}
   for part in parts:
     for path, leaf in part.items():

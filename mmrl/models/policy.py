@@ -1,4 +1,4 @@
-"""The two policies of a model: over tokens, and over positions to attend to.
+"""Two policies of a model: over tokens, and over positions to attend to.
 
 Behaviour, current, reference and teacher all go through `score`, at the same
 precision, or a divergence between them would measure noise.
@@ -19,10 +19,11 @@ def token_logits(
   hidden: Float[Array, "*batch D"],
   temperature: float,
 ) -> Float[Array, "*batch V"]:
-  """Logits of the token policy: placeholders banned, divided by temperature.
+  """Computes logits of the token policy.
 
-  The sampler draws from these; `token_logprobs` computes the same part by part,
-  so that the log-probabilities of the two differ by rounding only.
+  Placeholders are banned, and the logits divided by the temperature. The
+  sampler draws from these; `token_logprobs` computes the same part by part, so
+  that the log-probabilities of the two differ by rounding only.
   """
   entries = np.arange(config.text.vocab_size)
   banned = np.isin(entries, config.banned_token_ids)
@@ -36,7 +37,7 @@ def lazy_logits(
   hidden: Float[Array, "*batch D"],
   temperature: float = 1.0,
 ) -> Logits:
-  """What the logits of the token policy are computed from."""
+  """Returns the token policy's logits, not computed yet."""
   head, pattern = vlm.head(params, config)
   return Logits(hidden, head, pattern, config.banned_token_ids, temperature)
 
@@ -44,12 +45,12 @@ def lazy_logits(
 def token_logprobs(
   logits: Logits, tokens: Int[Array, "*batch"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-  """Log-probabilities of `tokens` and entropies of their distributions.
+  """Computes `tokens`' log-probabilities and their distributions' entropies.
 
   [rows, V] logits are never held in full: see `mmrl.models.vocabulary`.
 
   Args:
-    logits: those that each token was drawn from.
+    logits: logits that each token was drawn from.
     tokens: ids.
 
   Returns:
@@ -77,7 +78,7 @@ def score(
   attention_layers: tuple[int, ...] = (),
   attention_row: str = "self",
 ) -> Scores:
-  """Log-probabilities, entropies and attention policies of given answers.
+  """Computes log-probabilities, entropies and attention policies of answers.
 
   Args:
     params: model parameters.

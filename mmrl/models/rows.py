@@ -1,9 +1,9 @@
 """Attention rows of answer tokens, computed where they are read.
 
-`extend` hands out the queries and keys of chosen layers. Rows of S + R numbers
-come into being a few tokens at a time, in the forward and again in the
-backward pass, so what is kept for a loss on attention doesn't grow with the
-length of the prompt times that of the answer.
+`extend` returns the queries and keys of chosen layers. Rows of S + R numbers
+are computed a few tokens at a time, in the forward and again in the backward
+pass, so what is kept for a loss on attention doesn't grow with the length of
+the prompt times that of the answer.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _CHUNK_VALUES = 2**24
 
 
 def attention_policy(attention: Attention, *, row: str = "self") -> Attention:
-  """The same attention as policies over earlier positions (RAL, eq. 2).
+  """Turns attention into policies over earlier positions (RAL, eq. 2).
 
       p^t(i) = alpha_{t,i} / sum_{j<t} alpha_{t,j},    i < t
 
@@ -59,7 +59,7 @@ def attention_policy(attention: Attention, *, row: str = "self") -> Attention:
 def attention_rows(
   attention: Attention, start: Array | int = 0, count: int = 0
 ) -> Float[Array, "P G count keys"]:
-  """Float32 rows over S + R keys, mean over heads and layers.
+  """Computes float32 rows over S + R keys, mean over heads and layers.
 
   Args:
     attention: of answer tokens; policies if `attention_policy` made it.
@@ -70,7 +70,7 @@ def attention_rows(
   count = count or length
   queries = jax.lax.dynamic_slice_in_dim(attention.queries, start, count, 2)
   heads = queries.shape[3] * queries.shape[4]
-  # Row t of "emit" is that of the token before.
+  # Row t of "emit" is the row of token t - 1.
   at = start + jnp.arange(count)[:, None]
   key = jnp.arange(length)[None]
   earlier = key < at
@@ -127,13 +127,13 @@ def attention_rows(
 
 
 def _by_head(x: Array, axis: int) -> Array:
-  """Layers and key heads, at `axis` and behind it, as one leading axis."""
+  """Flattens layers and key heads, at `axis` and the next, to axis 0."""
   x = jnp.moveaxis(x, (axis, axis + 1), (0, 1))
   return x.reshape(-1, *x.shape[2:])
 
 
 def smaller(attention: Attention) -> Attention | Float[Array, "P G R keys"]:
-  """Attention, or its rows if they take less memory."""
+  """Returns attention, or its rows if they take less memory."""
   prompts, answers, length = attention.queries.shape[:3]
   keys = attention.prefix_keys.shape[1] + length
   own = sum(x.nbytes for x in jax.tree.leaves(attention))
@@ -145,7 +145,7 @@ def map_rows(
   function: Callable[..., PyTree],
   *arguments: Attention | Shaped[Array, "P G R ..."],
 ) -> PyTree:
-  """`function` of rows, a few answer tokens at a time.
+  """Maps `function` over attention rows, a few answer tokens at a time.
 
   Args:
     function: reads `count` answer tokens of every argument, of attention the
@@ -155,7 +155,7 @@ def map_rows(
 
   Returns:
     Its results for all rows, [P, G, R, ...]. In the backward pass they are
-    computed again.
+    recomputed.
   """
   length = jax.tree.leaves(arguments[0])[0].shape[2]
   values = sum(map(_values, arguments))
@@ -183,7 +183,7 @@ def map_rows(
 
 
 def _values(argument: Any) -> int:
-  """Numbers of its maps; an array takes nothing more."""
+  """Counts the numbers of an argument's attention maps; 0 for an array."""
   if not isinstance(argument, Attention):
     return 0
   *batch, _ = argument.queries.shape

@@ -1,4 +1,4 @@
-"""The vision tower: packed patches to visual tokens."""
+"""Vision tower: packed patches to visual tokens."""
 
 import functools
 
@@ -16,7 +16,7 @@ from mmrl.types import Patches, PyTree
 def vision(
   params: PyTree, config: ModelConfig, patches: Patches
 ) -> Float[Array, "B N E"]:
-  """Visual tokens of packed pictures, in the order of their patches.
+  """Computes visual tokens of packed pictures, in the order of their patches.
 
   Args:
     params: model parameters.
@@ -80,7 +80,7 @@ def vision(
 
 
 def _embed(params: PyTree, config: ModelConfig, patches: Patches) -> Array:
-  """Linear embedding of patches, and their learned positions if any."""
+  """Embeds patches linearly and adds their learned positions, if any."""
   embed = params["patch_embed"]
   x = layers.matmul(
     patches.pixels.astype(config.dtype), embed["kernel"].astype(config.dtype)
@@ -97,7 +97,7 @@ def _embed(params: PyTree, config: ModelConfig, patches: Patches) -> Array:
 def _positions(
   grid: Float[Array, "points width"], patches: Patches
 ) -> Float[Array, "B M width"]:
-  """A square grid of learned positions, stretched over each frame.
+  """Interpolates a square grid of learned positions over each frame.
 
   Bilinear, with the corners of the grid on the corner patches.
   """

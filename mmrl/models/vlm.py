@@ -1,13 +1,13 @@
-"""The decoder as pure functions: `prefill`, `extend`, `apply`.
+"""Decoder as pure functions: `prefill`, `extend`, `apply`.
 
 Every rollout group is one prompt and G answers to it, so the prompt is
 computed once (`prefill`) and the answers attend to it and to themselves
-(`extend`). Running `prefill` then `extend` is the
-same function, in value and gradient, as running P * G full rows.
+(`extend`). Running `prefill` then `extend` is the same function, in value and
+gradient, as running P * G full rows.
 
-Depth is a scan over stacked parameters, unrolled where they are few. It
-carries the queries and keys of chosen layers out: attention rows are computed
-from them where they are read (`mmrl.models.rows`), and no layer holds a map.
+The layers are a scan over stacked parameters, unrolled where they are few. It
+returns the queries and keys of chosen layers: attention rows are computed from
+them where they are read (`mmrl.models.rows`), and no layer stores a map.
 """
 
 import jax
@@ -27,13 +27,13 @@ _UNROLLED_BYTES = 2**28
 
 
 def unrolled(params: PyTree) -> bool:
-  """Whether the decoder's layers are compiled one after the other."""
+  """Tells whether the decoder's layers are unrolled instead of scanned."""
   layers_ = jax.tree.leaves(params["text"]["layers"])
   return sum(x.nbytes for x in layers_) <= _UNROLLED_BYTES
 
 
 def _scan(body, params: PyTree, config: ModelConfig, carry, xs=()):
-  """`body(carry, (layer's parameters, its index, *xs))` for every layer."""
+  """Scans `body(carry, (layer's parameters, its index, *xs))` over layers."""
   depth, unroll = config.text.num_hidden_layers, unrolled(params)
   if config.remat:
     # Inside a loop no common-subexpression barrier is needed.
@@ -80,7 +80,7 @@ def final_norm(params: PyTree, config: ModelConfig, x: Array) -> Array:
 
 
 def head(params: PyTree, config: ModelConfig) -> tuple[Array, str]:
-  """The output head in the compute type, and how it lies: "vd" or "dv"."""
+  """Returns the output head in the compute type, and its layout: vd or dv."""
   text = params["text"]
   if config.tie_word_embeddings:
     return text["embed"]["embedding"].astype(config.dtype), "vd"
@@ -90,7 +90,7 @@ def head(params: PyTree, config: ModelConfig) -> tuple[Array, str]:
 def logits(
   params: PyTree, config: ModelConfig, hidden: Float[Array, "*batch D"]
 ) -> Float[Array, "*batch V"]:
-  """Float32 logits of final hidden states."""
+  """Computes float32 logits of final hidden states."""
   kernel, pattern = head(params, config)
   return jnp.einsum(
     f"...d,{pattern}->...v",
@@ -106,8 +106,12 @@ def _embed_prompt(
   prompt: Prompt,
   visual: Float[Array, "B N E"],
 ) -> tuple[Array, Array, Array]:
-  """Hidden states, what DeepStack adds to each of the first layers' output
-  ([layers, P, S, D]), and rotary angles."""
+  """Embeds prompts and their visual tokens.
+
+  Returns:
+    Hidden states, what DeepStack adds to the output of each of the first
+    layers ([layers, P, S, D]), and rotary angles.
+  """
   x = embed(params, config, prompt.tokens)
   index = prompt.visual_index
   flat = jnp.maximum(index, 0).reshape(visual.shape[0], -1, 1)
@@ -128,7 +132,7 @@ def _add_deep(
   deep: Float[Array, "layers P S D"],
   index: Int[Array, ""],
 ) -> Float[Array, "P S D"]:
-  """DeepStack's part of the output of layer `index`, if it has one."""
+  """Adds DeepStack's part to the output of layer `index`, if it has one."""
   count = deep.shape[0]
   if not count:
     return x
@@ -146,7 +150,7 @@ def prefill(
   attention_layers: tuple[int, ...] = (),
   hidden_layers: tuple[int, ...] = (),
 ) -> Prefix:
-  """Runs the prompts, once each.
+  """Runs the decoder over the prompts, once each.
 
   Args:
     params: model parameters.
@@ -158,7 +162,8 @@ def prefill(
     hidden_layers: layers (negative from the end) whose output is wanted.
 
   Returns:
-    Keys and values of every layer and what emits the first answer token.
+    Keys and values of every layer, and the hidden state that emits the first
+    answer token.
   """
   prompt = jax.tree.map(jnp.asarray, prompt)
   x, deep, angles = _embed_prompt(params, config, prompt, visual)
@@ -184,6 +189,7 @@ def prefill(
     x, (queries, keys, values) = layers.run(
       block, layer_params, x, angles, attend
     )
+    # The last real token's row is the one that emits the first answer token.
     kept = _keep(kept, at_last(queries), index, chosen)
     x = _add_deep(x, deep, index)
     return (x, kept, _keep(states, x, index, seen)), (keys, values)
@@ -208,7 +214,10 @@ def prefill(
 
 
 def answer_angles(config: ModelConfig, prefix: Prefix, start, count: int):
-  """Text positions count on from the prompt's, equal on all three axes."""
+  """Computes rotary angles of `count` answer tokens from `start` on.
+
+  Text positions continue the prompt's, equal on all three axes.
+  """
   after = start + jnp.arange(count)[None, None]
   positions = prefix.next_position[:, None, None] + after
   return attention.rotary_angles(
@@ -227,7 +236,7 @@ def extend(
   attention_layers: tuple[int, ...] = (),
   hidden_layers: tuple[int, ...] = (),
 ) -> Output:
-  """Runs G answers per prompt, attending to the prefix and to themselves.
+  """Runs G answers per prompt, which attend to the prefix and to themselves.
 
   Answers are padded on the right, where causality hides the padding.
 
@@ -264,6 +273,7 @@ def extend(
       out = attention.attend_answers(
         queries, prefix_keys, prefix_values, prefix.mask, keys, values
       )
+      # Not maps: rows are computed from these, a few at a time.
       return out, (queries, keys)
 
     x, new = layers.run(block, layer_params, x, angles, attend)
@@ -304,7 +314,7 @@ def apply(
   *,
   attention: str = "none",
 ) -> Output:
-  """A whole sequence in one call, for parity tests and notebooks.
+  """Runs whole sequences in one call, for parity tests and notebooks.
 
   Args:
     params: model parameters.

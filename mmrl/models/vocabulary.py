@@ -30,18 +30,18 @@ def chosen(
   banned: tuple[int, ...],
   temperature: float,
 ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-  """Log-probabilities of tokens, and entropies of their distributions.
+  """Computes tokens' log-probabilities and their distributions' entropies.
 
       l = hidden W / temperature,    ln p_j = l_j - logsumexp(l),
       entropy = logsumexp(l) - sum_j p_j l_j
 
-  The derivative is written out, with the logits computed again:
+  The derivative is written out, with the logits recomputed:
 
       dln p_k / dl_j = [j = k] - p_j
       dentropy / dl_j = -p_j (ln p_j + entropy)
 
   Args:
-    hidden: what emits each token.
+    hidden: the hidden state that emits each token.
     head: the output head, in the type of its products.
     tokens: ids.
     pattern: "vd" or "dv", how the head is laid out.
@@ -55,7 +55,11 @@ def chosen(
 
 
 def divide(size: int, rows: int) -> tuple[int, int]:
-  """(entries of a part, parts) of `size` entries, for `rows` of logits."""
+  """Divides `size` entries into parts, for `rows` of logits.
+
+  Returns:
+    (entries of a part, parts).
+  """
   entries = max(_CHUNK_VALUES // max(rows, 1), _LEAST_ENTRIES)
   entries = min(entries, size)
   return entries, -(-size // entries)
@@ -64,13 +68,13 @@ def divide(size: int, rows: int) -> tuple[int, int]:
 def part(
   logits: Logits, index: Array | int, size: int, entries: int
 ) -> tuple[Array, Array, Float[Array, "N entries"], Bool[Array, "entries"]]:
-  """One part of the logits of N tokens.
+  """Computes one part of the logits of N tokens.
 
   Args:
     logits: of the tokens.
     index: which part.
-    size: entries that there are; those of the head behind them are left out.
-    entries: those of a part, from `divide`.
+    size: number of entries; later ones of the head are left out.
+    entries: number of entries of a part, from `divide`.
 
   Returns:
     Its first entry, its slice of the head, its logits, and which of them
@@ -94,7 +98,7 @@ def part(
 
 
 def no_gradients(logits: Logits) -> tuple[Array, Array]:
-  """Zeros for `add_part`: of the hidden states, float32, and of the head."""
+  """Makes zeros for `add_part`: of hidden states, float32, and of the head."""
   hidden = jnp.zeros(logits.hidden.shape, jnp.float32)
   return hidden, jnp.zeros_like(logits.head)
 
@@ -112,7 +116,7 @@ def add_part(
   it counts, a float32 sum that is rounded to the head's type once; elsewhere
   exact zeros are added. So the head's gradient is held in the head's type: in
   float32 it would take V x D x 4 bytes, 2 GB for a 7B model, and lose nothing
-  less. That of the hidden states is a sum over parts, hence in float32.
+  less. The hidden states' gradient is a sum over parts, hence in float32.
 
   Args:
     gradients: so far.
@@ -140,14 +144,14 @@ def add_part(
 
 
 def with_gradients(logits: Logits, gradients: tuple[Array, Array]) -> Logits:
-  """Logits with gradients in place of hidden states and head."""
+  """Replaces the hidden states and head of logits by gradients."""
   of_hidden, of_head = gradients
   of_hidden = of_hidden.astype(logits.hidden.dtype)
   return dataclasses.replace(logits, hidden=of_hidden, head=of_head)
 
 
 def _at(tokens, start, entries):
-  """Where tokens stand in a part, and whether they do."""
+  """Returns tokens' places in a part, and whether they are in it."""
   place = tokens - start
   return jnp.clip(place, 0, entries - 1), (place >= 0) & (place < entries)
 
@@ -158,7 +162,7 @@ def _chosen(logits, tokens):
 
 
 def _divide(logits):
-  """(entries, entries of a part, parts) of the whole head."""
+  """Returns (entries, entries of a part, parts) of the whole head."""
   size = logits.head.shape[logits.pattern.index("v")]
   return size, *divide(size, len(logits.hidden))
 

@@ -1,1 +1,1 @@
-"""What a run needs of its machines: python -m mmrl.plan"""
+"""Memory, FLOPs and traffic that a run needs: python -m mmrl.plan"""

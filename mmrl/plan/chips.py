@@ -1,4 +1,4 @@
-"""What accelerators offer, by JAX's `device_kind`."""
+"""Peak FLOP/s and memory of accelerators, by JAX's `device_kind`."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -38,7 +38,7 @@ CHIPS = {
 
 
 def of(device: jax.Device) -> Chip | None:
-  """The chip of a device; None if it isn't in the table."""
+  """Looks up the chip of a device; None if it isn't in the table."""
   chip = CHIPS.get(device.device_kind)
   # A v4 chip is two devices to the compiler, unless it joins their cores.
   cores = getattr(device, "num_cores", 1)
@@ -48,7 +48,7 @@ def of(device: jax.Device) -> Chip | None:
 
 
 def topology(name: str) -> Sequence[jax.Device]:
-  """Devices of a TPU topology such as "v5p:4x4x4", for compiling only.
+  """Returns devices of a TPU topology such as "v5p:4x4x4", for compiling only.
 
   Raises:
     UserError: if libtpu isn't installed or doesn't know the name.

@@ -1,4 +1,4 @@
-"""Model FLOPs: what the equations of a model and of a training step ask for.
+"""Model FLOPs, by the equations of a model and of a training step.
 
 A multiply and an add are 2. Matrix products count; norms, activations, softmax
 and the optimiser, which are a few percent, don't. Padding doesn't count, nor
@@ -16,7 +16,7 @@ width I and vocabulary V takes
     head(T)          = 2 T D V
     rows(S, G, R)    = 2 G (R S + R (R + 1) / 2) A H h
 
-the last for the attention rows of A layers, whose scores are computed again.
+the last for the attention rows of A layers, whose scores are recomputed.
 A vision tower of depth d, width w and inner width i takes, for M patches of C
 values in frames f of windows v, with u patches to a visual token,
 
@@ -50,7 +50,7 @@ class Work(NamedTuple):
 
 
 def vision(config: ModelConfig, grids: Sequence[Grid]) -> dict[str, Work]:
-  """The tower's parts, on pictures and videos of these grids of patches."""
+  """Counts FLOPs of the tower's parts on pictures and videos of these grids."""
   tower = config.vision
   width, inner = tower.hidden_size, tower.intermediate_size
   merged = width * tower.spatial_merge_size**2
@@ -73,7 +73,7 @@ def vision(config: ModelConfig, grids: Sequence[Grid]) -> dict[str, Work]:
 
 
 def _window_pairs(config: ModelConfig, grid: Grid) -> int:
-  """Sum of squared window sizes; those at the right and lower edge are cut.
+  """Sums squared window sizes; windows at the right and lower edge are cut.
 
   With sides a of the windows of a column and b of a row, in visual tokens,
 
@@ -103,12 +103,12 @@ def _answer_pairs(length: int, answers: int, count: int) -> int:
 
 
 def prefill(config: ModelConfig, length: int) -> Work:
-  """A prompt of `length` tokens through the decoder."""
+  """Counts FLOPs of the decoder on a prompt of `length` tokens."""
   return _layers(config, length, length * (length + 1) // 2)
 
 
 def extend(config: ModelConfig, length: int, answers: int, count: int) -> Work:
-  """Answers of `count` tokens to a prompt of `length`, which they share.
+  """Counts FLOPs of answers of `count` tokens to a shared prompt of `length`.
 
   Decoding them token by token is the same work.
   """
@@ -117,14 +117,14 @@ def extend(config: ModelConfig, length: int, answers: int, count: int) -> Work:
 
 
 def head(config: ModelConfig, tokens: int) -> Work:
-  """Logits of as many tokens."""
+  """Counts FLOPs of the logits of `tokens` tokens."""
   return Work(2 * tokens * config.text.hidden_size * config.text.vocab_size)
 
 
 def rows(
   config: ModelConfig, length: int, answers: int, count: int, layers: int
 ) -> Work:
-  """Attention rows of every answer token in `layers` layers."""
+  """Counts FLOPs of attention rows of every answer token in `layers` layers."""
   heads = config.text.num_attention_heads * config.text.head_dim
   pairs = _answer_pairs(length, answers, count)
   return Work(0, 2 * layers * heads * pairs)
@@ -135,16 +135,16 @@ def _sum(works: Iterable[Work]) -> Work:
 
 
 def forward(*works: Work) -> int:
-  """FLOPs of a forward pass."""
+  """Sums FLOPs of a forward pass."""
   return sum(_sum(works))
 
 
 def training(parts: Mapping[str, Work], trains: Collection[str]) -> int:
-  """FLOPs of a forward and backward pass.
+  """Counts FLOPs of a forward and backward pass.
 
   The gradient of a product costs as much as the product for its parameters,
   if they train, and as much for its input, if anything before it trains. In a
-  part that trains something does, but for the patch embedding and the head,
+  part that trains, something does, except in the patch embedding and the head,
   which are one product. Maps have no parameters and two inputs.
 
   Args:
@@ -176,7 +176,7 @@ def step(
   epochs: int = 1,
   trains: Collection[str] = PARTS,
 ) -> dict[str, int]:
-  """FLOPs of a rollout batch and of the updates on it.
+  """Counts FLOPs of a rollout batch and of the updates on it.
 
   A rollout runs vision and prompts once and decodes the answers, of which the
   last token is drawn and not run. The behaviour probe runs the answers over
@@ -192,8 +192,9 @@ def step(
     answers: G.
     count: tokens of an answer.
     experts: further answers of a group, which weren't sampled.
-    rows_probed: layers whose attention rows the behaviour probe reads.
-    rows_trained: layers whose attention rows a loss reads.
+    rows_probed: number of layers whose attention rows the behaviour probe
+      reads.
+    rows_trained: number of layers whose attention rows a loss reads.
     reference: whether there is a reference probe.
     epochs: updates that each prompt takes part in.
     trains: the parts of the model (of `PARTS`) that train.

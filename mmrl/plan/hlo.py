@@ -32,13 +32,13 @@ _OPERATION = re.compile(r"= (.*?) ([\w-]+)\(")
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-  """Counts and bytes of each kind of collective, as often as each runs.
+  """Sums counts and bytes of each kind of collective, as often as each runs.
 
-  Bytes are those of its result on one chip. A loop turns as often as its bound
-  and its step say: exact for a scan, the most there can be for a decoding loop,
-  which may end early or begin late. Loops whose bounds are data (blocks of
-  attention, which move nothing) count once. A collective that the compiler has
-  cut into parts, to compute meanwhile, is in each of them; they share its
+  Bytes are those of its result on one chip. A loop runs as often as its bound
+  and its step imply: exact for a scan, the most there can be for a decoding
+  loop, which may end early or begin late. Loops whose bounds are data (blocks
+  of attention, which move nothing) count once. A collective that the compiler
+  has cut into parts, to compute meanwhile, is in each of them; they share its
   channel, and count as the one that runs least.
   """
   bodies, entry = _computations(text)
@@ -76,7 +76,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def _turns(bodies: dict[str, list[str]], line: str) -> int:
-  """How often a loop turns, from 0 up to a constant; else 1."""
+  """Counts the iterations of a loop from 0 up to a constant; else 1."""
   condition, body = (
     "\n".join(bodies[name])
     for name in (_CONDITION.findall(line)[0], _BODY.findall(line)[0])
@@ -98,7 +98,7 @@ def _turns(bodies: dict[str, list[str]], line: str) -> int:
 
 
 def _size(result: str, kind: str) -> int:
-  """Bytes of a result; a started operation has its operand in front."""
+  """Counts bytes of a result; a started operation has its operand in front."""
   sizes = [
     _BYTES.get(dtype, 0) * math.prod(int(n) for n in dims.split(",") if n)
     for dtype, dims in _SHAPE.findall(result)

@@ -1,4 +1,4 @@
-"""Compiles a run's programs for a topology, and says whether they fit."""
+"""Report of a run's programs, compiled for a topology: whether they fit."""
 
 from collections.abc import Iterator
 import copy
@@ -26,7 +26,7 @@ _SAMPLE = 64
 def run(
   config: ml_collections.ConfigDict, *, topology: str | None, as_json: bool
 ) -> bool:
-  """Prints what each program of a run needs.
+  """Prints memory, FLOPs and collectives of each program of a run.
 
   Nothing runs and nothing is allocated; neither weights nor data are needed.
 
@@ -82,9 +82,9 @@ def _sizes(compiler: Compiler) -> dict[str, int | float | None]:
 
 
 def _padding(compiler: Compiler) -> float | None:
-  """Share of padding in the prompts' tokens, by a sample of the questions.
+  """Measures the share of padding in prompts' tokens on a sample of questions.
 
-  None where the model's tokenizer or the questions can't be read here.
+  Returns None where the model's tokenizer or the questions can't be read here.
   """
   config = compiler.config
   try:
@@ -178,7 +178,7 @@ def _closing(compiler, found, change) -> Iterator[str]:
 
 
 def _changes(config: ml_collections.ConfigDict, devices: int):
-  """Single changes that save memory, the cheapest first."""
+  """Yields single changes that save memory, the cheapest first."""
   if not config.model.remat:
     yield {"model.remat": True}
   accumulate = config.train.accumulate
@@ -199,7 +199,7 @@ def _changes(config: ml_collections.ConfigDict, devices: int):
 
 
 def _remedy(config, devices) -> str | None:
-  """The first change with which every program fits."""
+  """Finds the first change with which every program fits."""
   for change in _changes(config, len(devices)):
     changed = copy.deepcopy(config)
     with changed.unlocked():

@@ -1,4 +1,4 @@
-"""A run's programs, compiled from shapes alone."""
+"""Programs of a run, compiled from shapes alone."""
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
@@ -33,7 +33,7 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What one compiled program needs on each chip.
+  """Memory and work of one compiled program on each chip.
 
   Attributes:
     name: as in `train.step.Programs`.
@@ -45,7 +45,7 @@ class Program:
     collectives: see `hlo.collectives`; None where XLA can't read the program
       (jaxlib 0.10.2 that of libtpu 0.0.52, of a mesh with a tensor axis).
     flops: of the model by formula, of all chips together.
-    seconds: those at the chips' peak, shared out evenly; None without one.
+    seconds: those at the chips' peak, divided evenly; None without one.
     compile_seconds: measured.
   """
 
@@ -60,9 +60,9 @@ class Program:
 
 
 def architecture(config: ml_collections.ConfigDict) -> ModelConfig:
-  """A config's model, without weights.
+  """Reads the architecture of a config's model, without weights.
 
-  That of a hub id comes from the config.json files that ship with the library.
+  For a hub id it is in the config.json files that ship with the library.
   """
   return model_lib.compute_as(config, _read(config.model.path))
 
@@ -70,7 +70,7 @@ def architecture(config: ml_collections.ConfigDict) -> ModelConfig:
 def architecture_of_teacher(
   config: ml_collections.ConfigDict,
 ) -> ModelConfig | None:
-  """That of its teacher, where it has one."""
+  """Reads the architecture of a config's teacher; None if it has none."""
   if not config.teacher.path:
     return None
   return teacher_lib.architecture(config, _read(config.teacher.path))
@@ -82,7 +82,7 @@ def _read(name: str) -> ModelConfig:
 
 
 def _parameters(model: ModelConfig, layout: Layout, dtype: str) -> PyTree:
-  """Their shapes, as they lie on a mesh."""
+  """Returns shapes of a model's parameters, sharded on a mesh."""
   return jax.tree_util.tree_map_with_path(
     lambda path, x: jax.ShapeDtypeStruct(
       x.shape,
@@ -94,7 +94,7 @@ def _parameters(model: ModelConfig, layout: Layout, dtype: str) -> PyTree:
 
 
 def _taken_over(layout: Layout, tree: PyTree) -> PyTree:
-  """Shapes as `Layout.take_over` would lay them."""
+  """Returns shapes with the shardings that `Layout.take_over` sets."""
 
   def lay(x, where):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
@@ -110,7 +110,7 @@ def _taken_over(layout: Layout, tree: PyTree) -> PyTree:
 
 
 def _bytes(shapes: Iterable[jax.ShapeDtypeStruct]) -> int:
-  """Those on each chip."""
+  """Counts the bytes of arrays on each chip."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in shapes
@@ -124,7 +124,7 @@ def _shape(sharding_, *sizes: int, dtype: Any = "int32"):
 def prompt_shapes(
   config: ml_collections.ConfigDict, parts: Parts, prompts: int, rows: int
 ) -> Prompt:
-  """The largest batch of prompts that the config's buckets allow."""
+  """Returns shapes of the largest batch of prompts that the buckets allow."""
   there, vision = parts.layout.prompts, parts.model_config.vision
   length, group = max(config.data.lengths), prompts // rows
   patches = max(config.data.patches) * group
@@ -190,7 +190,7 @@ class Compiler:
     )
 
   def programs(self) -> Iterator[Program]:
-    """All programs of a run, in the order in which it meets them."""
+    """Compiles all programs of a run, in the order in which it runs them."""
     config, parts = self.config, self.parts
     layout, programs = parts.layout, parts.programs
     prompts = config.rollout.prompts
@@ -254,7 +254,7 @@ class Compiler:
     yield program
 
   def _with_experts(self, rollout: Rollout) -> Rollout:
-    """Its shapes, with those of the experts' rows behind the policy's own."""
+    """Adds the experts' rows to a rollout's shapes, after the policy's own."""
     there = self.parts.layout.prompts
     prompts, answers, length = rollout.tokens.shape
     group = prompts, answers + self.experts
@@ -269,10 +269,10 @@ class Compiler:
   def compile(
     self, name: str, function: Any, *arguments: PyTree
   ) -> tuple[Program, PyTree]:
-    """Compiles one program.
+    """Compiles one program from the shapes of its arguments.
 
     Returns:
-      (what it needs, shapes of its output as they lie on the mesh).
+      (the program, shapes of its output as sharded on the mesh).
     """
     began = time.perf_counter()
     lowered = function.lower(*arguments)
@@ -284,6 +284,7 @@ class Compiler:
       refused = _REFUSED.search(str(error))
       if not refused:
         raise
+      # Too large for a chip is a result, too: XLA's message has the total.
       total = round(float(refused[1]) * _UNITS[refused[2].upper()]) + resident
       memory = {"resident": resident}
       placed = _taken_over(self.parts.layout, output)
@@ -297,6 +298,7 @@ class Compiler:
       "alias": found.alias_size_in_bytes,
       "resident": resident,
     }
+    # Aliased bytes are in arguments and output, and the sum adds them again.
     total = sum(memory.values()) - 2 * memory["alias"]
     try:
       moved = hlo.collectives(compiled.as_text())
@@ -307,7 +309,7 @@ class Compiler:
     return self._program(name, memory, total, moved, seconds), placed
 
   def _resident(self, arguments: PyTree) -> int:
-    """Bytes a chip that the run holds besides a program's arguments.
+    """Counts bytes a chip that the run holds besides a program's arguments.
 
     State, reference parameters and those of the teacher stay all the time; a
     program runs beside those of them that it isn't given.
@@ -317,7 +319,7 @@ class Compiler:
     return _bytes(x for x in held if id(x) not in given)
 
   def _beside(self, program: Program, held: PyTree) -> Program:
-    """The program, where these arrays stay on the chip meanwhile."""
+    """Adds to a program the arrays that stay on the chip meanwhile."""
     more = _bytes(jax.tree.leaves(held))
     memory = dict(program.memory)
     memory["resident"] += more
@@ -347,7 +349,7 @@ class Compiler:
 
   @functools.cached_property
   def _flops(self) -> dict[str, int]:
-    """Model FLOPs of the largest batch; one update's for the update."""
+    """Model FLOPs on the largest batch; for `update`, of one update."""
     config, parts = self.config, self.parts
     merge = parts.model_config.vision.spatial_merge_size
     side = merge * max(1, round((max(config.data.patches)) ** 0.5) // merge)

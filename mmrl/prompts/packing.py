@@ -1,6 +1,7 @@
 """Conversations to a padded batch, their pictures packed into rows.
 
-What doesn't fit a bucket is refused by name; an image span is never cut.
+A conversation that fits no bucket is refused by name; an image span is never
+cut.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ class Encoded:
 
   @property
   def shrunk(self) -> int:
-    """How many pictures and videos the pixel budget made smaller."""
+    """Number of pictures and videos that the pixel budget made smaller."""
     return sum(cut.shrunk for cut in self.cuts)
 
 
@@ -51,7 +52,7 @@ def collate(
   patches: Sequence[int] = (),
   rows: int = 1,
 ) -> Prompt:
-  """Pads conversations to one batch.
+  """Pads conversations to one batch and packs their pictures into rows.
 
   Args:
     encoded: the conversations.
@@ -101,8 +102,9 @@ def _pack(
   tower: VisionConfig,
   buckets: Sequence[int],
 ) -> Patches:
-  """The pictures of each row of conversations, one after the other."""
+  """Packs the pictures of each row of conversations, one after the other."""
   group, per_window = len(packed[0]), tower.window_patches
+  # An error names the conversation of a row that has the most patches.
   count = _bucket(
     {
       e.name: -(-sum(_room(c, tower) for e in row for c in e.cuts) // group)
@@ -116,6 +118,7 @@ def _pack(
   shape = (len(packed), count * group)
   windows = slots = None
   if per_window:
+    # Windows at the edges are cut, so a row has room for twice as many.
     windows = np.full(
       (len(packed), 2 * -(-shape[1] // per_window), per_window), -1, np.int32
     )
@@ -152,7 +155,7 @@ def _pack(
 
 
 def _room(cut: pictures.Cut, tower: VisionConfig) -> int:
-  """Patches that a picture takes up in its row.
+  """Counts the patches that a picture takes up in its row.
 
   Windows at the right and lower edge are cut off, so there are more of them
   than patches / patches of a window. A row has room for twice as many;
@@ -165,7 +168,7 @@ def _room(cut: pictures.Cut, tower: VisionConfig) -> int:
 
 
 def _row_index(row: Sequence[Encoded]) -> Iterator[np.ndarray]:
-  """Visual indices that count on through the conversations of a row."""
+  """Yields visual indices that continue through the conversations of a row."""
   seen = 0
   for e in row:
     yield np.where(e.visual_index >= 0, e.visual_index + seen, -1).astype(
@@ -177,7 +180,7 @@ def _row_index(row: Sequence[Encoded]) -> Iterator[np.ndarray]:
 def _bucket(
   sizes: dict[str, int], buckets: Sequence[int], step: int, what: str
 ) -> int:
-  """The smallest bucket that holds every size, or an error that names one."""
+  """Returns the smallest bucket that holds every size, or raises naming one."""
   name = max(sizes, key=sizes.__getitem__)
   need = sizes[name]
   if not buckets:

@@ -35,7 +35,7 @@ class PictureConfig:
   std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
 
-# Pillow raises the third of these on None, say, the fourth on broken PNGs.
+# Pillow raises the third of these on None, the fourth on broken PNGs.
 _UNREADABLE = (OSError, ValueError, AttributeError, SyntaxError, TypeError)
 
 
@@ -43,7 +43,7 @@ def read(source: Any, name: str) -> Image.Image:
   """Opens a picture: a path, bytes, a PIL image or a uint8 array.
 
   As in Transformers, files are turned upright as their EXIF data says, lose
-  an alpha channel, and what else is transparent is laid on white.
+  an alpha channel, and what else is transparent is composited on white.
 
   Args:
     source: the picture; a path may be gs://.
@@ -77,13 +77,13 @@ def read(source: Any, name: str) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-  """One picture or video, cut.
+  """One picture or video, cut into patches.
 
   Attributes:
     kind: "image" or "video".
     pixels: patch values, in merge order.
     grid: frames of patches, patch rows, patch columns.
-    spans: how its visual tokens stand in the prompt.
+    spans: runs of its visual tokens in the prompt.
     shrunk: whether the pixel budget made it smaller.
     region: share of each merged cell that the marked region covers.
   """
@@ -137,7 +137,10 @@ def patchify(
 def pixels_of(
   cut: Cut, config: PictureConfig, vision: VisionConfig
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-  """What the model sees of a picture: `patchify` undone, as colours."""
+  """Converts a picture's patches to the colours that the model sees.
+
+  Undoes `patchify`.
+  """
   frames, rows, columns = cut.grid
   size, merge = vision.patch_size, vision.spatial_merge_size
   span, channels = vision.temporal_patch_size, vision.in_channels
@@ -151,7 +154,7 @@ def pixels_of(
 
 
 def scale(picture: Image.Image, height: int, width: int) -> Image.Image:
-  """The picture at another size, bicubic as in Qwen-VL's processors."""
+  """Scales a picture to another size, bicubic as in Qwen-VL's processors."""
   if picture.size == (width, height):
     return picture
   return picture.resize((width, height), Image.Resampling.BICUBIC)
@@ -201,7 +204,7 @@ def cut(
 def coverage(
   box: Float[np.ndarray, "4"], cell: int, size: tuple[int, int]
 ) -> Float[np.ndarray, "N"]:
-  """Share of each square cell of a picture that a box covers, row by row."""
+  """Computes the share of each square cell that a box covers, row by row."""
 
   def overlap(low, high, length):
     start = np.arange(0, length, cell)
@@ -213,7 +216,7 @@ def coverage(
 
 
 def merge_order(grid: Grid, merge: int) -> Int[np.ndarray, "M 2"]:
-  """Row and column of each patch, with merge blocks adjacent."""
+  """Returns row and column of each patch, with merge blocks adjacent."""
   frames, rows, columns = grid
   index = np.indices((rows, columns)).reshape(
     2, rows // merge, merge, columns // merge, merge
@@ -225,7 +228,7 @@ def merge_order(grid: Grid, merge: int) -> Int[np.ndarray, "M 2"]:
 def window_lists(
   grid: Grid, vision: VisionConfig
 ) -> list[Int[np.ndarray, "patches"]]:
-  """The patches (in merge order) of each attention window of a picture."""
+  """Lists the patches of each attention window of a picture, in merge order."""
   t, rows, columns = grid
   merge, side = vision.spatial_merge_size, vision.window_cells
   rows, columns = rows // merge, columns // merge
@@ -242,7 +245,7 @@ def window_lists(
 def visual_positions(
   grid: Grid, merge: int, start: int, interval: float = 1.0
 ) -> Int[np.ndarray, "N 3"]:
-  """M-RoPE positions of a run of visual tokens.
+  """Computes M-RoPE positions of a run of visual tokens.
 
   Args:
     grid: frames, patch rows, patch columns.

@@ -22,7 +22,7 @@ _BOTH = "processor_config.json"
 def read(
   path: storage.Name, config: ModelConfig
 ) -> tuple[PictureConfig, VideoConfig]:
-  """Reads how a model wants its pictures and videos.
+  """Reads a model's picture and video settings.
 
   Raises:
     UserError: if there are no such files, or they are for another model.
@@ -39,7 +39,7 @@ def read(
 
 
 def _files(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Settings of pictures and of videos, without nulls."""
+  """Reads settings of pictures and of videos, without nulls."""
   both = json_files.read(path / _BOTH, "") if (path / _BOTH).exists() else {}
   picture = json_files.part(both, "image_processor")
   if not picture:
@@ -82,7 +82,7 @@ def _build(
 
 
 def _pixels(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """The budget, which is written in either of two ways."""
+  """Reads the pixel budget, which is written in either of two ways."""
   size = json_files.part(raw, "size")
   return json_files.without_nulls(
     {
@@ -146,7 +146,7 @@ def write(
   }
   for name, settings in files.items():
     storage.write_text(path / name, json.dumps(settings, indent=2) + "\n")
-  # It would go before these.
+  # It would take precedence over these.
   (path / _BOTH).unlink(missing_ok=True)
 
 

@@ -2,7 +2,7 @@
 
 A prompt is built together with its pictures and videos: the placeholder that
 the chat template sets for each is replaced by exactly as many ids as it has
-visual tokens, and every position knows which visual token stands there.
+visual tokens, and every position has the index of its visual token.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from mmrl.prompts import packing, pictures, preprocessor_json, videos
 from mmrl.prompts.packing import Encoded
 from mmrl.types import Prompt
 
-# Of a tokenizer.
+# Endings of a tokenizer's files.
 _FILES = (".json", ".jinja", ".txt")
 # Private-use characters stand for texts that must not be parsed.
 _MARK = "\ue000{}\ue001"
@@ -65,7 +65,7 @@ class Processor:
         f"expected a readable tokenizer in {path}: {error!s:.200}; download"
         " the model's files again"
       ) from error
-    # What it would write down of where it was read, and of code that isn't.
+    # It would save these: where it was read from, and code that isn't run.
     for name in ("auto_map", "is_local", "local_files_only"):
       tokenizer.init_kwargs.pop(name, None)
     apart = path / "chat_template.json"
@@ -102,7 +102,7 @@ class Processor:
     patches: Sequence[int] = (),
     rows: int = 1,
   ) -> Prompt:
-    """A list of chat conversations to one padded prompt batch.
+    """Encodes chat conversations to one padded prompt batch.
 
     Args:
       conversations: each a list of messages `{"role", "content"}`, content
@@ -129,7 +129,7 @@ class Processor:
     return self.collate(encoded, lengths=lengths, patches=patches, rows=rows)
 
   def encode(self, conversation: Sequence[dict], name: str) -> Encoded:
-    """Tokens, positions and patches of one conversation.
+    """Encodes one conversation to tokens, positions and patches.
 
     Args:
       conversation: see `__call__`. Unless its last message is the
@@ -149,7 +149,7 @@ class Processor:
     return self._place(np.array(tokens, np.int32), cuts, name)
 
   def encode_answer(self, text: str, length: int, name: str) -> list[int]:
-    """Ids of an answer, its end of sequence included.
+    """Tokenises an answer, its end of sequence included.
 
     Raises:
       UserError: if there are more than `length`.
@@ -164,7 +164,7 @@ class Processor:
     return ids
 
   def decode(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
-    """Texts of [.., R] answers, without the closing end of sequence."""
+    """Decodes [.., R] answers to texts, without the closing end of sequence."""
     keep = np.asarray(mask) & (np.asarray(tokens) != self.config.eos_token_id)
     rows = [
       row[kept].tolist()
@@ -194,6 +194,7 @@ class Processor:
       video, family = self.video, FAMILIES[config.family]
       fps = float(part.get("fps") or 0)
       if fps:
+        # A part's own rate replaces a fixed number of frames.
         video = dataclasses.replace(video, fps=fps, frames=0)
 
       def sample(total, fps):
@@ -218,10 +219,10 @@ class Processor:
     cuts: Sequence[pictures.Cut],
     name: str,
   ) -> list[int]:
-    """Ids of the rendered conversation, one placeholder per span.
+    """Tokenises the rendered conversation, one placeholder per span.
 
     Special tokens that somebody typed stay text: such texts are rendered as
-    marks and tokenised apart, with special tokens split like other text.
+    marks and tokenised separately, with special tokens split like other text.
     """
     typed: list[str] = []
     specials = [
@@ -268,7 +269,7 @@ class Processor:
     return ids
 
   def _expand(self, text: str, cuts: Sequence[pictures.Cut], name: str) -> str:
-    """Sets the text of each picture's spans where its placeholder stands."""
+    """Replaces the placeholder of each picture by the text of its spans."""
     kinds = {
       self._text(self.config.image_token_id): "image",
       self._text(self.config.video_token_id): "video",
@@ -287,7 +288,7 @@ class Processor:
   def _place(
     self, ids: np.ndarray, cuts: tuple[pictures.Cut, ...], name: str
   ) -> Encoded:
-    """Puts each span's visual tokens where its placeholder stands."""
+    """Replaces the placeholder of each span by its visual tokens."""
     config, merge = self.config, self.config.vision.spatial_merge_size
     (holes,) = np.nonzero(np.isin(ids, config.banned_token_ids))
     spans = [span for cut in cuts for span in cut.spans]
@@ -326,7 +327,7 @@ class Processor:
 
 
 def _parts(conversation: Sequence[dict], name: str) -> Iterator[dict]:
-  """The message parts of a conversation, checked."""
+  """Yields the message parts of a conversation, checked."""
   for message in conversation:
     if isinstance(message["content"], str):
       continue
@@ -341,7 +342,7 @@ def _parts(conversation: Sequence[dict], name: str) -> Iterator[dict]:
 
 
 def _source(part: Mapping[str, Any], name: str) -> Any:
-  """What a picture or video part holds, under any of the usual keys."""
+  """Returns the source of a picture or video part, under any usual key."""
   kind = part["type"]
   for key in (kind, "path", "url"):
     if part.get(key) is not None:

@@ -29,7 +29,7 @@ class Clip:
 
   Attributes:
     frames: RGB.
-    seconds: when each stands in the video.
+    seconds: time of each in the video.
     fps: frames taken per second of video.
   """
 
@@ -39,7 +39,7 @@ class Clip:
 
 
 def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
-  """Frames of a video: a file, its bytes, or the frames themselves.
+  """Reads frames of a video: a file, its bytes, or the frames themselves.
 
   Args:
     source: path (local, or gs://) or bytes of a file that FFmpeg reads; or
@@ -51,7 +51,7 @@ def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
 
   Raises:
     UserError: if there is no such file, nothing in it can be decoded, or
-      there is no telling when its frames stand.
+      its frames have no times.
   """
   if isinstance(source, str | os.PathLike | bytes):
     return _decode(source, name, sample)
@@ -113,14 +113,17 @@ def _open(source: storage.Name | bytes):
 
 
 def _headline(source) -> tuple[int, float]:
-  """Frames and frames per second as the container claims; 0 if it doesn't."""
+  """Reads the container's frame count and frames per second; 0 if missing."""
   with _open(source) as container:
     stream = container.streams.video[0]
     return stream.frames, float(stream.average_rate or 0)
 
 
 def _measure(source) -> tuple[int, float]:
-  """The same by decoding all frames; no rate if they have no times."""
+  """Counts frames and measures frames per second by decoding all frames.
+
+  The rate is 0 if they have no times.
+  """
   total, times = 0, []
   with _open(source) as container:
     stream = container.streams.video[0]
@@ -137,7 +140,7 @@ def _measure(source) -> tuple[int, float]:
 
 
 def _take(source, total: int, rate: float, sample: Sample) -> Clip | None:
-  """The wanted frames, or None if there aren't as many or they lack times."""
+  """Decodes the wanted frames; None if some are missing or lack times."""
   if not rate:
     return None
   indices = sample(total, rate)

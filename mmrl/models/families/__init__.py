@@ -1,8 +1,8 @@
-"""Model families: what sets them apart, one file each.
+"""Model families, one file each.
 
 A family that fits the fields of `TextConfig` and `VisionConfig` is a new file
 here and its name below. Its config.json, tensor names and treatment of videos
-are in that file; nothing else asks for it by name.
+are in that file; no other code refers to it by name.
 """
 
 from mmrl.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl

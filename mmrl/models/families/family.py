@@ -1,4 +1,4 @@
-"""What a model family is: how its models are stored and shown videos."""
+"""Model family: how its models are stored and shown videos."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -15,12 +15,12 @@ Grid = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class VideoConfig:
-  """How frames are taken from a video and scaled.
+  """Settings for taking frames from a video and scaling them.
 
   Attributes:
     fps: frames per second to take.
-    frames: how many to take instead, whatever the video's length; 0 leaves it
-      to `fps`.
+    frames: number of frames to take instead, whatever the video's length; 0
+      leaves it to `fps`.
     min_frames, max_frames: bounds where `fps` decides.
     min_pixels, max_pixels: the area a frame is scaled into; for families that
       budget the whole video, the area of all frames together.
@@ -36,11 +36,11 @@ class VideoConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A run of visual tokens that stands in the prompt without a break.
+  """Contiguous run of visual tokens in a prompt.
 
   Attributes:
     text: its text, in which one placeholder stands for the run.
-    grid: of the run.
+    grid: frames, patch rows and patch columns of the run.
     interval: time positions between its frames.
   """
 
@@ -51,7 +51,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """A model family. Code outside of this folder asks for no family by name.
+  """Model family; no code outside of this folder refers to one by name.
 
   Attributes:
     model_type: in config.json.
@@ -64,13 +64,13 @@ class Family:
     vision_json: (VisionConfig) -> vision_config.
     tensors: our module paths -> Hugging Face's names as published; "{}" is
       the number of a layer.
-    video: budget where the model's directory says nothing.
+    video: budget where the model's directory has none.
     sample_frames: (frames of the video, its frames per second, config, frames
       of a patch) -> indices of the frames to take.
     fit_video: (frames taken, height, width, cell size, frames of a patch,
       config) -> (height, width) that they are scaled to.
-    video_spans: (grid, seconds at which each frame stands, frames per second
-      of those taken, tower, placeholder, start mark, end mark) -> spans.
+    video_spans: (grid, time of each frame in seconds, frames per second of
+      those taken, tower, placeholder, start mark, end mark) -> spans.
   """
 
   model_type: str

@@ -9,9 +9,10 @@ from mmrl.models.families import qwen2_vl
 
 
 def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """RMS norms and a gated MLP; most blocks attend inside windows.
+  """Returns fields of a tower with RMS norms, a gated MLP and windows.
 
-  Some files leave out what is as in the 7B model: here it is filled in.
+  Most blocks attend inside windows. Fields that a file leaves out are
+  filled in from the 7B model.
   """
   return {
     "depth": 32,
@@ -25,7 +26,7 @@ def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision_json(config: VisionConfig) -> dict[str, Any]:
-  """The names are ours."""
+  """Converts `VisionConfig` to vision_config, which uses the same names."""
   ours = dataclasses.asdict(config)
   for fixed in ("norm", "gated_mlp", "patch_bias", "position_grid"):
     del ours[fixed]

@@ -37,7 +37,10 @@ TOWER = {
 
 
 def text(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """Heads that share out the width; biases on queries, keys and values."""
+  """Returns fields that the family fixes: size of a head, attention biases.
+
+  Heads divide the width; queries, keys and values have biases.
+  """
   return {
     "head_dim": raw["hidden_size"] // raw["num_attention_heads"],
     "qkv_bias": True,
@@ -45,9 +48,9 @@ def text(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """A plain ViT: layer norms, an ungated MLP, whole frames everywhere.
+  """Returns fields of a plain ViT: layer norms, ungated MLP, no windows.
 
-  Some files leave out what is as in the 7B model: here it is filled in.
+  Fields that a file leaves out are filled in from the 7B model.
   """
   width = raw.get("embed_dim", 1280)
   return {
@@ -66,7 +69,10 @@ def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision_json(config: VisionConfig) -> dict[str, Any]:
-  """Here `hidden_size` is the decoder's width."""
+  """Converts `VisionConfig` to vision_config.
+
+  Its `hidden_size` is the decoder's width.
+  """
   ratio = config.intermediate_size / config.hidden_size
   return {
     "depth": config.depth,
@@ -87,7 +93,7 @@ def vision_json(config: VisionConfig) -> dict[str, Any]:
 def sample_frames(
   total: int, fps: float, config: VideoConfig, span: int
 ) -> Int[np.ndarray, "frames"]:
-  """Evenly, from the first frame on, as many as a multiple of `span`."""
+  """Samples a multiple of `span` frames, evenly from the first on."""
   if config.frames:
     count = round(config.frames / span) * span
   else:
@@ -98,8 +104,8 @@ def sample_frames(
     raise ValueError(
       f"expected a video of at least {max(count, span)} frames, found {total}"
     )
-  # Rounded to float32 before it is cut, as Transformers does. Where that one
-  # counts an index past the last frame, this doesn't.
+  # Rounded to float32 before it is truncated, as in Transformers. Where that
+  # one computes an index past the last frame, this doesn't.
   indices = np.arange(count) * (total / count)
   return indices.astype(np.float32).astype(np.int64)
 
@@ -112,7 +118,7 @@ def fit_video(
   span: int,
   config: VideoConfig,
 ) -> tuple[int, int]:
-  """Every frame like a picture of its own."""
+  """Fits every frame into the budget like a picture of its own."""
   return sizes.fit(height, width, cell, config.min_pixels, config.max_pixels)
 
 
@@ -125,7 +131,7 @@ def video_spans(
   start: str,
   end: str,
 ) -> list[Span]:
-  """One run for the whole video, frames at positions in time.
+  """Returns one span for the whole video, with frames at positions in time.
 
   `tokens_per_second` positions a second if the family has it (Qwen2.5-VL),
   else one position a frame.

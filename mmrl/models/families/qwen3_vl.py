@@ -13,7 +13,10 @@ from mmrl.models.families.family import Family, Grid, Span, VideoConfig
 
 
 def text(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """Normalised queries and keys; a head is as wide as it says."""
+  """Returns fields that the family fixes: queries and keys are normalised.
+
+  The size of a head is read from the file.
+  """
   return {
     "head_dim": raw.get("head_dim", 128),
     "qkv_bias": False,
@@ -23,7 +26,7 @@ def text(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """A ViT with a learned grid of positions."""
+  """Returns fields of a ViT with a learned grid of positions."""
   return {
     "hidden_act": raw.get("hidden_act", "gelu_pytorch_tanh"),
     "norm": "layer",
@@ -38,7 +41,10 @@ def vision(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision_json(config: VisionConfig) -> dict[str, Any]:
-  """The grid is stored by its area."""
+  """Converts `VisionConfig` to vision_config.
+
+  The grid of positions is stored by its area.
+  """
   return {
     "depth": config.depth,
     "hidden_size": config.hidden_size,
@@ -58,7 +64,7 @@ def vision_json(config: VisionConfig) -> dict[str, Any]:
 def sample_frames(
   total: int, fps: float, config: VideoConfig, span: int
 ) -> Int[np.ndarray, "frames"]:
-  """Evenly from the first frame to the last."""
+  """Samples frames evenly from the first frame to the last."""
   del span
   count = config.frames
   if not count:
@@ -75,7 +81,7 @@ def fit_video(
   span: int,
   config: VideoConfig,
 ) -> tuple[int, int]:
-  """The pixels of all frames together land in the budget."""
+  """Fits the pixels of all frames together into the budget."""
   if frames < span:
     raise ValueError(f"expected at least {span} frames, found {frames}")
   grow = max(cell / height, cell / width)
@@ -101,7 +107,7 @@ def video_spans(
   start: str,
   end: str,
 ) -> list[Span]:
-  """Each temporal patch on its own, after the time of its middle as text."""
+  """Returns a span per temporal patch, after the time of its middle as text."""
   del fps
   span = tower.temporal_patch_size
   missing = -len(seconds) % span
@@ -114,7 +120,7 @@ def video_spans(
 
 
 def _nested(names: Mapping[str, str]) -> dict[str, str]:
-  """Published checkpoints hold tower and decoder inside of `model`."""
+  """Nests tensor names as published: tower and decoder inside of `model`."""
   return {
     ours: "model." + name
     if name.startswith("visual.")

@@ -13,7 +13,7 @@ def fit(
   frames: int = 1,
   rounded: int = 1,
 ) -> tuple[int, int]:
-  """The size a picture is scaled to, as the Qwen-VL processors choose it.
+  """Chooses the size a picture is scaled to, as the Qwen-VL processors do.
 
   Both sides become multiples of `factor`, the pixels of all frames land in
   [min_pixels, max_pixels], and the aspect ratio is kept as well as that
@@ -23,8 +23,8 @@ def fit(
     height, width: pixels.
     factor: side of a visual token.
     min_pixels, max_pixels: of all frames together.
-    frames: how many share the budget.
-    rounded: the same as a multiple of the temporal patch size.
+    frames: number of frames that share the budget.
+    rounded: `frames` as a multiple of the temporal patch size.
 
   Raises:
     ValueError: if one side is more than 200 times the other.

@@ -22,12 +22,12 @@ _DENSE_VALUES = 2**22
 def rotary_angles(
   positions: Int[Array, "*batch axes"], axes: tuple[int, ...], theta: float
 ) -> Float[Array, "*batch half"]:
-  """Rotary angles whose channels are shared out among position axes.
+  """Computes rotary angles whose channels are divided among position axes.
 
       angle_c = position[axes[c]] / theta^(c / half)
 
   M-RoPE (Qwen2-VL, arXiv 2409.12191, section 2.1) has the axes time, height,
-  width; `TextConfig.rotary_axes` says which channel reads which.
+  width; `TextConfig.rotary_axes` gives the axis that each channel reads.
 
   Args:
     positions: position of each token on each axis.
@@ -43,7 +43,10 @@ def rotary_angles(
 def axial_angles(
   rows_columns: Int[Array, "*batch 2"], head_dim: int
 ) -> Float[Array, "*batch half"]:
-  """Rotary angles of the vision tower: half the channels a side, base 1e4."""
+  """Computes rotary angles of the vision tower.
+
+  Half the channels read the row, half the column; the base is 1e4.
+  """
   quarter = head_dim // 4
   channel = jnp.arange(quarter, dtype=jnp.float32)
   scale = 1e4 ** (channel / quarter)
@@ -75,7 +78,7 @@ def group(
 
 
 def causal_mask(mask: Bool[Array, "P S"]) -> Bool[Array, "P S S"]:
-  """A key mask as the mask of a causal sequence."""
+  """Turns a key mask into the mask of a causal sequence."""
   return mask[:, None, :] & jnp.tri(mask.shape[-1], dtype=bool)[None]
 
 
@@ -84,7 +87,7 @@ def weights(
   keys: Float[Array, "*batch U K head"],
   mask: Bool[Array, "*batch #T U"],
 ) -> Float[Array, "*batch K rep T U"]:
-  """Attention probabilities, float32, one map per query head."""
+  """Computes attention probabilities, float32, one map per query head."""
   grouped = group(queries, keys.shape[-2])
   scores = jnp.einsum(
     "...tkhd,...ukd->...khtu",
@@ -103,7 +106,7 @@ def attend(
   values: Float[Array, "*batch U K head"],
   mask: Bool[Array, "*batch #T U"],
 ) -> Float[Array, "*batch T H head"]:
-  """Softmax attention of T queries over U keys."""
+  """Computes softmax attention of T queries over U keys."""
   probabilities = weights(queries, keys, mask).astype(values.dtype)
   out = jnp.einsum("...khtu,...ukd->...tkhd", probabilities, values)
   return out.reshape(queries.shape)
@@ -115,14 +118,14 @@ def attend_causal(
   values: Float[Array, "P S K head"],
   mask: Bool[Array, "P S"],
 ) -> Float[Array, "P S H head"]:
-  """Attention of each token over itself and the real tokens before it.
+  """Computes attention of each token over itself and the real ones before.
 
   Args:
     queries, keys, values: of whole sequences.
-    mask: True on real tokens, which stand side by side.
+    mask: True on real tokens, which are contiguous.
 
   Returns:
-    The output; on padding it means nothing.
+    The output; on padding it is meaningless.
   """
   prompts, count, heads = queries.shape[:3]
   if prompts * heads * count**2 <= _DENSE_VALUES:
@@ -134,7 +137,7 @@ def attend_causal(
     runs = jnp.where(mask[..., None], runs, 0)[:, :, None]
     return blocked.attend_runs(queries, keys, values, runs)
 
-  # Chosen when lowered, so that a program for another machine has its own.
+  # Chosen when lowered: a program for another machine has that one's kernel.
   kernels: dict[str, Callable] = {"tpu": splash.attend_causal}
   if cudnn.takes(queries):
     kernels["cuda"] = cudnn.attend_causal
@@ -150,7 +153,7 @@ def attend_windows(
   windows: Int[Array, "B W patches"],
   window_slot: Int[Array, "B M"],
 ) -> Float[Array, "B M H head"]:
-  """Attention inside windows, gathered: linear in the number of patches."""
+  """Computes attention inside windows, gathered: linear in patches."""
 
   def gather(x):
     index = jnp.maximum(windows, 0).reshape(windows.shape[0], -1)
@@ -172,11 +175,12 @@ def attend_prefix(
   values: Float[Array, "P G K U head"],
   mask: Bool[Array, "T U"],
 ) -> Float[Array, "P G T H head"]:
-  """Attention of G answers over a prefix they share and over themselves.
+  """Computes attention of G answers over their shared prefix and themselves.
 
   One softmax over S + U keys. The prefix is read once for all G * T queries
   of a prompt: no copy of it per answer exists. Keys and values come heads
-  first: every product of scores is then one matrix product as it lies.
+  first: every product of scores is then one matrix product, without a
+  transpose.
 
   Args:
     queries: T new tokens of each answer.
@@ -236,11 +240,11 @@ def attend_answers(
   keys: Float[Array, "P G R K head"],
   values: Float[Array, "P G R K head"],
 ) -> Float[Array, "P G R H head"]:
-  """Attention of whole answers over the prompt they share and themselves.
+  """Computes attention of answers over their shared prompt and themselves.
 
-  See `attend_prefix`. Long ones go block by block: the answers of a prompt
-  stand one after the other behind it, and each token sees two runs; for cuDNN
-  each answer stands alone.
+  See `attend_prefix`. Long answers are computed block by block: the answers of
+  a prompt are concatenated after it, and each token sees two runs of keys; for
+  cuDNN each answer is a sequence of its own.
   """
   prompts, answers, count = queries.shape[:3]
   length = prefix_mask.shape[-1]
@@ -257,7 +261,7 @@ def attend_answers(
     )
 
   def by_runs(queries, keys, values, prefix_mask):
-    # The prompt's real tokens stand side by side.
+    # The prompt's real tokens are contiguous.
     first = jnp.argmax(prefix_mask, axis=-1)
     last = first + prefix_mask.sum(-1)
     at = jnp.arange(answers * count)
@@ -268,7 +272,7 @@ def attend_answers(
     return blocked.attend_runs(queries, keys, values, runs)
 
   def in_line(attend):
-    """`attend` of the answers, one after the other behind the prompt."""
+    """Applies `attend` to the answers, concatenated after the prompt."""
 
     def attend_all(queries, prefix_keys, prefix_values, mask, keys, values):
       def joined(prefix, own):

@@ -1,8 +1,8 @@
 """Softmax attention block by block, over runs of keys.
 
 A query sees one run of keys or several: a patch its frame, a prompt's token
-what stands before it, an answer's token the whole prompt and its own answer up
-to itself. Blocks of queries visit only the blocks of keys that their runs
+the tokens up to itself, an answer's token the whole prompt and its own answer
+up to itself. Blocks of queries visit only the blocks of keys that their runs
 touch, and no map larger than a pair of blocks exists, forward or backward. The
 blocks to visit are data, not shapes: any mix of lengths is the same program.
 """
@@ -18,7 +18,7 @@ MASKED = -1e30
 
 
 def _side() -> int:
-  """Queries and keys along the sides of a block (measured on a CPU)."""
+  """Returns the number of queries and keys of a block (measured on a CPU)."""
   return 256 if jax.default_backend() == "cpu" else 512
 
 
@@ -30,7 +30,7 @@ def attend_runs(
   *,
   block: int = 0,
 ) -> Float[Array, "B T H head"]:
-  """Attention of each query over its runs of keys, by one softmax.
+  """Computes attention of each query over its runs of keys, by one softmax.
 
   Args:
     queries, keys, values: rotated; H is a multiple of K.
@@ -52,7 +52,7 @@ def attend_runs(
 
 
 def _query_blocks(x: Array, side: int, heads: int) -> Array:
-  """[B, T, H, c] to [blocks, B, K, rep * side, c]."""
+  """Reshapes queries [B, T, H, c] to [blocks, B, K, rep * side, c]."""
   batch, count, all_heads, size = x.shape
   x = jnp.pad(x, ((0, 0), (0, -count % side), (0, 0), (0, 0)))
   rep = all_heads // heads
@@ -70,7 +70,7 @@ def _from_query_blocks(x: Array, side: int, shape: tuple[int, ...]) -> Array:
 
 
 def _key_blocks(x: Array, side: int) -> Array:
-  """[B, U, K, head] to [blocks, B, K, side, head]."""
+  """Reshapes keys [B, U, K, head] to [blocks, B, K, side, head]."""
   batch, count, heads, size = x.shape
   x = jnp.pad(x, ((0, 0), (0, -count % side), (0, 0), (0, 0)))
   return x.reshape(batch, -1, side, heads, size).transpose(1, 0, 3, 2, 4)
@@ -83,15 +83,18 @@ def _from_key_blocks(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _run_blocks(runs: Array, side: int) -> Array:
-  """[B, T, runs, 2] to [blocks, runs, B, side, 2]."""
+  """Reshapes runs [B, T, runs, 2] to [blocks, runs, B, side, 2]."""
   batch, count, number, _ = runs.shape
   runs = jnp.pad(runs, ((0, 0), (0, -count % side), (0, 0), (0, 0)))
   return runs.reshape(batch, -1, side, number, 2).transpose(1, 3, 0, 2, 4)
 
 
 def _touched(runs: Int[Array, "n runs B side 2"], side: int) -> Array:
-  """First block of keys and one past the last that a block of queries visits
-  for each of its runs: [n, runs, 2]."""
+  """Finds the blocks of keys that each block of queries visits for its runs.
+
+  Returns:
+    The first block and one past the last, [n, runs, 2].
+  """
   first, last = runs[..., 0], runs[..., 1]
   # A block that sees nothing goes from 0 to 0.
   first = jnp.where(last > first, first, jnp.iinfo(jnp.int32).max)
@@ -100,14 +103,14 @@ def _touched(runs: Int[Array, "n runs B side 2"], side: int) -> Array:
 
 
 def _seen(runs: Int[Array, "B side 2"], start: Array, side: int, rep: int):
-  """Which of `side` keys from `start` on the queries of a block see."""
+  """Masks which of `side` keys from `start` on the queries of a block see."""
   key = (start + jnp.arange(side))[None, None]
   seen = (key >= runs[..., :1]) & (key < runs[..., 1:])
   return jnp.tile(seen, (1, rep, 1))[:, None]
 
 
 def _visit_all(visit, runs: Array, touched: Array, carry):
-  """`visit(run, index of a block of keys, carry)` for every run's blocks."""
+  """Calls `visit(run, index of a block of keys, carry)` for all blocks."""
   for run, (first, last) in zip(runs, touched, strict=True):
     carry = jax.lax.fori_loop(first, last, functools.partial(visit, run), carry)
   return carry
@@ -138,6 +141,7 @@ def _forward(sides, queries, keys, values, runs):
       scores = scale * _dot("bkqd,bksd->bkqs", query, key_blocks[index])
       seen = _seen(run, index * columns, columns, rep)
       scores = jnp.where(seen, scores, MASKED)
+      # Online softmax: earlier sums are rescaled to the new maximum.
       highest = jnp.maximum(top, scores.max(-1))
       scores = jnp.where(seen, jnp.exp(scores - highest[..., None]), 0.0)
       shrink = jnp.exp(top - highest)
@@ -153,6 +157,7 @@ def _forward(sides, queries, keys, values, runs):
       jnp.full(query.shape[:-1], MASKED, jnp.float32),
     )
     total, weight, top = _visit_all(visit, runs, touched, start)
+    # A query that sees nothing has the output zero, not NaN.
     weight = jnp.where(weight > 0, weight, 1.0)
     out = (total / weight[..., None]).astype(queries.dtype)
     return out, top + jnp.log(weight)
@@ -169,12 +174,14 @@ def _forward(sides, queries, keys, values, runs):
 
 
 def _backward(sides, residuals, slope):
-  """One pass: a block of queries adds to every block of keys it has seen."""
+  """Computes gradients; a block of queries adds to all key blocks it saw."""
   queries, keys, values, runs, out, logs = residuals
   rows, columns = sides
   heads = keys.shape[2]
   rep = queries.shape[2] // heads
   scale = queries.shape[-1] ** -0.5
+  # Softmax's gradient needs each row's sum of weights times their gradients,
+  # which is this, without any map.
   inner = jnp.sum(slope.astype(jnp.float32) * out.astype(jnp.float32), -1)
   key_blocks, value_blocks = (_key_blocks(x, columns) for x in (keys, values))
   run_blocks = _run_blocks(runs, rows)

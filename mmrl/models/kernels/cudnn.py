@@ -1,7 +1,7 @@
 """Softmax attention by NVIDIA's kernels, through `jax.nn`.
 
 No map exists, forward or backward. The kernels see the first keys of a sequence
-up to a length, so that padding is brought behind the real tokens and left out.
+up to a length, so that padding is moved after the real tokens and excluded.
 Lowered for CUDA, forward and backward, and checked on a CPU with the kernels'
 reference in their place; never run on a GPU, never timed.
 """
@@ -24,9 +24,9 @@ _TYPES = (jnp.bfloat16, jnp.float16)
 
 
 def takes(queries: Float[Array, "*batch H head"]) -> bool:
-  """Whether cuDNN has attention for such queries, and its gradient.
+  """Tells whether cuDNN has attention for such queries, and its gradient.
 
-  It knows two types, and heads of multiples of 8 channels. All GPUs from
+  It supports two types, and heads of multiples of 8 channels. All GPUs from
   compute capability 8.0 on train heads of up to 128, which is what is taken
   here; some train larger ones (cuDNN's documentation, "Attention").
   """
@@ -56,11 +56,11 @@ def attend_causal(
   *,
   implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "P S H head"]:
-  """Attention of each token over itself and the real tokens before it.
+  """Computes attention of each token over itself and the real ones before.
 
   Args:
     queries, keys, values: rotated; H is a multiple of K.
-    mask: True on real tokens, which stand side by side.
+    mask: True on real tokens, which are contiguous.
     implementation: "cudnn", or "xla", the reference on any backend.
 
   Returns:
@@ -98,20 +98,22 @@ def attend_answers(
   *,
   implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "P G R H head"]:
-  """Attention of whole answers over the prompt they share and themselves.
+  """Computes attention of answers over their shared prompt and themselves.
 
-  One call, an answer being a sequence: its own keys, then those of a copy of
-  the prompt. While it runs there are G copies of the prompt's keys and values
-  of one layer, and a mask of R (R + S) numbers, the same for all answers, of
-  the queries' type; backward, before jax 0.11, also a gradient of the mask.
+  It is one call, in which an answer is a sequence: its own keys, then those of
+  a copy of the prompt. While it runs there are G copies of the prompt's keys
+  and values of one layer, and a mask of R (R + S) numbers, the same for all
+  answers, of the queries' type; backward, before jax 0.11, also a gradient of
+  the mask.
 
   Two calls, merged by their log-sum-exp, would need no copies and no mask.
-  But `jax.nn` returns it rounded to the queries' type, and without a gradient.
+  But `jax.nn` returns the latter rounded to the queries' type, and without a
+  gradient.
 
   Args:
     queries: rotated; H is a multiple of K.
     prefix_keys, prefix_values: the prompt's.
-    prefix_mask: True on real prompt tokens, which stand side by side.
+    prefix_mask: True on real prompt tokens, which are contiguous.
     keys, values: the answers' own.
     implementation: "cudnn", or "xla", the reference on any backend.
 
@@ -161,7 +163,7 @@ def _padded(count: int) -> int:
 
 
 def _real_first(mask: Bool[Array, "P S"], length: int) -> Int[Array, "P n"]:
-  """Index of `length` tokens, the real ones, then such as `_take` has not."""
+  """Returns `length` indices: of the real tokens, then some past the end."""
   place = jnp.arange(length)[None]
   first = jnp.argmax(mask, axis=-1)[:, None]
   real = place < mask.sum(-1)[:, None]
@@ -171,13 +173,16 @@ def _real_first(mask: Bool[Array, "P S"], length: int) -> Int[Array, "P n"]:
 def _take(
   x: Float[Array, "P S heads head"], index: Int[Array, "P n"]
 ) -> Float[Array, "P n heads head"]:
-  """Tokens of each sequence, none twice; zero, in the gradient too, past it."""
+  """Gathers tokens of each sequence, none twice; zero past its end.
+
+  The gradient is zero there, too.
+  """
   row = jnp.arange(x.shape[0])[:, None]
   return x.at[row, index].get(mode="fill", fill_value=0, unique_indices=True)
 
 
 def _on_each_device(attend: Callable, *arrays: Array) -> Array:
-  """`attend` of a device's own prompts and heads, on the mesh in context."""
+  """Runs `attend` on each device's prompts and heads of the mesh in context."""
   if not jax.sharding.get_abstract_mesh().auto_axes:
     return attend(*arrays)
   prompts, heads = sharding.prompts_and_heads(

@@ -1,6 +1,6 @@
 """Softmax attention by the TPU kernel that comes with JAX.
 
-The kernel visits the blocks that a static mask leaves, and computes the mask
+The kernel visits the blocks that a static mask keeps, and computes the mask
 inside them: no map larger than a pair of blocks exists, forward or backward.
 Which tokens are padding is data: a query sees keys of its own segment only.
 """
@@ -26,10 +26,10 @@ _BITS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Answers(splash_attention.Mask):
-  """Answers that stand one after the other behind the prompt they share.
+  """Mask of answers that are concatenated after the prompt they share.
 
   Attributes:
-    queries, keys: how many, padding included.
+    queries, keys: numbers of them, padding included.
     length: keys of the prompt.
     count: tokens of an answer.
   """
@@ -45,15 +45,15 @@ class Answers(splash_attention.Mask):
 
   @functools.cached_property
   def q_sequence(self) -> np.ndarray:
-    """Each query's answer and place there, in one number.
+    """Answer of each query and place in it, in one number.
 
-    The kernel has both at hand so, and no division to do.
+    So the kernel has both without a division.
     """
     answer, place = np.divmod(np.arange(self.queries), self.count)
     return ((answer << _BITS) + place).astype(np.int32)
 
   def mask_function(self, query, key):
-    """Whether such a query sees a key; part of the kernel."""
+    """Tells whether such a query sees a key; part of the kernel."""
     first = self.length + (query >> _BITS) * self.count
     last = first + (query & (1 << _BITS) - 1)
     return (key < self.length) | (first <= key) & (key <= last)
@@ -72,7 +72,7 @@ def attend_causal(
   *,
   interpret: bool = False,
 ) -> Float[Array, "P S H head"]:
-  """Attention of each token over itself and the tokens before it.
+  """Computes attention of each token over itself and those before it.
 
   Args:
     queries, keys, values: rotated; H is a multiple of K.
@@ -80,7 +80,7 @@ def attend_causal(
     interpret: whether to run the kernel's operations on any backend.
 
   Returns:
-    The output, of the queries' type; on padding it means nothing.
+    The output, of the queries' type; on padding it is meaningless.
   """
 
   def make_mask(queries: int, keys: int):
@@ -98,13 +98,13 @@ def attend_answers(
   answers: int,
   interpret: bool = False,
 ) -> Float[Array, "P T H head"]:
-  """Attention of whole answers over the prompt they share and themselves.
+  """Computes attention of answers over their shared prompt and themselves.
 
   Args:
     queries: of answers of the same length, one after the other.
-    keys, values: the prompt's, and behind it the answers'.
+    keys, values: the prompt's, and after it the answers'.
     prefix_mask: True on real prompt tokens.
-    answers: how many.
+    answers: number of answers.
     interpret: whether to run the kernel's operations on any backend.
 
   Returns:
@@ -121,7 +121,7 @@ def attend_answers(
 
 
 def _sides(count: int) -> tuple[int, int]:
-  """Side of a block, and `count` padded to equal blocks, as few as can be."""
+  """Returns a block's side, and `count` padded to the fewest equal blocks."""
   blocks = -(-count // _BLOCK)
   side = -(-count // (blocks * _LANES)) * _LANES
   return side, blocks * side
@@ -159,8 +159,9 @@ def _attend(
     )
     return jax.vmap(kernel)(queries, keys, values, segments)
 
-  # The compiler can't part a kernel, so prompts and heads are shared out here,
-  # over the mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`).
+  # The compiler can't partition a kernel, so prompts and heads are sharded
+  # here, over the mesh in context (`jax.set_mesh`,
+  # `jax.sharding.use_abstract_mesh`).
   if jax.sharding.get_abstract_mesh().auto_axes:
     spec = sharding.prompts_and_heads(queries.shape[0], keys.shape[2])
     attend = jax.shard_map(
