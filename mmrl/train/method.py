@@ -85,6 +85,7 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     rehearse(bound, where, sizes, **known)
     return bound
 
+  # Slots are bound in the order of a run: each reads what earlier ones provide.
   to_read = dict.fromkeys(TEACHER_DATA, "set config.teacher.path")
   there = (*PROBE_DATA, *(TEACHER_DATA if has_teacher else ()))
   bound = [

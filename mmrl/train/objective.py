@@ -225,7 +225,7 @@ def _policy_metrics(
 def _attention_metrics(
   moved: Float[Array, "P G R"], weights: Mapping[str, Array], axis_name
 ) -> dict[str, Array]:
-  """Computes mean divergence over all, good and bad answers, and its maximum."""
+  """Computes the divergence's maximum and means (all, good, bad answers)."""
   moved = jax.lax.stop_gradient(moved)
 
   def mean(kind):

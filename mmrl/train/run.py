@@ -117,6 +117,7 @@ def _check_sizes(
 ):
   prompts, parts = config.rollout.prompts, config.train.minibatches
   shards = layout.shards
+  # Every part of every minibatch has equally many prompts on each shard.
   if prompts % (parts * config.train.accumulate * shards):
     on = f" x {shards} shards of the mesh" if shards > 1 else ""
     raise UserError(
@@ -144,6 +145,7 @@ def _check_sizes(
   _check_layers(config, model)
   refill = config.rollout.refill
   sizes = config.data.lengths, config.data.patches
+  # A group can only replace one of the same padded shape.
   if refill.rounds and any(len(x) != 1 for x in sizes):
     raise UserError(
       "config.data: expected one size of prompts and of patches where groups"
@@ -321,6 +323,7 @@ def build_parts(
     teacher_layout,
   )
   frozen = tuple(config.frozen)
+  # Updates reuse the rollout's visual tokens if the vision tower is frozen.
   trainable, _ = parameters.partition(parameters.shapes(model), frozen)
   return Parts(
     model_config=model,

@@ -167,7 +167,7 @@ def make_teach(
   named: Collection[str],
   layout: Layout,
 ) -> Callable:
-  """Makes the program of the teacher's probes, which returns named fields."""
+  """Makes the program of the teacher's probes; keeps the fields in `named`."""
 
   def teach(params_teacher: PyTree, prompt: Prompt, tokens: Array) -> dict:
     context = {
@@ -305,6 +305,7 @@ def make_update(
       def of_part(part):
         return gradient(state, *layout.cut((batch, weights), accumulate, part))
 
+      # The scan's initial carry needs the shapes of gradients and metrics.
       shapes = jax.eval_shape(of_part, 0)
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
