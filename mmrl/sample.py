@@ -137,7 +137,7 @@ def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
     token: number of an answer token, "all", or "mean" over all of them.
 
   Raises:
-    UserError: if there is no such token, or nothing to look at.
+    UserError: if there is no such token, or no picture or video.
   """
   cuts = found.encoded.cuts
   if not cuts:

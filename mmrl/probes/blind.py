@@ -12,7 +12,7 @@ from mmrl.types import Prompt, PyTree, Rollout, Scores
 
 
 class ImageBlind(NamedTuple):
-  """Log-probabilities of the answers without pictures, and who has pictures."""
+  """Log-probabilities without pictures, and which prompts have pictures."""
 
   logprobs_blind: Float[Array, "P G R"]
   pictured: Bool[Array, "P"]

@@ -345,7 +345,7 @@ def _read_notes(path: epath.Path, step: int) -> dict[str, Any]:
 def _check_same(
   folder: epath.Path, wanted: Mapping[str, PyTree], stored: Mapping[str, str]
 ) -> None:
-  """Raises UserError if a whole checkpoint holds other arrays than wanted."""
+  """Raises UserError if a checkpoint holds other arrays than wanted."""
   for part in ("trainable", "frozen", "optimizer"):
     if part not in wanted:
       continue
