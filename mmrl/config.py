@@ -1,15 +1,15 @@
 """Every field of a run's config, with its default and its meaning.
 
-An experiment is a file with `get_config`, which takes this config, changes
-what its paper changes, and says so in its docstring. Nothing in the library
-has a default of its own for a field of the config.
+An experiment is a file with `get_config`. It starts from this config, changes
+the fields that its paper changes, and documents them in its docstring. No other
+code of the library has a default for a field of the config.
 """
 
 import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """GRPO on easy-VQA with the tiny model: the base of every experiment."""
+  """Returns the base config of all experiments: GRPO, easy-VQA, tiny model."""
   return ml_collections.ConfigDict(
     {
       # One run is a function of (config, seed).
@@ -19,19 +19,19 @@ def get_config() -> ml_collections.ConfigDict:
         "path": "tiny",
         # Type of matrix products: float32 or bfloat16.
         "dtype": "float32",
-        # Type that parameters and optimiser state are held in.
+        # Type that parameters and optimiser state are stored in.
         "param_dtype": "float32",
-        # Recompute each layer in the backward pass: less memory, more work.
+        # Recompute each layer in the backward pass: less memory, more compute.
         "remat": True,
         # Largest picture area in pixels; 0 keeps the model's own budget.
         "max_pixels": 0,
-        # How frames are taken from videos; 0 keeps the model's own setting.
-        # `frames` takes that many whatever the length; else `fps` decides, up
-        # to `max_frames`.
+        # Sampling of video frames; 0 keeps the model's own setting. `frames`
+        # samples that many whatever the length; without it `fps` applies, up to
+        # `max_frames`.
         "video": {"fps": 0.0, "frames": 0, "max_frames": 0, "max_pixels": 0},
       },
-      # Devices on each axis, -1 for what is left. Prompts are shared out over
-      # data x fsdp, parameters over fsdp x tensor: `mmrl.machines.sharding`.
+      # Devices on each axis, -1 for all others. Prompts are sharded over data x
+      # fsdp, parameters over fsdp x tensor: `mmrl.machines.sharding`.
       "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
       "data": {
         # Specs of `mmrl.data`; "{question}" in a prompt is the question.
@@ -41,14 +41,14 @@ def get_config() -> ml_collections.ConfigDict:
           "prompt": "{question}",
         },
         "test": {"name": "EasyVQA", "split": "test", "prompt": "{question}"},
-        # Allowed padded prompt lengths, and patches of a prompt on average
-        # over the prompts whose pictures are packed together. Each pair that
-        # occurs is compiled once; what fits none is an error.
+        # Allowed padded prompt lengths, and patches per prompt, on average over
+        # the prompts whose pictures are packed together. Each pair that occurs
+        # is compiled once; prompts that fit none are an error.
         "lengths": (40,),
         "patches": (64,),
-        # Threads that read and cut pictures ahead, in each of so many worker
-        # processes; with 0 in the run's own. Workers pay where pictures are
-        # large and there are cores to spare; their batches are in /dev/shm.
+        # Threads that read and preprocess pictures ahead, in each of `workers`
+        # processes; with 0 workers in the run's own process. Workers help where
+        # pictures are large and cores idle; their batches are in /dev/shm.
         "threads": 2,
         "workers": 0,
       },
@@ -56,17 +56,17 @@ def get_config() -> ml_collections.ConfigDict:
         "prompts": 64,  # P of a rollout batch
         "answers": 8,  # G
         "length": 10,  # R, most tokens of an answer
-        # Overlong filtering: answers that are cut off at R keep their place in
-        # rewards and advantages, and count in no loss, no reduction, no token
-        # weight and no metric of an update. TRL's `mask_truncated_completions`.
+        # Overlong filtering: answers truncated at R count in rewards and
+        # advantages, but in no loss, no reduction, no token weight and no
+        # metric of an update. TRL's `mask_truncated_completions`.
         "mask_truncated": False,
         "temperature": 1.0,  # 0 is greedy
         "top_k": 0,  # 0 keeps all tokens
         "top_p": 1.0,
         # Dynamic sampling: groups whose `reward` is the same for all answers
-        # are drawn again, with other questions, up to so many times; those
-        # still without a mixed group count nothing. A minibatch of nothing
-        # else has gradient 0; momentum and weight decay act all the same.
+        # are resampled with other questions, up to `rounds` times. Groups that
+        # are still not mixed are masked out. A minibatch of only such groups
+        # has gradient 0, but momentum and weight decay still act.
         "refill": {"rounds": 0, "reward": "accuracy"},
       },
       # Specs of `mmrl.rewards`, each with a weight.
@@ -75,7 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
         "format": {"name": "answer_format", "weight": 0.1, "form": "think"},
       },
       "advantage": {"name": "group_normalised", "epsilon": 1e-6, "ddof": 1},
-      # Whose attention is a policy, and which row: "self" or "emit".
+      # Layers whose attention is a policy, and which row: "self" or "emit".
       "attention": {"layers": (-1,), "row": "self"},
       # Specs of `mmrl.probes`: the fields that losses may name.
       "probes": {
@@ -84,11 +84,11 @@ def get_config() -> ml_collections.ConfigDict:
       },
       # Specs of `mmrl.token_weights`; a token's weight is their product.
       "token_weights": {},
-      # Trajectories of stronger models as extra answers, `count` to a group:
-      # JSON Lines of {"name": of the question, "text"}. One is used where it
-      # is right (its reward `accuracy` is 1) and well-formed (its reward
+      # Trajectories of stronger models as extra answers, `count` per group:
+      # JSON Lines of {"name": of the question, "text"}. A trajectory is used if
+      # it is right (its reward `accuracy` is 1) and well-formed (its reward
       # `format`), and the share of right answers to its question is below
-      # `solved`; `quantile` leaves out the least likely of a process's.
+      # `solved`; `quantile` leaves out each process's least likely ones.
       "experts": {
         "path": "",
         "count": 1,
@@ -97,8 +97,8 @@ def get_config() -> ml_collections.ConfigDict:
         "solved": 0.5,
         "quantile": 0.0,
       },
-      # The larger model of distillation; see probe "teacher". It is read by
-      # all devices together, on a mesh of its own.
+      # Teacher of distillation; see probe "teacher". It is sharded over all
+      # devices, on a mesh of its own.
       "teacher": {
         "path": "",
         "dtype": "float32",
@@ -125,19 +125,19 @@ def get_config() -> ml_collections.ConfigDict:
         "steps": 100,  # rollout batches
         "minibatches": 2,  # updates per rollout batch and epoch
         "epochs": 1,  # times each rollout batch is used
-        "accumulate": 1,  # parts a minibatch is computed in
+        "accumulate": 1,  # parts of a minibatch (gradient accumulation)
       },
       # Specs of optax; the schedule counts updates, not rollout batches.
       "optimizer": {"name": "adamw", "weight_decay": 0.01},
       "schedule": {"name": "constant_schedule", "value": 1e-4},
       "clip_norm": 1.0,
-      # Parameters whose path one of these expressions matches don't train.
-      # RAL freezes vision tower and projector.
+      # Parameters whose path matches one of these expressions are frozen. RAL
+      # freezes vision tower and projector.
       "frozen": ("vision/.*",),
       # Steps between checkpoints, and how many are kept.
       "checkpoint": {"every": 20, "keep": 2},
-      # Steps between measurements of each term's share of the gradient (0
-      # for never), and on how many prompts.
+      # Steps between measurements of each term's share of the gradient (0 for
+      # never), and the number of prompts measured.
       "shares": {"every": 1, "prompts": 8},
       "evaluation": {
         "questions": 1000,  # of the test set, spread evenly
@@ -152,7 +152,7 @@ def get_config() -> ml_collections.ConfigDict:
 def add_ral(
   config: ml_collections.ConfigDict, weight: float = 1.0
 ) -> ml_collections.ConfigDict:
-  """Adds RAL's attention term, in the paper's form, to a config."""
+  """Adds RAL's attention term, as in the paper, to a config."""
   config.losses.attention = {
     "name": "attention_jsd",
     "weight": weight,

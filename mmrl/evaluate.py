@@ -15,17 +15,17 @@ from mmrl.train import run as run_lib
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Answers the config's test questions with `workdir/model`; prints JSON.
+  """Evaluates `workdir/model` on the config's test questions; prints JSON.
 
   Args:
-    config: says which questions, how many, and the sizes of a batch.
+    config: sets the questions, their number and the sizes of a batch.
     workdir: of a finished run.
 
   Raises:
     UserError: if the run hasn't written a model.
   """
   path = storage.path(workdir) / "model"
-  # What is written last.
+  # `hub.save` writes config.json last, so the model is complete.
   if not (path / "config.json").exists():
     raise UserError(
       f"expected a trained model at {path}, found none; let python -m"

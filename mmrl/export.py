@@ -1,9 +1,9 @@
 """python -m mmrl.export --workdir DIR --output HF_DIR
 
-The model of a run as a directory for Transformers, vLLM and lmms-eval.
+Writes a run's model as a directory for Transformers, vLLM and lmms-eval.
 
-The newest checkpoint is taken, so a run may still be going on: parameters
-that were trained are put together with those that were frozen.
+It reads the newest checkpoint, so the run may still be in progress. Trained and
+frozen parameters are merged.
 """
 
 import json
@@ -31,9 +31,9 @@ def export(
   """Writes a run's newest checkpoint as a model directory.
 
   Args:
-    workdir: of the run; left as it is.
+    workdir: of the run; not modified.
     output: the directory to write; both may be local or gs://.
-    dtype: of the weights; as the run holds them if empty.
+    dtype: of the weights; the run's `param_dtype` if empty.
     max_shard_bytes: see `hub.save`.
 
   Returns:
@@ -60,6 +60,7 @@ def export(
     ),
     parameters.shapes(model_config),
   )
+  # Checkpoints store trained and frozen parameters apart.
   parts = parameters.partition(shapes, tuple(config.frozen))
   checkpoints = checkpoint.Checkpoints(path, read_only=True)
   params = checkpoints.restore_params(*parts)
@@ -76,7 +77,7 @@ def export(
 
 
 def define_flags() -> None:
-  """Defines the flags of this command, where it is the one that runs."""
+  """Defines the command-line flags of `mmrl.export`; called when it is main."""
   flags.DEFINE_string("output", None, "Directory to write.")
   flags.DEFINE_enum(
     "dtype", "", ["", "float32", "bfloat16", "float16"], "Of the weights."

@@ -1,9 +1,9 @@
 """python -m mmrl.sample --model DIR --image FILE --prompt TEXT
 
-With --attention OUT.png it draws where the answer looked: `--token` says which
-of its tokens, by number from 0, or "all", or the "mean" of all.
+Answers one question about pictures and videos.
 
-One answer about pictures and videos, and where each token looked.
+With --attention OUT.png it also draws the answer's attention on the pictures:
+`--token` selects a token by its number from 0, "all", or the "mean" of all.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from mmrl.rollouts import sampler
 from mmrl.types import Attention
 from mmrl.workdir.report import overlay
 
-# Frames of a video that are drawn, spread over it.
+# Most frames of a video to draw, spread evenly over it.
 _FRAMES = 8
 _SIDE = 224
 # Layout of the sheet, pixels.
@@ -34,14 +34,14 @@ _TITLE, _GAP, _WIDTH = 20, 8, 1000
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """An answer and where each of its tokens looked.
+  """An answer and the attention of each of its tokens.
 
   Attributes:
     text: the answer.
     tokens: text of each token, its end included.
     encoded: the question.
-    attention: head-mean attention of each token over the prompt, its own
-      position and the other answer tokens left out (not renormalised).
+    attention: head-mean attention of each token over the prompt. Attention on
+      answer tokens is left out, and the rest isn't renormalised.
   """
 
   text: str
@@ -105,7 +105,7 @@ def answer(
   jax.jit, static_argnames=("config", "layers", "length", "temperature")
 )
 def _run(params, config, prompt, key, *, layers, length, temperature):
-  """Tokens and mask of one answer, and its attention in some layers."""
+  """Samples one answer; returns its tokens, mask and attention in `layers`."""
   rollout = sampler.rollout(
     params,
     config,
@@ -126,10 +126,10 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
 
 
 def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
-  """Pictures and frames with an answer's attention on them.
+  """Draws an answer's attention over its pictures and video frames.
 
-  One strip for each token that is drawn. Heat in a strip has one scale, so
-  that frames and pictures can be compared.
+  There is one strip per drawn token. Heat in a strip has one scale, so frames
+  and pictures can be compared.
 
   Args:
     model: the model.
@@ -137,7 +137,7 @@ def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
     token: number of an answer token, "all", or "mean" over all of them.
 
   Raises:
-    UserError: if there is no such token, or nothing to look at.
+    UserError: if there is no such token, or no picture or video.
   """
   cuts = found.encoded.cuts
   if not cuts:
@@ -148,7 +148,7 @@ def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
   names, heats = _chosen(found, token)
   visual = found.encoded.visual_index >= 0
   strips = [_tiles(model, cuts, heat[visual]) for heat in heats]
-  # Strips side by side as far as they fit, each under the name of its token.
+  # Strips go side by side as far as they fit, each below its token's label.
   height = max(tile.height for tile in strips[0]) + _TITLE + _GAP
   width = sum(tile.width + _GAP for tile in strips[0]) + _GAP
   across = max(1, min(len(strips), _WIDTH // width))
@@ -165,7 +165,7 @@ def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
 
 
 def _chosen(found: Answer, token: str):
-  """Names and attention of the tokens to draw."""
+  """Returns labels and attention of the tokens to draw."""
   heat = found.attention
   labels = [f"{i}: {text!r}"[:30] for i, text in enumerate(found.tokens)]
   if token == "mean":
@@ -181,7 +181,7 @@ def _chosen(found: Answer, token: str):
 
 
 def _tiles(model, cuts, heat: np.ndarray) -> list[Image.Image]:
-  """Every picture, and frames of every video, with their share of `heat`."""
+  """Draws `heat` over every picture, and over some frames of every video."""
   processor, tower = model.processor, model.config.vision
   merge, start, tiles = tower.spatial_merge_size, 0, []
   top = max(float(heat.max()), 1e-12)
@@ -204,7 +204,7 @@ def _tiles(model, cuts, heat: np.ndarray) -> list[Image.Image]:
 
 
 def define_flags() -> None:
-  """Defines the flags of this command, where it is the one that runs."""
+  """Defines the command-line flags of `mmrl.sample`; called when it is main."""
   flags.DEFINE_string("model", None, "Model directory, or hub id.")
   flags.DEFINE_multi_string("image", [], "Picture file; repeatable.")
   flags.DEFINE_multi_string("video", [], "Video file; repeatable.")

@@ -1,4 +1,4 @@
-"""Advantages, [P, G] or [P, G, R]; each a function that a config names."""
+"""Advantages, [P, G] or [P, G, R], computed by functions a config names."""
 
 from mmrl.advantages.difficulty import difficulty_aware
 from mmrl.advantages.experts import expert_group_normalised

@@ -18,38 +18,38 @@ def expert_group_normalised(
   epsilon: float = 1e-6,
   ddof: int = 1,
 ) -> Float[Array, "P G"]:
-  """GRPO's advantage over sampled answers and expert trajectories together.
+  """Computes GRPO's advantage over sampled answers and kept experts together.
 
       A = (r - mean r) / (std r + epsilon)
 
   Mean and deviation are over all sampled answers of the prompt and its kept
-  experts: those whose row has a token. Exactly 0 for experts that aren't kept,
-  in a group without any token, which was dropped, and where all rewards that
+  experts: those whose row has a token. A is exactly 0 for experts that aren't
+  kept, in a dropped group (one without any token), and where all rewards that
   count are equal: an expert teaches nothing where the policy is right
-  throughout. A group without kept experts has the advantages that
-  `group_normalised` gives its sampled answers, up to the rounding of a division
-  by a number that the compiler doesn't know.
+  throughout. In a group without kept experts, A equals `group_normalised` of
+  the sampled answers, up to the rounding of a division by a number that the
+  compiler doesn't know.
 
   Args:
-    rewards: of each row, by the same rule; of experts that aren't kept it may
-      be anything.
+    rewards: of each row, by the same rule; anything on experts that aren't
+      kept.
     mask: True on answer tokens.
-    expert: which rows are experts; None if there are none, and then this is
+    expert: True on expert rows; None if there are none, which is
       `group_normalised`, bit for bit.
     scale: "group" divides by the deviation, "none" by 1.
     epsilon: added to the deviation.
     ddof: 1 divides squares by n - 1, 0 by n, for the n rows that count.
 
   Returns:
-    The advantages; over the rows that count they sum to zero.
+    The advantages; they sum to zero over the rows that count.
 
   Raises:
     UserError: if there is no such scale or ddof, or a group of one answer.
 
   Reference: TGRL, arXiv 2603.26126; LUFFY, arXiv 2504.14945.
-  Reconstructed: of TGRL's paper only the abstract could be read, which says
-  nothing of advantages. That experts stand in the group is LUFFY's choice,
-  whose published runs don't divide by the deviation (`scale="none"`).
+  Reconstructed: only the abstract of TGRL's paper could be read, which doesn't
+  mention advantages. Experts are part of the group as in LUFFY, whose
+  published runs don't divide by the deviation (`scale="none"`).
   """
   if scale not in ("group", "none"):
     raise UserError(f"scale must be 'group' or 'none', got {scale!r}")

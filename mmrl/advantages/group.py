@@ -1,4 +1,4 @@
-"""Advantages of an answer relative to the other answers to its prompt."""
+"""Group-relative advantages: each answer against its prompt's other answers."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
@@ -10,26 +10,26 @@ from mmrl.errors import UserError
 def informative_groups(
   accuracy: Num[Array, "P G"] | Num[np.ndarray, "P G"],
 ) -> Bool[Array, "P"] | Bool[np.ndarray, "P"]:
-  """True where some answers are right and some wrong: max != min.
+  """Tells which groups have both right and wrong answers: max != min.
 
-  Where all are equal the advantages are 0. A reward for the form is better
-  left out of `accuracy`: an answer may be well formed and wrong.
+  The advantages of a group are 0 where all its rewards are equal. Leave a
+  format reward out of `accuracy`: an answer may be well-formed and wrong.
 
   Args:
     accuracy: of each answer, on the host or on the device.
 
   Returns:
-    Of each prompt; a NumPy array for a NumPy array.
+    One value per prompt; a NumPy array for a NumPy array.
 
   Reference: DAPO's dynamic sampling, arXiv 2503.14476.
-  Differs from the paper: it asks for 0 < number of right answers < G, which
-  is the same where accuracies are 0 or 1.
+  Differs from the paper: the paper's condition is 0 < number of right answers
+  < G, which is the same where accuracies are 0 or 1.
   """
   return accuracy.max(axis=1) != accuracy.min(axis=1)
 
 
 def check_answers(rewards: Float[Array, "P G"], name: str):
-  """Refuses groups of one answer, on behalf of the function `name`."""
+  """Raises UserError for groups of one answer, naming the function `name`."""
   if rewards.shape[1] < 2:
     raise UserError(
       f"{name} needs at least 2 answers per prompt, got {rewards.shape[1]}"
@@ -37,16 +37,17 @@ def check_answers(rewards: Float[Array, "P G"], name: str):
 
 
 def check_ddof(ddof: int):
-  """Refuses what is no convention of a deviation."""
+  """Raises UserError if `ddof` of a standard deviation is neither 0 nor 1."""
   if ddof not in (0, 1):
     raise UserError(f"ddof must be 0 (n) or 1 (n - 1), got {ddof}")
 
 
 def centred(rewards: Float[Array, "P G"]) -> Float[Array, "P G"]:
-  """`r - mean_g r` in float32.
+  """Computes `r - mean_g r` in float32.
 
-  Exactly 0 where all rewards of a group are equal: the rounding of the mean
-  would be divided by a deviation or an epsilon of its own size.
+  The result is exactly 0 where all rewards of a group are equal. Otherwise the
+  mean's rounding error would be divided by a deviation or epsilon of its own
+  size.
   """
   rewards = rewards.astype(jnp.float32)
   difference = rewards - rewards.mean(axis=1, keepdims=True)
@@ -61,17 +62,19 @@ def pooled_std(
   bins: int,
   ddof: int = 1,
 ) -> Float[Array, "{bins}"]:
-  """Standard deviation of all rewards of each bin, about the bin's mean.
+  """Computes the standard deviation of all rewards of each bin of prompts.
+
+  Deviations are about the bin's mean.
 
   Args:
-    rewards: of each answer; may be anything where the prompt isn't valid.
+    rewards: of each answer; anything where the prompt isn't valid.
     bin_of: bin of each prompt, in [0, bins).
     valid: False on dropped prompts, which count in no bin.
     bins: number of bins.
     ddof: 1 divides squares by n - 1, 0 by n.
 
   Returns:
-    Of each bin; 0 for an empty one.
+    One value per bin; 0 for an empty one.
   """
   member = valid[None] & (bin_of[None] == jnp.arange(bins)[:, None])
   member = jnp.broadcast_to(member[..., None], (bins, *rewards.shape))
@@ -92,20 +95,20 @@ def group_normalised(
   epsilon: float = 1e-6,
   ddof: int = 1,
 ) -> Float[Array, "P G"]:
-  """GRPO's advantage: reward minus group mean, over a standard deviation.
+  """Computes GRPO's advantage: reward minus group mean, over a deviation.
 
       A = (r - mean_g r) / (std r + epsilon)
 
-  Exactly 0 where all rewards of a group are equal: in float32 the rounding
-  of mean and deviation would be divided by an epsilon of their own size.
+  A is exactly 0 where all rewards of a group are equal. Otherwise the float32
+  rounding error of the mean would be divided by an epsilon of its own size.
 
   Args:
     rewards: of each answer.
     mask: True on answer tokens. A group without any was dropped: it counts
-      in no deviation and gets 0. None drops none.
+      in no deviation and its advantages are 0. None drops none.
     scale: "group" divides by the deviation in the group, "batch" by that of
       all rewards, "none" by 1 (Dr.GRPO, arXiv 2503.20783).
-    epsilon: added to the deviation; verl has 1e-6, TRL 1e-4.
+    epsilon: added to the deviation; verl uses 1e-6, TRL 1e-4.
     ddof: 1 divides squares by n - 1 (TRL, verl), 0 by n.
 
   Returns:

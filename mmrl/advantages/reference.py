@@ -1,4 +1,4 @@
-"""Distance to the reference, taken off the reward and not put into the loss."""
+"""KL penalty to the reference in the reward, as opposed to in the loss."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -15,12 +15,12 @@ def penalty(
   beta: float,
   estimator: str = "k1",
 ) -> Float[Array, "P G R"]:
-  """`beta` times an estimate of the KL at each token; 0 on padding.
+  """Computes `beta` times a KL estimate at each token; 0 on padding.
 
-  That of k1 is `beta (logprobs_old - logprobs_ref)`.
+  With estimator k1 it is `beta (logprobs_old - logprobs_ref)`.
 
   Args:
-    logprobs_old: of the policy that the answers were drawn from.
+    logprobs_old: of the behaviour policy.
     logprobs_ref: of the frozen reference; may be None if beta is 0.
     mask: True on answer tokens.
     beta: at least 0.

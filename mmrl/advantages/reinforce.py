@@ -1,4 +1,4 @@
-"""REINFORCE++: returns of tokens, whitened over the batch."""
+"""REINFORCE++ advantages: per-token returns, whitened over the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,13 @@ def returns(
   *,
   gamma: float,
 ) -> Float[Array, "P G R"]:
-  """`ret_t = R_t + gamma ret_{t+1}`, where t counts the True of the mask.
+  """Computes discounted returns, `ret_t = R_t + gamma ret_{t+1}`.
+
+  t counts the tokens where the mask is True.
 
   Args:
-    rewards: of each token; may be anything where the mask is False.
-    mask: True on answer tokens. A gap takes no step: it costs no gamma.
+    rewards: of each token; anything where the mask is False.
+    mask: True on answer tokens. A gap isn't a step: it isn't discounted.
     gamma: discount, in [0, 1].
 
   Returns:
@@ -43,10 +45,10 @@ def whitened(
   epsilon: float,
   ddof: int = 1,
 ) -> Float[Array, "P G R"]:
-  """`(x - mean) / sqrt(var + epsilon)` over all tokens of the mask.
+  """Whitens values over all masked tokens: `(x - mean) / sqrt(var + epsilon)`.
 
-  The variance divides by n - ddof. Exactly 0 where the mask is False, and
-  everywhere if all values are equal or there are fewer than two.
+  The variance divides by n - ddof. The result is exactly 0 where the mask is
+  False, and everywhere if all values are equal or there are fewer than two.
   """
   number = mask.sum()
   mean = jnp.where(mask, values, 0.0).sum() / jnp.maximum(number, 1)
@@ -71,28 +73,28 @@ def reinforce_plus_plus(
   ddof: int = 1,
   estimator: str = "k1",
 ) -> Float[Array, "P G R"]:
-  """REINFORCE++'s advantage of each token.
+  """Computes REINFORCE++'s advantage of each token.
 
       R_t   = 1[t = last] r - beta (logprobs_old - logprobs_ref)_t
       ret_t = R_t + gamma ret_{t+1}
       A_t   = (ret_t - mean ret) / sqrt(var ret + epsilon)
 
-  Mean and variance are those of all answer tokens of the batch, so long
-  answers weigh more in them.
+  Mean and variance are over all answer tokens of the batch, so long answers
+  weigh more in them.
 
   Args:
     rewards: r, of each answer.
     logprobs_old: of the behaviour policy.
     mask: True on answer tokens; gaps are skipped.
     logprobs_ref: of the frozen reference; needed if beta is positive.
-    beta: weight of the KL in the reward, at least 0; the paper has 0.001.
+    beta: weight of the KL in the reward, at least 0; 0.001 in the paper.
     gamma: discount from token to token, in [0, 1].
     baseline: True for the variant that first subtracts from r its mean over
       the answers to the same prompt.
     epsilon: added to the variance.
     ddof: 1 divides squares by n - 1 (verl), 0 by n.
-    estimator: of the KL in the reward, "k1", "k2" or "k3"; the formula has k1,
-      the paper's.
+    estimator: of the KL in the reward, "k1", "k2" or "k3"; k1, which the
+      formula shows, is the paper's.
 
   Returns:
     The advantages; 0 on padding, and everywhere if all returns are equal.

@@ -1,4 +1,4 @@
-"""RLOO: every answer is compared with the mean of the others."""
+"""RLOO advantages: each answer against the mean of the others."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -15,21 +15,22 @@ def leave_one_out(
   beta: float = 0.0,
   estimator: str = "k1",
 ) -> Float[Array, "P G"]:
-  """RLOO's advantage: reward minus the mean reward of the other answers.
+  """Computes RLOO's advantage: reward minus the mean reward of the others.
 
       R_i = r_i - beta sum_t (logprobs_old - logprobs_ref)
       A_i = R_i - mean_{j != i} R_j = G / (G - 1) (R_i - mean_g R)
 
-  Exactly 0 where all R of a group are equal.
+  A is exactly 0 where all R of a group are equal.
 
   Args:
     rewards: of each answer.
     logprobs_old: of the behaviour policy.
-    mask: True on answer tokens; a group without any gets 0.
+    mask: True on answer tokens; a group without any has advantage 0.
     logprobs_ref: of the frozen reference; needed if beta is positive.
-    beta: weight of the KL in the reward, at least 0; the paper has 0.03
-      (TL;DR) and 0.1 (HH). With it, the loss needs no `reference_kl`.
-    estimator: of the KL, "k1", "k2" or "k3"; the formula has the paper's, k1.
+    beta: weight of the KL in the reward, at least 0; in the paper 0.03 (TL;DR)
+      and 0.1 (HH). With it, the loss needs no `reference_kl`.
+    estimator: of the KL, "k1", "k2" or "k3"; k1, which the formula shows, is
+      the paper's.
 
   Returns:
     The advantages; they sum to zero in every group.
@@ -39,9 +40,9 @@ def leave_one_out(
       reference, or there is no such estimator.
 
   Reference: arXiv 2402.14740.
-  Differs from the paper: the loss is a term of its own, so that the advantage
-  may be used with clipped ratios of tokens, as in verl; the paper has
-  -A sum_t logprobs, the gradient of which on-policy is the same.
+  Differs from the paper: the loss is a separate term, so the advantage may be
+  used with clipped token ratios, as in verl. The paper's loss is
+  -A sum_t logprobs, whose on-policy gradient is the same.
   """
   group.check_answers(rewards, "leave_one_out")
   answers = rewards.shape[1]

@@ -1,1 +1,1 @@
-"""How good a model is on questions it was not trained on."""
+"""Evaluation of a model on held-out questions."""

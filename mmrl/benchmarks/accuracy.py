@@ -1,4 +1,4 @@
-"""Greedy accuracy on held-out questions, and where the model looks."""
+"""Greedy accuracy on held-out questions, and the model's visual attention."""
 
 import collections
 from collections.abc import Sequence
@@ -26,12 +26,13 @@ class Shown:
   """One answered question, for the report.
 
   Attributes:
-    index: in the test source.
+    index: of the question in the test source.
     text: what the model wrote.
     correct: whether the answer is right.
     heat: attention on each visual token of the first picture, rows by
       columns, mean over the answer's tokens.
-    region: share of it on the marked region; None where none is marked.
+    region: share of visual attention on the marked region; None where none is
+      marked.
   """
 
   index: int
@@ -70,7 +71,7 @@ class Evaluation:
 
   @classmethod
   def load(cls, path: storage.Name) -> "Evaluation":
-    """Reads what `save` wrote.
+    """Reads results that `save` wrote.
 
     Raises:
       UserError: if it can't be read.
@@ -86,13 +87,16 @@ class Evaluation:
 
 
 def spread(total: int, count: int) -> list[int]:
-  """`count` indices (at most all) spread evenly over `total`."""
+  """Returns `count` indices, at most `total`, spread evenly over `total`."""
   count = min(total, count)
   return [i * total // count for i in range(count)]
 
 
 def make_answer(scorer: Scorer, length: int, layout: Layout):
-  """Greedy answers with their attention, jitted; every process has them."""
+  """Makes the jitted function that answers greedily and returns attention.
+
+  Its outputs are replicated on every process.
+  """
 
   def answer(params: PyTree, prompt: Prompt):
     rollout = sampler.rollout(
@@ -131,7 +135,7 @@ def evaluate(
   lengths: Sequence[int],
   patches: Sequence[int],
 ) -> Evaluation:
-  """Answers questions greedily.
+  """Evaluates a model's greedy answers to questions of a source.
 
   Args:
     answer: from `make_answer`.
@@ -139,10 +143,10 @@ def evaluate(
     processor: the model's.
     source: the questions.
     layout: of the run; every process reads all questions.
-    questions: how many, spread evenly over the source.
-    batch: answered at a time, rounded up to a multiple of the shards.
+    questions: number of questions, spread evenly over the source.
+    batch: questions per batch, rounded up to a multiple of the shards.
     length: most tokens of an answer.
-    shown: how many to keep with their attention.
+    shown: number of answers to keep with their attention.
     form: see `rewards.answer.is_formed`.
     lengths: buckets of S.
     patches: buckets of M per prompt.
@@ -166,6 +170,7 @@ def evaluate(
     outputs = answer(params, layout.put_whole(samples.prompt))
     tokens, mask, heat, shares = map(np.asarray, outputs)
     texts = processor.decode(tokens, mask)
+    # Rows from `count` on only fill up the last batch.
     for row in range(count):
       example, text = samples.examples[row], texts[row]
       correct = answer_rewards.is_right(text, example.answer)
@@ -202,7 +207,7 @@ def evaluate(
 
 
 def _cells(prompt: Prompt, row: int, heat: np.ndarray, grid) -> list:
-  """Attention on the first picture's visual tokens, as rows of columns."""
+  """Returns attention on the first picture's visual tokens, as nested rows."""
   if grid is None:
     return []
   (columns,) = np.nonzero(prompt.visual_index[row] >= 0)
@@ -211,10 +216,10 @@ def _cells(prompt: Prompt, row: int, heat: np.ndarray, grid) -> list:
 
 
 def blind_baseline(train: Any, test: Any) -> float:
-  """Accuracy of answering the whole test source from the questions alone.
+  """Computes the test accuracy of answering from the question text alone.
 
-  The answer to a question is the most frequent one to the same words in the
-  train source; to words never seen, the most frequent of all.
+  The answer is the train source's most frequent answer to the same text. For a
+  text not in the train source, it is the most frequent answer of all.
   """
   answers: dict[str, collections.Counter]
   answers = collections.defaultdict(collections.Counter)

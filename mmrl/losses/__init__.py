@@ -1,4 +1,4 @@
-"""Loss terms, unreduced [P, G, R]; each is a function that a config names."""
+"""Loss terms, which a config names; each returns unreduced values [P, G, R]."""
 
 from mmrl.losses.attention import attention_jsd
 from mmrl.losses.distillation import attention_distillation, distillation_kl

@@ -1,4 +1,6 @@
-"""Attention-policy gradients: where the model looks is a policy. We minimise.
+"""Attention-policy losses (RAL), which treat attention as a policy.
+
+All terms are minimised.
 
 Reference: Reinforced Attention Learning (RAL), arXiv 2602.04884.
 """
@@ -11,15 +13,16 @@ from mmrl.losses.policy import per_token, upcast
 from mmrl.models.rows import map_rows
 from mmrl.types import Attention
 
-# Policies that are computed row by row, or are there already.
+# Attention policies, computed row by row from `Attention` or precomputed.
 Rows = Attention | Float[Array, "P G R keys"]
 
 
 def _log_to_middle(p: Array, q: Array) -> Array:
-  """`ln(2 p / (p + q))`, 0 where p is 0.
+  """Computes `ln(2 p / (p + q))`, 0 where p is 0.
 
-  Where p and q are near, `ln(1 + (p - q) / (p + q))` keeps what the rounding
-  of the quotient would lose: attention moves little between two updates.
+  Where p and q are near, it is computed as `ln(1 + (p - q) / (p + q))`, which
+  avoids the rounding error of the quotient: attention moves little between two
+  updates.
   """
   positive = p > 0
   total = jnp.where(positive, p + q, 1.0)
@@ -34,12 +37,13 @@ def _log_to_middle(p: Array, q: Array) -> Array:
 def jensen_shannon(
   p: Float[Array, "*batch keys"], q: Float[Array, "*batch keys"]
 ) -> Float[Array, "*batch"]:
-  """Jensen-Shannon divergence along the last axis, nats, in [0, ln 2].
+  """Computes the Jensen-Shannon divergence along the last axis, in nats.
 
       m = (p + q) / 2,    JSD = 1/2 sum p ln(p/m) + 1/2 sum q ln(q/m)
 
-  The derivative is written out, dJSD/dp = 1/2 ln(p/m): where p = q it is
-  exactly 0, which the rounding of automatic differentiation would miss.
+  It is in [0, ln 2]. The derivative is explicit, dJSD/dp = 1/2 ln(p/m): it is
+  exactly 0 where p = q, which automatic differentiation would miss by
+  rounding.
 
   Args:
     p, q: distributions; all-zero rows have divergence 0.
@@ -59,10 +63,13 @@ def _jensen_shannon_jvp(primals, tangents):
 def attention_divergence(
   attention: Rows, target: Rows, mask: Bool[Array, "P G R"]
 ) -> Float[Array, "P G R"]:
-  """JSD of each token's policy from a constant one; anything on padding."""
+  """Computes the JSD of each token's attention policy from a fixed target.
+
+  Values on padding are arbitrary; the target has no gradient.
+  """
 
   def of_rows(p, q, mask):
-    # Before the divergence: what padding holds must not reach its derivative.
+    # Masked before the divergence: padding must not reach its derivative.
     p = jnp.where(mask[..., None], upcast(p), 0.0)
     return jensen_shannon(p, upcast(q))
 
@@ -76,22 +83,22 @@ def attention_jsd(
   mask: Bool[Array, "P G R"],
   attention_moved: Float[Array, "P G R"] | None = None,
 ) -> Float[Array, "P G R"]:
-  """RAL's term: advantage times divergence from the behaviour's attention.
+  """Computes RAL's term: advantage times JSD from the behaviour's attention.
 
       loss_t = A_t JSD(p_theta^t || p_old^t)
 
-  Minimised: a positive advantage pulls attention back to what it was when
-  the answer was sampled, a negative one pushes it away. Value and gradient
-  are exactly 0 at theta = theta_old, so a run needs at least two updates per
-  rollout batch for the term to act.
+  The term is minimised: a positive advantage pulls attention back to what it
+  was when the answer was sampled, a negative one pushes it away. Value and
+  gradient are exactly 0 at theta = theta_old, so a run needs at least two
+  updates per rollout batch for the term to act.
 
   Args:
     attention: policies of the current parameters, from `mmrl.models.score`.
     attention_old: policies of the behaviour parameters, same function.
     advantages: of each answer, or of each token.
     mask: True on answer tokens.
-    attention_moved: the divergence, where it is known: see
-      `mmrl.train.objective`, which measures it, too.
+    attention_moved: the divergence, if already computed: see
+      `mmrl.train.objective`, which also reports it.
 
   Returns:
     The unreduced term. It is neither clipped nor weighted by the ratio.

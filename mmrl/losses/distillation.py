@@ -1,7 +1,7 @@
-"""On-policy distillation: a teacher judges what the student sampled.
+"""On-policy distillation losses: a teacher scores the student's answers.
 
-The student is to say, and to look, as a larger model would on the student's
-own answers. We minimise.
+On its own answers, the student is trained to match a larger model's token
+distributions and attention. All terms are minimised.
 
 Reference: Reinforced Attention Learning (RAL), arXiv 2602.04884, whose
 on-policy attention distillation (OPAD) adds both terms to a policy loss;
@@ -27,7 +27,7 @@ def distillation_kl(
   beta: float = 1.0,
   temperature: float = 1.0,
 ) -> Float[Array, "P G R"]:
-  """GKD's term: divergence of the token policies over the whole vocabulary.
+  """Computes GKD's divergence of student and teacher over the vocabulary.
 
       loss_t = D_beta(p, q),    p = pi_teacher(. | s_t), q = pi_theta(. | s_t)
       D_1 = KL(q || p),    D_0 = KL(p || q)
@@ -38,12 +38,12 @@ def distillation_kl(
 
   Args:
     logits: of the current parameters; the only argument with a gradient.
-    logits_teacher: of the teacher on the same tokens; of vocabularies padded
-      to different sizes the smaller counts.
+    logits_teacher: of the teacher on the same tokens. If the vocabularies are
+      padded to different sizes, the smaller size is used.
     mask: True on answer tokens.
     beta: in [0, 1].
-    temperature: above 0; divides both logits once more. No factor
-      temperature^2 makes up for it, as in TRL.
+    temperature: above 0; divides both logits once more. As in TRL, no factor
+      temperature^2 compensates for it.
 
   Returns:
     The unreduced term in nats, 0 on padding.
@@ -53,9 +53,9 @@ def distillation_kl(
 
   Reference: arXiv 2602.04884 eq. 6 (L_GKD); arXiv 2306.13649 eq. 1 (the
   divergence); with its ends as in TRL's `GKDTrainer`.
-  Reconstructed: the RAL paper says that its divergence "typically" is the
-  reverse KL, so beta is 1; the temperature of 1; the mean over tokens, where
-  the config reduces with one.
+  Reconstructed: beta is 1, since the RAL paper's divergence is "typically" the
+  reverse KL; the temperature of 1; the mean over tokens, where the config
+  reduces with one.
   """
   if not 0 <= beta <= 1:
     raise UserError(f"beta must be in [0, 1], got {beta}")
@@ -63,7 +63,7 @@ def distillation_kl(
     raise UserError(f"temperature must be above 0, got {temperature}")
 
   def without_padding(logits):
-    # Before the logits: 0 times what padding holds may be NaN.
+    # Masked before the logits: 0 times a value on padding may be NaN.
     hidden = jnp.where(mask[..., None], logits.hidden, 0.0)
     return dataclasses.replace(logits, hidden=hidden)
 
@@ -79,15 +79,15 @@ def distillation_kl(
 def attention_distillation(
   attention: Rows, attention_teacher: Rows, mask: Bool[Array, "P G R"]
 ) -> Float[Array, "P G R"]:
-  """OPAD's term: divergence from where the teacher looks.
+  """Computes OPAD's term: the JSD from the teacher's attention.
 
       loss_t = JSD(p_theta^t || p_teacher^t)
 
-  There is no advantage in it: every answer is pulled to the teacher, good or
-  bad. It acts from the first update on, where RAL's term is still 0. Each
-  policy is a mean over heads of its model's own layers, so that a teacher may
-  have more of either; the positions are the same, so tokenizer and grid of
-  visual tokens must be.
+  It has no advantage: every answer is pulled to the teacher, good or bad. It
+  acts from the first update on, where RAL's term is still 0. Each policy is a
+  mean over heads of its model's own layers, so a teacher may have more of
+  either. Positions must be the same, and so tokenizer and grid of visual
+  tokens.
 
   Args:
     attention: policies of the current parameters, from `mmrl.models.score`.
@@ -103,8 +103,8 @@ def attention_distillation(
   maximised; the consistent reading, minimise -clipped + mu GKD + gamma
   attention, is what the losses of a config add up to.
   Reconstructed: the configs reduce it with a mean over tokens; the sum of eq. 5
-  (`sequence_sum`) would drown the other terms. The teacher's rows are made as
-  the student's.
+  (`sequence_sum`) would dominate the other terms. The teacher's rows are
+  computed like the student's.
   """
   values = attention_divergence(attention, attention_teacher, mask)
   return jnp.where(mask, values, 0.0)

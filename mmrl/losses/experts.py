@@ -1,4 +1,4 @@
-"""Policy-gradient terms over sampled answers and expert trajectories."""
+"""Policy-gradient losses over sampled answers and expert trajectories."""
 
 import math
 
@@ -23,16 +23,16 @@ def expert_shaped(
   clip_high: float = 0.2,
   dual_clip: float | None = None,
 ) -> Float[Array, "P G R"]:
-  """Clipped surrogate on sampled answers, shaped probability on experts.
+  """Computes the clipped surrogate, and a shaped probability on expert rows.
 
       expert rows:  loss = -A f(pi) w,    f(pi) = pi / (pi + shape)
       other rows:   loss = clipped_ratio
 
-  Nobody knows with which probability an expert wrote a token, so there is no
+  The probability with which an expert wrote a token is unknown, so there is no
   ratio and no clip; f, in [0, 1 / (1 + shape)], bounds the term instead. Its
   derivative in log pi, shape pi / (pi + shape)^2, is largest, 1/4, at
-  pi = shape: rare tokens of an expert still teach, certain ones stop pulling.
-  Computed as sigmoid(log pi - log shape), which is 0 with derivative 0 at
+  pi = shape: rare expert tokens keep a gradient, near-certain ones lose it.
+  f is computed as sigmoid(log pi - log shape), which is 0 with derivative 0 at
   log pi = -inf.
 
   Args:
@@ -41,12 +41,12 @@ def expert_shaped(
     advantages: of each answer, or of each token.
     token_weights: w, of each token.
     mask: True on answer tokens; False throughout on experts that aren't kept.
-    expert: which rows are experts; None if there are none, and then the term
-      is `clipped_ratio`, bit for bit.
+    expert: True on expert rows; None if there are none, which is
+      `clipped_ratio`, bit for bit.
     shape: above 0.
-    clip_low: see `clipped_ratio`, as the next two.
-    clip_high: of sampled answers.
-    dual_clip: of sampled answers.
+    clip_low: on sampled answers; see `clipped_ratio`.
+    clip_high: on sampled answers; see `clipped_ratio`.
+    dual_clip: on sampled answers; see `clipped_ratio`.
 
   Returns:
     The unreduced loss.
@@ -56,10 +56,10 @@ def expert_shaped(
 
   Reference: TGRL, arXiv 2603.26126; the expert term of LUFFY, arXiv
   2504.14945.
-  Reconstructed: of TGRL's paper only the abstract could be read: expert
-  trajectories, weights of tokens and a filter, without a formula. The term and
-  shape = 0.1 are LUFFY's; the token weights on it are ours, and so is the clip
-  on sampled answers, which LUFFY's published runs leave out.
+  Reconstructed: only the abstract of TGRL's paper could be read, which names
+  expert trajectories, token weights and a filter, without a formula. The term
+  and shape = 0.1 are LUFFY's; the token weights on it are ours, and so is the
+  clip on sampled answers, which LUFFY's published runs leave out.
   """
   if shape <= 0:
     raise UserError(f"shape must be above 0, got {shape}")
@@ -79,7 +79,7 @@ def expert_shaped(
   if expert is None:
     return clipped(mask)
   expert = expert[..., None]
-  # Each formula reads its own rows alone: the other's may hold anything.
+  # Each formula reads only its own rows: the other rows may hold anything.
   read = jnp.where(mask & expert, policy.upcast(logprobs), 0.0)
   shaped = jax.nn.sigmoid(read - math.log(shape))
   scale = policy.per_token(advantages) * token_weights

@@ -1,6 +1,6 @@
-"""Policy-gradient terms over answer tokens. We minimise.
+"""Policy-gradient losses over answer tokens, and the KL to the reference.
 
-Every term is unreduced; `mmrl.losses.reduce` turns terms into numbers.
+All terms are minimised and unreduced; `mmrl.losses.reduce` reduces them.
 """
 
 import jax
@@ -9,20 +9,20 @@ from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
 
-# Of log-ratios, either way, as in verl: their exponentials are finite.
+# Bound on the size of log-ratios, as in verl: their exponentials are finite.
 _MAX_LOG_RATIO = 20.0
 _ESTIMATORS = ("k1", "k2", "k3", "k1+", "k3+")
 
 
 def upcast(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Float32 of a narrower type; losses and weights compute in no other."""
+  """Casts types narrower than float32, in which losses compute, to float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def per_token(
   values: Float[Array, "P G"] | Float[Array, "P G R"],
 ) -> Float[Array, "P G R"] | Float[Array, "P G 1"]:
-  """[P, G] as [P, G, 1], what is per token as it is; in float32."""
+  """Reshapes [P, G] to [P, G, 1], leaves [P, G, R] as it is; in float32."""
   values = upcast(values)
   return values[..., None] if values.ndim == 2 else values
 
@@ -32,9 +32,10 @@ def log_ratio(
   others: Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
 ) -> Float[Array, "P G R"]:
-  """`logprobs - others` in float32, 0 on padding, which may hold anything.
+  """Computes `logprobs - others` in float32, 0 on padding.
 
-  Two bfloat16 log-probabilities of -8 are 0.03 apart or equal.
+  Inputs on padding may be anything. bfloat16 would be too coarse: near -8, two
+  such log-probabilities are 0.03 apart or equal.
   """
   return jnp.where(mask, upcast(logprobs) - upcast(others), 0.0)
 
@@ -44,7 +45,7 @@ def token_ratio(
   logprobs_old: Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
 ) -> Float[Array, "P G R"]:
-  """`exp(logprobs - logprobs_old)`, 1 on padding.
+  """Computes the importance ratio `exp(logprobs - logprobs_old)`, 1 on padding.
 
   The log-ratio is clamped to +-20, as in verl. It is masked before the
   exponential: padding may hold anything, and 0 * inf is NaN in a gradient.
@@ -56,7 +57,7 @@ def token_ratio(
 def check_clip(
   clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> None:
-  """Refuses bounds that don't hold a ratio of 1.
+  """Checks that the clip bounds contain a ratio of 1.
 
   Raises:
     UserError: naming the bound.
@@ -75,7 +76,7 @@ def surrogate(
   clip_low: float,
   clip_high: float,
 ) -> Float[Array, "P G _"]:
-  """`max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high))`."""
+  """Computes `max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high))`."""
   clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
   return jnp.maximum(-advantages * ratio, -advantages * clipped)
 
@@ -91,7 +92,7 @@ def clipped_ratio(
   clip_high: float = 0.2,
   dual_clip: float | None = None,
 ) -> Float[Array, "P G R"]:
-  """Clipped importance-ratio surrogate of GRPO and PPO.
+  """Computes the clipped policy-gradient surrogate of each token (PPO/GRPO).
 
       rho = pi / pi_old
       loss = max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high)) * w
@@ -104,8 +105,8 @@ def clipped_ratio(
     token_weights: w, of each token; ones change nothing, bit for bit.
     mask: True on answer tokens.
     clip_low: in [0, 1).
-    clip_high: at least 0. DAPO (arXiv 2503.14476) has 0.28 ("clip-higher").
-    dual_clip: bound on the ratio of answers with A < 0, above 1; verl has 3.
+    clip_high: at least 0. DAPO (arXiv 2503.14476) uses 0.28 ("clip-higher").
+    dual_clip: bound on the ratio of answers with A < 0, above 1; 3 in verl.
       TRL's `delta`, where it exceeds 1 + clip_high, is the same.
 
   Returns:
@@ -136,12 +137,13 @@ def clipped_weight(
   weight_min: float | None = None,
   weight_max: float | None = 5.0,
 ) -> Float[Array, "P G R"]:
-  """CISPO: the importance weight is clipped, so no token loses its gradient.
+  """Computes CISPO's policy gradient with clipped importance weights.
 
       rho = pi / pi_old
       loss = -sg[clip(rho, weight_min, weight_max)] A ln pi * w
 
-  Its value depends on the scale of ln pi and means nothing; its gradient does.
+  The clip acts on the weight, so no token loses its gradient. The value
+  depends on the scale of ln pi and has no meaning; the gradient has.
 
   Args:
     logprobs: of the current policy; the only argument with a gradient.
@@ -151,7 +153,7 @@ def clipped_weight(
     mask: True on answer tokens.
     weight_min: lower bound of the weight; None for none, as in TRL.
     weight_max: upper bound of the weight itself, not of its distance from 1;
-      None for none. What TRL calls `epsilon_high`.
+      None for none. TRL's `epsilon_high`.
 
   Returns:
     The unreduced loss, 0 on padding.
@@ -184,13 +186,13 @@ def policy_gradient(
   token_weights: Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
 ) -> Float[Array, "P G R"]:
-  """REINFORCE, and with leave-one-out advantages RLOO.
+  """Computes the REINFORCE loss, with leave-one-out advantages that of RLOO.
 
       loss = -A ln pi * w
 
-  There is no ratio: one update per rollout batch, or it is biased. Its value
-  means little, its gradient is that of the policy. RLOO takes an answer for
-  one action, so its sum over tokens is reduced with `sequence_sum`.
+  There is no ratio: with more than one update per rollout batch it is biased.
+  Only the gradient is meaningful, not the value. RLOO treats an answer as one
+  action, so its sum over tokens is reduced with `sequence_sum`.
 
   Args:
     logprobs: of the current policy; the only argument with a gradient.
@@ -215,25 +217,25 @@ def reference_kl(
   estimator: str = "k3",
   bound: float | None = None,
 ) -> Float[Array, "P G R"]:
-  """Estimate of KL(pi || pi_ref) from the sampled tokens.
+  """Estimates KL(pi || pi_ref) at each sampled token.
 
       k = logprobs_ref - logprobs
       k1 = -k        k2 = k^2 / 2        k3 = exp(k) - k - 1
       k1+, k3+:  the value of k1 or k3 with the gradient of k2
 
   In k3, k is clamped to +-20, as the log-ratio of `token_ratio` and as in verl
-  (TRL doesn't): beyond, the value is constant and the gradient 0. Unclamped it
-  is inf from 88 nats on, and so is the step.
+  (TRL doesn't): beyond, the value is constant and the gradient 0. Without the
+  clamp the value is inf from 88 nats on, and so is the update.
 
-  The expected gradient of k1 and of k3 isn't that of the divergence, the one
-  of k2 is (on-policy); hence the straight-through forms.
+  On-policy, the expected gradient of k2 is that of the divergence; those of k1
+  and k3 aren't. Hence the straight-through forms.
 
   Args:
     logprobs: of the current policy.
     logprobs_ref: of the frozen reference.
     mask: True on answer tokens.
     estimator: "k1", "k2", "k3", "k1+" or "k3+"; k3 is GRPO's.
-    bound: of k3 from above; None for none. verl has 10.
+    bound: upper bound of k3; None for none. verl uses 10.
 
   Returns:
     The unreduced estimate, 0 on padding.

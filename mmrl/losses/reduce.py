@@ -1,14 +1,15 @@
-"""The only place that knows masks and devices: terms to one number.
+"""Reductions of loss terms to one number, over masks and devices.
 
-A reduction is a weight for every answer token, made from the mask alone:
+No other module handles masks and device axes. A reduction is a weight for
+every answer token, computed from the mask alone:
 
     loss = sum_{p,g,r} weight[p,g,r] * term[p,g,r]
 
-The weights of a minibatch are made once, with denominators over the whole
-minibatch on all devices, and then sliced: gradient accumulation and sharding
-sum parts and can't average averages, which is wrong where lengths differ.
-Answers without a valid token count in no denominator, unless asked for; a
-minibatch without any gives 0.
+The weights of a minibatch are computed once, with denominators over the whole
+minibatch on all devices, and then sliced. Gradient accumulation and sharding
+therefore sum parts; they never average averages, which is wrong where lengths
+differ. Answers without a valid token count in no denominator, unless
+`count_empty` is set; the loss of a minibatch without any is 0.
 
 Names in other libraries: `token_mean` is verl's token-mean and TRL's dapo,
 `token_sum` verl's token-sum, `sequence_mean` its seq-mean-token-mean and, with
@@ -31,16 +32,16 @@ __all__ = ["sequence_mean", "sequence_sum", "token_mean", "token_sum"]
 
 @dataclasses.dataclass(frozen=True)
 class Minibatch:
-  """How the minibatch is computed that a late token weight is of.
+  """A minibatch as late token weights see it: devices, parts, reductions.
 
-  A late weight, one that reads current scores, sees what is computed at a time.
-  What it needs beyond that it asks for here.
+  A late token weight reads current scores, so it sees one part of the
+  minibatch at a time. Sums over the whole minibatch are computed here.
 
   Attributes:
-    axis_name: device axis that the minibatch is shared out over.
-    parts: in how many it is computed one after the other
+    axis_name: device axis that the minibatch is sharded over.
+    parts: number of parts that it is computed in, one after the other
       (`config.train.accumulate`).
-    reductions: names of those of the terms that the weight acts on.
+    reductions: names of the reductions of the terms that the weight acts on.
   """
 
   axis_name: str | None = None
@@ -48,14 +49,14 @@ class Minibatch:
   reductions: tuple[str, ...] = ("token_mean",)
 
   def total(self, values: Array, option: str) -> Array:
-    """Sum over the minibatch on all devices.
+    """Computes the sum of values over the minibatch on all devices.
 
     Args:
-      values: those here.
-      option: which needs it, for the error.
+      values: of this device.
+      option: the option that needs the sum, for the error.
 
     Raises:
-      UserError: if there are parts, of which none knows the others' sum.
+      UserError: if there are several parts: no part has the others' values.
     """
     if self.parts > 1:
       raise UserError(
@@ -65,10 +66,10 @@ class Minibatch:
     return _total(values, self.axis_name)
 
   def require(self, reduction: str, option: str) -> None:
-    """Refuses terms of another reduction, on behalf of an option.
+    """Checks that all terms have the reduction that an option needs.
 
     Raises:
-      UserError: naming them.
+      UserError: naming the other reductions.
     """
     others = [name for name in self.reductions if name != reduction]
     if others:
@@ -97,7 +98,7 @@ def _count_answers(
 def token_mean(
   mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G R"]:
-  """Every token of the minibatch weighs the same: `mask / sum(mask)`."""
+  """Returns the weights of the mean over all tokens: `mask / sum(mask)`."""
   mask = mask.astype(jnp.float32)
   return _divide(mask, _total(mask, axis_name))
 
@@ -105,7 +106,7 @@ def token_mean(
 def token_sum(
   mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G R"]:
-  """Sum over the tokens of the minibatch, whose size then scales the loss."""
+  """Returns the weights of the sum over all tokens, which scales with them."""
   return mask.astype(jnp.float32)
 
 
@@ -115,7 +116,7 @@ def sequence_mean(
   *,
   count_empty: bool = False,
 ) -> Float[Array, "P G R"]:
-  """Mean over the tokens of each answer, then mean over answers.
+  """Returns the weights of the mean over answers of each answer's token mean.
 
   Args:
     mask: True on answer tokens.
@@ -135,14 +136,14 @@ def sequence_sum(
   horizon: int = 1,
   count_empty: bool = False,
 ) -> Float[Array, "P G R"]:
-  """Sum over the tokens of each answer over a constant, mean over answers.
+  """Returns the weights of the mean over answers of token sum / `horizon`.
 
   Args:
     mask: True on answer tokens.
     axis_name: device axis that sums run over.
-    horizon: what each sum is divided by. Dr.GRPO (arXiv 2503.20783) has the
-      budget of tokens of an answer, so that no length is favoured and the
-      loss stays of the size of a mean.
+    horizon: divisor of each sum. Dr.GRPO (arXiv 2503.20783) uses the token
+      budget of an answer, so that no length is favoured and the loss keeps the
+      size of a mean.
     count_empty: whether answers without a token count, with a sum of 0.
 
   Raises:
@@ -160,10 +161,10 @@ def total(
   *,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Weighted sum over tokens and devices.
+  """Computes the weighted sum of a term over tokens and devices.
 
   Where the weight is 0 the value is replaced before the product, so that
-  whatever padding holds reaches neither the sum nor the gradient.
+  values on padding reach neither the sum nor the gradient.
   """
   values = jnp.where(weights > 0, values, 0.0)
   return _total(values * weights, axis_name)
@@ -175,6 +176,6 @@ def largest(
   *,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Largest value where the weight isn't 0, over devices; at least 0."""
+  """Returns the largest value of non-zero weight over devices; at least 0."""
   found = jnp.where(weights > 0, values, 0.0).max()
   return jax.lax.pmax(found, axis_name) if axis_name else found

@@ -1,4 +1,4 @@
-"""Policy-gradient terms whose ratio is that of a whole answer. We minimise."""
+"""Policy-gradient losses with one importance ratio per answer, minimised."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 from mmrl.errors import UserError
 from mmrl.losses import policy
 
-# Of the log-ratio, from above, as in verl: its exponential is finite.
+# Upper bound of the log-ratio, as in verl: its exponential is finite.
 _MAX_LOG_RATIO = 10.0
 
 
@@ -23,7 +23,7 @@ def clipped_sequence_ratio(
   clip_low: float = 3e-4,
   clip_high: float = 4e-4,
 ) -> Float[Array, "P G R"]:
-  """Clipped surrogate with one importance ratio per answer: GSPO.
+  """Computes the clipped surrogate with one ratio per answer (GSPO).
 
       d_t = ln pi_t - ln pi_old_t
       s = exp(sum_t d_t / length)       exp(sum_t d_t) if not length_normalize
@@ -31,13 +31,13 @@ def clipped_sequence_ratio(
       s_t = sg[s] pi_t / sg[pi_t]       level "token", GSPO-token
       loss_t = max(-A s_t, -A clip(s_t, 1 - clip_low, 1 + clip_high)) * w_t
 
-  Every token of an answer carries the loss of the answer. So
-  `sequence_mean`, the reduction of the paper, gives the mean of the answers'
-  losses; another reduction weighs answers by their length.
+  Every token of an answer has the loss of the answer. So `sequence_mean`, the
+  paper's reduction, is the mean of the answers' losses; any other reduction
+  weighs answers by their length.
 
-  The levels have one value, and one gradient too where advantages and
-  weights are the same along an answer; at level "token" the advantage of a
-  token reaches this token alone. Value and gradient at theta_old are those of
+  Both levels have the same value. They have the same gradient where advantages
+  and weights are constant along an answer; at level "token" the advantage of a
+  token acts on that token alone. Value and gradient at theta_old equal those of
   `clipped_ratio`, so the ratio acts from the second update of a rollout batch.
 
   Args:
@@ -47,8 +47,8 @@ def clipped_sequence_ratio(
     token_weights: w, of each token; ones change nothing, bit for bit.
     mask: True on answer tokens.
     level: "sequence" or "token".
-    length_normalize: whether the log-ratio is a mean over tokens or, with
-      False, their sum, as in TRL's RLOO (with clip widths of 0.2).
+    length_normalize: True for a log-ratio that is a mean over tokens, False
+      for their sum, as in TRL's RLOO (with clip widths of 0.2).
     clip_low: in [0, 1).
     clip_high: at least 0.
 
@@ -74,7 +74,7 @@ def clipped_sequence_ratio(
   if length_normalize:
     log_ratio /= jnp.maximum(mask.sum(-1, keepdims=True), 1)
   if level == "token":
-    # 0, with the gradient of the token.
+    # Its value is 0, its gradient that of the token.
     own = policy.log_ratio(logprobs, jax.lax.stop_gradient(logprobs), mask)
     log_ratio = jax.lax.stop_gradient(log_ratio) + own
   ratio = jnp.exp(jnp.minimum(log_ratio, _MAX_LOG_RATIO))

@@ -1,4 +1,4 @@
-"""Probes: named batch fields from passes without gradient."""
+"""Probes: forward passes without gradient that add named fields to a batch."""
 
 from mmrl.probes.blind import image_blind
 from mmrl.probes.entropy import visual_entropy

@@ -1,4 +1,4 @@
-"""What the policy would have said without the pictures."""
+"""Image-blind probe: scores the answers to questions without their pictures."""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from mmrl.types import Prompt, PyTree, Rollout, Scores
 
 
 class ImageBlind(NamedTuple):
-  """The answers under the sampler's policy, which sees no picture."""
+  """Log-probabilities without pictures, and which prompts have pictures."""
 
   logprobs_blind: Float[Array, "P G R"]
   pictured: Bool[Array, "P"]
@@ -25,9 +25,9 @@ def image_blind(
   rollout: Rollout,
   scores_old: Scores,
 ) -> ImageBlind:
-  """Log-probabilities of the answers to the questions without pictures.
+  """Computes log-probabilities of the answers without the pictures.
 
-      ln pi_old(y_t | y_<t, q)    in place of    ln pi_old(y_t | y_<t, I, q)
+      ln pi_old(y_t | y_<t, q)    instead of    ln pi_old(y_t | y_<t, I, q)
 
   The vision tower doesn't run. See `without_pictures`.
 
@@ -39,8 +39,8 @@ def image_blind(
     scores_old: of the answers, by the same policy, with the pictures.
 
   Returns:
-    The log-probabilities, and which prompts have a picture. The others have
-    exactly the numbers of `scores_old`.
+    The log-probabilities, and which prompts have a picture. Prompts without
+    one have exactly the log-probabilities of `scores_old`.
 
   Reference: ToR, arXiv 2603.25077 eq. 8.
   Reconstructed: the question without its picture is the text alone.
@@ -57,19 +57,19 @@ def image_blind(
 
 
 def without_pictures(prompt: Prompt, config: ModelConfig) -> Prompt:
-  """The same questions as text alone, of the same padded length.
+  """Removes pictures and videos from prompts, keeping the padded length.
 
-  What goes are visual tokens, and all that stands between the marks of a
-  picture or video, with the marks: the times of a video's frames, too, if the
-  family writes them there. What is left moves together, padded on the left,
-  at the positions of text. Prompts without a picture stay as they are.
+  It removes visual tokens and everything between the start and end marks of a
+  picture or video, marks included; so also the times of a video's frames, if
+  the family writes them there. The remaining tokens are packed, padded on the
+  left, and get the positions of text. Prompts without a picture are unchanged.
 
   Args:
     prompt: the questions.
-    config: of the model, for the marks' ids.
+    config: of the model, for the ids of the marks.
 
   Returns:
-    Prompts without visual tokens. `patches` are left in, and not read.
+    Prompts without visual tokens. `patches` are kept, and not read.
 
   Differs from the paper: text before and after a picture isn't joined before
   it is cut into tokens.
@@ -81,7 +81,7 @@ def without_pictures(prompt: Prompt, config: ModelConfig) -> Prompt:
   inside = jnp.cumsum(opens, axis=-1) > jnp.cumsum(closes, axis=-1)
   pictured = visual.any(-1, keepdims=True)
   keep = mask & ~(pictured & (visual | inside | closes))
-  # Attention takes the real tokens of a prompt to stand side by side.
+  # Attention assumes that the real tokens of a prompt are contiguous.
   order = jnp.argsort(keep, axis=-1, stable=True)
   order = jnp.where(pictured, order, jnp.arange(order.shape[-1]))
   tokens = jnp.take_along_axis(tokens, order, axis=-1)

@@ -1,4 +1,4 @@
-"""How much there is to see in a picture."""
+"""Visual-entropy probe: spectral entropy of each picture's visual tokens."""
 
 from typing import NamedTuple
 
@@ -20,25 +20,25 @@ class VisualEntropy(NamedTuple):
 def visual_entropy(
   scorer: Scorer, prompt: Prompt, rollout: Rollout
 ) -> VisualEntropy:
-  """Entropy of the spectrum of a picture, mean over those of a prompt.
+  """Computes the mean spectral entropy of each prompt's pictures, in nats.
 
   See `spectral_entropy`. The features are the visual tokens that the decoder
-  embeds, without what DeepStack adds to its layers. Visual tokens that stand
-  side by side in the prompt are one picture; a video is one, or one per frame
-  of patches where the family writes a time before each.
+  embeds, without DeepStack's additions to its layers. Contiguous visual tokens
+  of the prompt are one picture; a video is one, or one per frame of patches
+  where the family writes a time before each.
 
   Args:
     scorer: of the run, for the width of a visual token.
-    prompt: where the visual tokens stand.
-    rollout: the visual tokens.
+    prompt: holds the places of the visual tokens.
+    rollout: holds the visual tokens.
 
   Returns:
-    Of each prompt, at least 0; NaN without a picture.
+    One value per prompt, at least 0; NaN without a picture.
 
   Reference: Durian, arXiv 2602.21743 eq. 5 to 9.
-  Differs from the paper: the tower is that of the policy, not of the start;
-  the same where it is frozen.
-  Reconstructed: which features, and the mean.
+  Differs from the paper: the vision tower is the current policy's, not the
+  initial model's; they are the same where the tower is frozen.
+  Reconstructed: the choice of features, and the mean.
   """
   visual = rollout.visual[..., : scorer.config.text.hidden_size]
   rows, prompts = len(visual), len(prompt.mask)
@@ -50,7 +50,7 @@ def visual_entropy(
     return sharding.over_prompts(x.reshape(shards, -1, *x.shape[1:]))
 
   def of_shard(visual, index):
-    """One prompt after the other, so that one matrix exists at a time."""
+    """Computes entropies prompt by prompt, so that only one matrix exists."""
     place = jnp.arange(len(index)) * len(visual) // len(index)
     return jax.lax.map(
       lambda one: _prompt_entropy(visual[one[0]], one[1]), (place, index)
@@ -63,7 +63,7 @@ def visual_entropy(
 def _prompt_entropy(
   visual: Float[Array, "N D"], index: Int[Array, "S"]
 ) -> Float[Array, ""]:
-  """Mean over the runs of visual tokens of a prompt."""
+  """Computes the mean entropy over the runs of visual tokens of one prompt."""
   seen = index >= 0
   features = visual[jnp.maximum(index, 0)]
   begins = seen & ~jnp.concatenate([jnp.zeros(1, bool), seen[:-1]])
@@ -80,7 +80,7 @@ def _prompt_entropy(
 def spectral_entropy(
   features: Float[Array, "n d"], mask: Bool[Array, "n"]
 ) -> Float[Array, ""]:
-  """Entropy of the spectrum of the features' covariance, nats.
+  """Computes the entropy of the spectrum of the features' covariance, in nats.
 
       X = features - mean,    lambda = eigenvalues of X X^T
       q = lambda / sum lambda,    H = - sum q ln q
@@ -93,13 +93,13 @@ def spectral_entropy(
     mask: True on patches that count.
 
   Returns:
-    At least 0; exactly 0 of fewer than two patches and of equal ones.
+    At least 0; exactly 0 for fewer than two patches and for equal ones.
 
   Reference: arXiv 2602.21743 eq. 5 to 9.
   Reconstructed: eigenvalues that rounding makes negative count as zero.
   """
   features, valid = features.astype(jnp.float32), mask[:, None]
-  # Counted from one of them, equal patches have a mean without rounding.
+  # Relative to one of them, equal patches have a mean without rounding error.
   features = features - features[jnp.argmax(mask)][None]
   mean = jnp.where(valid, features, 0.0).sum(0) / jnp.maximum(mask.sum(), 1)
   x = jnp.where(valid, features - mean[None], 0.0)

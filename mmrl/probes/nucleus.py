@@ -1,4 +1,4 @@
-"""What the sampler's nuclei say of the answers."""
+"""Nucleus probe: entropies of the behaviour policy's top-p nuclei."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from mmrl.types import Scores
 
 
 class Nucleus(NamedTuple):
-  """Entropies of the nuclei under the policy that sampled the answers."""
+  """Entropies of the top-p nuclei under the behaviour policy."""
 
   nucleus_entropies_old: Float[Array, "P G R"]
 
@@ -17,21 +17,23 @@ class Nucleus(NamedTuple):
 def nucleus(
   scores_old: Scores, *, top_p: float = 0.95, renormalise: bool = True
 ) -> Nucleus:
-  """Entropy of the top-p nucleus that each answer token was drawn from.
+  """Computes the entropy of the top-p nucleus at each answer token, in nats.
 
-  See `mmrl.models.nucleus`; nats, at the sampling temperature.
+  The nucleus is of the behaviour policy at the sampling temperature; see
+  `mmrl.models.nucleus`.
 
   Args:
-    scores_old: of the answers, by the policy that sampled them.
+    scores_old: of the answers, by the behaviour policy.
     top_p: mass of the nucleus, in (0, 1].
-    renormalise: whether the probabilities of the nucleus are made to sum to 1.
+    renormalise: whether the probabilities of the nucleus are scaled to sum
+      to 1.
 
   Raises:
     UserError: if top_p is outside (0, 1].
 
   Reference: ToR, arXiv 2603.25077 eq. 5.
-  Reconstructed: the paper's text couldn't be read; that the nucleus is
-  renormalised is a re-implementation's choice.
+  Reconstructed: the paper's text couldn't be read; renormalising the nucleus
+  follows a re-implementation.
   """
   assert scores_old.logits is not None
   entropies = nucleus_lib.nucleus_entropies(

@@ -1,7 +1,8 @@
-"""Passes without gradient that add fields to a rollout batch.
+"""Scorer of a run, and the probes of behaviour and reference policy.
 
-What a probe adds is the NamedTuple that its return annotation names, so a run
-knows before it starts which fields its losses will find.
+A probe returns the NamedTuple that its return annotation names. Its fields are
+added to the batch, so a run can check before it starts that its losses have the
+fields they read.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from mmrl.types import Attention, Prefix, Prompt, PyTree, Rollout, Scores
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-  """How answers are scored in a run, the same for every set of parameters.
+  """Scores answers in a run, in the same way for every set of parameters.
 
   Attributes:
     config: the architecture.
@@ -33,7 +34,7 @@ class Scorer:
   def prefill(
     self, params: PyTree, prompt: Prompt, visual: Float[Array, "B N E"] | None
   ) -> Prefix:
-    """The prompts' prefix; runs the vision tower if `visual` is None."""
+    """Prefills the prompts; runs the vision tower if `visual` is None."""
     if visual is None:
       visual = tower.vision(params, self.config, prompt.patches)
     return vlm.prefill(
@@ -43,7 +44,7 @@ class Scorer:
   def __call__(
     self, params: PyTree, prefix: Prefix, tokens: Int[Array, "P G R"]
   ) -> Scores:
-    """Scores answers; see `mmrl.models.score`."""
+    """Scores answers after a prefix; see `mmrl.models.score`."""
     return policy.score(
       params,
       self.config,
@@ -56,7 +57,7 @@ class Scorer:
 
 
 class Behaviour(NamedTuple):
-  """What the policy that sampled the answers says of them."""
+  """Scores of the answers under the policy that sampled them."""
 
   logprobs_old: Float[Array, "P G R"]
   entropies_old: Float[Array, "P G R"]
@@ -64,17 +65,17 @@ class Behaviour(NamedTuple):
 
 
 class Reference(NamedTuple):
-  """What the frozen starting point says of the answers."""
+  """Log-probabilities of the answers under the frozen initial parameters."""
 
   logprobs_ref: Float[Array, "P G R"]
 
 
 def behaviour(scores_old: Scores) -> Behaviour:
-  """Log-probabilities, entropies and attention policies of the sampler.
+  """Returns log-probabilities, entropies and attention of the behaviour policy.
 
-  They come from the scorer that training uses, not from the decoding loop,
-  over the prefix that the rollout has computed already. The attention is kept
-  as rows or as what makes them, whichever is smaller.
+  They are computed by the scorer that training uses, not by the decoding loop,
+  over the prefix that the rollout has already computed. Attention is stored as
+  rows or as the tensors they are computed from, whichever is smaller.
   """
   assert scores_old.attention is not None
   kept = rows.smaller(scores_old.attention)
@@ -84,7 +85,7 @@ def behaviour(scores_old: Scores) -> Behaviour:
 def reference(
   scorer: Scorer, params_ref: PyTree, prompt: Prompt, rollout: Rollout
 ) -> Reference:
-  """Log-probabilities under the parameters that the run began with."""
+  """Computes log-probabilities under the run's initial parameters."""
   scorer = dataclasses.replace(scorer, layers=())
   prefix = scorer.prefill(params_ref, prompt, None)
   return Reference(scorer(params_ref, prefix, rollout.tokens).logprobs)

@@ -1,4 +1,4 @@
-"""How much of the attention falls on what a question is about."""
+"""Share of visual attention on the region that a question is about."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -12,10 +12,10 @@ def region_share(
   prompt: Prompt,
   mask: Bool[Array, "P G R"],
 ) -> Float[Array, "P"]:
-  """Share of the attention on visual tokens that falls on the region.
+  """Computes the share of visual attention that falls on the marked region.
 
-  Mean over the answer tokens of each prompt; a visual token that the region
-  covers in part counts in part. NaN where no region is marked.
+  It is the mean over the answer tokens of each prompt. A visual token that the
+  region partly covers counts in part. It is NaN where no region is marked.
   """
   visual = (prompt.visual_index >= 0).astype(jnp.float32)
   weights = jnp.stack([prompt.region, visual], axis=-1)

@@ -1,4 +1,4 @@
-"""The teacher's pass over the student's answers."""
+"""Teacher probe: a forward pass of the teacher over the student's answers."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from mmrl.types import Attention, Logits, Prompt, PyTree
 
 
 class Teacher(NamedTuple):
-  """What the teacher says of the student's answers."""
+  """Logits and attention of the teacher on the student's answers."""
 
   logits_teacher: Logits
   attention_teacher: Attention | Float[Array, "P G R keys"]
@@ -22,12 +22,12 @@ def teacher(
   prompt: Prompt,
   tokens: Int[Array, "P G R"],
 ) -> Teacher:
-  """Logits and attention policies of the teacher; it never samples.
+  """Computes the teacher's logits and attention policies on given answers.
 
-  It reads each picture and each prompt once for all answers, as the student
-  does. Logits are kept as the hidden states they come from, attention as rows
-  or as what makes them, whichever is smaller; what no loss names isn't
-  computed.
+  The teacher never samples. It encodes each picture and each prompt once for
+  all answers, as the student does. Logits are stored as the hidden states they
+  are computed from, attention as rows or as the tensors they are computed from,
+  whichever is smaller. Fields that no loss names aren't computed.
 
   Reference: arXiv 2602.04884 section 2.6; on-policy distillation (GKD), arXiv
   2306.13649.

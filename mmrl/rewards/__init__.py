@@ -1,11 +1,12 @@
-"""Rewards [P, G]; each a function that a config names.
+"""Rewards, [P, G], computed by functions that a config names.
 
-A reward that names `text` (P lists of G answers as the model wrote them),
-`answer` (P right ones) or `example` (P questions they belong to) runs on the
-host, is called once for a whole batch, and may name `length` and `ended`, too.
-One that names arrays alone runs on the devices: `length` [P, G] (tokens that
-were sampled), `ended` [P, G] (whether it ends), `mask`, `tokens`, `prompt`, and
-what the probes of the run add, such as `attention_old`.
+A reward with an argument `text` (P lists of G answers as the model wrote them),
+`answer` (P right answers) or `example` (P questions) runs on the host. It is
+called once for a whole batch, and may also have arguments `length` and `ended`.
+A reward with array arguments only runs on the devices. It may read `length`
+[P, G] (number of sampled tokens), `ended` [P, G] (whether the answer ends),
+`mask`, `tokens`, `prompt`, and the fields that the run's probes add, such as
+`attention_old`.
 """
 
 from mmrl.rewards.answer import answer_format, exact_answer

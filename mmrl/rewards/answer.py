@@ -2,9 +2,9 @@
 
 Reference: Reinforced Attention Learning, arXiv 2602.04884, section 3, whose
 reward is 0.9 accuracy + 0.1 format.
-Reconstructed: the paper doesn't say how strings are compared. Outer white
+Reconstructed: the paper doesn't specify how strings are compared. Outer white
 space is ignored, case counts, the first closed answer block is the answer,
-and each tag may stand once only.
+and each tag may occur only once.
 """
 
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ _FORMS = {
 
 
 def extract(text: str) -> str | None:
-  """Returns the first closed answer block, stripped; None without one."""
+  """Returns a text's first closed answer block, stripped; None without one."""
   found = _ANSWER.search(text)
   return found.group(1).strip() if found else None
 
 
 def is_right(text: str, answer: str) -> bool:
-  """Tells whether the answer block holds exactly the right answer.
+  """Tells whether a text's answer block is exactly the right answer.
 
   Args:
     text: what the model wrote; an empty or missing block is wrong.
@@ -51,7 +51,7 @@ def is_right(text: str, answer: str) -> bool:
 
 
 def is_formed(text: str, form: str) -> bool:
-  """Tells whether the whole output has exactly the asked form.
+  """Tells whether a whole output has exactly the given form.
 
   Args:
     text: what the model wrote.
@@ -86,7 +86,7 @@ def exact_answer(
 def answer_format(
   text: Sequence[Sequence[str]], *, form: Form = "think"
 ) -> Float[np.ndarray, "P G"]:
-  """Rewards answers of the asked form with 1, others with 0.
+  """Rewards answers of the given form with 1, others with 0.
 
   Args:
     text: P lists of G answers.

@@ -1,4 +1,4 @@
-"""Rewards of an answer's length."""
+"""Rewards that depend on an answer's length."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -9,9 +9,9 @@ from mmrl.errors import UserError
 def soft_overlong(
   length: Int[Array, "P G"], *, longest: int, buffer: int
 ) -> Float[Array, "P G"]:
-  """Punishes answers that come near the longest length.
+  """Penalises answers whose length is near the longest allowed.
 
-  0 up to the buffer before the longest length, then falling to -1:
+  The reward is 0 up to `longest - buffer` tokens, then falls linearly to -1:
 
       R = clip((longest - buffer - length) / buffer, -1, 0)
 
@@ -19,9 +19,9 @@ def soft_overlong(
 
   Args:
     length: number of tokens of each answer.
-    longest: from here on the reward is -1; DAPO has 20480 tokens.
-    buffer: over how many tokens the reward falls, in [1, longest]; DAPO has
-      4096.
+    longest: length from which on the reward is -1; 20480 tokens in DAPO.
+    buffer: number of tokens over which the reward falls, in [1, longest];
+      4096 in DAPO.
 
   Returns:
     In [-1, 0].

@@ -1,4 +1,4 @@
-"""Sampled answers, and how they are rewarded."""
+"""Sampled answers and their grading by rewards on the host."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -11,7 +11,7 @@ from mmrl.errors import UserError
 from mmrl.prompts.processor import Processor
 from mmrl.types import Prompt, Rollout
 
-# What a reward may name on the host, and of that what only the host has.
+# Arguments of a reward on the host; those in TEXT_DATA exist only there.
 HOST_DATA = ("text", "answer", "example", "length", "ended")
 TEXT_DATA = ("text", "answer", "example")
 
@@ -32,22 +32,22 @@ class Reward:
 
   @property
   def on_host(self) -> bool:
-    """Whether it reads texts, and so runs on the host."""
+    """Tells whether the reward reads texts and therefore runs on the host."""
     return bool(set(TEXT_DATA) & set(self.bound.needs))
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """Sampled answers; with their rewards once they are graded.
+  """Sampled answers, with their rewards once they are graded.
 
   Attributes:
     examples: the questions.
     prompt: their prompts.
     rollout: the answers.
-    tokens, mask: those of this process, NumPy. The mask is empty where nothing
-      is learned from; the rollout's own isn't.
-    parts: what each reward gave, by its name; of the first answers where others
-      came later.
+    tokens, mask: those of this process, NumPy. The mask is False on answers
+      that nothing is learned from; the rollout's own mask isn't.
+    parts: values of each reward, by its name. If answers were appended after
+      grading, they cover the first answers only.
   """
 
   examples: Sequence[data.Example]
@@ -63,12 +63,13 @@ class Answers:
 def grade(
   answers: Answers, rewards: Sequence[Reward], processor: Processor
 ) -> Answers:
-  """Calls the rewards that read texts, each once for all P x G answers.
+  """Grades answers by the rewards that read texts, each called once.
 
-  Answers that are graded already keep what they have.
+  One call covers all P x G answers that aren't graded yet.
 
   Raises:
-    UserError: if a reward returns another shape, or no number; see `checked`.
+    UserError: if a reward returns another shape, or a non-finite value; see
+      `checked`.
   """
   graded = [reward for reward in rewards if reward.on_host]
   known = next((x.shape[1] for x in answers.parts.values()), 0)
@@ -97,11 +98,11 @@ def grade(
 def checked(
   reward: Reward, values, examples: Sequence[data.Example], group: int
 ) -> Float[np.ndarray, "P G"]:
-  """Returns what a reward gave as float32.
+  """Checks a reward's values and returns them as float32.
 
   Raises:
-    UserError: if it isn't one number for each answer; names the reward, and
-      the question of an answer that has none.
+    UserError: if they aren't one finite number per answer; names the reward,
+      and the question of an answer without one.
   """
   where, shape = f"config.rewards.{reward.name}", (len(examples), group)
   values = np.asarray(values, np.float32)
@@ -123,6 +124,6 @@ def checked(
 def total(
   rewards: Sequence[Reward], parts: Mapping[str, Float[np.ndarray, "P G"]]
 ) -> Float[np.ndarray, "P G"]:
-  """Adds up what all rewards gave, each times its weight."""
+  """Computes the total reward: the weighted sum of all rewards."""
   found = sum(reward.weight * parts[reward.name] for reward in rewards)
   return np.asarray(found, np.float32)

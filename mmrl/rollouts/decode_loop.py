@@ -1,9 +1,9 @@
-"""The loop that decodes G answers per prompt, one compiled program.
+"""Decoding loop: samples G answers per prompt in one compiled program.
 
-How a token is drawn, and of how many models, is the caller's. A model's keys
-and values of a prompt are stored once. Answers that have ended are not decoded
-on, and the loop ends with the last of them: a batch costs about what its
-answers are long, not what the longest may be.
+The caller defines how a token is drawn, and from how many models. A model's
+keys and values of a prompt are stored once. Answers that have ended are not
+decoded further, and the loop ends with the last answer, so the cost of a batch
+depends on the length of its answers, not on the longest allowed.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from mmrl.models import decoding
 from mmrl.models.config import ModelConfig
 from mmrl.types import Prefix, PyTree, pytree
 
-# Logits that exist at once in a draw on a device; 256 MiB of each model's.
+# Most logits in memory at once on a device in a draw; 256 MiB per model.
 _DRAWN_VALUES = 2**26
-# Tokens that the caches have room for at first; they double when full.
+# Initial capacity of the caches in tokens; it doubles when they are full.
 _FIRST_ROOM = 128
-# Longest answers for which the widths below aren't worth compiling.
+# Up to this answer length the divisors below aren't worth compiling.
 _ONE_WIDTH = 128
-# What the answers of a prompt are divided by as they end.
+# As answers end, G / divisor answers of each prompt are decoded.
 _DIVISORS = (1, 2, 4)
 
-# Of one answer: (its random numbers, [D] of each model) -> (token, records).
+# For one answer: (random numbers, [D] of each model) -> (token, records).
 Draw = Callable[..., tuple[Array, PyTree]]
 
 
@@ -37,7 +37,7 @@ class Decoder:
   """A model's decoder and the prompts it answers.
 
   Attributes:
-    params: parameters, cast.
+    params: parameters, cast to the compute type.
     layers: from `decoding.take_apart`.
     prefix: from `vlm.prefill`.
   """
@@ -52,11 +52,11 @@ class State:
   """Carry of the decoding loop.
 
   Attributes:
-    step: tokens drawn so far, the same for every answer that goes on.
-    tokens: drawn ids; what stands behind an answer's end means nothing.
-    records: what the draws say of each token.
+    step: tokens drawn so far, the same for every unfinished answer.
+    tokens: drawn ids; arbitrary after an answer's end.
+    records: values that `draw` returns with each token.
     done: whether the answer has drawn its end of sequence.
-    working: which answers are decoded, W of each prompt.
+    working: indices of the answers that are decoded, W of each prompt.
     caches: each model's keys and values of all drawn tokens but the newest.
   """
 
@@ -69,10 +69,10 @@ class State:
 
 
 def rooms(length: int) -> list[int]:
-  """How long the caches get: doubled until they hold `length` tokens.
+  """Returns the cache capacities, doubled until they hold `length` tokens.
 
-  Attention reads all of a cache, so an answer pays for the room of its own
-  length, not for that of the longest allowed.
+  Attention reads all of a cache, so the cost depends on the length of the
+  answers, not on the longest allowed.
   """
   found = [min(length, _FIRST_ROOM)]
   while found[-1] < length:
@@ -81,32 +81,33 @@ def rooms(length: int) -> list[int]:
 
 
 def widths(answers: int, length: int) -> list[int]:
-  """How many answers of a prompt are decoded: fewer as they end."""
+  """Returns the numbers of answers per prompt to decode, fewer as they end."""
   divisors = _DIVISORS if length > _ONE_WIDTH else (1,)
   return sorted({-(-answers // n) for n in divisors}, reverse=True)
 
 
 def prompt_keys(key: Array, prompts: int) -> Array:
-  """A PRNG key of each prompt, from one or from such keys."""
+  """Splits a PRNG key into one per prompt; returns per-prompt keys as is."""
   return key if key.ndim else jax.random.split(key, prompts)
 
 
 def make_decoder(
   params: PyTree, config: ModelConfig, prefix: Prefix
 ) -> Decoder:
-  """The decoder of a model whose prompts are in `prefix`."""
+  """Makes the decoder of a model whose prompts are prefilled in `prefix`."""
   params = decoding.cast(params, config)
   return Decoder(params, decoding.take_apart(params, prefix), prefix)
 
 
 def _draw_answers(draw: Draw, config: ModelConfig, *arrays: Array):
-  """`draw` for every answer, as many of each prompt at once as there is room
-  for their logits. Prompts stay on their devices.
+  """Calls `draw` for every answer, in batches whose logits fit in memory.
+
+  Batches are along the answers of a prompt: prompts stay on their devices.
 
   Args:
-    draw: of one answer.
-    config: for the vocabulary.
-    arrays: [P, W, ...], of which it is given one entry each.
+    draw: draws a token of one answer.
+    config: for the size of the vocabulary.
+    arrays: [P, W, ...]; `draw` receives one entry of each.
   """
   rows = len(arrays[0]) * config.text.vocab_size
   values = _DRAWN_VALUES * sharding.prompt_axes()[1]
@@ -124,7 +125,10 @@ def begin(
   decoders: tuple[Decoder, ...],
   uniform: Float[Array, "P G R N"],
 ) -> State:
-  """Draws first tokens, which the prefixes emit: see `decode_answers`."""
+  """Draws the first tokens from the prefixes' last hidden states.
+
+  See `decode_answers` for the arguments.
+  """
   prompts, answers, length, _ = uniform.shape
   hidden = [decoder.prefix.last_hidden[:, None] for decoder in decoders]
   token, records = _draw_answers(
@@ -158,7 +162,10 @@ def advance(
   uniform: Float[Array, "P G R N"],
   state: State,
 ) -> State:
-  """Decodes the newest tokens and draws the next: see `decode_answers`."""
+  """Decodes the newest tokens and draws the next ones.
+
+  See `decode_answers` for the arguments.
+  """
   at, working = state.step, state.working
   newest = decoding.take(state.tokens[:, :, at - 1], working)
   hidden, caches = zip(
@@ -189,7 +196,7 @@ def advance(
 
 
 def _narrow(state: State, width: int, run: Callable[[State], State]) -> State:
-  """Runs on `width` answers of each prompt, those that go on among them."""
+  """Runs the loop on `width` answers per prompt, unfinished ones included."""
   working = jnp.argsort(state.done, axis=1, stable=True)[:, :width]
   parts = tuple(decoding.take_answers(x, working) for x in state.caches)
   after = run(dataclasses.replace(state, working=working, caches=parts))
@@ -209,10 +216,10 @@ def decode_answers(
   """Decodes G answers of at most R tokens from each prompt.
 
   Args:
-    draw: a function of one answer: its N random numbers and the hidden state
-      of each model, to a token and a tree of numbers, its records.
+    draw: a function of one answer. It maps N random numbers and the hidden
+      state of each model to a token and a tree of numbers, its records.
     config: the architecture of all models.
-    decoders: of each model that `draw` reads; all decode every token.
+    decoders: one for each model that `draw` reads; all decode every token.
     uniform: random numbers in [0, 1).
 
   Returns:
@@ -222,7 +229,7 @@ def decode_answers(
   next_token = functools.partial(advance, draw, config, decoders, uniform)
 
   def run(room: int, few: int, state: State) -> State:
-    """Decodes until at most `few` answers of any prompt go on."""
+    """Decodes until no prompt has more than `few` unfinished answers."""
 
     def going(state: State):
       return (state.step < room) & ((~state.done).sum(1).max() > few)
@@ -230,6 +237,7 @@ def decode_answers(
     return jax.lax.while_loop(going, next_token, state)
 
   state = begin(draw, config, decoders, uniform)
+  # Shapes are static, so each pair of capacity and width is a loop of its own.
   _, *narrower = widths(answers, length)
   for room in rooms(length):
     caches = tuple(decoding.lengthen(x, room) for x in state.caches)

@@ -1,4 +1,4 @@
-"""Which expert trajectories a rollout batch learns from. On the host."""
+"""Filter of the expert trajectories that a batch learns from; on the host."""
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
@@ -7,7 +7,7 @@ from mmrl.errors import UserError
 
 
 def check_options(solved: float, quantile: float | None) -> None:
-  """Refuses what `keep_experts` can't take.
+  """Checks the options of `keep_experts`.
 
   Raises:
     UserError: if a number is outside its range.
@@ -29,29 +29,29 @@ def keep_experts(
   mean_logprobs: Float[np.ndarray, "P experts"] | None = None,
   quantile: float | None = None,
 ) -> Bool[np.ndarray, "P experts"]:
-  """Right, well-formed trajectories of questions that aren't solved yet.
+  """Selects right, well-formed trajectories of questions not yet solved.
 
       keep = accuracy = 1  and  formed  and  1 <= length <= longest
              and  policy_accuracy < solved
              and, with a quantile,  mean_logprob >= that of those kept so far
 
-  A wrong expert would have a negative advantage and push strong text down; one
-  of a solved question pulls without telling anything new; a very unlikely one
-  has a noisy gradient.
+  A wrong expert would have a negative advantage and push good text down. An
+  expert of a solved question adds gradient without information. A very unlikely
+  one has a noisy gradient.
 
   Args:
     accuracy: of each trajectory, by the verifier of the sampled answers; 1 is
       right.
-    formed: whether it has the form that answers are asked to have.
-    lengths: its tokens; 0 where there is no trajectory.
+    formed: whether each trajectory is well-formed.
+    lengths: number of tokens of each; 0 where there is no trajectory.
     policy_accuracy: share of right ones among the question's sampled answers.
     longest: R.
-    solved: in (0, 1]; accuracy of the policy from which a question's experts
+    solved: in (0, 1]; accuracy of the policy from which on a question's experts
       are left out. 1 leaves them out only where every answer is right.
     mean_logprobs: mean log-probability of each trajectory's tokens under the
-      behaviour policy; read only where the trajectory passes otherwise.
+      behaviour policy; read only where all other conditions hold.
     quantile: in [0, 1); share of the least likely that is left out, over all
-      that are given here. None leaves none out.
+      trajectories given. None leaves none out.
 
   Returns:
     Which trajectories are kept.
@@ -61,8 +61,9 @@ def keep_experts(
       `mean_logprobs`.
 
   Reference: TGRL, arXiv 2603.26126.
-  Reconstructed: of the paper only the abstract could be read, which says that
-  trajectories are filtered and not how. The rule and solved = 0.5 are ours.
+  Reconstructed: only the abstract of the paper could be read, which mentions
+  that trajectories are filtered but not how. The rule and solved = 0.5 are
+  ours.
   """
   check_options(solved, quantile)
   keep = (accuracy == 1) & formed & (lengths >= 1) & (lengths <= longest)

@@ -1,4 +1,4 @@
-"""Expert trajectories as further answers of a group (TGRL)."""
+"""Expert trajectories as additional answers of a group (TGRL)."""
 
 import dataclasses
 
@@ -14,9 +14,9 @@ from mmrl.rollouts.expert_filter import keep_experts
 
 
 def append(answers: Answers, experts: data.Experts, layout: Layout) -> Answers:
-  """The rollout with the experts' rows behind the policy's own.
+  """Appends the experts' rows to the policy's own answers of each group.
 
-  The rollout's mask stays one of all that was sampled, also in groups that were
+  The rollout's mask still covers all sampled tokens, also of groups that were
   dropped since: probes see whole answers.
   """
   rows = experts.rows(answers.examples)
@@ -42,12 +42,12 @@ def choose(
   logprobs: Float[np.ndarray, "P G R"],
   settings: ml_collections.ConfigDict,
 ) -> tuple[Answers, dict[str, float]]:
-  """Empties the masks of expert rows that the batch doesn't learn from.
+  """Clears the masks of expert rows that the batch doesn't learn from.
 
   Args:
-    answers: graded, with expert rows. Of several processes each has its own,
-      and so has the quantile.
-    logprobs: of all of them under the behaviour policy.
+    answers: graded, with expert rows. With several processes, each has its own
+      answers and its own quantile.
+    logprobs: of all answers under the behaviour policy.
     settings: `config.experts`.
 
   Returns:

@@ -1,7 +1,7 @@
-"""Dynamic sampling: groups that teach nothing are drawn again (DAPO).
+"""Dynamic sampling (DAPO): groups without a learning signal are resampled.
 
-A group whose answers are all right, or all wrong, has advantage zero. Its place
-goes to a group of the next questions; what is left over of those is dropped.
+A group whose answers are all right, or all wrong, has advantage zero. A mixed
+group of the next questions replaces it; unused new groups are dropped.
 
 Reference: arXiv 2503.14476 section 3.2.
 """
@@ -24,18 +24,17 @@ from mmrl.types import Prompt, PyTree, Rollout
 def sources(
   kept: Bool[np.ndarray, "P"], fresh: Bool[np.ndarray, "P"], shards: int
 ) -> Int[np.ndarray, "P"]:
-  """For each place, the group that will stand there.
+  """Chooses which old or new group fills each place of the batch.
 
-  Groups stay on the shard where they are, so that nothing moves between
-  devices.
+  Groups stay on their shard, so that no data move between devices.
 
   Args:
-    kept: which of the groups so far stay.
-    fresh: which of the new ones are wanted.
-    shards: equal parts that both are cut into.
+    kept: which of the old groups stay.
+    fresh: which of the new groups may replace one.
+    shards: number of equal parts that both batches are cut into.
 
   Returns:
-    Of each place its index in (groups so far, new groups) of its shard.
+    For each place, an index into (old groups, new groups) of its shard.
   """
   count = len(kept) // shards
   found = np.tile(np.arange(count), (shards, 1))
@@ -51,11 +50,11 @@ def sources(
 def exchanged(
   layout: Layout, old: PyTree, new: PyTree, source: Int[Array, "P"]
 ) -> PyTree:
-  """Arrays that lead with P, taken from two batches; in a jit.
+  """Gathers the chosen groups from two batches of arrays [P, ...]; in a jit.
 
   Args:
     layout: of both.
-    old: the groups so far.
+    old: the old groups.
     new: the new groups.
     source: from `sources`.
   """
@@ -70,10 +69,10 @@ def exchanged(
 
 
 def make_exchange(layout: Layout) -> Callable:
-  """(prompt and rollout, new ones, source) -> those that are kept, jitted."""
+  """Makes the jitted (old, new, source) -> chosen (prompt, rollout)."""
 
   def by_prompts(pair: tuple[Prompt, Rollout]) -> tuple[Prompt, Rollout]:
-    """The other way round: keys and values lead with layers."""
+    """Swaps the axes of layers and prompts of keys and values, either way."""
     prompt, rollout = pair
     prefix = rollout.prefix
     prefix = dataclasses.replace(
@@ -99,15 +98,15 @@ def fill(
   rounds: int,
   reward: str,
 ) -> tuple[Answers, dict[str, float]]:
-  """Draws groups again until all are mixed, or `rounds` are over.
+  """Resamples groups until all are mixed, or `rounds` are used up.
 
   Args:
     answers: graded.
-    again: the number of a round to graded answers to the next questions.
+    again: maps the number of a round to graded answers to the next questions.
     layout: of both.
     exchange: from `make_exchange`.
-    rounds: the most that are drawn.
-    reward: name of the one that is not the same for all answers of a group.
+    rounds: the largest number of rounds.
+    reward: name of the reward that must differ within a mixed group.
 
   Returns:
     (answers, metrics). Groups that are still not mixed have empty masks;
@@ -124,6 +123,7 @@ def fill(
     share = float((~mixed(answers)).mean())
     return processes.mean({"missing": share})["missing"]
 
+  # `missing` is a mean over processes, so all stop after the same round.
   while drawn < rounds and missing():
     drawn += 1
     fresh = again(drawn)
@@ -143,8 +143,8 @@ def fill(
 def _join(
   old: Answers, new: Answers, source: Int[np.ndarray, "P"], shards: int
 ) -> Answers:
-  """The chosen groups of two batches, as far as they are on the host."""
-  # The same as one index into both batches of this process.
+  """Gathers the chosen groups of two batches: their arrays on the host."""
+  # `source` is per shard; this indexes both batches of this process at once.
   count = len(source) // shards
   first = np.repeat(np.arange(shards) * count, count)
   index = first + source % count + np.where(source < count, 0, len(source))

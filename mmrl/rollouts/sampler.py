@@ -1,4 +1,4 @@
-"""G answers per prompt, drawn from one model."""
+"""Sampler: draws G answers per prompt from one model."""
 
 import jax
 from jaxtyping import Array
@@ -21,13 +21,13 @@ def generate(
   top_k: int = 0,
   top_p: float = 1.0,
 ) -> tuple[Array, Array, Array]:
-  """Decodes answers from a prefix.
+  """Samples G answers per prompt after a prefix.
 
   Args:
     params: model parameters.
     config: the architecture.
     prefix: from `vlm.prefill`.
-    key: PRNG key, or one of each prompt.
+    key: PRNG key, or one per prompt.
     answers: G.
     length: R, the most tokens of an answer, its end included.
     temperature: divides the logits; 0 is greedy.
@@ -35,12 +35,12 @@ def generate(
     top_p: see `sampling.sample`.
 
   Returns:
-    (tokens, mask, logprobs), each [P, G, R]. The log-probabilities are those
-    of the unfiltered policy at this temperature, as training scores them.
+    (tokens, mask, logprobs), each [P, G, R]. The log-probabilities are of the
+    policy at this temperature without top-k or top-p, as training scores them.
   """
   greedy = temperature == 0
   decoder = decode_loop.make_decoder(params, config, prefix)
-  # All of them ahead: two numbers per token cost nothing.
+  # Drawn before the loop: two numbers per token take little memory.
   uniform = jax.vmap(lambda key: jax.random.uniform(key, (answers, length, 2)))(
     decode_loop.prompt_keys(key, len(prefix.mask))
   )
@@ -66,13 +66,13 @@ def rollout(
   attention_layers: tuple[int, ...] = (),
   **options,
 ) -> Rollout:
-  """Pictures, prompts and answers of one batch.
+  """Encodes the pictures, prefills the prompts and samples the answers.
 
   Args:
     params: model parameters, the live training weights.
     config: the architecture.
     prompt: the prompts.
-    key: PRNG key, or one of each prompt.
+    key: PRNG key, or one per prompt.
     attention_layers: see `vlm.prefill`.
     **options: see `generate`.
   """

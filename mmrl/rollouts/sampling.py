@@ -1,4 +1,4 @@
-"""How one token is drawn from logits."""
+"""Sampling of one token from logits: greedy, top-k and top-p."""
 
 import math
 
@@ -14,7 +14,7 @@ def keep_top_k(
 ) -> Float[Array, "*batch V"]:
   """Sets all but the `k` largest logits to -inf.
 
-  Of equal ones at the edge the first are kept, as in a nucleus.
+  Of equal logits at the threshold the first are kept, as in a nucleus.
   """
   smallest = jax.lax.top_k(logits, k)[0][..., -1:]
   ties = k - (logits > smallest).sum(-1, keepdims=True)
@@ -25,22 +25,22 @@ def keep_top_k(
 def keep_top_p(
   logits: Float[Array, "*batch V"], p: float
 ) -> Float[Array, "*batch V"]:
-  """Sets all outside of the nucleus to -inf: see `nucleus.in_nucleus`."""
+  """Sets logits outside the nucleus to -inf; see `nucleus.in_nucleus`."""
   return jnp.where(nucleus.in_nucleus(logits, p), logits, -jnp.inf)
 
 
 def categorical(
   uniform: Float[Array, "*batch 2"], logits: Float[Array, "*batch V"]
 ) -> Int[Array, "*batch"]:
-  """Draws each row's token from `softmax(logits)`, by two random numbers.
+  """Samples one token per row from `softmax(logits)`, by two random numbers.
 
   The first chooses a block of about sqrt(V) tokens, the second a token in it,
-  each by the running sum of probabilities. (One Gumbel number per vocabulary
+  each by the cumulative sum of probabilities. (One Gumbel number per vocabulary
   entry, as in `jax.random.categorical`, costs more than the decoder does.)
 
   Args:
     uniform: in [0, 1).
-    logits: -inf for what can't be drawn.
+    logits: -inf for tokens that can't be drawn.
   """
   *batch, size = logits.shape
   block = 2 ** math.ceil(math.log2(size) / 2)
@@ -55,12 +55,12 @@ def categorical(
 def _draw(
   weights: Float[Array, "*batch n"], uniform: Float[Array, "*batch"]
 ) -> Int[Array, "*batch"]:
-  """The first entry whose running sum is above `uniform` of the total.
+  """Returns the first entry whose cumulative weight exceeds `uniform` * total.
 
-  Rounding can't choose an entry of weight 0: where it leaves no other, the
-  largest is taken.
+  Rounding can't choose an entry of weight 0: if no entry remains, the largest
+  is chosen.
   """
-  # A running sum of a few hundred numbers is fastest as a product.
+  # A cumulative sum of a few hundred numbers is fastest as a matrix product.
   until = jnp.tri(weights.shape[-1]).T
   running = jnp.matmul(weights, until, precision="highest")
   above = running > uniform[..., None] * running[..., -1:]
@@ -76,14 +76,14 @@ def sample(
   top_k: int = 0,
   top_p: float = 1.0,
 ) -> Int[Array, "*batch"]:
-  """Draws a token for each row of `logits`.
+  """Samples a token for each row of `logits`.
 
   Args:
     uniform: random numbers in [0, 1).
     logits: already divided by the temperature.
-    greedy: take the most likely token.
-    top_k: draw from the k most likely tokens; 0 means all.
-    top_p: draw from the smallest set that holds this mass, in (0, 1].
+    greedy: return the most likely token.
+    top_k: sample from the k most likely tokens; 0 means all.
+    top_p: sample from the smallest set of this mass (nucleus), in (0, 1].
 
   Returns:
     Token ids, int32.

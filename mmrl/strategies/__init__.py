@@ -1,4 +1,4 @@
-"""Ways to answer that take more than one model, or more than one draw."""
+"""Decoding strategies with more than one model, or more than one draw."""
 
 from mmrl.strategies.direction import (
   delta_logp,

@@ -1,11 +1,11 @@
-"""How RL has changed a model, token by token.
+"""Direction of RL's change to a model, token by token.
 
 RL changes few tokens of an answer, and the sign of
 
     D(y) = ln pi_RL(y) - ln pi_base(y)
 
-tells which: its statistics, gates that open where RL dislikes a token, and
-the distribution a step further on the way from base to RL.
+tells which. This module has statistics of D, gates that open where RL made a
+token less likely, and the distribution extrapolated from base beyond RL.
 
 Reference: On the Direction of RLVR Updates for LLM Reasoning, arXiv 2603.22117,
 and its published code (Hesse73/RLVR-Directions).
@@ -25,7 +25,7 @@ GATES = ("logp", "entropy", "kl", "js", "random")
 def difference(
   logp_rl: Float[Array, "*shape"], logp_base: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-  """`logp_rl - logp_base`; 0 where both are -inf, which would be NaN."""
+  """Computes `logp_rl - logp_base`; 0, not NaN, where both are -inf."""
   same = logp_rl == logp_base
   return jnp.where(same, 0.0, logp_rl - jnp.where(same, 0.0, logp_base))
 
@@ -35,13 +35,13 @@ def delta_logp(
   logp_base: Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
 ) -> Float[Array, "P G R"]:
-  """Direction of RL's change at each answer token, nats.
+  """Computes the direction of RL's change at each answer token, in nats.
 
       D_t = ln pi_RL(y_t | x, y_<t) - ln pi_base(y_t | x, y_<t)
 
   Args:
     logp_rl: log-probabilities of the tokens under the trained parameters.
-    logp_base: under those before training.
+    logp_base: of the tokens under the parameters before training.
     mask: True on answer tokens.
 
   Returns:
@@ -61,18 +61,18 @@ def direction_stats(
   quantiles: Sequence[float] = (0.05, 0.5, 0.95),
   beyond: float = 0.25,
 ) -> dict[str, Array]:
-  """How RL has changed answers: mean, quantiles and tails of D.
+  """Computes mean, quantiles and tails of D, RL's change of the answers.
 
   Args:
     logp_rl: see `delta_logp`.
     logp_base: see `delta_logp`.
     mask: True on answer tokens.
     quantiles: in [0, 1], linear between tokens.
-    beyond: the size from which on a change counts as a tail, nats.
+    beyond: |D| above which a token counts as a tail, nats.
 
   Returns:
-    `mean`, `quantiles` (as many as are asked for) and `share_beyond`, the
-    share of tokens with |D| > beyond. NaN if the mask is empty.
+    `mean`, `quantiles` (as many as given) and `share_beyond`, the share of
+    tokens with |D| > beyond. NaN if the mask is empty.
   """
   change = delta_logp(logp_rl, logp_base, mask)
   valid = jnp.where(mask, change, jnp.nan)
@@ -88,21 +88,21 @@ def extrapolated_logits(
   logp_base: Float[Array, "*batch V"],
   g: float | Array,
 ) -> Float[Array, "*batch V"]:
-  """Logits of a policy beyond `pi_RL`, seen from `pi_base`.
+  """Extrapolates log-probabilities from `pi_base` beyond `pi_RL`.
 
       ln pi_ex = (1 + g) ln pi_RL - g ln pi_base - ln Z
 
   Args:
     logp_rl: log-probabilities under the trained parameters.
     logp_base: under those before training.
-    g: how far beyond; 0 is `pi_RL` itself, bit for bit.
+    g: size of the extrapolation; 0 is `pi_RL` itself, bit for bit.
 
   Returns:
-    ln pi_ex up to ln Z. What is -inf in either row is -inf, so rows without a
+    ln pi_ex up to ln Z. It is -inf where either row is, so rows without a
     common token are -inf everywhere.
 
   Reference: arXiv 2603.22117.
-  Reconstructed: -inf; the published code never meets it.
+  Reconstructed: the handling of -inf, which the published code never meets.
   """
   never = jnp.isneginf(logp_rl) | jnp.isneginf(logp_base)
   change = jnp.where(never, 0.0, logp_rl - logp_base)
@@ -114,7 +114,7 @@ def direction_gate(
   logp_base: Float[Array, "*batch"],
   threshold: float | Array,
 ) -> Bool[Array, "*batch"]:
-  """Whether RL dislikes a token: `D(y) <= threshold`.
+  """Tells where RL made a token less likely: `D(y) <= threshold`.
 
   Args:
     logp_rl: log-probability of the token under the trained parameters.
@@ -134,7 +134,7 @@ def replacement_gate(
   threshold: float | Array,
   uniform: Float[Array, "*batch"],
 ) -> Bool[Array, "*batch"]:
-  """Whether a drawn token is replaced, by one of the paper's criteria.
+  """Tells which drawn tokens are replaced, by one of the paper's criteria.
 
       logp      D(y) <= threshold
       entropy   H(pi_base) >= threshold
@@ -143,20 +143,20 @@ def replacement_gate(
       random    uniform < threshold
 
   Args:
-    kind: one of these. (What the published code calls js isn't the
-      Jensen-Shannon divergence.)
+    kind: one of these. (The published code's js isn't the Jensen-Shannon
+      divergence.)
     logp_rl: log-probabilities under the trained parameters.
     logp_base: under those before training.
     token: the drawn token.
-    threshold: nats; of random a share in [0, 1].
-    uniform: in [0, 1); read by random only.
+    threshold: in nats; for "random" a share in [0, 1].
+    uniform: in [0, 1); only "random" reads it.
 
   Raises:
     UserError: if there is no such gate.
 
   Reference: arXiv 2603.22117.
-  Differs from the paper: over the whole vocabulary; the published code takes
-  entropies and divergences of 50 tokens.
+  Differs from the paper: entropies and divergences are over the whole
+  vocabulary; the published code's are over 50 tokens.
   """
   one_of("gate", kind, GATES)
   if kind == "logp":
@@ -176,18 +176,18 @@ def replacement_gate(
 
 
 def _expected(logp: Array, values: Array) -> Array:
-  """Mean of `values`; where the probability is 0 they don't matter."""
+  """Computes the mean of `values` under p, ignoring them where p is 0."""
   p = jnp.exp(logp)
   return jnp.where(p > 0, p * values, 0.0).sum(-1)
 
 
 def _kl(logp: Array, logq: Array) -> Array:
-  """KL(p || q), nats; infinite where p > 0 = q."""
+  """Computes KL(p || q) in nats; infinite where p > 0 = q."""
   return _expected(logp, difference(logp, logq))
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
-  """Refuses an option's value that isn't among the known.
+  """Checks that an option's value is among the known ones.
 
   Raises:
     UserError: if it isn't.

@@ -1,8 +1,7 @@
-"""Answers from two sets of parameters, trained by RL and those before it.
+"""Selective extrapolation: decodes with the parameters before and after RL.
 
-The base model answers; a token that RL dislikes is drawn again, from a
-distribution a step further on the way from base to RL
-(`mmrl.strategies.direction`).
+The base model answers. A token that RL made less likely is resampled from the
+distribution extrapolated from base beyond RL (`mmrl.strategies.direction`).
 
 Reference: On the Direction of RLVR Updates for LLM Reasoning, arXiv 2603.22117,
 and its published code (Hesse73/RLVR-Directions).
@@ -30,7 +29,7 @@ def check_options(
   gate: str,
   start: str,
 ) -> None:
-  """Refuses options of `selective_step`; arrays aren't looked at.
+  """Checks the options of `selective_step`; arrays are not checked.
 
   Raises:
     UserError: if there is no such gate or start, or a number is outside its
@@ -66,11 +65,11 @@ def selective_step(
   gate: str = "logp",
   start: str = "base",
 ) -> tuple[Int[Array, "*batch"], Bool[Array, "*batch"]]:
-  """Draws a token, and again where the gate is open.
+  """Samples a token, and resamples it where the gate is open.
 
       y ~ pi_base;   where gate(y):  y ~ pi_ex
 
-  The gate sees the plain log-probabilities. Each draw divides by the
+  The gate reads log-probabilities at temperature 1. Each draw divides by the
   temperature, then keeps the nucleus.
 
   Args:
@@ -78,29 +77,29 @@ def selective_step(
       second, one for gate "random".
     logp_rl: log-probabilities under the trained parameters, normalised.
     logp_base: under those before training.
-    threshold: of the gate; with logp, below 0.
-    g: at least 0; see `direction.extrapolated_logits`. 0 replaces by a token
-      of `pi_RL`.
+    threshold: of the gate; below 0 for gate "logp".
+    g: at least 0; see `direction.extrapolated_logits`. With 0 the second draw
+      is from `pi_RL`.
     temperature: divides the logits; 0 is greedy.
     top_p: see `sampling.sample`.
-    top_k: None mixes whole rows. A number k reads the k most likely tokens of
-      each model only, as the published code does with 50: the second draw is
-      among those of base, and what isn't in the list of RL has the smallest
-      log-probability in it, for mix and gate.
+    top_k: None extrapolates whole rows. A number k reads only the k most likely
+      tokens of each model, as the published code does with 50. The second draw
+      is then among those of base. A token outside RL's top k has the smallest
+      log-probability in it, for extrapolation and gate.
     gate: see `direction.replacement_gate`.
-    start: whose token is drawn first, "base" or "rl".
+    start: model of the first draw, "base" or "rl".
 
   Returns:
     (tokens, whether they are second draws); a second draw may be the same
-    token. Where the two models have no token in common the first draw stands.
+    token. Where the two models have no token in common the first draw is kept.
 
   Raises:
     UserError: see `check_options`.
 
   Reference: arXiv 2603.22117, and its published code.
-  Differs from the paper: with `top_k` a base token that was drawn from outside
-  its list isn't a candidate of the second draw; entropies and divergences are
-  of whole rows in any case.
+  Differs from the paper: with `top_k`, a first draw from outside base's top k
+  isn't a candidate of the second draw; entropies and divergences are always of
+  whole rows.
   """
   check_options(threshold=threshold, g=g, top_k=top_k, gate=gate, start=start)
 
@@ -108,6 +107,7 @@ def selective_step(
     logits = logits / (temperature or 1.0)
     return sampling.sample(numbers, logits, greedy=not temperature, top_p=top_p)
 
+  # Both draws are computed for every row: a traced gate can't skip one.
   first = draw(uniform[..., :2], logp_base if start == "base" else logp_rl)
   rl, candidates = logp_rl, logp_base
   if top_k is not None:
@@ -126,13 +126,13 @@ def selective_step(
 
 @pytree
 class Extrapolated:
-  """Answers of two models.
+  """Answers decoded by selective extrapolation from two models.
 
   Attributes:
     tokens: ids; the pad id after the end.
     mask: True on answer tokens, the closing end-of-sequence included.
-    redrawn: which of them are second draws.
-    delta_logp: D of each, 0 on padding; whatever the temperature.
+    redrawn: which tokens are second draws.
+    delta_logp: D of each token at temperature 1, 0 on padding.
   """
 
   tokens: Int[Array, "P G R"]
@@ -154,19 +154,19 @@ def extrapolate(
   g: float | Array = 0.05,
   **options,
 ) -> Extrapolated:
-  """Decodes answers by `selective_step`, in one loop.
+  """Decodes answers by `selective_step`, with both models in one loop.
 
-  Both models see the same pictures, each by its own tower, and decode every
-  token: twice the work and twice the caches of one. The first draws have the
-  random numbers of `sampler.generate`, so that with equal parameters the
-  answers are its answers.
+  Both models encode the pictures with their own towers and decode every token:
+  twice the compute and twice the caches of one model. The first draws use the
+  random numbers of `sampler.generate`, so with equal parameters the answers
+  are the same.
 
   Args:
     params_rl: parameters trained by RL.
     params_base: parameters before it.
     config: the architecture of both.
     prompt: the prompts.
-    key: PRNG key, or one of each prompt.
+    key: PRNG key, or one per prompt.
     answers: G.
     length: R, the most tokens of an answer, its end included.
     threshold: see `selective_step`; published with g = 0.05.
@@ -191,6 +191,7 @@ def extrapolate(
     )
     return jnp.concatenate([first, again], axis=-1)
 
+  # RL first: `draw` gets the hidden states in the order of the decoders.
   both = prefilled(params_rl), prefilled(params_base)
   keys = decode_loop.prompt_keys(key, len(prompt.mask))
 

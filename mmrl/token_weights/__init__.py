@@ -1,9 +1,10 @@
-"""Token weights, [P, G, R], no gradient; functions that a config names.
+"""Token weights, [P, G, R], computed by functions that a config names.
 
-A weight that names what the scorer computes (`logprobs`, `entropies`) is
-computed in every minibatch, in each of its parts (`config.train.accumulate`);
-one that needs all of it says so by `minibatch`, see `mmrl.losses.reduce`. Any
-other is computed once per rollout batch.
+Token weights have no gradient. A weight with an argument that the scorer
+computes (`logprobs`, `entropies`) is computed in every minibatch, separately in
+each of its parts (`config.train.accumulate`). If it needs sums over the whole
+minibatch it has an argument `minibatch`; see `mmrl.losses.reduce`. Any other
+weight is computed once per rollout batch.
 """
 
 from mmrl.token_weights.entropy import entropy_quantile

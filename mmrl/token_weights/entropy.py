@@ -1,4 +1,4 @@
-"""Weights from the entropy of the distribution a token was drawn from."""
+"""Token weights from the policy's entropy at each token."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -13,9 +13,9 @@ def entropy_quantile(
   *,
   quantile: float = 0.8,
 ) -> Float[Array, "P G R"]:
-  """1 on the tokens of highest entropy in the rollout batch, else 0.
+  """Selects the tokens of highest entropy in the rollout batch (80/20 rule).
 
-      w_t = 1[H_t >= quantile of H over all answer tokens]
+      w_t = 1[H_t >= quantile of H over all answer tokens],    else 0
 
   Args:
     entropies_old: entropies under the behaviour policy, nats.
@@ -26,7 +26,7 @@ def entropy_quantile(
     UserError: if the quantile is outside [0, 1).
 
   Reference: Beyond the 80/20 rule, arXiv 2506.01939.
-  Reconstructed: the term's denominator stays the number of all tokens.
+  Reconstructed: the denominator of the loss term is the number of all tokens.
   """
   if not 0 <= quantile < 1:
     raise UserError(f"quantile must be in [0, 1), got {quantile}")

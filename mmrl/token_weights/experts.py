@@ -1,10 +1,9 @@
-"""Weights of the tokens of expert trajectories.
+"""Token weights on expert trajectories.
 
 Reference: TGRL, arXiv 2603.26126.
-Reconstructed: of the paper only the abstract could be read, which says that
-tokens are reweighted and not how. Both weights are proposals. With weights of
-one the shaped probability of `mmrl.losses.expert_shaped` still reweights
-tokens.
+Reconstructed: only the abstract of the paper could be read, which mentions that
+tokens are reweighted but not how. Both weights are proposals. Even with weights
+of one, the shaped probability of `mmrl.losses.expert_shaped` reweights tokens.
 """
 
 import functools
@@ -23,22 +22,22 @@ def expert_visual(
   *,
   strength: float = 1.0,
 ) -> Float[Array, "P G R"]:
-  """More weight on the expert's tokens that depend on the picture.
+  """Weighs expert tokens by how much they depend on the picture.
 
       S_t = |logprobs_old - logprobs_blind|
       u_t = (1 + strength rank_t) / (mean over the trajectory)
 
   rank_t in [0, 1] is the rank of S_t among the n tokens of the trajectory,
   from 0, over n - 1; equal S share their mean rank. The mean of ranks is 1/2,
-  so u lies in [1, 1 + strength] / (1 + strength / 2), and has mean 1: the
-  trajectory as a whole weighs what it did.
+  so u is in [1, 1 + strength] / (1 + strength / 2) and has mean 1: the weight
+  of the trajectory as a whole is unchanged.
 
   Args:
     logprobs_old: under the behaviour policy.
     logprobs_blind: under the same policy without the picture.
     mask: True on answer tokens.
-    expert: which rows are experts; None if there are none.
-    strength: at least 0; 0 weighs all tokens the same.
+    expert: True on expert rows; None if there are none.
+    strength: at least 0; 0 weighs all tokens equally.
 
   Returns:
     u on expert rows and 0 on their padding; 1 on all other rows. Exactly 1 on
@@ -69,16 +68,16 @@ def expert_low_probability(
   *,
   alpha: float = 0.2,
 ) -> Float[Array, "P G R"]:
-  """More weight on the expert's tokens that the policy finds unlikely.
+  """Weighs up expert tokens that are unlikely under the policy.
 
       u_t = 1 + alpha (1 - pi_old(t))
 
-  The mean isn't kept: unlikely trajectories weigh more as a whole.
+  The mean isn't normalised: unlikely trajectories weigh more as a whole.
 
   Args:
     logprobs_old: under the behaviour policy.
     mask: True on answer tokens.
-    expert: which rows are experts; None if there are none.
+    expert: True on expert rows; None if there are none.
     alpha: at least -1; below 0 unlikely tokens weigh less.
 
   Returns:
@@ -89,7 +88,7 @@ def expert_low_probability(
     UserError: if alpha is below -1.
 
   Reference: `low_probability`, arXiv 2603.22117, there on sampled answers.
-  Reconstructed: that experts get it; see the module.
+  Reconstructed: its use on experts; see the module.
   """
   if alpha < -1:
     raise UserError(f"alpha must be at least -1, got {alpha}")
@@ -104,7 +103,7 @@ def _on_experts(
   mask: Bool[Array, "P G R"],
   expert: Bool[Array, "P G"],
 ) -> Float[Array, "P G R"]:
-  """The weights on expert rows, 0 on their padding, 1 on other rows."""
+  """Returns weights on expert rows, 0 on their padding, 1 on other rows."""
   return jnp.where(expert[..., None], jnp.where(mask, weights, 0.0), 1.0)
 
 
@@ -112,10 +111,10 @@ def _on_experts(
 def _ranks(
   values: Float[Array, "R"], mask: Bool[Array, "R"]
 ) -> Float[Array, "R"]:
-  """Rank of each value among those of the mask, in [0, 1].
+  """Computes the rank of each value among the masked values, in [0, 1].
 
-  Equal values share their mean rank; a single one has 1/2, the mean of all
-  ranks. Values off the mask must be infinite.
+  Equal values share their mean rank; a single value has 1/2, the mean of all
+  ranks. Values where the mask is False must be infinite.
   """
   count = mask.sum()
   find = functools.partial(

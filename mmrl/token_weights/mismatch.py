@@ -1,4 +1,4 @@
-"""Weights for a sampler whose probabilities aren't the scorer's."""
+"""Token weights that correct the mismatch between sampler and scorer."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -18,7 +18,7 @@ def sampler_mismatch(
   lower: float = 0.0,
   normalize: bool = False,
 ) -> Float[Array, "P G R"]:
-  """Truncated importance sampling: the scorer's policy over the sampler's.
+  """Computes truncated importance weights of the scorer over the sampler.
 
       ln u_t = logprobs_old - logprobs_sampler       level "token"
       ln u = sum over the tokens of the answer       level "sequence"
@@ -26,27 +26,27 @@ def sampler_mismatch(
       w = u where lower <= u <= cap, else 0          kind "mask"
       w = w / mean w                                 normalize
 
-  Both are of the behaviour parameters: a sampler with another precision,
+  Both have the behaviour parameters, but a sampler with another precision,
   kernel or temperature draws from a slightly different policy. Where they
-  agree the weight is exactly 1. Denominators of reductions stay as they are.
+  agree the weight is exactly 1. Denominators of reductions don't change.
 
   Args:
-    logprobs_old: as the scorer sees the tokens.
-    logprobs_sampler: as the sampler saw them.
+    logprobs_old: of the tokens, as the scorer computes them.
+    logprobs_sampler: of the tokens, as the sampler computed them.
     mask: True on answer tokens.
     level: "token", or "sequence" for one weight per answer.
     kind: "truncate" or "mask".
-    cap: positive. verl has 2, TRL 3 with "sequence" and "mask".
+    cap: positive. verl uses 2, TRL 3 with "sequence" and "mask".
     lower: in [0, cap], for "mask" only.
     normalize: whether weights are divided by their mean over the rollout
-      batch, that of tokens or, with level "sequence", of answers; an option of
-      verl's. Where it is 0 they stay 0.
+      batch: over tokens or, with level "sequence", over answers; an option of
+      verl's. If the mean is 0 they stay 0.
 
   Returns:
     The weights, 0 on padding.
 
   Raises:
-    UserError: if an option is none of these.
+    UserError: if an option has none of these values.
 
   Reference: truncated importance sampling as in verl and TRL. The log-ratio
   is clamped to +-20, as in verl.

@@ -1,4 +1,4 @@
-"""Weights of the tokens that read the picture and of those that argue."""
+"""Token weights that select reasoning and perception tokens (ToR)."""
 
 import fractions
 
@@ -23,7 +23,7 @@ def perception_reasoning(
   perception_weight: float = 0.5,
   denominator: str = "all",
 ) -> Float[Array, "P G R"]:
-  """ToR's weights: uncertain tokens, then those that hang on the picture.
+  """Computes ToR's weights of uncertain and of picture-dependent tokens.
 
       E_t = entropy of the nucleus,    S_t = |ln pi_old(t) - ln pi_blind(t)|
       T_r = top reasoning_fraction of E,    T_p = top perception_fraction of S
@@ -55,9 +55,9 @@ def perception_reasoning(
       denominator.
 
   Reference: arXiv 2603.25077 eq. 5 to 9.
-  Reconstructed: the paper's text couldn't be read; formulas and settings are
-  those of others' accounts and of a re-implementation. Denominator, ties and
-  prompts without a picture are chosen here.
+  Reconstructed: the paper's text couldn't be read; formulas and settings come
+  from secondary accounts and a re-implementation. Denominator, ties and prompts
+  without a picture are our choice.
   """
   for name, fraction in (
     ("reasoning_fraction", reasoning_fraction),
@@ -95,16 +95,15 @@ def top_fraction(
   fraction: float,
   key: Key[Array, ""],
 ) -> Bool[Array, "*batch"]:
-  """The k = ceil(fraction n) tokens of highest score, ties at random.
+  """Selects the k = ceil(fraction n) tokens of highest score, ties at random.
 
-  Exactly k of the n tokens of the mask, over all of the batch. Where most
-  scores are 0, comparing with a quantile would take every token.
+  It selects exactly k of the n masked tokens of the whole batch. Where most
+  scores are 0, a comparison with a quantile would select every token.
 
   Args:
-    scores: may be anything off the mask.
+    scores: anything where the mask is False.
     mask: True on the tokens to choose from.
-    fraction: in (0, 1], taken as the nearest ratio of whole numbers up to
-      10,000.
+    fraction: in (0, 1], rounded to the nearest ratio of integers up to 10,000.
     key: random key.
 
   Returns:
@@ -119,8 +118,8 @@ def top_fraction(
 
 
 def _ceil_of(fraction: float, n: Int[Array, ""]) -> Int[Array, ""]:
-  """ceil(fraction n) in whole numbers: in float32 0.3 * 50 is above 15."""
+  """Computes ceil(fraction n) in integers: in float32 0.3 * 50 exceeds 15."""
   ratio = fractions.Fraction(str(fraction)).limit_denominator(10_000)
   top, bottom = max(ratio, fractions.Fraction(1, 10_000)).as_integer_ratio()
-  # In two parts, whose products stay small whatever n is.
+  # Split at n // bottom, so that no product overflows for large n.
   return n // bottom * top + (n % bottom * top + bottom - 1) // bottom

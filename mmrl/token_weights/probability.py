@@ -1,4 +1,4 @@
-"""Weights from the probability that the behaviour policy gave a token."""
+"""Token weights from the behaviour policy's probability of each token."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -17,22 +17,23 @@ def low_probability(
   alpha: float = 0.2,
   sign: str = "both",
 ) -> Float[Array, "P G R"]:
-  """More weight on tokens that the behaviour policy found unlikely.
+  """Weighs up tokens that are unlikely under the behaviour policy.
 
       w_t = 1 + alpha (1 - pi_old(y_t)),  in [1, 1 + alpha]
 
-  Those are the tokens that training ends up moving. Weights aren't normalised
-  to a mean of 1, so they raise the size of the step by up to alpha too.
+  Training moves mostly these tokens. Weights aren't normalised to a mean of 1,
+  so they also raise the size of the update, by up to alpha.
 
   Args:
     logprobs_old: of the behaviour policy.
     mask: True on answer tokens.
     advantages: of each answer, or of each token.
-    alpha: at least -1. The paper has 0.2 for Qwen2.5-Math-7B and 0.1 for
+    alpha: at least -1. The paper uses 0.2 for Qwen2.5-Math-7B and 0.1 for
       Qwen3-8B-Base. Below 0 rare tokens weigh less, as in the baseline that
-      the paper's code calls `reshape`; 0 weighs all alike.
-    sign: of the advantages of the tokens that are weighed, "both", "positive"
-      or "negative"; the others, and those of advantage 0 unless "both", keep 1.
+      the paper's code calls `reshape`; 0 weighs all tokens equally.
+    sign: "both", "positive" or "negative": tokens whose advantage has this sign
+      are weighed. The others, and those of advantage 0 unless "both", have
+      weight 1.
 
   Returns:
     The weights, 1 on padding.

@@ -1,1 +1,1 @@
-"""Training: config in, trained model and report out."""
+"""Training: makes a trained model and a report from a config."""

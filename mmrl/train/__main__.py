@@ -4,7 +4,7 @@ from mmrl import commands
 
 
 def main() -> None:
-  # Imported late, so that a mistyped flag is answered at once.
+  # Imported late, so that a mistyped flag is reported at once.
   from mmrl.machines import processes
   from mmrl.train import loop
 

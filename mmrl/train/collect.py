@@ -1,4 +1,4 @@
-"""One rollout batch: answers, rewards, and what the probes say of them."""
+"""Collection of a rollout batch: answers, rewards, advantages and probes."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -26,7 +26,7 @@ from mmrl.workdir import log as log_lib
 def sample(
   run: Run, state: State, samples: data.Samples, key: Array
 ) -> Answers:
-  """Answers to a batch of questions, under the current parameters."""
+  """Samples answers to a batch of questions under the current parameters."""
   prompt = run.layout.put(samples.prompt)
   rollout = run.programs.rollout(state, prompt, key)
   tokens, mask = map(run.layout.local, (rollout.tokens, rollout.mask))
@@ -42,22 +42,22 @@ def collect(
   pool: concurrent.futures.Executor,
   more: Callable[[], data.Samples] | None = None,
 ) -> tuple[Batch, dict[str, float]]:
-  """Answers, rewards, advantages and probes for one batch of questions.
+  """Samples, grades and probes answers to one batch of questions.
 
   `time/device` sums the seconds from each call of a program to its observed
-  end, here and in `learn`; of two programs at a time there are none. It counts
-  as the device's what a call takes on the host: copying arguments, and in the
-  first steps compiling. It doesn't see gaps inside of a program, nor, being
-  over in no time, `prepare` and the cutting of minibatches.
+  end, here and in `learn`; two programs never run at a time. It includes the
+  host's part of a call: copying arguments, and in the first steps compiling.
+  It ignores gaps inside a program, and `prepare` and the slicing of
+  minibatches, which take almost no time.
 
   Args:
     config: the run's.
     run: the run.
     state: current parameters.
     samples: questions.
-    step: number of this rollout batch; with the seed it makes the random key.
-    pool: executor that sees the probes end while answers are graded.
-    more: further questions, for groups that are drawn again.
+    step: number of this rollout batch; seed and step determine the random key.
+    pool: executor that waits for the probes while answers are graded.
+    more: returns further questions, for groups that are resampled.
 
   Returns:
     (batch, metrics).
@@ -72,7 +72,7 @@ def collect(
   if run.experts:
     answers = experts.append(answers, run.experts, run.layout)
   sampled = time.perf_counter()
-  # Dispatched before the rewards, so that host and device work side by side.
+  # Dispatched before the rewards, so that host and device run in parallel.
   rollout = answers.rollout
   fields, measured = _probe(run, state, answers)
   probed = pool.submit(_end, (measured, fields))
@@ -111,7 +111,7 @@ def _refill(
   key: Array,
   more: Callable[[], data.Samples],
 ) -> tuple[Answers, dict[str, float]]:
-  """Draws groups again that teach nothing; returns answers and metrics."""
+  """Resamples groups without a learning signal; returns answers and metrics."""
 
   def again(number: int) -> Answers:
     own = jax.random.fold_in(key, _fold(config, number))
@@ -143,7 +143,7 @@ def _probe(run: Run, state: State, answers: Answers) -> tuple[dict, dict]:
 
 
 def _grade_on_devices(run: Run, answers: Answers, fields) -> Answers:
-  """Adds what the rewards that read arrays give."""
+  """Grades answers by the rewards that read arrays, on the devices."""
   if all(reward.on_host for reward in run.rewards):
     return answers
   found = run.programs.reward(fields, answers.prompt, answers.rollout)
@@ -159,9 +159,9 @@ def _grade_on_devices(run: Run, answers: Answers, fields) -> Answers:
 
 
 def _fold(config: ml_collections.ConfigDict, draw: int) -> int:
-  """What makes the key of a draw after the first.
+  """Returns the number to fold into the key for a draw after the first.
 
-  Splitting folds in 0 to P - 1: those are the keys of single prompts.
+  It is at least P: splitting a key folds in 0 to P - 1, for single prompts.
   """
   return config.rollout.prompts + draw
 
@@ -169,13 +169,13 @@ def _fold(config: ml_collections.ConfigDict, draw: int) -> int:
 def _truncated(
   config: ml_collections.ConfigDict, run: Run, answers: Answers
 ) -> Bool[np.ndarray, "P G"]:
-  """True on the policy's own answers that have no end; no expert is cut."""
+  """Tells which answers of the policy are truncated; expert rows never are."""
   ended = (answers.tokens == run.model_config.eos_token_id).any(-1)
   return ~ended & (np.arange(ended.shape[1]) < config.rollout.answers)
 
 
 def _learned(config, run: Run, answers: Answers, mask: Array) -> Array:
-  """Returns the mask of what is learned from: not of what was cut off."""
+  """Returns the mask of tokens to learn from, without truncated answers."""
   if not config.rollout.mask_truncated:
     return mask
   cut = _truncated(config, run, answers)
@@ -183,7 +183,7 @@ def _learned(config, run: Run, answers: Answers, mask: Array) -> Array:
 
 
 def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
-  """Means over the policy's own answers, on all processes."""
+  """Computes mean rewards of the policy's own answers over all processes."""
   own = slice(0, config.rollout.answers)
   total = answers_lib.total(run.rewards, answers.parts)[:, own]
   truncated = _truncated(config, run, answers)[:, own]
@@ -200,6 +200,6 @@ def _reward_metrics(config, run: Run, answers: Answers) -> dict[str, float]:
 
 
 def _end(arrays) -> float:
-  """Waits until arrays are computed, and says when that was."""
+  """Waits until arrays are computed, and returns the time of that."""
   jax.block_until_ready(arrays)
   return time.perf_counter()

@@ -1,4 +1,4 @@
-"""The one training loop. It runs every method; it knows none."""
+"""Training loop, the same for every method."""
 
 from collections.abc import Mapping
 import concurrent.futures
@@ -28,24 +28,24 @@ from mmrl.workdir.claim import claim
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Trains, evaluates before and after, and writes report and model.
+  """Trains a model, evaluates before and after, and writes report and model.
 
-  A run that was stopped goes on from its newest checkpoint when it is called
-  again with the same config and working directory, and ends with the same
-  parameters as one that wasn't.
+  A stopped run resumes from its newest checkpoint when this is called again
+  with the same config and working directory. It ends with the same parameters
+  as an uninterrupted run.
 
   Args:
     config: see `mmrl.config`.
-    workdir: where everything goes: config.json, metrics.jsonl, tensorboard/,
+    workdir: directory of all outputs: config.json, metrics.jsonl, tensorboard/,
       checkpoints/, model/, before.json, after.json, summary.json, report.html.
 
   Returns:
-    The summary that is written to summary.json; nothing on any process but
-    the first, which writes.
+    The summary that is written to summary.json; empty on all processes but the
+    first, which writes.
 
   Raises:
-    UserError: for a mistake in config or data, before anything is lost.
-    Preempted: told to stop by SIGTERM.
+    UserError: for a mistake in config or data, before any work is lost.
+    Preempted: if SIGTERM asked the run to stop.
   """
   processes.check_same(f"{workdir} {config.to_dict()}")
   began = time.perf_counter()
@@ -53,7 +53,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   path = storage.path(workdir)
   run = run_lib.build_run(config)
   with contextlib.ExitStack() as stack:
-    # Before anything is written; a notebook needs both back.
+    # Locked before anything is written. The stack releases lock and signal
+    # handler at the end, which a notebook needs.
     processes.first_only(lambda: stack.enter_context(lock.hold(path)))
     termination = stack.enter_context(processes.Termination())
     processes.first_only(lambda: claim(path, config))
@@ -80,7 +81,7 @@ def _train(
   compilations: log_lib.Compilations,
   termination: processes.Termination,
 ) -> tuple[accuracy.Evaluation, PyTree, accuracy.Evaluation]:
-  """Evaluates, trains, evaluates; the middle result is the parameters."""
+  """Trains between two evaluations; returns (before, parameters, after)."""
   checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
   state = run.initial_state()
   questions = read_questions(config, run)
@@ -107,7 +108,7 @@ def _train(
       termination,
     )
   finally:
-    # What has been trained is on disk whatever ends the run.
+    # Saved steps reach the disk however the run ends.
     if log:
       log.close()
     checkpoints.wait()
@@ -118,7 +119,7 @@ def _train(
 
 
 def read_questions(config, run: Run):
-  """The run's endless batches of training questions; see `data.batches`."""
+  """Makes the run's endless iterator over batches of training questions."""
   prompts = config.rollout.prompts
   return data.batches(
     run.train_source,
@@ -136,7 +137,7 @@ def read_questions(config, run: Run):
 
 
 def evaluate_model(config, run: Run, params) -> accuracy.Evaluation:
-  """Answers the config's test questions greedily."""
+  """Evaluates parameters on the config's test questions."""
   settings = config.evaluation
   return accuracy.evaluate(
     run.answer,
@@ -157,7 +158,7 @@ def evaluate_model(config, run: Run, params) -> accuracy.Evaluation:
 def _evaluation(
   config, run: Run, params, path: epath.Path
 ) -> accuracy.Evaluation:
-  """Evaluates, or reads what an earlier start of this run has evaluated."""
+  """Evaluates parameters, or reads the results of the run's earlier start."""
   if processes.mean({"exists": float(path.exists())})["exists"] == 1:
     return accuracy.Evaluation.load(path)
   result = evaluate_model(config, run, params)
@@ -176,11 +177,11 @@ def _steps(
   compilations,
   termination: processes.Termination,
 ) -> State:
-  """Rollout batches until the config's number of steps is done.
+  """Trains step by step until the config's number of rollout batches is done.
 
-  The time of a step begins where the one before was measured, so it has that
-  one's logging and checkpoint in it, and the wait for its own questions.
-  `time/device_busy` is the share of it in which the device had work; see
+  The time of a step begins where the previous step's ends. So it includes the
+  previous step's logging and checkpoint, and the wait for its own questions.
+  `time/device_busy` is the share of it in which the device was busy; see
   `collect`.
   """
   first, last = int(state.step), config.train.steps
@@ -232,7 +233,7 @@ def _steps(
 
 
 def _postfix(run: Run, values: Mapping[str, float]) -> str:
-  """What the progress bar shows: rewards, and attention on the region."""
+  """Formats rewards and attention on the region for the progress bar."""
   shown = {"reward": "reward/total"}
   shown |= {one.name: f"reward/{one.name}" for one in run.rewards}
   shown["on object"] = "attention/region"
@@ -244,14 +245,14 @@ def _postfix(run: Run, values: Mapping[str, float]) -> str:
 
 
 def _next(questions, state: State, checkpoints, position) -> data.Samples:
-  """The next questions; if one of them is broken, what is done is saved.
+  """Returns the next questions; on a broken one, saves the run and raises.
 
-  That is the state at the step's beginning, with the position of then.
+  It saves the state and data position of the step's beginning.
   """
   try:
     return next(questions)
   except UserError:
-    # Nothing where it is saved already; other processes don't come along.
+    # A no-op if this step is saved already; other processes wouldn't join in.
     if int(state.step) and jax.process_count() == 1:
       checkpoints.save(state, position)
     raise
@@ -266,12 +267,11 @@ def learn(
   step: int,
   saved: int,
 ) -> tuple[State, dict[str, float]]:
-  """Every update of one rollout batch.
+  """Updates the parameters on all minibatches of one rollout batch.
 
-  A metric's own name is that of the last update: at the first one the policies
-  are still equal and the attention term is zero by definition. Of several
-  updates there are `first/NAME` and `mean/NAME` as well, sections of their own
-  in TensorBoard.
+  A metric NAME is of the last update: at the first one the policies are still
+  equal and the attention term is zero by definition. With several updates there
+  are also `first/NAME` and `mean/NAME`, in separate sections of TensorBoard.
 
   Args:
     config: the run's.
@@ -280,7 +280,7 @@ def learn(
     batch: from `collect`.
     values: metrics so far.
     step: number of this rollout batch.
-    saved: step of the newest checkpoint, for an error.
+    saved: step of the newest checkpoint, for the message of an error.
 
   Returns:
     (state, metrics).

@@ -1,4 +1,4 @@
-"""A config's method: the functions of its slots, bound and checked."""
+"""Method of a config: the functions of its slots, bound and checked."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -16,7 +16,7 @@ from mmrl.train.objective import Term
 from mmrl.train.rehearsal import rehearse
 from mmrl.train.step import SCORES
 
-# What probes may name, whatever the config: of the run, and of its teacher.
+# Arguments that probes may have in any config: of the run, of its teacher.
 PROBE_DATA = (
   "scorer",
   "params",
@@ -26,23 +26,23 @@ PROBE_DATA = (
   "scores_old",
 )
 TEACHER_DATA = ("scorer_teacher", "params_teacher", "prompt", "tokens")
-# What a reward may name on the devices, besides what the probes add.
+# Arguments of a reward on the devices, besides the fields that probes add.
 REWARD_DATA = ("mask", "tokens", "prompt", "length", "ended")
-# What is there after the answers are rewarded, without any probe.
+# Data available after grading, without any probe.
 _ALWAYS = ("rewards", "mask", "key", "logprobs_sampler")
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """The slots of a run.
+  """Bound functions in the slots of a run.
 
   Attributes:
-    probes: passes of the run's own parameters.
-    teacher_probes: passes of the teacher's.
-    advantage: of the rewards.
+    probes: probes of the run's own parameters.
+    teacher_probes: probes of the teacher's.
+    advantage: maps rewards to advantages.
     rewards: parts of the reward.
-    token_weights: multiplied with each other.
-    terms: of the objective.
+    token_weights: a token's weight is their product.
+    terms: terms of the objective.
   """
 
   probes: Sequence[build.Bound]
@@ -54,7 +54,7 @@ class Method:
 
   @property
   def named(self) -> set[str]:
-    """Names of all data that the functions behind the probes read."""
+    """Returns the names of all data that functions other than probes read."""
     readers = [self.advantage, *self.token_weights]
     readers += [reward.bound for reward in self.rewards]
     readers += [term.bound for term in self.terms]
@@ -62,12 +62,12 @@ class Method:
 
 
 def expert_rows(config: ml_collections.ConfigDict) -> int:
-  """Rows of a group behind the sampled answers; 0 without experts."""
+  """Returns the number of expert rows per group; 0 without experts."""
   return config.experts.count if config.experts.path else 0
 
 
 def bind(config: ml_collections.ConfigDict) -> Method:
-  """The functions that a config names, with the data that it has for them.
+  """Binds the functions that a config names to the data it provides.
 
   Raises:
     UserError: naming the field of the config that is wrong.
@@ -85,6 +85,7 @@ def bind(config: ml_collections.ConfigDict) -> Method:
     rehearse(bound, where, sizes, **known)
     return bound
 
+  # Slots are bound in the order of a run: each reads what earlier ones provide.
   to_read = dict.fromkeys(TEACHER_DATA, "set config.teacher.path")
   there = (*PROBE_DATA, *(TEACHER_DATA if has_teacher else ()))
   bound = [
@@ -137,7 +138,7 @@ def bind(config: ml_collections.ConfigDict) -> Method:
 
 
 def _check_tells_experts(advantage: build.Bound) -> None:
-  """Refuses an advantage that takes experts for the policy's own answers."""
+  """Raises UserError if an advantage doesn't distinguish expert rows."""
   if "expert" not in advantage.needs:
     raise UserError(
       "config.advantage: expected one that tells experts from answers, such as"
@@ -147,10 +148,12 @@ def _check_tells_experts(advantage: build.Bound) -> None:
 
 
 def _check_late(weights: Sequence[build.Bound]) -> None:
-  """Token weights of current scores are computed in updates, others before.
+  """Checks that each token weight can be computed in an update or before it.
+
+  Weights that read current scores are computed in updates, others before.
 
   Raises:
-    TypeError: for a function that can be computed in neither.
+    TypeError: for a function that can be computed at neither time.
   """
   for one in weights:
     late = bool(set(SCORES) & set(one.needs))
@@ -161,7 +164,7 @@ def _check_late(weights: Sequence[build.Bound]) -> None:
 
 
 def _check_taught(method: Method) -> None:
-  """Refuses a teacher that nothing learns from."""
+  """Raises UserError if nothing reads the fields of the teacher's probes."""
   taught = {
     field
     for probe in method.teacher_probes
@@ -184,8 +187,8 @@ def bind_rewards(
   """Binds the parts of a config's reward; calls none of them.
 
   Args:
-    specs: of the config, each with a weight.
-    fields: what the probes add.
+    specs: specs of the rewards, each with a weight.
+    fields: names of the fields that the probes add.
     remedies: see `build.bind`.
     sizes: see `rehearse`.
 

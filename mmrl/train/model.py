@@ -1,4 +1,4 @@
-"""A config's model: read, with the types and pixel budgets of the run."""
+"""Loading of a config's model, with the run's types and pixel budgets."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -15,7 +15,7 @@ from mmrl.prompts.processor import Processor
 def load(
   config: ml_collections.ConfigDict, placement: weights.Placement | None = None
 ) -> hub.Model:
-  """The model of a config, with its compute type and pixel budget."""
+  """Loads the model of a config, with its compute type and pixel budget."""
   check_types(config.model, "config.model")
   model = hub.load(
     config.model.path, dtype=config.model.param_dtype, placement=placement
@@ -29,7 +29,7 @@ def load(
 def with_budget(
   config: ml_collections.ConfigDict, processor: Processor
 ) -> Processor:
-  """The processor with a run's settings of pictures and videos."""
+  """Returns the processor with a run's settings of pictures and videos."""
   wanted = config.model
   return dataclasses.replace(
     processor,
@@ -43,7 +43,7 @@ def with_budget(
 
 
 def check_types(settings: ml_collections.ConfigDict, where: str) -> None:
-  """Refuses other types than the two that are tested."""
+  """Raises UserError for types other than the two that are tested."""
   for field in ("dtype", "param_dtype"):
     if settings[field] not in ("float32", "bfloat16"):
       raise UserError(
@@ -55,14 +55,14 @@ def check_types(settings: ml_collections.ConfigDict, where: str) -> None:
 def compute_as(
   config: ml_collections.ConfigDict, model: ModelConfig
 ) -> ModelConfig:
-  """The architecture with a run's compute type."""
+  """Returns the architecture with a run's compute type and `remat`."""
   check_types(config.model, "config.model")
   wanted = config.model
   return dataclasses.replace(model, dtype=wanted.dtype, remat=wanted.remat)
 
 
 def _changed(settings, values: Mapping[str, int | float], where: str):
-  """Picture or video settings, with the values that aren't 0."""
+  """Returns picture or video settings, updated with the non-zero values."""
   for name, value in values.items():
     if value < 0:
       raise UserError(f"{where}.{name}: expected at least 0, found {value}")

@@ -1,4 +1,4 @@
-"""The objective: a named dict of weighted terms, and its metrics."""
+"""Objective: a weighted sum of loss terms, and its metrics."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -15,14 +15,14 @@ from mmrl.losses import attention as attention_losses
 from mmrl.losses import policy, reduce
 from mmrl.types import Scores
 
-# How far the attention of each token is from that of the behaviour policy.
+# Field: divergence of each token's attention from the behaviour policy's.
 MOVED = "attention_moved"
 _REDUCTIONS = tuple(reduce.__all__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """One weighted term: `weight * reduce(function(...))`."""
+  """One weighted term of the objective: `weight * reduce(function(...))`."""
 
   name: str
   bound: build.Bound
@@ -31,7 +31,7 @@ class Term:
 
   @property
   def reduction(self) -> str:
-    """Key of the reduction's weights: its name, options and rows."""
+    """Returns the key of the reduction's weights: name, options and rows."""
     options = sorted(self.reduce.options.items())
     rows = ["experts"] if self.reads_experts else []
     parts = [self.reduce.name, *(f"{k}={v}" for k, v in options), *rows]
@@ -39,17 +39,17 @@ class Term:
 
   @property
   def reads_experts(self) -> bool:
-    """Whether the term is of the experts' rows, too."""
+    """Tells whether the term also reads expert rows."""
     return "expert" in self.bound.needs
 
   @property
   def needs_attention(self) -> bool:
-    """Whether the term reads the attention of the current parameters."""
+    """Tells whether the term reads the attention of the current parameters."""
     return bool({"attention", MOVED} & set(self.bound.needs))
 
   @property
   def needs_moved(self) -> bool:
-    """Whether the term reads how far attention has moved."""
+    """Tells whether the term reads the divergence of attention."""
     return MOVED in self.bound.needs
 
 
@@ -59,16 +59,16 @@ def build_terms(
   provided: Sequence[str],
   remedies: Mapping[str, str],
 ) -> tuple[Term, ...]:
-  """Terms of a config, those of weight 0 left out.
+  """Builds the terms of a config, leaving out those of weight 0.
 
-  A term that is left out costs nothing and changes nothing: RAL with weight
-  0 is the very program that GRPO is.
+  A term that is left out isn't computed: RAL with weight 0 is exactly the
+  program of GRPO.
 
   Args:
     specs: per term, the function's spec, its `weight` and its `reduce`, a
       name or a spec of `mmrl.losses.reduce`.
-    provided: names of the data there will be; `attention_moved` comes with
-      `attention` and `attention_old`.
+    provided: names of the data available later; `attention` and `attention_old`
+      also provide `attention_moved`.
     remedies: see `build.bind`.
 
   Raises:
@@ -96,7 +96,7 @@ def build_terms(
 
 
 def _bind_reduction(spec: Any, where: str) -> build.Bound:
-  """A reduction as a function of mask and device axis."""
+  """Binds a reduction to mask and device axis."""
   if isinstance(spec, str):
     spec = {"name": spec}
   if not isinstance(spec, Mapping):
@@ -114,17 +114,17 @@ def reduction_weights(
   *,
   axis_name: str | None = None,
 ) -> dict[str, Array]:
-  """Token weights of every reduction in use, over the whole minibatch.
+  """Computes the weights of every reduction in use over the whole minibatch.
 
-  A term that doesn't know of experts is reduced over the policy's own answers,
-  as it would be without experts. Metrics are averaged over these with three
-  more: `token_mean`, and where attention is measured those of good and of bad
-  answers.
+  A term that doesn't read `expert` is reduced over the policy's own answers, as
+  it would be without experts. Metrics use up to three more weights over those
+  answers: `token_mean` and, where attention is measured, the means over `good`
+  answers (advantage above 0) and `bad` ones (below 0).
 
   Args:
     terms: from `build_terms`.
     mask: True on answer tokens.
-    fields: the batch's; of them `expert` and `advantages` are read.
+    fields: the batch's; only `expert` and `advantages` are read.
     axis_name: device axis that sums run over.
   """
   own = mask
@@ -146,7 +146,7 @@ def reduction_weights(
 def minibatch(
   terms: Sequence[Term], parts: int, axis_name: str | None = None
 ) -> reduce.Minibatch:
-  """What late token weights may know of a minibatch and of the terms."""
+  """Describes a minibatch and its terms' reductions for late token weights."""
   weighed = [term for term in terms if "token_weights" in term.bound.needs]
   names = sorted({term.reduce.name for term in weighed})
   return reduce.Minibatch(axis_name, parts, tuple(names))
@@ -160,7 +160,7 @@ def objective(
   *,
   axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-  """Weighted sum of the terms, minimised, and metrics.
+  """Computes the objective to minimise, the weighted sum of terms, and metrics.
 
   Args:
     terms: from `build_terms`.
@@ -170,10 +170,10 @@ def objective(
     axis_name: device axis that sums run over.
 
   Returns:
-    (loss, metrics). Metrics are sums over tokens with weights that already
-    hold the denominator, so those of micro-batches add up, and maxima: see
-    `add_metrics`. How far attention has moved is measured where a term reads
-    it, as the term has it; nowhere is it computed for metrics alone.
+    (loss, metrics). Metrics are sums over tokens, whose weights include the
+    denominator so that micro-batches add up, and maxima: see `add_metrics`.
+    The divergence of attention is a metric only if a term reads it; it is never
+    computed for metrics alone.
   """
   context = dict(fields, **vars(scores))
   if any(term.needs_moved for term in terms):
@@ -197,7 +197,7 @@ def objective(
 def add_metrics(
   one: Mapping[str, Array], other: Mapping[str, Array]
 ) -> dict[str, Array]:
-  """Metrics of two parts of a minibatch together: sums, and maxima (`_max`)."""
+  """Combines metrics of two parts of a minibatch: sums, and maxima (`_max`)."""
   return {
     name: jnp.maximum(value, other[name])
     if name.endswith("_max")
@@ -225,7 +225,7 @@ def _policy_metrics(
 def _attention_metrics(
   moved: Float[Array, "P G R"], weights: Mapping[str, Array], axis_name
 ) -> dict[str, Array]:
-  """Means over all tokens, those of good and of bad answers; the largest."""
+  """Computes the divergence's maximum and means (all, good, bad answers)."""
   moved = jax.lax.stop_gradient(moved)
 
   def mean(kind):

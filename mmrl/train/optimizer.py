@@ -1,4 +1,4 @@
-"""Optimiser from a config."""
+"""Optimiser of a config."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,11 @@ from mmrl import build
 def make(
   optimizer: Mapping, schedule: Mapping, clip_norm: float
 ) -> optax.GradientTransformation:
-  """Global-norm clipping, then an optax optimiser on an optax schedule.
+  """Makes an optax optimiser on a schedule, after global-norm clipping.
 
   Args:
     optimizer: spec of an optax optimiser, without its learning rate.
-    schedule: spec of an optax schedule, in optimiser updates.
+    schedule: spec of an optax schedule, which counts optimiser updates.
     clip_norm: largest norm of the gradient; infinity clips nothing.
   """
   rate = build.construct(optax, schedule, "config.schedule")

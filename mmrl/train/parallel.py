@@ -1,13 +1,13 @@
-"""One loss, three wrappers that agree: `pmap`, `shard_map` and `jit`.
+"""Data-parallel wrappers of a run's loss: `pmap`, `shard_map` and `jit`.
 
-A run uses `jit`, over a mesh that shares out parameters as well
-(`mmrl.machines.sharding`); these are for pure data parallelism and loops of
-one's own.
+A run itself uses `jit` over a mesh that also shards parameters
+(`mmrl.machines.sharding`). These wrappers are for pure data parallelism and
+custom training loops.
 
-Each takes the loss of a run (`mmrl.train.step.make_loss`) and gives a function
-of (params, batch) with the batch's prompts shared out over devices, whose value
-and metrics equal those of one device to float32 rounding. Sums run over all
-devices before they are divided, so uneven answer lengths don't matter.
+Each wraps the loss of a run (`mmrl.train.step.make_loss`) in a function of
+(params, batch) that shards the batch's prompts over devices. Value and metrics
+equal those of one device to float32 rounding. Sums run over all devices before
+they are divided, so uneven answer lengths don't matter.
 
 Differentiate the wrapped function. A gradient taken inside `pmap`, through its
 sums, is a different and wrong one on each device.
@@ -30,7 +30,7 @@ Wrapped = Callable[[PyTree, Batch], tuple[Array, dict[str, Array]]]
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh whose axis `data` has all devices."""
+  """Makes a mesh whose axis `data` has all devices."""
   return sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices)
 
 
@@ -54,7 +54,7 @@ def _divide(mask: Bool[Array, "P ..."], devices: int) -> None:
 
 
 def pmap_loss(loss: Callable, terms: Sequence[Term]) -> Wrapped:
-  """Pure data parallelism with `jax.pmap`: parameters on every device."""
+  """Wraps a loss in `jax.pmap`: replicates parameters, shards prompts."""
   devices = jax.local_device_count()
   mapped = jax.pmap(
     _local(loss, terms, AXIS), AXIS, in_axes=(None, 0), out_axes=None
@@ -71,14 +71,14 @@ def pmap_loss(loss: Callable, terms: Sequence[Term]) -> Wrapped:
 def shard_map_loss(
   loss: Callable, terms: Sequence[Term], mesh: Mesh
 ) -> Wrapped:
-  """The same body under `jax.shard_map`, over a mesh's `data` axis."""
+  """Wraps a loss in `jax.shard_map` over a mesh's `data` axis."""
   mapped = jax.shard_map(
     _local(loss, terms, AXIS),
     mesh=mesh,
     in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
     out_specs=PartitionSpec(),
-    # Scans of the model start from zeros, which the check would want marked
-    # as different on each device. Gradients, taken outside, don't need it.
+    # The model's scans start from zeros, which the check would require to be
+    # marked as varying per device. Gradients, taken outside, don't need it.
     check_vma=False,
   )
   mapped = jax.jit(mapped)
@@ -91,12 +91,12 @@ def shard_map_loss(
 
 
 def pmap_rollout(rollout: Callable) -> Callable:
-  """A rollout with `jax.pmap`, a share of the prompts on each device.
+  """Wraps a rollout in `jax.pmap`, which shards the prompts over devices.
 
   Args:
-    rollout: (params, prompt, keys) -> arrays that lead with P, as
-      `sampler.generate` returns them; keys are one of each prompt, so that a
-      prompt's answers don't depend on the device it is on.
+    rollout: (params, prompt, keys) -> arrays [P, ...], as `sampler.generate`
+      returns them. There is one key per prompt, so that a prompt's answers
+      don't depend on its device.
   """
   devices = jax.local_device_count()
   mapped = jax.pmap(rollout, in_axes=(None, 0, 0))
@@ -113,7 +113,10 @@ def pmap_rollout(rollout: Callable) -> Callable:
 
 
 def shard_map_rollout(rollout: Callable, mesh: Mesh) -> Callable:
-  """The same under `jax.shard_map`, over a mesh's `data` axis."""
+  """Wraps a rollout in `jax.shard_map` over a mesh's `data` axis.
+
+  See `pmap_rollout` for the arguments.
+  """
   shared = PartitionSpec(AXIS)
   mapped = jax.shard_map(
     rollout,
@@ -132,7 +135,7 @@ def shard_map_rollout(rollout: Callable, mesh: Mesh) -> Callable:
 
 
 def jit_loss(loss: Callable, terms: Sequence[Term], mesh: Mesh) -> Wrapped:
-  """`jit` over global arrays: the compiler puts the collectives in."""
+  """Wraps a loss in `jit` over global arrays; XLA inserts the collectives."""
   shared = NamedSharding(mesh, PartitionSpec(AXIS))
   everywhere = NamedSharding(mesh, PartitionSpec())
   compiled = jax.jit(
@@ -141,7 +144,7 @@ def jit_loss(loss: Callable, terms: Sequence[Term], mesh: Mesh) -> Wrapped:
 
   def wrapped(params: PyTree, batch: Batch):
     _divide(batch.mask, mesh.shape[AXIS])
-    # Kernels, which the compiler can't divide, find the mesh here.
+    # XLA can't partition custom kernels: they read the mesh from this context.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return compiled(params, batch)
 

@@ -1,7 +1,7 @@
-"""Methods called on shapes alone: options out of range fail before a run.
+"""Tracing of methods on shapes alone: options out of range fail before a run.
 
-What a function refuses, it refuses when it is traced. Here that happens while
-the run is built, not after its first rollout.
+A function checks its options when it is traced. Here it is traced while the run
+is built, instead of after its first rollout.
 """
 
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ _STATIC = {"pattern": "vd", "banned": (), "temperature": 1.0, "row": ""}
 def rehearse(
   bound: build.Bound, where: str, sizes: Mapping[str, int], **known
 ) -> None:
-  """Traces a slot's function.
+  """Traces a slot's function on arrays of its annotated shapes.
 
-  Its data have the shapes of their annotations, the first of several. A
-  function of anything else, such as parameters, isn't traced, unless it may be
-  missing: then it is.
+  Of several annotated shapes it uses the first. A function with other required
+  arguments, such as parameters, isn't traced. Other arguments whose default is
+  None are passed as None.
 
   Args:
     bound: the function with its options.
     where: the config field, for errors.
     sizes: of P, G and R; other dimensions are 2.
-    **known: data that isn't arrays.
+    **known: data that aren't arrays.
 
   Raises:
-    UserError: what the function raises, with the field before it.
+    UserError: the function's own error, prefixed with the field.
   """
   parameters = inspect.signature(bound.function).parameters
   shapes = {
@@ -54,7 +54,7 @@ def rehearse(
 
 
 def _stand_in(annotation: Any, sizes: Mapping[str, int]) -> Any:
-  """Shapes of what is annotated; None where that isn't arrays."""
+  """Returns shapes for an annotation; None if it isn't one of arrays."""
   if annotation in (Attention, Logits, Scores):
     fields = dataclasses.fields(annotation)
     parts = {x.name: _stand_in(x.type, sizes) for x in fields}

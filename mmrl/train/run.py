@@ -1,4 +1,4 @@
-"""A config to everything a run needs, checked before anything starts."""
+"""Builds a run from a config, and checks it before anything starts."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -36,20 +36,20 @@ from mmrl.types import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a run computes with: all of it but weights and data.
+  """All parts of a run but weights and data.
 
   Attributes:
     model_config: the architecture, with the run's compute type.
-    scorer: how answers are scored.
+    scorer: scores answers.
     programs: compiled functions.
     rewards: parts of the reward.
-    answer: greedy answers, jitted, for evaluation.
+    answer: jitted function that answers greedily, for evaluation.
     optimizer: the optax transformation.
-    frozen: parameter rules.
-    frozen_vision: whether visual tokens outlive an update.
-    group: prompts whose pictures are packed together.
-    layout: where arrays live.
-    teacher_layout: where the teacher's do.
+    frozen: expressions that match the paths of frozen parameters.
+    frozen_vision: whether visual tokens remain valid after an update.
+    group: number of prompts whose pictures are packed together.
+    layout: sharding of the run's arrays.
+    teacher_layout: sharding of the teacher's.
   """
 
   model_config: ModelConfig
@@ -65,7 +65,7 @@ class Parts:
   teacher_layout: Layout
 
   def first_state(self, params: PyTree) -> State:
-    """State of step 0, of arrays or of shapes that are traced."""
+    """Makes the state of step 0 from parameters or from their traced shapes."""
     trainable, frozen = parameters.partition(params, self.frozen)
     return State(
       step=jnp.zeros((), jnp.int32),
@@ -77,14 +77,14 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Run(Parts):
-  """A run, built.
+  """A run that is built: its parts, weights and data.
 
   Attributes:
     processor: tokenizer and pictures.
-    params: parameters that the run begins with; the reference, too.
-    params_teacher: those of the teacher, where there is one.
+    params: initial parameters, which are also the reference.
+    params_teacher: parameters of the teacher; None without one.
     train_source, test_source: questions.
-    experts: trajectories of others, where there are some.
+    experts: expert trajectories; None without them.
   """
 
   processor: Processor
@@ -95,7 +95,7 @@ class Run(Parts):
   experts: data.Experts | None
 
   def initial_state(self) -> State:
-    """State of step 0. Copies parameters: updates donate their state."""
+    """Makes the state of step 0 from copies, as updates donate their state."""
 
     def make(params: PyTree) -> State:
       return self.first_state(jax.tree.map(jnp.copy, params))
@@ -104,9 +104,9 @@ class Run(Parts):
     return jax.jit(make, out_shardings=self.layout.of(shapes))(self.params)
 
   def at_step(self, state: State, step: int) -> State:
-    """The state after that many rollout batches.
+    """Returns the state with its step set to `step`.
 
-    The number lies where it lay, or programs would be compiled again for it.
+    The number keeps its sharding; otherwise programs would be recompiled.
     """
     number = self.layout.number(np.int32(step))
     return dataclasses.replace(state, step=number)
@@ -117,6 +117,7 @@ def _check_sizes(
 ):
   prompts, parts = config.rollout.prompts, config.train.minibatches
   shards = layout.shards
+  # Every part of every minibatch has equally many prompts on each shard.
   if prompts % (parts * config.train.accumulate * shards):
     on = f" x {shards} shards of the mesh" if shards > 1 else ""
     raise UserError(
@@ -144,6 +145,7 @@ def _check_sizes(
   _check_layers(config, model)
   refill = config.rollout.refill
   sizes = config.data.lengths, config.data.patches
+  # A group can only replace one of the same padded shape.
   if refill.rounds and any(len(x) != 1 for x in sizes):
     raise UserError(
       "config.data: expected one size of prompts and of patches where groups"
@@ -153,7 +155,7 @@ def _check_sizes(
 
 
 def _check_refill(config: ml_collections.ConfigDict, rewards: Sequence[Reward]):
-  """Groups are drawn again before any probe has run."""
+  """Checks that resampling uses a text reward: no probe has run before it."""
   refill = config.rollout.refill
   known = [reward.name for reward in rewards if reward.on_host]
   if refill.rounds and refill.reward not in known:
@@ -206,11 +208,11 @@ def build_run(
   config: ml_collections.ConfigDict,
   devices: Sequence[jax.Device] | None = None,
 ) -> Run:
-  """Builds a run.
+  """Builds a run from a config: loads weights and data, checks everything.
 
   Args:
     config: see `mmrl.config`.
-    devices: that it runs on; all of them by default.
+    devices: devices to run on; all by default.
 
   Raises:
     UserError: naming the field of the config that is wrong.
@@ -274,7 +276,7 @@ def _read_experts(
 def layout_of_teacher(
   config: ml_collections.ConfigDict, layout: Layout
 ) -> Layout:
-  """The teacher's mesh, of the run's devices; the run's own without one."""
+  """Makes the teacher's layout on the run's devices; without one, the run's."""
   if not config.teacher.path:
     return layout
   devices = list(layout.mesh.devices.flat)
@@ -288,13 +290,13 @@ def build_parts(
   layout: Layout,
   teacher: ModelConfig | None = None,
 ) -> Parts:
-  """Everything of a run that neither weights nor data are needed for.
+  """Builds the parts of a run that need neither weights nor data.
 
   Args:
     config: see `mmrl.config`.
     model: the architecture, with the run's compute type.
-    layout: where arrays live.
-    teacher: the teacher's architecture, where there is one.
+    layout: sharding of the run's arrays.
+    teacher: the teacher's architecture; None without one.
 
   Raises:
     UserError: naming the field of the config that is wrong.
@@ -321,6 +323,7 @@ def build_parts(
     teacher_layout,
   )
   frozen = tuple(config.frozen)
+  # Updates reuse the rollout's visual tokens if the vision tower is frozen.
   trainable, _ = parameters.partition(parameters.shapes(model), frozen)
   return Parts(
     model_config=model,
@@ -345,7 +348,7 @@ def _programs(
   teach: Callable,
   layout: Layout,
 ) -> Programs:
-  """Builds the programs of a step, which compile when they are first called."""
+  """Builds the jitted programs of a run; each compiles at its first call."""
   terms, weights = method.terms, method.token_weights
   options = {
     name: config.rollout[name]
@@ -376,17 +379,16 @@ def _programs(
 def _group(
   config: ml_collections.ConfigDict, layout: Layout, teacher_layout: Layout
 ) -> int:
-  """Prompts whose pictures are packed together.
+  """Computes the largest possible number of prompts per pack of pictures.
 
-  As many as can be: every cut through a batch (shards, minibatches, their
-  parts, the prompts that shares of the gradient are measured on) falls between
-  groups.
+  Every cut through a batch (shards, minibatches, their parts, the prompts that
+  shares of the gradient are measured on) must fall between packs.
   """
   parts = config.train.minibatches * config.train.accumulate * layout.shards
   prompts = config.rollout.prompts
   cuts = [prompts // parts, prompts // teacher_layout.shards]
   if config.rollout.refill.rounds:
-    cuts.append(1)  # groups change places one by one
+    cuts.append(1)  # groups are exchanged one by one
   if config.shares.every:
     cuts.append(config.shares.prompts)
   return math.gcd(*cuts)

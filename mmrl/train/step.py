@@ -1,4 +1,4 @@
-"""The compiled programs of a run: from answers to new parameters."""
+"""Jitted programs of a run: rollout, probes, rewards, advantages and update."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
@@ -27,17 +27,17 @@ from mmrl.types import (
   pytree,
 )
 
-# What the current parameters say of a minibatch.
+# Fields that the scorer computes for a minibatch under current parameters.
 SCORES = ("logprobs", "entropies", "attention", "logits")
 
 
 @pytree
 class State:
-  """What training changes, and with `frozen` all that a checkpoint holds.
+  """State of a run that checkpoints store; training changes all but `frozen`.
 
   Attributes:
-    step: rollout batches done.
-    trainable: parameters that the optimiser moves, by path.
+    step: number of rollout batches done.
+    trainable: parameters that the optimiser updates, by path.
     frozen: the other parameters, by path.
     optimizer: optimiser state.
   """
@@ -49,27 +49,27 @@ class State:
 
   @property
   def params(self) -> PyTree:
-    """The model's parameters, nested."""
+    """Merges trained and frozen parameters into the model's nested tree."""
     return parameters.merge(self.trainable, self.frozen)
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-  """Jitted functions of a run. Nothing else in the library is jitted.
+  """Jitted programs of a run.
 
   Attributes:
     rollout: (state, prompt, key) -> Rollout.
     probe: (state, params_ref, prompt, rollout) -> fields and metrics.
     teach: (params_teacher, prompt, tokens) -> fields, on the teacher's mesh.
-    reward: (fields, prompt, rollout) -> what each reward that reads arrays
-      gives, by name.
+    reward: (fields, prompt, rollout) -> values of each reward that reads
+      arrays, by name.
     exchange: see `refill.make_exchange`.
-    prepare: (fields, rewards, mask, key, mask of what is learned from) ->
+    prepare: (fields, rewards, mask, key, mask of tokens to learn from) ->
       fields with advantages and weights.
-    update: (state, batch, minibatch's number) -> (state, metrics); the state
-      is donated.
-    shares: (state, batch, minibatch's number) -> share of each term in the
-      gradient.
+    update: (state, batch, number of the minibatch) -> (state, metrics); the
+      state is donated.
+    shares: (state, batch, number of the minibatch) -> share of each term in
+      the gradient.
   """
 
   rollout: Callable[..., Rollout]
@@ -85,10 +85,10 @@ class Programs:
 def make_rollout(
   scorer: Scorer, options: Mapping, layout: Layout
 ) -> Callable[..., Rollout]:
-  """Samples answers under the live training parameters.
+  """Makes the program that samples answers under the training parameters.
 
-  Each prompt has a random key of its own, by its place in the stream of
-  questions: its answers don't depend on where it stands.
+  Each prompt has a random key of its own, by its index in the stream of
+  questions, so its answers don't depend on its device.
   """
 
   def rollout(state: State, prompt: Prompt, key: Array) -> Rollout:
@@ -115,10 +115,10 @@ def make_rollout(
 def make_probe(
   scorer: Scorer, probes: Sequence[build.Bound], layout: Layout
 ) -> Callable:
-  """Runs all probes of a config, and measures the rollout with them.
+  """Makes the program that runs all probes and measures the rollout.
 
-  How far sampler and scorer differ is said in two ways: the largest difference
-  of log-probabilities, and the share of answer tokens with
+  Two metrics compare sampler and scorer: the largest difference of
+  log-probabilities, and the share of answer tokens with
 
       |p_scorer / p_sampler - 1| > 1 %  and  > 10 %.
   """
@@ -135,6 +135,7 @@ def make_probe(
     fields: dict[str, Array] = {}
     for bound in probes:
       fields |= bound(context)._asdict()
+    # Experts weren't sampled: their tokens have no mismatch to measure.
     sampled, own = rollout.logprobs, jnp.ones(rollout.mask.shape[:2], bool)
     if rollout.expert is not None:
       fields["expert"], own = rollout.expert, ~rollout.expert
@@ -166,7 +167,7 @@ def make_teach(
   named: Collection[str],
   layout: Layout,
 ) -> Callable:
-  """Runs the teacher's probes; of their fields those that the run names."""
+  """Makes the program of the teacher's probes; keeps the fields in `named`."""
 
   def teach(params_teacher: PyTree, prompt: Prompt, tokens: Array) -> dict:
     context = {
@@ -187,7 +188,7 @@ def make_teach(
 def make_reward(
   rewards: Sequence[Reward], eos_token_id: int, layout: Layout
 ) -> Callable:
-  """Computes the rewards that read arrays alone."""
+  """Makes the program that computes the rewards that read arrays only."""
   read = [reward for reward in rewards if not reward.on_host]
 
   def reward(fields: dict, prompt: Prompt, rollout: Rollout) -> dict:
@@ -206,10 +207,10 @@ def make_reward(
 def make_prepare(
   advantage: build.Bound, token_weights: Sequence[build.Bound], layout: Layout
 ) -> Callable:
-  """Advantages and the token weights that don't read current scores.
+  """Makes the program of advantages and of weights that read no current scores.
 
-  Where not all that was sampled is learned from, `learned` is the mask of what
-  is: advantages are of all answers, token weights of these.
+  `learned`, if given, masks the tokens to learn from. Advantages are computed
+  over all answers, token weights over `learned`.
   """
 
   def prepare(
@@ -233,16 +234,17 @@ def make_prepare(
 
 
 def reads_scores(token_weight: build.Bound) -> bool:
-  """Whether a weight depends on the current parameters."""
+  """Tells whether a token weight depends on the current parameters."""
   return bool(set(SCORES) & set(token_weight.needs))
 
 
 def make_loss(
   scorer: Scorer, terms: Sequence[Term], token_weights: Sequence[build.Bound]
 ) -> Callable:
-  """The loss of a batch: prefill once, extend G answers, reduce the terms.
+  """Makes the loss: prefills once, extends G answers, reduces the terms.
 
-  It is given the `parts` of the minibatch of which the batch is one.
+  `parts` of the loss is the number of parts of the minibatch, of which the
+  batch is one.
   """
   late = [bound for bound in token_weights if reads_scores(bound)]
   reads = any("attention" in bound.needs for bound in late)
@@ -279,11 +281,11 @@ def make_update(
   *,
   accumulate: int,
 ) -> Callable:
-  """One optimiser update on a minibatch, in `accumulate` parts.
+  """Makes the program of one optimiser update, in `accumulate` parts.
 
-  The minibatch is one of `layout.parts` of the rollout batch. The reduction's
-  weights are made over the whole minibatch before it is cut, so that the parts
-  add up to exactly the loss of the whole.
+  The minibatch is one of `layout.parts` of the rollout batch. The weights of
+  reductions are computed over the whole minibatch before it is cut, so the
+  parts add up to exactly the loss of the whole.
   """
 
   def gradient(state: State, batch: Batch, weights):
@@ -303,6 +305,7 @@ def make_update(
       def of_part(part):
         return gradient(state, *layout.cut((batch, weights), accumulate, part))
 
+      # The scan's initial carry needs the shapes of gradients and metrics.
       shapes = jax.eval_shape(of_part, 0)
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
@@ -334,11 +337,11 @@ def make_shares(
   *,
   prompts: int,
 ) -> Callable:
-  """Share of each term in the gradient, on a few prompts.
+  """Makes the program that computes each term's share of the gradient.
 
       share_i = |g_i| / sum_j |g_j|,    g_i the gradient of weight_i * term_i
 
-  One backward pass per term, so a run measures it on the first `prompts`
+  It takes one backward pass per term, so it uses only the first `prompts`
   prompts of a minibatch.
   """
 
@@ -369,7 +372,7 @@ def make_shares(
 
 
 def take_prompts(batch: Batch, start: int, count: int) -> Batch:
-  """Prompts `start` to `start + count` of a batch, and their pictures.
+  """Slices prompts `start` to `start + count` of a batch, and their pictures.
 
   Both numbers are multiples of the prompts whose pictures are packed together
   (`Run.group`).

@@ -1,4 +1,4 @@
-"""A larger model that the student is distilled from: read, and checked."""
+"""Loading and checks of the teacher that the student is distilled from."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
 from mmrl.train import model as model_lib
 
-# What both read from the same arrays: ids and the grid of visual tokens.
+# Must be equal, as both models read the same ids and grid of visual tokens.
 _SHARED = (
   "family",
   "image_token_id",
@@ -33,10 +33,10 @@ _SHARED_VISION = (
 
 
 def check(student: ModelConfig, teacher: ModelConfig) -> None:
-  """Refuses a teacher that can't read the student's prompts and answers.
+  """Checks that a teacher can read the student's prompts and answers.
 
-  Depth, heads, width and a padded vocabulary may differ, and what fills
-  padding: published models of one family disagree on it.
+  Depth, heads, width, padded vocabulary and pad id may differ: published models
+  of one family disagree on the pad id.
 
   Raises:
     UserError: naming what differs.
@@ -71,7 +71,7 @@ def _check_processors(student: Processor, teacher: Processor) -> None:
 def architecture(
   config: ml_collections.ConfigDict, teacher: ModelConfig
 ) -> ModelConfig:
-  """The teacher's, with its compute type."""
+  """Returns the teacher's architecture with its compute type."""
   model_lib.check_types(config.teacher, "config.teacher")
   return dataclasses.replace(teacher, dtype=config.teacher.dtype)
 
@@ -79,11 +79,11 @@ def architecture(
 def load(
   config: ml_collections.ConfigDict, student: hub.Model, layout: Layout
 ) -> hub.Model:
-  """The teacher of a config, its parameters on its own mesh.
+  """Loads the teacher of a config, with its parameters on its own mesh.
 
   Raises:
-    UserError: if it can't read what the student reads and writes; no weights
-      have been read then.
+    UserError: if it can't read the student's prompts and answers; this is
+      checked before any weights are read.
   """
   path = directory.find(config.teacher.path)
   found = config_json.read(path)

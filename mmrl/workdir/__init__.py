@@ -1,1 +1,1 @@
-"""What a run keeps in its working directory."""
+"""Files of a run's working directory: checkpoints, lock, log and report."""

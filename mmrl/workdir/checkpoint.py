@@ -1,4 +1,4 @@
-"""Checkpoints of a run with Orbax: saved, checked, restored."""
+"""Checkpoints of a run with Orbax, verified by checksums."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -25,16 +25,17 @@ from mmrl.workdir.checksums import checksums, everywhere
 class Checkpoints:
   """Saves and restores state and data position.
 
-  A save is written beside the older ones and becomes visible when it is
-  whole; only then are older ones removed. With every array goes its checksum,
-  with the rest a digest, and both are compared when it is read: a checkpoint
-  that disk or network have damaged is reported, put aside as `corrupt-STEP`
-  until damage is found again, and the one before it is used.
+  A checkpoint is written beside the older ones and becomes visible when it is
+  complete; only then are older ones removed. It stores a checksum of every
+  array and a digest of the rest, and both are verified when it is read. A
+  checkpoint that disk or network have damaged is reported and renamed to
+  `corrupt-STEP`, and the one before it is used. The renamed one is kept until
+  damage is found again.
 
   All processes of a run call the same methods in the same order.
 
   Attributes:
-    restored: step of what was restored last; None before.
+    restored: step of the checkpoint restored last; None before.
   """
 
   def __init__(
@@ -44,9 +45,8 @@ class Checkpoints:
 
     Args:
       workdir: of the run.
-      keep: how many of the newest are kept.
-      read_only: whether to leave the folder as it is; a run may be going on
-        there.
+      keep: number of newest checkpoints to keep.
+      read_only: whether to leave the folder unchanged; a run may be using it.
 
     Raises:
       UserError: if it can't be written.
@@ -63,7 +63,7 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       enable_async_checkpointing=True,
-      # What a killed run has begun. In a store another run may be at it.
+      # Removes a killed run's partial saves; in a store another may be writing.
       cleanup_tmp_directories=not self._remote,
     )
     try:
@@ -78,8 +78,8 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """Newest step that was saved to its end."""
-    # Orbax's own list counts a save that failed; the folder doesn't.
+    """Returns the newest completely saved step; None if there is none."""
+    # Orbax's own list includes a save that failed; the folder doesn't.
     return max(self._steps(), default=None)
 
   def _steps(self) -> set[int]:
@@ -92,7 +92,7 @@ class Checkpoints:
     }
 
   def prepare(self, state: PyTree) -> None:
-    """Compiles what `save` computes, so that no later step has to."""
+    """Compiles the checksums of `save`, so that no later step has to."""
     checksums(_leaves(vars(state)))
 
   def save(self, state: PyTree, data: dict[str, Any]) -> None:
@@ -116,14 +116,14 @@ class Checkpoints:
     )
     try:
       self._manager.save(step, args=args)
-    except Exception as error:  # Orbax wraps what the file system says.
+    except Exception as error:  # Orbax wraps errors of the file system.
       raise self._failed(step, error) from error
 
   def wait(self) -> None:
-    """Waits until what was saved is on disk.
+    """Waits until all saves are on disk.
 
     Raises:
-      UserError: if it couldn't be written.
+      UserError: if one couldn't be written.
     """
     try:
       self._manager.wait_until_finished()
@@ -135,7 +135,7 @@ class Checkpoints:
     if (
       isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
     ):
-      return error  # Another process has ended: the disk isn't to blame.
+      return error  # Another process has ended: not an error of the disk.
     what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     reason = " ".join(str(error).split())
     return UserError(
@@ -145,10 +145,10 @@ class Checkpoints:
     )
 
   def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """The newest checkpoint that isn't damaged.
+    """Restores the newest checkpoint that isn't damaged.
 
     Args:
-      like: a state with the shapes, types and placement to restore to, whatever
+      like: a state with the shapes, types and shardings to restore to, whatever
         devices it was saved from; leaves may be `jax.ShapeDtypeStruct`s.
 
     Returns:
@@ -172,10 +172,10 @@ class Checkpoints:
   def restore_params(
     self, trainable: dict[str, Any], frozen: dict[str, Any]
   ) -> PyTree:
-    """The model's parameters of the newest checkpoint, nested.
+    """Restores the model's nested parameters from the newest checkpoint.
 
     Args:
-      trainable, frozen: shapes, types and placement, as `partition` splits
+      trainable, frozen: shapes, types and shardings, as `partition` splits
         them.
 
     Raises:
@@ -197,7 +197,7 @@ class Checkpoints:
   def _newest(
     self, read: Callable[[epath.Path], PyTree], wanted: PyTree
   ) -> tuple[PyTree, dict[str, Any], list[int]]:
-    """Reads checkpoints from the newest on until one is whole.
+    """Reads checkpoints, from the newest back, until one is undamaged.
 
     Args:
       read: reads arrays from a checkpoint's folder `state`.
@@ -208,6 +208,7 @@ class Checkpoints:
     """
     damaged: dict[int, str] = {}
     while True:
+      # All processes must try the same step, whatever each one's folder shows.
       newest = np.int32(max(self._steps() - set(damaged), default=-1))
       step = int(multihost_utils.broadcast_one_to_all(newest))
       if step < 0:
@@ -240,7 +241,7 @@ class Checkpoints:
   def _attempt(
     self, step: int, read: Callable[[epath.Path], PyTree], wanted: PyTree
   ) -> tuple[PyTree, dict[str, Any], str]:
-    """Reads one checkpoint: (arrays, data position, what is wrong with it)."""
+    """Reads one checkpoint: (arrays, data position, damage; '' if none)."""
     folder, reason, notes = self._path / str(step), "", {}
     tree: PyTree = None
     try:
@@ -249,12 +250,14 @@ class Checkpoints:
       tree = read(folder / "state")
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
       raise
-    except Exception as error:  # Of any kind, from Orbax and TensorStore.
+    except (
+      Exception
+    ) as error:  # Orbax and TensorStore raise errors of any kind.
       cause: BaseException = error
       while cause.__cause__ is not None:
         cause = cause.__cause__
       reason = f"{type(cause).__name__}: {' '.join(str(cause).split()):.150}"
-    # Arrays of several processes can be computed with only if all have theirs.
+    # Checksums run on all processes, so each must have read its part.
     if processes.mean({"damaged": float(bool(reason))})["damaged"] > 0:
       return None, {}, reason or "another process could not read it"
     found = checksums(_leaves(tree))
@@ -266,9 +269,10 @@ class Checkpoints:
     return tree, notes["data"], reason
 
   def _put_aside(self, damaged: list[int]) -> None:
-    """Makes room for these steps to be saved again.
+    """Renames damaged checkpoints, so that their steps can be saved again.
 
-    What was put aside before goes: it never takes more than `keep` does.
+    Those renamed earlier are deleted: they never need more space than `keep`
+    checkpoints.
     """
     try:
       with storage.errors(self._path):
@@ -284,13 +288,13 @@ class Checkpoints:
       ) from error
 
   def close(self) -> None:
-    """Waits and frees the manager's threads."""
+    """Waits for pending saves and frees the manager's threads."""
     if self._manager is not None:
       self._manager.close()
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:
-  """Arrays by path, `step` excepted."""
+  """Returns a tree's arrays by path, without `step`."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in jax.tree_util.tree_flatten_with_path(
@@ -304,9 +308,10 @@ def _shape(leaf: Any) -> str:
 
 
 def _abstract(tree: PyTree) -> PyTree:
-  """Shapes and types, each with the place to restore it to.
+  """Returns shapes and types of arrays, each with the sharding to restore to.
 
-  What nobody has placed, such as a counter, goes to all devices of the rest.
+  Arrays without a sharding, such as a counter, are replicated on all devices of
+  the others.
   """
   mesh = everywhere(jax.tree.leaves(tree))
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -326,7 +331,7 @@ def _digest(notes: Mapping[str, Any]) -> str:
 
 
 def _read_notes(path: epath.Path, step: int) -> dict[str, Any]:
-  """What a checkpoint says of itself.
+  """Reads a checkpoint's notes: data position, shapes and checksums.
 
   Raises:
     OSError, ValueError, KeyError, TypeError: if it is damaged.
@@ -340,7 +345,7 @@ def _read_notes(path: epath.Path, step: int) -> dict[str, Any]:
 def _check_same(
   folder: epath.Path, wanted: Mapping[str, PyTree], stored: Mapping[str, str]
 ) -> None:
-  """Raises UserError if a whole checkpoint holds other arrays than wanted."""
+  """Raises UserError if a checkpoint holds other arrays than wanted."""
   for part in ("trainable", "frozen", "optimizer"):
     if part not in wanted:
       continue

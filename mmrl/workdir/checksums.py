@@ -1,4 +1,4 @@
-"""Checksums of arrays, wherever their parts are."""
+"""Checksums of arrays, independent of their sharding."""
 
 from collections.abc import Callable, Iterable, Mapping
 import functools
@@ -14,22 +14,22 @@ _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 def checksums(leaves: Mapping[str, Any]) -> dict[str, str]:
-  """Of each array 64 bits that depend on its values and on their order.
+  """Computes a 64-bit checksum of each array, from its values and their order.
 
-  They are computed on the arrays' own devices, with integers: to the last bit
-  the same however an array is divided among them.
+  It is computed on the array's own devices with integers, so it is the same,
+  bit for bit, for every sharding.
   """
   if not leaves:
     return {}
   program = _program(everywhere(leaves.values()))
   words = np.asarray(program(dict(leaves)))
-  # As a jitted function sees a dictionary.
+  # jit sorts the keys of a dictionary.
   names = sorted(leaves)
   return {n: f"{a:08x}{b:08x}" for n, (a, b) in zip(names, words, strict=True)}
 
 
 def everywhere(leaves: Iterable[Any]) -> Sharding | None:
-  """All devices of the leaves' mesh; None if they have none."""
+  """Returns the replicated sharding on the leaves' mesh; None without one."""
   for leaf in leaves:
     where = getattr(leaf, "sharding", None)
     if isinstance(where, NamedSharding):
@@ -46,7 +46,7 @@ def _program(out: Sharding | None) -> Callable:
 
 
 def _checksum(array: Array) -> UInt32[Array, "2"]:
-  """Two sums, modulo 2**32: of the bits, and of bits mixed with positions."""
+  """Computes two sums mod 2**32: of bits, and of bits mixed with positions."""
   if array.dtype == bool:
     array = array.astype(jnp.uint8)
   kind = _UNSIGNED[array.dtype.itemsize]
@@ -61,7 +61,7 @@ def _checksum(array: Array) -> UInt32[Array, "2"]:
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-  """The finaliser of MurmurHash3: one to one, and every bit counts."""
+  """Mixes bits by the finaliser of MurmurHash3: a bijection of all bits."""
   x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
   return x ^ (x >> 16)

@@ -1,4 +1,4 @@
-"""A working directory belongs to one config."""
+"""Claim of a working directory by one config."""
 
 import contextlib
 import difflib
@@ -12,7 +12,7 @@ from mmrl.workdir import lock
 
 
 def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
-  """Makes a working directory a run's own, or checks that it is.
+  """Writes a run's config to its working directory, or checks that it matches.
 
   Raises:
     UserError: if it can't be written, or belongs to a config that differs in
@@ -30,7 +30,7 @@ def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
   except OSError as error:
     raise lock.unwritable(workdir, error) from error
   with contextlib.suppress(ValueError, TypeError):
-    # A run may go on on another mesh.
+    # A run may resume on another mesh.
     same = json.loads(found) | {"mesh": settings["mesh"]}
     found = json.dumps(same, indent=2, sort_keys=True) + "\n"
   if found != text:

@@ -1,4 +1,4 @@
-"""Keeps a working directory to one run at a time."""
+"""Lock of a working directory: one run at a time."""
 
 from collections.abc import Iterator
 import contextlib
@@ -18,9 +18,9 @@ from etils import epath
 from mmrl import storage
 from mmrl.errors import UserError
 
-# How often a run in a store says that it goes on.
+# Seconds between heartbeats of a run whose working directory is in a store.
 _BEAT_SECONDS = 10.0
-# Who says nothing for so many beats has ended.
+# A run without a heartbeat for this many intervals has ended.
 _SILENT_BEATS = 3
 
 
@@ -28,10 +28,11 @@ _SILENT_BEATS = 3
 def hold(workdir: storage.Name) -> Iterator[None]:
   """Holds a working directory's lock, the file `lock` in it.
 
-  On a disk the lock is the kernel's: it ends with its process, however that
-  ends. Some network disks have none; there it is up to the user that no two
-  runs share a directory. A store (`gs://`) has none either; see `_in_store`.
-  Of a run's processes the first takes it, before anything else is written.
+  On a disk it is a kernel lock, which is released whenever and however its
+  process ends. Some network disks have no locks; the user must ensure that no
+  two runs share a directory. A store (`gs://`) has none either; see
+  `_in_store`. Only a run's first process holds the lock, and acquires it before
+  anything else is written.
 
   Raises:
     UserError: if another run has it, or the directory can't be written.
@@ -45,7 +46,7 @@ def hold(workdir: storage.Name) -> Iterator[None]:
 
 
 def unwritable(workdir: epath.Path, error: OSError) -> UserError:
-  """What a user is told where nothing can be written."""
+  """Makes the error for a working directory that can't be written."""
   return UserError(
     f"expected a writable --workdir, found {workdir}:"
     f" {error.strerror or error}; pass another directory"
@@ -86,13 +87,13 @@ def _on_disk(workdir: epath.Path, holder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _in_store(workdir: epath.Path, holder: str) -> Iterator[None]:
-  """A lock that its holder rewrites, every few seconds, as long as it lives.
+  """Holds a lock in a store by rewriting it every few seconds (heartbeat).
 
-  Nothing in a store can be taken by one alone. Who finds a lock watches
-  whether it changes, whatever the clocks say; who has written one looks a
-  moment later whether another has as well. Two runs meet all the same where
-  the first was suspended or cut off from the store: as soon as it sees the
-  other's lock it is told to stop.
+  A store has no atomic locks. A run that finds a lock watches whether it
+  changes, so clocks don't matter. A run that has written one checks a moment
+  later whether another run has, too. Two runs can still overlap if the first
+  was suspended or cut off from the store: as soon as it reads the other's lock
+  it stops itself by SIGTERM.
   """
   file, name, done = workdir / "lock", secrets.token_hex(8), threading.Event()
 
@@ -103,7 +104,7 @@ def _in_store(workdir: epath.Path, holder: str) -> Iterator[None]:
     for beat in itertools.count(1):
       if done.wait(_BEAT_SECONDS):
         return
-      with contextlib.suppress(UserError):  # The next one may come through.
+      with contextlib.suppress(UserError):  # The next beat may succeed.
         if other := _another(file, name):
           print(f"error: {_in_use(workdir, other)}", file=sys.stderr)
           os.kill(os.getpid(), signal.SIGTERM)
@@ -118,6 +119,7 @@ def _in_store(workdir: epath.Path, holder: str) -> Iterator[None]:
       if _another(file, name) not in ("", other):
         raise _in_use(workdir, other)
   write(0)
+  # Another run may have written at the same time: the last writer wins.
   time.sleep(_BEAT_SECONDS / 5)
   if other := _another(file, name):
     raise _in_use(workdir, other)
@@ -134,7 +136,7 @@ def _in_store(workdir: epath.Path, holder: str) -> Iterator[None]:
 
 
 def _another(file: epath.Path, name: str) -> str:
-  """What a lock says; nothing if there is none, or its holder has this name."""
+  """Returns another run's lock text; '' if there is none or it is ours."""
   try:
     text = storage.read_text(file)
   except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a file, TensorBoard, and a guard."""
+"""Logging of a run's metrics: metrics.jsonl, TensorBoard, and a NaN check."""
 
 from collections.abc import Mapping
 import json
@@ -13,12 +13,12 @@ import tensorboardX
 from mmrl import storage
 from mmrl.errors import UserError
 
-# Between two writings of metrics.jsonl into a store.
+# Least seconds between two writes of metrics.jsonl to a store.
 _SECONDS = 30.0
 
 
 class Compilations:
-  """Counts what XLA compiles in this process, and how long that takes."""
+  """Counts XLA compilations in this process, and their seconds."""
 
   def __init__(self):
     self.count, self.seconds = 0, 0.0
@@ -31,18 +31,18 @@ class Compilations:
 
 
 class Log:
-  """metrics.jsonl and TensorBoard files of a working directory.
+  """Writes metrics.jsonl and TensorBoard files to a working directory.
 
-  A store can't append: there metrics.jsonl is written anew, at most every
-  `_SECONDS` and by `flush`, and there are no TensorBoard files. Of a run's
-  processes only the first writes.
+  A store can't append. There metrics.jsonl is rewritten, at most every
+  `_SECONDS` and by `flush`, and there are no TensorBoard files. Only a run's
+  first process writes.
   """
 
   def __init__(self, workdir: storage.Name, *, step: int):
-    """Opens the log of a run that continues after `step`.
+    """Opens the log of a run that resumes after `step`.
 
-    Lines of later steps, written by a run that was killed before it saved
-    them, are dropped.
+    Lines of later steps are dropped: the run that wrote them was killed before
+    it saved a checkpoint of them.
     """
     workdir = storage.path(workdir)
     self._path = workdir / "metrics.jsonl"
@@ -66,7 +66,7 @@ class Log:
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds the numbers of a step."""
+    """Writes the metrics of a step."""
     line = json.dumps({"step": step, **values}) + "\n"
     if self._file is not None:
       self._file.write(line)
@@ -83,12 +83,12 @@ class Log:
     self._written = time.monotonic()
 
   def flush(self) -> None:
-    """Sees to it that a run that is killed after this has lost no line."""
+    """Writes all pending lines, so that a killed run loses none."""
     if self._file is None:
       self._write()
 
   def close(self) -> None:
-    """Closes both."""
+    """Closes metrics.jsonl and the TensorBoard files."""
     self.flush()
     if self._file is not None:
       self._file.close()
@@ -97,7 +97,7 @@ class Log:
 
 
 def read(workdir: storage.Name) -> list[dict[str, Any]]:
-  """Rows of a run's metrics.jsonl; a last line cut short is left out."""
+  """Reads the rows of a run's metrics.jsonl, up to a truncated line."""
   try:
     text = storage.read_text(storage.path(workdir) / "metrics.jsonl")
   except FileNotFoundError:
@@ -114,7 +114,7 @@ def read(workdir: storage.Name) -> list[dict[str, Any]]:
 def require_finite(
   values: Mapping[str, float], step: int, update: int, saved: int | None
 ) -> None:
-  """Stops a run whose loss or gradient is no longer a number.
+  """Checks that all metrics of an update, such as the loss, are finite.
 
   Raises:
     UserError: naming the metric, the step and the last checkpoint.
@@ -129,5 +129,5 @@ def require_finite(
 
 
 def floats(arrays: Mapping[str, jax.Array]) -> dict[str, float]:
-  """Numbers on a device as numbers here."""
+  """Fetches scalars from a device to the host as floats."""
   return {k: float(v) for k, v in jax.device_get(arrays).items()}

@@ -1,4 +1,4 @@
-"""Writes what a training run changed as one self-contained HTML page."""
+"""Report of a training run as one self-contained HTML page."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 from mmrl import storage
 from mmrl.types import Box
 
-# Inferno without its near-black and near-white ends: both would vanish, one on
-# a dark picture and the other on a light one.
+# Inferno without its near-black and near-white ends, which would be invisible
+# on a dark and on a light picture.
 _COLOURS = np.frombuffer(
   bytes.fromhex("280b54 57106e 88226a bc3754 e35933 f98e09 fac127"), np.uint8
 ).reshape(-1, 3)
@@ -31,8 +31,8 @@ class Answer:
   """One answer of the model to one question.
 
   Attributes:
-    text: all that the model wrote.
-    correct: whether the answer was judged right.
+    text: the whole output of the model.
+    correct: whether the answer is right.
     heat: attention mass per cell of the picture, at any scale from 0 up.
     region_share: share of the visual attention on the region, in [0, 1].
   """
@@ -48,7 +48,7 @@ class Example:
   """One question about a picture, answered before and after training.
 
   Attributes:
-    picture: what the model saw, of any size.
+    picture: the picture, of any size.
     question: the question.
     gold: the right answer.
     region: box around the object asked about: x0, y0, x1, y1 in pixels.
@@ -79,8 +79,8 @@ def overlay(
     heat: [rows, columns] over the picture; negative or not finite means 0.
     size: longer side of the result, in pixels.
     region: box to outline, as x0, y0, x1, y1 in pixels of `picture`.
-    top: heat to draw at full strength, for pictures that are to be compared;
-      the most attended cell's if None.
+    top: heat to draw at full strength, shared by pictures to be compared; the
+      most attended cell's if None.
 
   Returns:
     The picture with its heat, RGB; just the picture where all heat is 0.
@@ -131,12 +131,12 @@ def write(
   """Writes the report as one HTML file that needs no other file.
 
   Args:
-    path: where to write; an older report stays whole until this one is.
+    path: file to write; an older report is replaced once this one is complete.
     title: heading of the page.
-    subtitle: one sentence on what the run showed.
-    figures: big figures, as (label, value).
+    subtitle: one sentence that describes the run.
+    figures: key numbers, as (label, value).
     table: rows (name, before, after), shares in [0, 1]; None shows a dash.
-    curves: (step, value) points by name; what is not finite is only counted.
+    curves: (step, value) points by name; non-finite points are only counted.
     examples: test questions, drawn in the order given.
     config: the run's settings, shown as they are.
 
@@ -148,7 +148,7 @@ def write(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
   )
   environment.tests["known"] = lambda v: v is not None and math.isfinite(v)
-  # Splitting puts the tags at the odd places, to be printed paler.
+  # Splitting puts the tags at odd indices, which the template prints paler.
   environment.filters["tags"] = lambda text: re.split(r"(</?\w+>)", text)
   environment.globals.update(resize=_resize, overlay=overlay, uri=_uri)
   source = pathlib.Path(__file__).with_name("report.html")
@@ -163,7 +163,7 @@ def write(
     colours=_COLOURS,
     config=config,
   )
-  # A model may emit half a surrogate pair, which UTF-8 cannot hold.
+  # A model may emit half a surrogate pair, which UTF-8 cannot encode.
   storage.write_bytes(path, page.encode("utf-8", "replace"))
 
 
@@ -178,7 +178,7 @@ def _resize(picture: np.ndarray, size: int) -> Image.Image:
 
 
 def _uri(image: Image.Image) -> str:
-  """Encodes a picture for an `src` attribute."""
+  """Encodes a picture as a data URI for an `src` attribute."""
   buffer = io.BytesIO()
   image.save(buffer, "WEBP", quality=90)
   code = base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -188,7 +188,7 @@ def _uri(image: Image.Image) -> str:
 def _curve(
   name: str, points: Sequence[tuple[int, float | int]]
 ) -> dict[str, object]:
-  """Lays a curve out for the template, in the units of `_FRAME`."""
+  """Computes a curve's points and ticks for the template, in `_FRAME` units."""
   data = np.array(sorted(points, key=lambda p: p[0]), np.float64).reshape(-1, 2)
   kept = data[np.abs(data[:, 1]) < 1e30]  # No axis can show more; drops NaN.
   drawn = {"name": name, "count": len(kept), "lost": len(data) - len(kept)}
@@ -211,7 +211,7 @@ def _curve(
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-  """Local linear mean over neighbours, which does not lag at the ends."""
+  """Smooths values by local linear regression, without lag at the ends."""
   sigma = max(1.0, len(values) / 40)
   offset = np.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1)
   kernel = np.exp(-0.5 * (offset / sigma) ** 2)

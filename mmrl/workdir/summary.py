@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: summary.json and report.html."""
+"""Summary of a finished run: summary.json and report.html."""
 
 import json
 
@@ -40,7 +40,9 @@ def write(
   wall_seconds: float,
   compile_seconds: float,
 ) -> dict:
-  """Writes both files and prints the result; the first process does.
+  """Writes summary.json and report.html and prints the result.
+
+  Only the first process writes and prints.
 
   Args:
     workdir: of the run.
@@ -129,6 +131,7 @@ def _write_report(workdir, config, source, before, after, result) -> None:
     ],
     table=table,
     curves={title: points for title, points in curves.items() if points},
+    # Attention can only be drawn on a picture.
     examples=[
       _example(source[first.index], first, second)
       for first, second in zip(before.shown, after.shown, strict=True)
