@@ -637,7 +637,7 @@ def test_eight_devices_equal_one(index):
   sizes = {"data": 8, "fsdp": 1, "tensor": 1}
   layout = sharding.Layout(sharding.make_mesh(sizes))
   inputs = {
-    name: layout.take_over(value)
+    name: layout.reshard(value)
     if name == "data"
     else jax.device_put(value, layout.everywhere)
     for name, value in case.inputs.items()

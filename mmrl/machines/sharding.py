@@ -164,7 +164,7 @@ class Layout:
       lambda x: jax.lax.with_sharding_constraint(x, self.prompts), tree
     )
 
-  def take_over(self, tree: PyTree) -> PyTree:
+  def reshard(self, tree: PyTree) -> PyTree:
     """Reshards arrays with leading P or B from another mesh of the devices."""
 
     def one(x):

@@ -67,7 +67,7 @@ def embed(
   params: PyTree, config: ModelConfig, tokens: Int[Array, "*batch"]
 ) -> Float[Array, "*batch D"]:
   """Looks up the embeddings of token ids, in the compute type."""
-  # Parts of its rows would have to be put together for every token.
+  # Replicated: sharded rows would have to be gathered for every token.
   table = sharding.whole(params["text"]["embed"]["embedding"])
   return sharding.over_prompts(jnp.take(table, tokens, axis=0)).astype(
     config.dtype

@@ -93,8 +93,8 @@ def _parameters(model: ModelConfig, layout: Layout, dtype: str) -> PyTree:
   )
 
 
-def _taken_over(layout: Layout, tree: PyTree) -> PyTree:
-  """Returns shapes with the shardings that `Layout.take_over` sets."""
+def _resharded(layout: Layout, tree: PyTree) -> PyTree:
+  """Returns shapes with the shardings that `Layout.reshard` sets."""
 
   def lay(x, where):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
@@ -225,10 +225,10 @@ class Compiler:
         "teach",
         programs.teach,
         self.params_teacher,
-        *_taken_over(parts.teacher_layout, (prompt, rollout.tokens)),
+        *_resharded(parts.teacher_layout, (prompt, rollout.tokens)),
       )
       yield self._beside(program, (prompt, rollout, fields))
-      fields |= _taken_over(layout, taught)
+      fields |= _resharded(layout, taught)
     if not all(reward.on_host for reward in parts.rewards):
       program, _ = self.compile(
         "reward", programs.reward, fields, prompt, rollout
@@ -287,7 +287,7 @@ class Compiler:
       # Too large for a chip is a result, too: XLA's message has the total.
       total = round(float(refused[1]) * _UNITS[refused[2].upper()]) + resident
       memory = {"resident": resident}
-      placed = _taken_over(self.parts.layout, output)
+      placed = _resharded(self.parts.layout, output)
       seconds = time.perf_counter() - began
       return self._program(name, memory, total, {}, seconds), placed
     found = compiled.memory_analysis()

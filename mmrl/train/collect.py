@@ -135,10 +135,10 @@ def _probe(run: Run, state: State, answers: Answers) -> tuple[dict, dict]:
   if run.params_teacher is not None:
     taught = run.programs.teach(
       run.params_teacher,
-      run.teacher_layout.take_over(answers.prompt),
-      run.teacher_layout.take_over(answers.rollout.tokens),
+      run.teacher_layout.reshard(answers.prompt),
+      run.teacher_layout.reshard(answers.rollout.tokens),
     )
-    fields |= run.layout.take_over(taught)
+    fields |= run.layout.reshard(taught)
   return fields, measured
 
 

@@ -126,7 +126,7 @@ def test_devices_change_nothing(monkeypatch):
   sizes = {"data": 4, "fsdp": 2, "tensor": 1}
   layout = sharding.Layout(sharding.make_mesh(sizes))
   program = layout.jit(nucleus.nucleus_entropies)
-  found = program(layout.take_over(logits))
+  found = program(layout.reshard(logits))
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 

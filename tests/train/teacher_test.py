@@ -333,7 +333,7 @@ def test_arrays_are_taken_over_from_another_mesh():
   head = one.parameter("text/head/kernel", tree["l"].head.shape)
   head = jax.device_put(tree["l"].head, head)
   tree["l"] = dataclasses.replace(tree["l"], head=head)
-  taken = two.take_over(tree)
+  taken = two.reshard(tree)
   assert jax.tree.structure(taken) == jax.tree.structure(tree)
   jax.tree.map(np.testing.assert_array_equal, taken, tree)
   for leaf in jax.tree.leaves(taken):
