@@ -198,7 +198,8 @@ def misspell(field, value):
     (
       *("losses.kl.reduce", "mean"),
       "config.losses.kl.reduce: mmrl.losses.reduce has no 'mean'; valid names:"
-      " sequence_mean, sequence_sum, token_mean, token_sum",
+      " answer_mean, prompt_mean, sequence_mean, sequence_sum, token_mean,"
+      " token_sum",
     ),
     (
       *("experts.path", "experts.jsonl"),

@@ -5,6 +5,9 @@ every answer token, computed from the mask alone:
 
     loss = sum_{p,g,r} weight[p,g,r] * term[p,g,r]
 
+A term of a whole answer [P, G] is reduced by `answer_mean`, one of a prompt [P]
+(a preference between two answers, say) by `prompt_mean`, in the same way.
+
 The weights of a minibatch are computed once, with denominators over the whole
 minibatch on all devices, and then sliced. Gradient accumulation and sharding
 therefore sum parts; they never average averages, which is wrong where lengths
@@ -27,7 +30,20 @@ from jaxtyping import Array, Bool, Float
 from mmrl.errors import UserError
 
 # The reductions, functions of (mask, axis_name) that a config names.
-__all__ = ["sequence_mean", "sequence_sum", "token_mean", "token_sum"]
+__all__ = [
+  "answer_mean",
+  "prompt_mean",
+  "sequence_mean",
+  "sequence_sum",
+  "token_mean",
+  "token_sum",
+]
+# By the rank of the terms that they reduce.
+BY_RANK = {
+  1: ("prompt_mean",),
+  2: ("answer_mean",),
+  3: ("token_mean", "token_sum", "sequence_mean", "sequence_sum"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +112,8 @@ def _count_answers(
 
 
 def token_mean(
-  mask: Bool[Array, "P G R"], axis_name: str | None = None
-) -> Float[Array, "P G R"]:
+  mask: Bool[Array, "P *rest"], axis_name: str | None = None
+) -> Float[Array, "P *rest"]:
   """Returns the weights of the mean over all tokens: `mask / sum(mask)`."""
   mask = mask.astype(jnp.float32)
   return _divide(mask, _total(mask, axis_name))
@@ -155,13 +171,30 @@ def sequence_sum(
   return _divide(mask.astype(jnp.float32), answers) / horizon
 
 
+def answer_mean(
+  mask: Bool[Array, "P G R"], axis_name: str | None = None
+) -> Float[Array, "P G"]:
+  """Returns the weights of the mean over answers that have a token."""
+  return token_mean(mask.any(-1), axis_name)
+
+
+def prompt_mean(
+  mask: Bool[Array, "P G R"], axis_name: str | None = None
+) -> Float[Array, "P"]:
+  """Returns the weights of the mean over prompts with a token in each answer.
+
+  A term that compares the answers to a prompt needs all of them.
+  """
+  return token_mean(mask.any(-1).all(-1), axis_name)
+
+
 def total(
-  values: Float[Array, "P G R"],
-  weights: Float[Array, "P G R"],
+  values: Float[Array, "P *rest"],
+  weights: Float[Array, "P *rest"],
   *,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Computes the weighted sum of a term over tokens and devices.
+  """Computes the weighted sum of a term over devices.
 
   Where the weight is 0 the value is replaced before the product, so that
   values on padding reach neither the sum nor the gradient.

@@ -10,6 +10,7 @@ import ml_collections
 
 from mmrl import advantages, build, probes, rewards, token_weights
 from mmrl.errors import UserError
+from mmrl.losses import reduce
 from mmrl.rollouts.answers import HOST_DATA, TEXT_DATA, Reward
 from mmrl.train import objective
 from mmrl.train.objective import Term
@@ -120,9 +121,7 @@ def bind(config: ml_collections.ConfigDict) -> Method:
   ]
   _check_late(weights)
   for term in terms:
-    where = f"config.losses.{term.name}"
-    rehearse(term.bound, where, sizes)
-    rehearse(term.reduce, f"{where}.reduce", sizes, axis_name=None)
+    _check_reduction(term, sizes)
   of_teacher = [p for p in bound if "params_teacher" in p.needs]
   method = Method(
     probes=[p for p in bound if p not in of_teacher],
@@ -144,6 +143,23 @@ def _check_tells_experts(advantage: build.Bound) -> None:
       "config.advantage: expected one that tells experts from answers, such as"
       " expert_group_normalised, where config.experts.path is set; found"
       f" {advantage.name}"
+    )
+
+
+def _check_reduction(term: Term, sizes: Mapping[str, int]) -> None:
+  """Traces a term and its reduction, and refuses one of another rank."""
+  where = f"config.losses.{term.name}"
+  values = rehearse(term.bound, where, sizes)
+  rehearse(term.reduce, f"{where}.reduce", sizes, axis_name=None)
+  if values is None:
+    return
+  rank = len(values.shape)
+  fitting = reduce.BY_RANK.get(rank, ())
+  if term.reduce.name not in fitting:
+    letters = ", ".join("PGR"[:rank])
+    raise UserError(
+      f"{where}.reduce: expected a reduction of a term [{letters}], such as"
+      f" {', '.join(fitting)}, found {term.reduce.name}"
     )
 
 

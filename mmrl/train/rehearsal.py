@@ -22,7 +22,7 @@ _STATIC = {"pattern": "vd", "banned": (), "temperature": 1.0, "row": ""}
 
 def rehearse(
   bound: build.Bound, where: str, sizes: Mapping[str, int], **known
-) -> None:
+) -> Any:
   """Traces a slot's function on arrays of its annotated shapes.
 
   Of several annotated shapes it uses the first. A function with other required
@@ -35,6 +35,9 @@ def rehearse(
     sizes: of P, G and R; other dimensions are 2.
     **known: data that aren't arrays.
 
+  Returns:
+    Shapes of what it returns; None if it isn't traced.
+
   Raises:
     UserError: the function's own error, prefixed with the field.
   """
@@ -46,11 +49,11 @@ def rehearse(
   }
   missing = {name for name, shape in shapes.items() if shape is None}
   if any(parameters[name].default is not None for name in missing):
-    return
+    return None
   known = dict.fromkeys(missing) | known
   shapes = {k: v for k, v in shapes.items() if k not in missing}
   with errors.of_field(where):
-    jax.eval_shape(lambda arrays: bound(arrays | known), shapes)
+    return jax.eval_shape(lambda arrays: bound(arrays | known), shapes)
 
 
 def _stand_in(annotation: Any, sizes: Mapping[str, int]) -> Any:

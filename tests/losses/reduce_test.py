@@ -32,6 +32,7 @@ GOLDEN = [
   (option(reduce.sequence_sum, horizon=4), 1.333333),
   (option(reduce.sequence_sum, horizon=3, count_empty=True), 1.333333),
 ]
+
 REDUCTIONS = [reduction for reduction, _ in GOLDEN]
 
 
@@ -41,6 +42,20 @@ def reduced(reduction, terms, mask, axis_name=None):
 
 
 gradient_of = jax.jit(jax.value_and_grad(reduced, argnums=1), static_argnums=0)
+
+
+def test_answers_and_prompts_golden():
+  """Three of four answers have a token, and of two pairs one has two."""
+  of_answers = jnp.array([[1.0], [2], [np.nan], [6]])
+  value, gradient = gradient_of(reduce.answer_mean, of_answers, MASK)
+  assert value == 3
+  np.testing.assert_allclose(gradient[:, 0], np.array([1, 1, 0, 1]) / 3)
+  pairs = MASK.reshape(2, 2, 3)
+  value, gradient = gradient_of(
+    reduce.prompt_mean, jnp.array([5.0, np.nan]), pairs
+  )
+  assert value == 5
+  np.testing.assert_array_equal(gradient, [1, 0])
 
 
 @pytest.mark.parametrize(("reduction", "expected"), GOLDEN)

@@ -4,15 +4,19 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 import numpy as np
+import pytest
 from scipy import special
 import small_models
 
-from mmrl import models
+from mmrl import config as config_lib
+from mmrl import losses, models
+from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.models import parameters
 from mmrl.probes.policies import Scorer
-from mmrl.train import objective, optimizer
+from mmrl.train import method, objective, optimizer
 from mmrl.train import step as step_lib
 from mmrl.types import Batch, Prompt
 
@@ -99,7 +103,12 @@ def stage():
 
 @functools.cache
 def one_update(accumulate: int):
-  scorer, terms, trainable, frozen, batch, _ = stage()
+  return updated(accumulate, stage()[1])
+
+
+def updated(accumulate: int, terms):
+  """Parameters after an update, what it measured, and the loss after it."""
+  scorer, _, trainable, frozen, batch, _ = stage()
   transform = optimizer.make(
     {"name": "sgd"}, {"name": "constant_schedule", "value": 0.1}, 1.0
   )
@@ -216,3 +225,79 @@ def test_accumulated_parts_equal_the_whole():
     np.testing.assert_allclose(
       after[name], before[name], rtol=1e-4, atol=1e-7, err_msg=name
     )
+
+
+def of_answers(
+  logprobs: Float[Array, "P G R"],
+  advantages: Float[Array, "P G"],
+  mask: Bool[Array, "P G R"],
+) -> Float[Array, "P G"]:
+  """Computes a toy term of whole answers."""
+  return -advantages * jnp.where(mask, logprobs, 0).sum(-1)
+
+
+def of_pairs(
+  logprobs: Float[Array, "P G R"], mask: Bool[Array, "P G R"]
+) -> Float[Array, "P"]:
+  """Computes a toy preference for the first of two answers."""
+  likelihood = jnp.where(mask, logprobs, 0).sum(-1)
+  return -jax.nn.log_sigmoid(likelihood[:, 0] - likelihood[:, 1])
+
+
+@pytest.fixture
+def toys(monkeypatch):
+  """Terms of a run in which each toy is reduced by its rank's reduction."""
+  for function in (of_answers, of_pairs):
+    monkeypatch.setattr(losses, function.__name__, function, raising=False)
+  names = [*losses.__all__, "of_answers", "of_pairs"]
+  monkeypatch.setattr(losses, "__all__", names)
+  specs = {
+    "answers": {"name": "of_answers", "weight": 0.5, "reduce": "answer_mean"},
+    "pairs": {"name": "of_pairs", "weight": 2.0, "reduce": "prompt_mean"},
+  }
+  fields = stage()[4].fields
+  return specs, objective.build_terms(
+    specs, provided=(*fields, "mask", "logprobs"), remedies={}
+  )
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_terms_of_answers_and_of_prompts(toys, accumulate):
+  """By hand, whole and in parts. The last prompt has but one answer."""
+  *_, batch, score = stage()
+  _, measured, _ = updated(accumulate, toys[1])
+  logprobs = np.float64(score(make_params(0))[0].logprobs)
+  likelihood = np.where(batch.mask, logprobs, 0).sum(-1)
+  advantages = np.float64(batch.fields["advantages"])
+  there = np.asarray(batch.mask).any(-1)
+  answers = (-advantages * likelihood)[there].mean()
+  first, second = likelihood[there.all(-1)].T
+  pairs = np.log1p(np.exp(second - first)).mean()
+  for name, value in (
+    ("loss/answers", answers),
+    ("loss/pairs", pairs),
+    ("loss/total", 0.5 * answers + 2 * pairs),
+  ):
+    np.testing.assert_allclose(measured[name], value, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ("term", "reduction", "message"),
+  [
+    (
+      "answers",
+      "token_mean",
+      r"\[P, G\], such as answer_mean, found token_mean",
+    ),
+    ("pairs", "answer_mean", r"\[P\], such as prompt_mean, found answer_mean"),
+    ("policy", "prompt_mean", r"\[P, G, R\], such as token_mean, token_sum,"),
+  ],
+)
+def test_a_reduction_of_another_rank_is_refused(toys, term, reduction, message):
+  config = config_lib.get_config()
+  config.losses = {"policy": TERMS["policy"]} | toys[0]
+  config.losses[term].reduce = reduction
+  with pytest.raises(
+    UserError, match=f"config.losses.{term}.reduce: expected a .*{message}"
+  ):
+    method.bind(config)
