@@ -1,4 +1,7 @@
-"""Whole runs of several processes: the same training, and a clean end."""
+"""Whole runs of several processes: the same training, and a clean end.
+
+250 core-seconds: twenty processes, each of which traces every program of a run.
+"""
 
 import shutil
 import signal

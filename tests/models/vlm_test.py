@@ -1,4 +1,7 @@
-"""The model agrees with itself: every route to a number gives that number."""
+"""The model agrees with itself: every route to a number gives that number.
+
+90 core-seconds with `full`: gradients of whole models of three families.
+"""
 
 import contextlib
 import dataclasses
