@@ -15,8 +15,8 @@ setuptools.setup(
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["mmrl", "mmrl.*"]),
   package_data={
-    "mmrl.models": ["tiny/*", "public/*/*"],
-    "mmrl.workdir.report": ["report.html"],
+    "mmrl.hub": ["tiny/*", "public/*/*"],
+    "mmrl.workdir": ["report.html"],
   },
   install_requires=[
     "absl-py>=2.1",

@@ -61,6 +61,25 @@ def test_the_frame_stands_above_the_slots():
     assert not known & {"train", "rollouts", "workdir", "data", "hub"}, name
 
 
+def test_files_that_are_no_modules_are_installed():
+  """setup.py names each of them, by the package that it lies in."""
+  tree = ast.parse((ROOT.parent / "setup.py").read_text("utf-8"))
+  (patterns,) = (
+    ast.literal_eval(node.value)
+    for node in ast.walk(tree)
+    if isinstance(node, ast.keyword) and node.arg == "package_data"
+  )
+  installed = {
+    path
+    for package, globs in patterns.items()
+    for pattern in globs
+    for path in (ROOT.parent / package.replace(".", "/")).glob(pattern)
+  }
+  found = {path for path in ROOT.rglob("*") if path.is_file()}
+  found = {path for path in found if path.suffix not in (".py", ".pyc")}
+  assert found and found == installed
+
+
 def test_packages_are_small():
   counted = collections.Counter(path.parent.as_posix() for path in trees())
   counted.pop(".")
