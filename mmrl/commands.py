@@ -123,6 +123,13 @@ def keep_freed_memory() -> None:
 
 
 def _fail(error: Exception | str, exit_: Callable = sys.exit) -> None:
-  text = " ".join(str(error).strip("'\"").split())
+  text = str(error)
+  if isinstance(error, AttributeError | KeyError):
+    # ml_collections quotes what it has quoted already.
+    while text[:1] in "'\"" and text[:1] == text[-1:] and len(text) > 1:
+      text = text[1:-1]
+    text = text.replace("\\n", " ").replace("\\", "")
+    text = f"expected a field of the config (mmrl/config.py), found {text}"
+  text = " ".join(text.split())
   print(f"error: {text}", file=sys.stderr)
   exit_(2)

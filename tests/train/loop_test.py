@@ -217,7 +217,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
 @pytest.mark.parametrize(
   ("argument", "message"),
   [
-    ("train.stops=3", "stops"),
+    ("train.stops=3", "expected a field of the config .*'stops' Did you mean"),
     ("losses.policy.name=clipped", "valid names: .*clipped_ratio"),
     ("model.path=nowhere", "found none at nowhere"),
     ("rollout.prompts=5", "multiple of train.minibatches"),
