@@ -8,10 +8,8 @@ import json
 
 import ml_collections
 
-from mmrl import commands, storage
+from mmrl import commands
 from mmrl.errors import UserError
-from mmrl.train import loop
-from mmrl.train import run as run_lib
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -24,6 +22,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   Raises:
     UserError: if the run hasn't written a model.
   """
+  # Imported late: a mistyped flag is answered at once, and `commands.run` forks
+  # (`machines.watch`) before JAX and what it brings are there.
+  from mmrl import storage
+  from mmrl.train import loop
+  from mmrl.train import run as run_lib
+
   path = storage.path(workdir) / "model"
   # `hub.save` writes config.json last, so the model is complete.
   if not (path / "config.json").exists():

@@ -29,21 +29,14 @@ from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
 
-# The reductions, functions of (mask, axis_name) that a config names.
-__all__ = [
-  "answer_mean",
-  "prompt_mean",
-  "sequence_mean",
-  "sequence_sum",
-  "token_mean",
-  "token_sum",
-]
-# By the rank of the terms that they reduce.
+# The reductions, functions of (mask, axis_name) that a config names, by the
+# rank of the terms that they reduce.
 BY_RANK = {
   1: ("prompt_mean",),
   2: ("answer_mean",),
   3: ("token_mean", "token_sum", "sequence_mean", "sequence_sum"),
 }
+__all__ = sorted(name for names in BY_RANK.values() for name in names)
 
 
 @dataclasses.dataclass(frozen=True)

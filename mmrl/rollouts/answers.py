@@ -12,8 +12,8 @@ from mmrl.prompts.processor import Processor
 from mmrl.types import Prompt, Rollout
 
 # Arguments of a reward on the host; those in TEXT_DATA exist only there.
-HOST_DATA = ("text", "answer", "example", "length", "ended")
 TEXT_DATA = ("text", "answer", "example")
+HOST_DATA = (*TEXT_DATA, "length", "ended")
 
 
 @dataclasses.dataclass(frozen=True)
