@@ -46,16 +46,23 @@ gradient_of = jax.jit(jax.value_and_grad(reduced, argnums=1), static_argnums=0)
 
 def test_answers_and_prompts_golden():
   """Three of four answers have a token, and of two pairs one has two."""
-  of_answers = jnp.array([[1.0], [2], [np.nan], [6]])
-  value, gradient = gradient_of(reduce.answer_mean, of_answers, MASK)
-  assert value == 3
-  np.testing.assert_allclose(gradient[:, 0], np.array([1, 1, 0, 1]) / 3)
   pairs = MASK.reshape(2, 2, 3)
+  of_answers = jnp.array([[1.0, 2], [np.nan, 6]])
+  value, gradient = gradient_of(reduce.answer_mean, of_answers, pairs)
+  assert value == 3
+  np.testing.assert_allclose(gradient, np.array([[1, 1], [0, 1]]) / 3)
+  pairs = jnp.concatenate([pairs, pairs[:1]])
   value, gradient = gradient_of(
-    reduce.prompt_mean, jnp.array([5.0, np.nan]), pairs
+    reduce.prompt_mean, jnp.array([5.0, np.nan, 7]), pairs
   )
-  assert value == 5
-  np.testing.assert_array_equal(gradient, [1, 0])
+  assert value == 6
+  np.testing.assert_array_equal(gradient, [0.5, 0, 0.5])
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_reductions_by_rank(rank):
+  for name in reduce.BY_RANK[rank]:
+    assert getattr(reduce, name)(MASK).shape == MASK.shape[:rank]
 
 
 @pytest.mark.parametrize(("reduction", "expected"), GOLDEN)
