@@ -23,7 +23,6 @@ def get_config(arg: str = "data"):
   else:
     config = recipes.images(arg)
     config.rollout.length = 3000
-  del config.probes["reference"]
   config.advantage.scale = "none"
   policy = config.losses.policy.to_dict()
   reduce = {"name": "sequence_sum", "horizon": config.rollout.length}

@@ -25,7 +25,6 @@ def get_config(arg: str = "data"):
   if not local:
     config.losses.policy.clip_high = 0.3
     config.losses.policy.dual_clip = 3.0
-  config.probes.visual_entropy = {"name": "visual_entropy"}
   config.advantage = {
     "name": "difficulty_aware",
     "bins": 0 if local else 12,  # 0: by the number of prompts

@@ -14,7 +14,7 @@ answer; for a model that has to be told so, `:DIR,instruct` adds an instruction
 to every question:
 
   python -m mmrl.train --config experiments/jsonl.py:DIR,instruct \\
-    --config.model.path=MODEL_DIR --workdir runs/mine
+    --config.models.policy.path=MODEL_DIR --workdir runs/mine
 """
 
 import os

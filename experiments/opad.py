@@ -19,7 +19,7 @@ the test questions before, about 86 % after, with either arm; the teacher has
 Plan (libtpu 0.0.52): fits v5p:4x4x4, 95 GiB a chip. The time is that of the
 model's FLOPs at the chips' peak.
 
-               evaluate  rollout   probe   teach  prepare  update
+               evaluate  rollout   probe teacher  prepare  update
   GiB a chip       9.61     9.00    7.56    9.25     7.36   13.51
   TFLOP                    19289   26318   71293            11601
   seconds                   0.66    0.90    2.43             0.39
@@ -42,18 +42,27 @@ def get_config(arg: str = "data"):
   base, _, arm = arg.partition(",")
   if arm not in ("", "kd"):
     raise ValueError(f"opad.py:{arg}: expected one argument, or one and ,kd")
+  mesh = {"data": 1, "fsdp": -1, "tensor": 1}
   if recipes.is_local(base):
     config = recipes.local()
-    config.teacher.path = "runs/tiny_teacher"
+    config.models.teacher = {
+      "name": "Directory",
+      "path": "runs/tiny_teacher",
+      "mesh": mesh,
+    }
   else:
     config = ral_qwen2_5_vl_7b.get_config(base)
     del config.losses["attention"]
-    config.teacher.path = "Qwen/Qwen2.5-VL-32B-Instruct"
-    config.teacher.dtype = config.teacher.param_dtype = "bfloat16"
+    config.models.teacher = {
+      "name": "Directory",
+      "path": "Qwen/Qwen2.5-VL-32B-Instruct",
+      "dtype": "bfloat16",
+      "param_dtype": "bfloat16",
+      "mesh": mesh,
+    }
     # 16 prompts to an update, one on each four chips; the teacher reads one
     # prompt on each chip.
     config.mesh.tensor = 4
-  config.probes.teacher = {"name": "teacher"}
   config.losses.distillation = {
     "name": "distillation_kl",
     "weight": 1.0,

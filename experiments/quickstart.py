@@ -24,7 +24,7 @@ def get_config(arm: str = "ral"):
   if arm not in ("ral", "grpo"):
     raise ValueError(f"quickstart.py:{arm}: expected :ral or :grpo")
   config = config_lib.get_config()
-  config.model.remat = False  # a model this small fits anyway
+  config.models.policy.remat = False  # a model this small fits anyway
   config.rollout.prompts = 192
   config.rollout.answers = 16
   config.train.steps = 28

@@ -37,12 +37,12 @@ def get_config(arg: str = "data"):
     arg: DIR.
   """
   config = jsonl.get_config(f"{arg},instruct")
-  config.model.path = "Qwen/Qwen2.5-VL-3B-Instruct"
-  config.model.dtype = "bfloat16"
-  config.model.video.fps = 1.0
-  config.model.video.max_frames = 128
+  config.models.policy.path = "Qwen/Qwen2.5-VL-3B-Instruct"
+  config.models.policy.dtype = "bfloat16"
+  config.models.policy.video.fps = 1.0
+  config.models.policy.video.max_frames = 128
   # 64 pairs of frames of 128 visual tokens, of 28 x 28 pixels each.
-  config.model.video.max_pixels = 64 * 128 * 28 * 28
+  config.models.policy.video.max_pixels = 64 * 128 * 28 * 28
   config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
   config.data.lengths = (8704,)
   config.data.patches = (4 * 8192,)

@@ -31,5 +31,5 @@ def get_config(arg: str = "data"):
     arg: DIR.
   """
   config = ral_qwen2_5_vl_3b.get_config(arg)
-  config.model.path = "Qwen/Qwen2.5-VL-7B-Instruct"
+  config.models.policy.path = "Qwen/Qwen2.5-VL-7B-Instruct"
   return config

@@ -37,7 +37,7 @@ def get_config(arg: str = "data"):
   """
   if recipes.is_local(arg):
     config = quickstart.get_config("ral")
-    config.model.path = "runs/tiny_direct"
+    config.models.policy.path = "runs/tiny_direct"
   else:
     config = ral_qwen2_5_vl_7b.get_config(arg)
     for split in ("train", "test"):

@@ -8,6 +8,7 @@ papers share that were made with the same framework.
 import ml_collections
 
 from experiments import jsonl, quickstart
+from mmrl import config as config_lib
 
 
 def is_local(arg: str) -> bool:
@@ -26,8 +27,8 @@ def base(arg: str) -> ml_collections.ConfigDict:
 
 
 def drop_kl(config: ml_collections.ConfigDict) -> None:
-  """Takes out the KL to the reference, and the pass that it needs."""
-  del config.losses["kl"], config.probes["reference"]
+  """Takes out the KL to the reference, and with it the pass that it needs."""
+  del config.losses["kl"]
 
 
 def images(folder: str) -> ml_collections.ConfigDict:
@@ -45,9 +46,9 @@ def images(folder: str) -> ml_collections.ConfigDict:
   """
   config = jsonl.get_config(f"{folder},instruct")
   del config.losses["attention"]
-  config.model.path = "Qwen/Qwen2.5-VL-7B-Instruct"
-  config.model.dtype = "bfloat16"
-  config.model.max_pixels = 2048 * 28 * 28
+  config.models.policy.path = "Qwen/Qwen2.5-VL-7B-Instruct"
+  config.models.policy.dtype = "bfloat16"
+  config.models.policy.max_pixels = 2048 * 28 * 28
   config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
   config.data.lengths = (2560,)
   config.data.patches = (4 * 2048,)
@@ -81,7 +82,8 @@ def dapo(folder: str) -> ml_collections.ConfigDict:
   _dapo_loss(config)
   config.rollout.answers = 16
   config.rollout.length = 20480
-  config.rollout.refill.rounds = 9  # ten drawings in all
+  # Ten drawings in all.
+  config_lib.wrap_rollout(config, name="refilled", rounds=9, reward="accuracy")
   config.rewards = {
     "accuracy": {"name": "exact_answer", "weight": 2.0},
     "overlong": {
@@ -107,7 +109,7 @@ def dapo_local() -> ml_collections.ConfigDict:
   """DAPO on easy-VQA with the tiny model."""
   config = local()
   _dapo_loss(config)
-  config.rollout.refill.rounds = 1
+  config_lib.wrap_rollout(config, name="refilled", rounds=1, reward="accuracy")
   config.rewards.overlong = {
     "name": "soft_overlong",
     "weight": 1.0,

@@ -23,6 +23,7 @@ def get_config(arg: str = "data"):
   """
   config = recipes.base(arg)
   del config.losses["kl"]
+  config.probes.reference = {"name": "reference"}
   config.advantage = {
     "name": "reinforce_plus_plus",
     "beta": 0.001,

@@ -30,6 +30,7 @@ def get_config(arg: str = "data"):
     config.train.accumulate = 16
   # The loss has no ratio: one update per rollout batch.
   config.train.minibatches = 1
+  config.probes.reference = {"name": "reference"}
   config.advantage = {"name": "leave_one_out", "beta": 0.03}
   config.losses = {
     "policy": {

@@ -17,6 +17,7 @@ its probability depends on the picture) and the filter are chosen here.
 """
 
 from experiments import recipes
+from mmrl import config as config_lib
 
 
 def get_config(arg: str = "experts.jsonl,data"):
@@ -32,16 +33,16 @@ def get_config(arg: str = "experts.jsonl,data"):
   if not recipes.is_local(base):
     config.rollout.answers = 7
   recipes.drop_kl(config)
-  config.experts = {
-    "path": experts,
-    "count": 1,
-    "accuracy": "accuracy",
-    "format": "format",
-    "solved": 0.5,
-    "quantile": 0.0,
-  }
+  config_lib.wrap_rollout(
+    config,
+    name="with_experts",
+    path=experts,
+    count=1,
+    accuracy="accuracy",
+    format="format",
+    solved=0.5,
+  )
   config.advantage = {"name": "expert_group_normalised", "scale": "group"}
-  config.probes.blind = {"name": "image_blind"}
   config.token_weights.visual = {"name": "expert_visual", "strength": 1.0}
   config.losses.policy = {
     "name": "expert_shaped",

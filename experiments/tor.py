@@ -16,6 +16,7 @@ of others' accounts and of a re-implementation.
 """
 
 from experiments import recipes
+from mmrl import config as config_lib
 
 
 def get_config(arg: str = "data"):
@@ -33,9 +34,10 @@ def get_config(arg: str = "data"):
   if base:
     recipes.drop_kl(config)
     config.losses.policy.clip_high = 0.28
-    config.rollout.refill.rounds = 9
+    config_lib.wrap_rollout(
+      config, name="refilled", rounds=9, reward="accuracy"
+    )
   config.probes.nucleus = {"name": "nucleus", "top_p": 0.95}
-  config.probes.blind = {"name": "image_blind"}
   config.token_weights.kinds = {
     "name": "perception_reasoning",
     "reasoning_fraction": 0.3,

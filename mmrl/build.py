@@ -14,6 +14,7 @@ import types
 import typing
 from typing import Any
 
+from mmrl import errors
 from mmrl.errors import UserError
 
 _POSITIONAL = (
@@ -32,16 +33,19 @@ class Bound:
     needs: names of its data arguments, those of optional data that is there
       among them.
     options: its hyper-parameters.
+    where: the config field, which begins the errors that the function raises.
   """
 
   name: str
   function: Callable
   needs: tuple[str, ...]
   options: Mapping[str, Any]
+  where: str
 
   def __call__(self, context: Mapping[str, Any]):
     data = {name: context[name] for name in self.needs}
-    return self.function(**data, **self.options)
+    with errors.of_field(self.where):
+      return self.function(**data, **self.options)
 
 
 def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
@@ -115,6 +119,40 @@ def construct(
   return function(**options, **fixed)
 
 
+def resolve(
+  package: types.ModuleType, spec: Mapping, where: str
+) -> tuple[Callable, dict[str, Any]]:
+  """Looks up a slot's function and checks the options of its spec.
+
+  Args:
+    package: the slot's package.
+    spec: "name" and hyper-parameters.
+    where: the config field, for errors.
+
+  Returns:
+    (function, options).
+
+  Raises:
+    UserError: if the name or an option is unknown.
+  """
+  function = lookup(package, spec, where)
+  options = {k: v for k, v in spec.items() if k != "name"}
+  parameters = inspect.signature(function).parameters.values()
+  keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+  _check_options(function, options, keywords, where)
+  return function, options
+
+
+def required(function: Callable) -> list[str]:
+  """Returns the names of the data that a function can't be called without."""
+  return [p.name for p in _data(function) if p.default is p.empty]
+
+
+def _data(function: Callable) -> list[inspect.Parameter]:
+  parameters = inspect.signature(function).parameters.values()
+  return [p for p in parameters if p.kind in _POSITIONAL]
+
+
 def bind(
   package: types.ModuleType,
   spec: Mapping,
@@ -135,24 +173,35 @@ def bind(
   Raises:
     UserError: if the name or an option is unknown, or data is missing.
   """
-  function = lookup(package, spec, where)
-  options = {k: v for k, v in spec.items() if k != "name"}
-  parameters = inspect.signature(function).parameters.values()
-  keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
-  _check_options(function, options, keywords, where)
-  provided = set(provided)
-  data = [p for p in parameters if p.kind in _POSITIONAL]
-  needs = tuple(
-    p.name for p in data if p.name in provided or p.default is p.empty
+  function, options = resolve(package, spec, where)
+  return bind_function(
+    spec["name"], function, options, where, provided=provided, remedies=remedies
   )
-  for name in needs:
-    if name not in provided:
-      remedy = remedies.get(name, f"provided are {', '.join(sorted(provided))}")
+
+
+def bind_function(
+  name: str,
+  function: Callable,
+  options: Mapping[str, Any],
+  where: str,
+  *,
+  provided: Iterable[str],
+  remedies: Mapping[str, str] = types.MappingProxyType({}),
+) -> Bound:
+  """Binds a function that is resolved already; see `bind`."""
+  provided = set(provided)
+  needs = tuple(
+    p.name
+    for p in _data(function)
+    if p.name in provided or p.default is p.empty
+  )
+  for need in needs:
+    if need not in provided:
+      remedy = remedies.get(need, f"provided are {', '.join(sorted(provided))}")
       raise UserError(
-        f"{where}: {function.__name__} needs {name}, which this run doesn't"
-        f" have; {remedy}"
+        f"{where}: {name} needs {need}, which this run doesn't have; {remedy}"
       )
-  return Bound(spec["name"], function, needs, options)
+  return Bound(name, function, needs, options, where)
 
 
 def provides(probe: Callable) -> tuple[str, ...]:

@@ -7,6 +7,9 @@ code of the library has a default for a field of the config.
 
 import ml_collections
 
+# Fields of `rollout` that aren't options of where answers come from.
+ROLLOUT_SIZES = ("prompts", "answers", "length", "mask_truncated")
+
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the base config of all experiments: GRPO, easy-VQA, tiny model."""
@@ -14,21 +17,29 @@ def get_config() -> ml_collections.ConfigDict:
     {
       # One run is a function of (config, seed).
       "seed": 0,
-      "model": {
-        # Directory in the Hugging Face layout; "tiny" ships with the library.
-        "path": "tiny",
-        # Type of matrix products: float32 or bfloat16.
-        "dtype": "float32",
-        # Type that parameters and optimiser state are stored in.
-        "param_dtype": "float32",
-        # Recompute each layer in the backward pass: less memory, more compute.
-        "remat": True,
-        # Largest picture area in pixels; 0 keeps the model's own budget.
-        "max_pixels": 0,
-        # Sampling of video frames; 0 keeps the model's own setting. `frames`
-        # samples that many whatever the length; without it `fps` applies, up to
-        # `max_frames`.
-        "video": {"fps": 0.0, "frames": 0, "max_frames": 0, "max_pixels": 0},
+      # Models by name; a function that names `params_NAME` reads model NAME.
+      # `policy` is trained. The others are specs of `mmrl.train.models`:
+      # Directory (with a mesh of its own, or the run's), Initial (the policy at
+      # step 0) and Average (a moving average of the policy).
+      "models": {
+        "policy": {
+          # Directory in the Hugging Face layout; "tiny" ships with the library.
+          "path": "tiny",
+          # Type of matrix products: float32 or bfloat16.
+          "dtype": "float32",
+          # Type that parameters and optimiser state are stored in.
+          "param_dtype": "float32",
+          # Recompute each layer in the backward pass: less memory, more
+          # compute.
+          "remat": True,
+          # Largest picture area in pixels; 0 keeps the model's own budget.
+          "max_pixels": 0,
+          # Sampling of video frames; 0 keeps the model's own setting. `frames`
+          # samples that many whatever the length; without it `fps` applies, up
+          # to `max_frames`.
+          "video": {"fps": 0.0, "frames": 0, "max_frames": 0, "max_pixels": 0},
+        },
+        "reference": {"name": "Initial"},
       },
       # Devices on each axis, -1 for all others. Prompts are sharded over data x
       # fsdp, parameters over fsdp x tensor: `mmrl.machines.sharding`.
@@ -52,7 +63,9 @@ def get_config() -> ml_collections.ConfigDict:
         "threads": 2,
         "workers": 0,
       },
+      # Where answers come from: a spec of `mmrl.rollouts`, and sizes.
       "rollout": {
+        "name": "sampled",
         "prompts": 64,  # P of a rollout batch
         "answers": 8,  # G
         "length": 10,  # R, most tokens of an answer
@@ -63,11 +76,6 @@ def get_config() -> ml_collections.ConfigDict:
         "temperature": 1.0,  # 0 is greedy
         "top_k": 0,  # 0 keeps all tokens
         "top_p": 1.0,
-        # Dynamic sampling: groups whose `reward` is the same for all answers
-        # are resampled with other questions, up to `rounds` times. Groups that
-        # are still not mixed are masked out. A minibatch of only such groups
-        # has gradient 0, but momentum and weight decay still act.
-        "refill": {"rounds": 0, "reward": "accuracy"},
       },
       # Specs of `mmrl.rewards`, each with a weight.
       "rewards": {
@@ -77,34 +85,11 @@ def get_config() -> ml_collections.ConfigDict:
       "advantage": {"name": "group_normalised", "epsilon": 1e-6, "ddof": 1},
       # Layers whose attention is a policy, and which row: "self" or "emit".
       "attention": {"layers": (-1,), "row": "self"},
-      # Specs of `mmrl.probes`: the fields that losses may name.
-      "probes": {
-        "behaviour": {"name": "behaviour"},
-        "reference": {"name": "reference"},
-      },
+      # Specs of `mmrl.probes` with options, or whose fields are optional data;
+      # others are run if a function names a field of theirs.
+      "probes": {},
       # Specs of `mmrl.token_weights`; a token's weight is their product.
       "token_weights": {},
-      # Trajectories of stronger models as extra answers, `count` per group:
-      # JSON Lines of {"name": of the question, "text"}. A trajectory is used if
-      # it is right (its reward `accuracy` is 1) and well-formed (its reward
-      # `format`), and the share of right answers to its question is below
-      # `solved`; `quantile` leaves out each process's least likely ones.
-      "experts": {
-        "path": "",
-        "count": 1,
-        "accuracy": "accuracy",
-        "format": "format",
-        "solved": 0.5,
-        "quantile": 0.0,
-      },
-      # Teacher of distillation; see probe "teacher". It is sharded over all
-      # devices, on a mesh of its own.
-      "teacher": {
-        "path": "",
-        "dtype": "float32",
-        "param_dtype": "float32",
-        "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
-      },
       # Specs of `mmrl.losses`, each with a weight and a reduction.
       "losses": {
         "policy": {
@@ -158,4 +143,19 @@ def add_ral(
     "weight": weight,
     "reduce": "sequence_mean",
   }
+  return config
+
+
+def wrap_rollout(
+  config: ml_collections.ConfigDict, **spec
+) -> ml_collections.ConfigDict:
+  """Wraps where a config's answers come from in another source of answers.
+
+  Args:
+    config: to change.
+    **spec: name and options of the wrapper, without `of`.
+  """
+  rollout = config.rollout.to_dict()
+  outer = {name: rollout.pop(name) for name in ROLLOUT_SIZES}
+  config.rollout = {**outer, **spec, "of": rollout}
   return config

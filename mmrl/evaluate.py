@@ -36,9 +36,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       " mmrl.train finish with this --workdir first"
     )
   with config.unlocked():
-    config.model.path = str(path)
+    config.models.policy.path = str(path)
   built = run_lib.build_run(config)
-  result = dataclasses.asdict(loop.evaluate_model(config, built, built.params))
+  result = dataclasses.asdict(loop.evaluate_model(built, built.params))
   del result["shown"]
   print(json.dumps(result, indent=2))
 

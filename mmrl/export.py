@@ -51,12 +51,12 @@ def export(
     raise UserError(
       f"expected the --workdir of a run, found {workdir}: {error}"
     ) from error
-  source = model_lib.find(config.model.path)
+  source = model_lib.find(config.models.policy.path)
   model_config = config_json.read(source)
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
-      x.shape, config.model.param_dtype, sharding=here
+      x.shape, config.models.policy.param_dtype, sharding=here
     ),
     parameters.shapes(model_config),
   )

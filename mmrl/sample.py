@@ -117,6 +117,7 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
     temperature=temperature,
   )
   inputs = models.embed(params, config, rollout.tokens)
+  assert rollout.prefix is not None
   output = models.extend(
     params, config, rollout.prefix, inputs, attention_layers=layers
   )

@@ -16,16 +16,7 @@ Every structure is a frozen dataclass and a pytree. All arrays of a structure
 lead with P, or with B, which divides P; so a minibatch of whole rows is a
 slice of each of them (`map_prompts`).
 
-Context names, the vocabulary of the slots (see `mmrl.build`): `mask`,
-`rewards`, `key` (of the rollout batch), `logprobs_sampler`, `advantages`,
-`token_weights`; `expert`, which answers are an expert's, in runs that have
-some; what the scorer computes (`logprobs`, `entropies`, `attention`, `logits`);
-`minibatch`, of token weights that read these: how it is computed;
-`attention_moved`, of losses: the divergence of `attention` from
-`attention_old`; and what the probes of a run add: `logprobs_old`,
-`entropies_old`, `attention_old`, `logprobs_ref`, `logits_teacher`,
-`attention_teacher`, `nucleus_entropies_old`, `logprobs_blind`, `pictured`,
-`visual_entropy`.
+The names by which functions read a batch are in `mmrl.names`.
 """
 
 from collections.abc import Callable
@@ -167,28 +158,6 @@ class Output:
 
 
 @pytree
-class Rollout:
-  """Answers sampled from the current policy.
-
-  Attributes:
-    tokens: sampled ids; the pad id after the end.
-    mask: True on sampled tokens, the closing end-of-sequence included.
-    logprobs: log-probability of each token as the sampler saw it.
-    visual: visual tokens, packed like the patches.
-    prefix: the prompt's keys and values under the behaviour policy.
-    expert: True on answers of experts, whose log-probabilities are
-      meaningless; None if all of them are the policy's own.
-  """
-
-  tokens: Int[Array, "P G R"]
-  mask: Bool[Array, "P G R"]
-  logprobs: Float[Array, "P G R"]
-  visual: Float[Array, "B N E"]
-  prefix: Prefix
-  expert: Bool[Array, "P G"] | None = None
-
-
-@pytree
 class Logits:
   """Logits of tokens, not computed yet: see `mmrl.models.vocabulary`.
 
@@ -239,19 +208,45 @@ class Scores:
 
 @pytree
 class Batch:
-  """One rollout batch, ready for the objective.
+  """A batch of answers: everything about it that has a name.
 
   Attributes:
     prompt: the prompts.
-    visual: visual tokens if the vision tower is frozen, else None.
-    tokens: answer ids.
-    mask: True on answer tokens.
-    fields: everything else a loss may name: rewards, advantages, token
-      weights and what the probes added, each with leading P.
+    visual: visual tokens, packed like the patches; None if they aren't
+      computed yet, or no longer valid.
+    tokens: answer ids; the pad id after the end.
+    mask: True on the tokens of the answers that the batch holds, the closing
+      end of sequence included. An answer is dropped by clearing its mask.
+    fields: what else functions may name, each with leading P: see
+      `mmrl.names`.
+    prefix: keys and values of the prompts under the policy that sampled; None
+      where there are none, or no longer.
   """
 
   prompt: Prompt
   visual: Float[Array, "B N E"] | None
   tokens: Int[Array, "P G R"]
   mask: Bool[Array, "P G R"]
-  fields: dict[str, Array]
+  fields: dict[str, Any]
+  prefix: Prefix | None = None
+
+  def context(self, scores: Scores | None = None, **more) -> dict[str, Any]:
+    """Returns the data that functions name, by name.
+
+    Args:
+      scores: of the current parameters, where they are known.
+      **more: what doesn't belong to the batch, such as parameters.
+    """
+    found = {
+      "prompt": self.prompt,
+      "visual": self.visual,
+      "tokens": self.tokens,
+      "mask": self.mask,
+      "length": self.mask.sum(-1),
+      **self.fields,
+    }
+    return found | (vars(scores) if scores else {}) | more
+
+  def with_fields(self, **fields) -> "Batch":
+    """Returns the batch with further fields."""
+    return dataclasses.replace(self, fields=self.fields | fields)

@@ -45,8 +45,8 @@ def make_config(method: str):
     with mock.patch.object(sys, "argv", command):
       experts.main()
   config = importlib.import_module(f"experiments.{name}").get_config(argument)
-  if config.teacher.path:
-    config.teacher.path = "tiny"
+  if "teacher" in config.models:
+    config.models.teacher.path = "tiny"
   config.rollout.prompts, config.rollout.answers = 16, 4
   config.train.minibatches = 2
   config.shares.prompts = 8
@@ -63,12 +63,11 @@ def record(method: str, devices: int) -> dict:
 
   config = make_config(method)
   run = run_lib.build_run(config, jax.devices()[:devices])
-  questions = loop.read_questions(config, run)
+  questions = loop.read_questions(run)
   state, metrics = run.initial_state(), []
   with futures.ThreadPoolExecutor(1) as pool:
     for step in range(1, STEPS + 1):
       batch, values = collect.collect(
-        config,
         run,
         state,
         next(questions),
@@ -76,7 +75,7 @@ def record(method: str, devices: int) -> dict:
         pool,
         lambda: next(questions),
       )
-      state, values = loop.learn(config, run, state, batch, values, step, 0)
+      state, values = loop.learn(run, state, batch, values, step, 0)
       state = run.at_step(state, step)
       metrics.append(
         {k: v for k, v in values.items() if not k.startswith("time/")}

@@ -98,9 +98,9 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   source = {"name": "JsonLines", "path": questions}
   config.data.train = config.data.test = source
   config.data.patches = ()
-  config.model.path = model
-  config.model.dtype = flags.dtype
-  config.model.remat = flags.grad_ckpt
+  config.models.policy.path = model
+  config.models.policy.dtype = flags.dtype
+  config.models.policy.remat = flags.grad_ckpt
   config.rollout.prompts = flags.prompts
   config.rollout.answers = flags.group
   config.rollout.length = flags.new_tokens
@@ -111,7 +111,7 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   config.shares.every = 0
   config.losses.kl.weight = flags.beta
   if not flags.beta:
-    del config.losses.kl, config.probes.reference
+    del config.losses.kl
   if flags.ral:
     config_lib.add_ral(config, flags.ral)
   return config
@@ -180,7 +180,7 @@ def step_flops(config, run, samples) -> dict[str, int]:
     count=config.rollout.length,
     rows_probed=layers,
     rows_trained=layers * ("attention" in config.losses),
-    reference="reference" in config.probes,
+    reference="reference" in run.method.models,
     epochs=config.train.epochs,
   )
   return {"step_flops": sum(work.values()), "update_flops": work["update"]}
@@ -190,9 +190,11 @@ def one_step(config, run, state, questions, step: int, pool):
   """(the state after a step, its timings, its questions)."""
   began = time.perf_counter()
   samples = next(questions)
-  batch, values = collect.collect(config, run, state, samples, step, pool)
+  batch, values = collect.collect(
+    *(run, state, samples, step, pool), functools.partial(next, questions)
+  )
   collected = time.perf_counter()
-  state, values = loop.learn(config, run, state, batch, values, step, 0)
+  state, values = loop.learn(run, state, batch, values, step, 0)
   jax.block_until_ready(state)
   ended = time.perf_counter()
   row = {
@@ -208,7 +210,7 @@ def one_step(config, run, state, questions, step: int, pool):
 
 def time_steps(flags, config, run, compilations):
   """(timings of each step, compilations at the end of the warm-up)."""
-  state, questions = run.initial_state(), loop.read_questions(config, run)
+  state, questions = run.initial_state(), loop.read_questions(run)
   rows, compiled = [], 0
   with futures.ThreadPoolExecutor() as pool:
     for step in range(1, flags.steps + 1):

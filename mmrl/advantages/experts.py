@@ -12,7 +12,7 @@ from mmrl.errors import UserError
 def expert_group_normalised(
   rewards: Float[Array, "P G"],
   mask: Bool[Array, "P G R"],
-  expert: Bool[Array, "P G"] | None = None,
+  sampled: Bool[Array, "P G"] | None = None,
   *,
   scale: str = "group",
   epsilon: float = 1e-6,
@@ -34,7 +34,7 @@ def expert_group_normalised(
     rewards: of each row, by the same rule; anything on experts that aren't
       kept.
     mask: True on answer tokens.
-    expert: True on expert rows; None if there are none, which is
+    sampled: False on expert rows; None if there are none, which is
       `group_normalised`, bit for bit.
     scale: "group" divides by the deviation, "none" by 1.
     epsilon: added to the deviation.
@@ -54,12 +54,12 @@ def expert_group_normalised(
   if scale not in ("group", "none"):
     raise UserError(f"scale must be 'group' or 'none', got {scale!r}")
   group.check_ddof(ddof)
-  if expert is None:
+  if sampled is None:
     return group.group_normalised(
       rewards, mask, scale=scale, epsilon=epsilon, ddof=ddof
     )
   rewards = rewards.astype(jnp.float32)
-  counts = ~expert | mask.any(axis=-1)
+  counts = sampled | mask.any(axis=-1)
   moments: dict[str, Any] = {"axis": 1, "keepdims": True, "where": counts}
   centred = rewards - rewards.mean(**moments)
   if scale == "group":

@@ -109,6 +109,7 @@ def make_answer(scorer: Scorer, length: int, layout: Layout):
       length=length,
       temperature=0.0,
     )
+    assert rollout.prefix is not None
     scores = scorer(params, rollout.prefix, rollout.tokens)
     counts = rollout.mask[..., None]
     assert scores.attention is not None

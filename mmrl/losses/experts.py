@@ -16,7 +16,7 @@ def expert_shaped(
   advantages: Float[Array, "P G"] | Float[Array, "P G R"],
   token_weights: Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
-  expert: Bool[Array, "P G"] | None = None,
+  sampled: Bool[Array, "P G"] | None = None,
   *,
   shape: float = 0.1,
   clip_low: float = 0.2,
@@ -41,7 +41,7 @@ def expert_shaped(
     advantages: of each answer, or of each token.
     token_weights: w, of each token.
     mask: True on answer tokens; False throughout on experts that aren't kept.
-    expert: True on expert rows; None if there are none, which is
+    sampled: False on expert rows; None if there are none, which is
       `clipped_ratio`, bit for bit.
     shape: above 0.
     clip_low: on sampled answers; see `clipped_ratio`.
@@ -76,9 +76,9 @@ def expert_shaped(
       dual_clip=dual_clip,
     )
 
-  if expert is None:
+  if sampled is None:
     return clipped(mask)
-  expert = expert[..., None]
+  expert = ~sampled[..., None]
   # Each formula reads only its own rows: the other rows may hold anything.
   read = jnp.where(mask & expert, policy.upcast(logprobs), 0.0)
   shaped = jax.nn.sigmoid(read - math.log(shape))

@@ -127,13 +127,13 @@ class Layout:
   def of(self, tree: PyTree) -> PyTree:
     """Returns shardings of a state: parameters and all that is shaped alike.
 
-    The optimiser's moments are found by the path of their parameter, the last
-    key of their own.
+    Moments of the optimiser and averages are found by the path of their
+    parameter, the last key of their own.
     """
 
     def one(path, leaf):
-      name = "/".join(str(getattr(k, "key", "")) for k in path).strip("/")
-      return self.parameter(name, leaf.shape)
+      keys = [str(k.key) for k in path if hasattr(k, "key")]
+      return self.parameter(keys[-1] if keys else "", leaf.shape)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 

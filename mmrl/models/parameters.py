@@ -14,6 +14,9 @@ from mmrl.models import layers
 from mmrl.models.config import ModelConfig
 from mmrl.types import PyTree
 
+# Paths of parameters that loss terms add begin with this and the term's name.
+TERMS = "terms"
+
 
 def init(rng: Array, config: ModelConfig) -> PyTree:
   """Initialises parameters: normal(0.02) matrices, unit norms, zero biases.
@@ -146,3 +149,8 @@ def merge(*parts: Mapping[str, jax.Array]) -> PyTree:
         node = node.setdefault(parent, {})
       node[name] = leaf
   return params
+
+
+def is_of_term(path: str) -> bool:
+  """Tells whether a parameter was added by a loss term."""
+  return path.split("/")[0] == TERMS

@@ -169,7 +169,7 @@ def step(
   lengths: Sequence[int],
   answers: int,
   count: int,
-  experts: int = 0,
+  others: int = 0,
   rows_probed: int = 1,
   rows_trained: int = 0,
   reference: bool = True,
@@ -191,7 +191,7 @@ def step(
     lengths: tokens of each prompt.
     answers: G.
     count: tokens of an answer.
-    experts: further answers of a group, which weren't sampled.
+    others: further answers of a group, which weren't sampled.
     rows_probed: number of layers whose attention rows the behaviour probe
       reads.
     rows_trained: number of layers whose attention rows a loss reads.
@@ -203,7 +203,7 @@ def step(
     FLOPs of "rollout", "probe" and "update", the last of all updates.
   """
 
-  sizes = answers + experts, count
+  sizes = answers + others, count
   seen = vision(config, grids)
   prompts = _sum(prefill(config, s) for s in lengths)
   decoded = _sum(extend(config, s, answers, count - 1) for s in lengths)
@@ -212,7 +212,7 @@ def step(
   trained = _sum(rows(config, s, *sizes, rows_trained) for s in lengths)
   drawn, logits = (
     head(config, len(lengths) * group * count)
-    for group in (answers, answers + experts)
+    for group in (answers, answers + others)
   )
   probe = forward(scored, logits, probed)
   if reference:

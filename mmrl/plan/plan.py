@@ -16,7 +16,7 @@ from mmrl.hub import directory
 from mmrl.plan import chips
 from mmrl.plan.programs import Compiler, Program
 from mmrl.prompts.processor import Processor
-from mmrl.train import model as model_lib
+from mmrl.train import models as models_lib
 
 _GIB = 2**30
 # Questions that padding is measured on.
@@ -63,18 +63,18 @@ def run(
 def _sizes(compiler: Compiler) -> dict[str, int | float | None]:
   config, layout = compiler.config, compiler.parts.layout
   prompts, answers = config.rollout.prompts, config.rollout.answers
-  experts = compiler.experts
+  group = compiler.answers
   length, new = max(config.data.lengths), config.rollout.length
   return {
     "devices": layout.mesh.devices.size,
     **layout.mesh.shape,
     "prompts": prompts,
     "answers": answers,
-    "experts": experts,
+    "other_answers": group - answers,
     "prompt_length": length,
     "answer_length": new,
     "patches": max(config.data.patches),
-    "tokens_per_step": prompts * (length + (answers + experts) * new),
+    "tokens_per_step": prompts * (length + group * new),
     "padding_share": _padding(compiler),
     "prompts_per_shard_and_update": prompts
     // (layout.shards * config.train.minibatches * config.train.accumulate),
@@ -88,12 +88,13 @@ def _padding(compiler: Compiler) -> float | None:
   """
   config = compiler.config
   try:
-    if directory.public_config(config.model.path):
+    policy = config.models.policy.path
+    if directory.public_config(policy):
       return None
     processor = Processor.load(
-      directory.find(config.model.path), compiler.parts.model_config
+      directory.find(policy), compiler.parts.model_config
     )
-    processor = model_lib.with_budget(config, processor)
+    processor = models_lib.with_budget(config, processor)
     source = build.construct(data, config.data.train.to_dict(), "")
     chosen = [source[i] for i in accuracy.spread(len(source), _SAMPLE)]
     lengths = [len(processor.encode(e.messages, e.name).tokens) for e in chosen]
@@ -117,11 +118,16 @@ def _title(compiler: Compiler, topology: str | None) -> str:
     if v is not None
   )
   device = compiler.parts.layout.mesh.devices.flat[0].device_kind
-  teacher = compiler.config.teacher.path
-  taught = f", taught by {teacher}," if teacher else ""
+  models = compiler.config.models.to_dict()
+  others = [
+    f"{name} {spec['path']}"
+    for name, spec in models.items()
+    if name != "policy" and "path" in spec
+  ]
+  beside = f" beside {', '.join(others)}" if others else ""
   room = f", {chip.memory / _GIB:.1f} GiB a device" if chip else ""
   return (
-    f"{compiler.config.model.path}{taught} on {topology or 'this machine'}"
+    f"{models['policy']['path']}{beside} on {topology or 'this machine'}"
     f" ({device}{room})\n{sizes}\n\n"
     f"{'program':10}{'memory':>10}{'args':>8}{'temp':>8}{'out':>8}{'other':>8}"
     f"{'':8}{'TFLOP':>10}{'at peak':>10}{'compiled':>10}  collectives"
@@ -179,8 +185,8 @@ def _closing(compiler, found, change) -> Iterator[str]:
 
 def _changes(config: ml_collections.ConfigDict, devices: int):
   """Yields single changes that save memory, the cheapest first."""
-  if not config.model.remat:
-    yield {"model.remat": True}
+  if not config.models.policy.remat:
+    yield {"models.policy.remat": True}
   accumulate = config.train.accumulate
   for factor in (2, 4, 8):
     yield {"train.accumulate": accumulate * factor}
@@ -190,9 +196,9 @@ def _changes(config: ml_collections.ConfigDict, devices: int):
   for tensor in (2, 4):
     if config.mesh.tensor < tensor and devices % tensor == 0:
       yield mesh | {"mesh.fsdp": devices // tensor, "mesh.tensor": tensor}
-  for name in ("teacher", "model") if config.teacher.path else ("model",):
-    if config[name].param_dtype != "bfloat16":
-      yield {f"{name}.param_dtype": "bfloat16"}
+  for name, spec in reversed(config.models.items()):
+    if spec.get("param_dtype", "bfloat16") != "bfloat16":
+      yield {f"models.{name}.param_dtype": "bfloat16"}
   prompts = config.rollout.prompts
   for factor in (2, 4):
     yield {"rollout.prompts": prompts // factor}

@@ -1,6 +1,6 @@
 """Programs of a run, compiled from shapes alone."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import math
@@ -9,22 +9,20 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
+from mmrl import build
 from mmrl.errors import UserError
 from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout
-from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.plan import chips, flops, hlo
-from mmrl.train import method as method_lib
-from mmrl.train import model as model_lib
-from mmrl.train import run as run_lib
-from mmrl.train import teacher as teacher_lib
-from mmrl.train.run import Parts
-from mmrl.types import Batch, Logits, Patches, Prompt, PyTree, Rollout
+from mmrl.rollouts.source import Call
+from mmrl.train import models as models_lib
+from mmrl.train import walk
+from mmrl.train.parts import build_parts
+from mmrl.types import Prompt, PyTree
 
 # "Used 20.51G of 15.75G hbm", as XLA refuses to compile for a TPU.
 _REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.I)
@@ -59,96 +57,25 @@ class Program:
   compile_seconds: float
 
 
-def architecture(config: ml_collections.ConfigDict) -> ModelConfig:
-  """Reads the architecture of a config's model, without weights.
+def read_architecture(name: str) -> ModelConfig:
+  """Reads an architecture, without weights.
 
   For a hub id it is in the config.json files that ship with the library.
   """
-  return model_lib.compute_as(config, _read(config.model.path))
-
-
-def architecture_of_teacher(
-  config: ml_collections.ConfigDict,
-) -> ModelConfig | None:
-  """Reads the architecture of a config's teacher; None if it has none."""
-  if not config.teacher.path:
-    return None
-  return teacher_lib.architecture(config, _read(config.teacher.path))
-
-
-def _read(name: str) -> ModelConfig:
   public = directory.public_config(name)
   return public or config_json.read(directory.find(name))
 
 
-def _parameters(model: ModelConfig, layout: Layout, dtype: str) -> PyTree:
-  """Returns shapes of a model's parameters, sharded on a mesh."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: jax.ShapeDtypeStruct(
-      x.shape,
-      jnp.dtype(dtype),
-      sharding=layout.parameter(parameters.path_name(path), x.shape),
-    ),
-    parameters.shapes(model),
-  )
+def _bytes(shapes: PyTree) -> dict[int, int]:
+  """Counts the bytes of each array on each chip, by the identity of its shape.
 
-
-def _resharded(layout: Layout, tree: PyTree) -> PyTree:
-  """Returns shapes with the shardings that `Layout.reshard` sets."""
-
-  def lay(x, where):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-  def one(x):
-    if isinstance(x, Logits):
-      hidden = lay(x.hidden, layout.prompts)
-      head = lay(x.head, layout.everywhere)
-      return dataclasses.replace(x, hidden=hidden, head=head)
-    return lay(x, layout.prompts)
-
-  return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
-
-
-def _bytes(shapes: Iterable[jax.ShapeDtypeStruct]) -> int:
-  """Counts the bytes of arrays on each chip."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in shapes
-  )
-
-
-def _shape(sharding_, *sizes: int, dtype: Any = "int32"):
-  return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=sharding_)
-
-
-def prompt_shapes(
-  config: ml_collections.ConfigDict, parts: Parts, prompts: int, rows: int
-) -> Prompt:
-  """Returns shapes of the largest batch of prompts that the buckets allow."""
-  there, vision = parts.layout.prompts, parts.model_config.vision
-  length, group = max(config.data.lengths), prompts // rows
-  patches = max(config.data.patches) * group
-  windows = slots = None
-  if vision.window_patches:
-    count = 2 * -(-patches // vision.window_patches)
-    windows = _shape(there, rows, count, vision.window_patches)
-    slots = _shape(there, rows, patches)
-  return Prompt(
-    tokens=_shape(there, prompts, length),
-    mask=_shape(there, prompts, length, dtype=bool),
-    positions=_shape(there, prompts, length, 3),
-    visual_index=_shape(there, prompts, length),
-    next_position=_shape(there, prompts),
-    region=_shape(there, prompts, length, dtype="float32"),
-    patches=Patches(
-      pixels=_shape(there, rows, patches, vision.patch_values, dtype="float32"),
-      rows_columns=_shape(there, rows, patches, 2),
-      extent=_shape(there, rows, patches, 2),
-      frame=_shape(there, rows, patches, 2),
-      windows=windows,
-      window_slot=slots,
-    ),
-  )
+  One array that two arguments hold is one shape.
+  """
+  return {
+    id(x): math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(shapes)
+    if getattr(x, "sharding", None)  # not the random key
+  }
 
 
 class Compiler:
@@ -167,117 +94,69 @@ class Compiler:
           " is made for the largest"
         )
     self.config = config
-    self.experts = method_lib.expert_rows(config)
     layout = Layout(
       sharding.make_mesh(config.mesh.to_dict(), devices),
       config.train.minibatches,
     )
-    model, self.teacher = architecture(config), architecture_of_teacher(config)
-    self.parts = run_lib.build_parts(config, model, layout, self.teacher)
-    self.chip = chips.of(layout.mesh.devices.flat[0])
-    self.params = _parameters(model, layout, config.model.param_dtype)
-    self.params_teacher = self.teacher and _parameters(
-      self.teacher, self.parts.teacher_layout, config.teacher.param_dtype
+    model = read_architecture(config.models.policy.path)
+    self.parts = build_parts(
+      config,
+      models_lib.compute_as(config, model),
+      layout,
+      models_lib.read_architectures(config, read_architecture),
     )
-    state = jax.eval_shape(self.parts.first_state, self.params)
-    self.state = self._placed(state, layout.of(state))
+    self.chip = chips.of(layout.mesh.devices.flat[0])
+    self.params = walk.policy_shapes(self.parts)
+    # What stays on the chips all the time.
+    self.state = walk.state_shapes(self.parts)
+    self.fixed = walk.fixed_shapes(self.parts)
 
-  def _placed(self, shapes: PyTree, where: PyTree) -> PyTree:
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes,
-      where,
+  @property
+  def answers(self) -> int:
+    """Returns the answers per prompt, those that aren't sampled included."""
+    return self.parts.source.group
+
+  def _prompt(self, prompts: int, rows: int) -> Prompt:
+    """Returns shapes of the largest batch of prompts that the buckets allow."""
+    sizes = self.config.data
+    return walk.prompt_shapes(
+      self.parts,
+      prompts,
+      rows,
+      length=max(sizes.lengths),
+      patches=max(sizes.patches),
     )
 
   def programs(self) -> Iterator[Program]:
     """Compiles all programs of a run, in the order in which it runs them."""
-    config, parts = self.config, self.parts
-    layout, programs = parts.layout, parts.programs
+    config, layout = self.config, self.parts.layout
     prompts = config.rollout.prompts
     batch = -(-config.evaluation.batch // layout.shards) * layout.shards
-    prompt = prompt_shapes(config, parts, batch, layout.shards)
-    program, _ = self.compile("evaluate", parts.answer, self.params, prompt)
+    arguments = self.params, self._prompt(batch, layout.shards)
+    program, _ = self.compile(Call("evaluate", self.parts.answer, arguments))
     yield program
-    prompt = prompt_shapes(config, parts, prompts, prompts // parts.group)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = self._placed(key, layout.everywhere)
-    program, rollout = self.compile(
-      "rollout", programs.rollout, self.state, prompt, key
-    )
-    if config.rollout.refill.rounds:
-      # Groups are drawn again while those so far are kept.
-      yield self._beside(program, (prompt, rollout))
-      pair, source = (prompt, rollout), _shape(layout.prompts, prompts)
-      program, pair = self.compile(
-        "exchange", programs.exchange, pair, pair, source
-      )
-      prompt, rollout = pair
-    yield program
-    if self.experts:
-      rollout = self._with_experts(rollout)
-    program, probed = self.compile(
-      "probe", programs.probe, self.state, self.params, prompt, rollout
-    )
-    yield program
-    fields, _ = probed
-    if self.teacher:
-      program, taught = self.compile(
-        "teach",
-        programs.teach,
-        self.params_teacher,
-        *_resharded(parts.teacher_layout, (prompt, rollout.tokens)),
-      )
-      yield self._beside(program, (prompt, rollout, fields))
-      fields |= _resharded(layout, taught)
-    if not all(reward.on_host for reward in parts.rewards):
-      program, _ = self.compile(
-        "reward", programs.reward, fields, prompt, rollout
-      )
-      yield self._beside(program, rollout.prefix)
-    sizes = rollout.mask.shape[:2]
-    rewards = _shape(layout.prompts, *sizes, dtype="float32")
-    program, fields = self.compile(
-      "prepare", programs.prepare, fields, rewards, rollout.mask, key
-    )
-    yield program
-    visual = rollout.visual if parts.frozen_vision else None
-    batch = Batch(prompt, visual, rollout.tokens, rollout.mask, fields)
-    number = _shape(layout.everywhere)
-    if config.shares.every:
-      program, _ = self.compile(
-        "shares", programs.shares, self.state, batch, number
-      )
-      yield program
-    program, _ = self.compile(
-      "update", programs.update, self.state, batch, number
-    )
-    yield program
+    prompt = self._prompt(prompts, prompts // self.parts.group)
+    calls = walk.walk(self.parts, prompt, self.state, self.fixed)
+    try:
+      call = next(calls)
+      while True:
+        program, result = self.compile(call)
+        yield program
+        call = calls.send(result)
+    except StopIteration:
+      return
 
-  def _with_experts(self, rollout: Rollout) -> Rollout:
-    """Adds the experts' rows to a rollout's shapes, after the policy's own."""
-    there = self.parts.layout.prompts
-    prompts, answers, length = rollout.tokens.shape
-    group = prompts, answers + self.experts
-    return dataclasses.replace(
-      rollout,
-      tokens=_shape(there, *group, length),
-      mask=_shape(there, *group, length, dtype=bool),
-      logprobs=_shape(there, *group, length, dtype=rollout.logprobs.dtype),
-      expert=_shape(there, *group, dtype=bool),
-    )
-
-  def compile(
-    self, name: str, function: Any, *arguments: PyTree
-  ) -> tuple[Program, PyTree]:
+  def compile(self, call: Call) -> tuple[Program, PyTree]:
     """Compiles one program from the shapes of its arguments.
 
     Returns:
       (the program, shapes of its output as sharded on the mesh).
     """
     began = time.perf_counter()
-    lowered = function.lower(*arguments)
-    resident = self._resident(arguments)
-    output = jax.eval_shape(function, *arguments)
+    function: Any = call.function
+    lowered = function.lower(*call.arguments)
+    resident = self._resident(call)
+    output, name = call.traced(), call.name
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -287,7 +166,7 @@ class Compiler:
       # Too large for a chip is a result, too: XLA's message has the total.
       total = round(float(refused[1]) * _UNITS[refused[2].upper()]) + resident
       memory = {"resident": resident}
-      placed = _resharded(self.parts.layout, output)
+      placed = walk.resharded(self.parts.layout, output)
       seconds = time.perf_counter() - began
       return self._program(name, memory, total, {}, seconds), placed
     found = compiled.memory_analysis()
@@ -305,28 +184,17 @@ class Compiler:
     except jax.errors.JaxRuntimeError:
       moved = None
     seconds = time.perf_counter() - began
-    placed = self._placed(output, compiled.output_shardings)
+    placed = walk.placed(output, compiled.output_shardings)
     return self._program(name, memory, total, moved, seconds), placed
 
-  def _resident(self, arguments: PyTree) -> int:
+  def _resident(self, call: Call) -> int:
     """Counts bytes a chip that the run holds besides a program's arguments.
 
-    State, reference parameters and those of the teacher stay all the time; a
-    program runs beside those of them that it isn't given.
+    The state and the models that don't change stay all the time; a program runs
+    beside those of them that it isn't given.
     """
-    given = {id(leaf) for leaf in jax.tree.leaves(arguments)}
-    held = jax.tree.leaves((self.state, self.params, self.params_teacher))
-    return _bytes(x for x in held if id(x) not in given)
-
-  def _beside(self, program: Program, held: PyTree) -> Program:
-    """Adds to a program the arrays that stay on the chip meanwhile."""
-    more = _bytes(jax.tree.leaves(held))
-    memory = dict(program.memory)
-    memory["resident"] += more
-    total = program.total + more
-    return dataclasses.replace(
-      program, memory=memory, total=total, fits=self._fits(total)
-    )
+    held = _bytes((self.state, self.fixed, call.held))
+    return sum(held[x] for x in set(held) - set(_bytes(call.arguments)))
 
   def _fits(self, total: int) -> bool:
     return not self.chip or total <= self.chip.memory
@@ -357,32 +225,34 @@ class Compiler:
     answers, count = config.rollout.answers, config.rollout.length
     grids = [(1, side, side)] * prompts
     lengths = [max(config.data.lengths)] * prompts
-    layers = len(parts.scorer.layers)
-    method = method_lib.bind(config)
+    layers, method = len(parts.scorer.layers), parts.method
     reads = any(term.needs_attention for term in method.terms)
+    passes = {n for probe in method.probes for n in probe.needs}
     work = flops.step(
       parts.model_config,
       grids=grids,
       lengths=lengths,
       answers=answers,
-      experts=self.experts,
+      others=self.answers - answers,
       count=count,
       rows_probed=layers,
       rows_trained=layers if reads else 0,
-      reference="reference" in config.probes,
+      reference="params_reference" in passes,
       trains=("layers", "head") if parts.frozen_vision else flops.PARTS,
     )
-    if self.teacher:
-      sizes = answers + self.experts, count
-      read = "attention_teacher" in method.named
-      work["teach"] = flops.forward(
-        *flops.vision(self.teacher, grids).values(),
-        *(flops.prefill(self.teacher, s) for s in lengths),
-        *(flops.extend(self.teacher, s, *sizes) for s in lengths),
-        *(flops.rows(self.teacher, s, *sizes, layers * read) for s in lengths),
+    for name, probes in method.probes_apart.items():
+      model, sizes = method.models[name].config, (self.answers, count)
+      # They are computed where they are read.
+      added = [f for p in probes for f in build.provides(p.function)]
+      kept = [f for f in added if f in method.fields]
+      read = any(f.startswith("attention") for f in kept)
+      work[name] = flops.forward(
+        *flops.vision(model, grids).values(),
+        *(flops.prefill(model, s) for s in lengths),
+        *(flops.extend(model, s, *sizes) for s in lengths),
+        *(flops.rows(model, s, *sizes, layers * read) for s in lengths),
       )
-      if "logits_teacher" in method.named:
-        # They are computed where they are read.
+      if any(f.startswith("logits") for f in kept):
         tokens = prompts * math.prod(sizes)
-        work["update"] += flops.forward(flops.head(self.teacher, tokens))
+        work["update"] += flops.forward(flops.head(model, tokens))
     return work | {"update": work["update"] // minibatches}

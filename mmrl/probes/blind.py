@@ -4,11 +4,11 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.models.config import ModelConfig
 from mmrl.probes.policies import Scorer
-from mmrl.types import Prompt, PyTree, Rollout, Scores
+from mmrl.types import Prompt, PyTree, Scores
 
 
 class ImageBlind(NamedTuple):
@@ -22,7 +22,7 @@ def image_blind(
   scorer: Scorer,
   params: PyTree,
   prompt: Prompt,
-  rollout: Rollout,
+  tokens: Int[Array, "P G R"],
   scores_old: Scores,
 ) -> ImageBlind:
   """Computes log-probabilities of the answers without the pictures.
@@ -35,7 +35,7 @@ def image_blind(
     scorer: of the run.
     params: of the policy that sampled the answers.
     prompt: the questions.
-    rollout: the answers.
+    tokens: of the answers.
     scores_old: of the answers, by the same policy, with the pictures.
 
   Returns:
@@ -51,7 +51,7 @@ def image_blind(
   text = without_pictures(prompt, scorer.config)
   plain = dataclasses.replace(scorer, layers=())
   prefix = plain.prefill(params, text, nothing)
-  blind = plain(params, prefix, rollout.tokens).logprobs
+  blind = plain(params, prefix, tokens).logprobs
   blind = jnp.where(pictured[:, None, None], blind, scores_old.logprobs)
   return ImageBlind(blind, pictured)
 

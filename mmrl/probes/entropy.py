@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.machines import sharding
 from mmrl.probes.policies import Scorer
-from mmrl.types import Prompt, Rollout
+from mmrl.types import Prompt
 
 
 class VisualEntropy(NamedTuple):
@@ -18,7 +18,7 @@ class VisualEntropy(NamedTuple):
 
 
 def visual_entropy(
-  scorer: Scorer, prompt: Prompt, rollout: Rollout
+  scorer: Scorer, prompt: Prompt, visual: Float[Array, "B N E"]
 ) -> VisualEntropy:
   """Computes the mean spectral entropy of each prompt's pictures, in nats.
 
@@ -30,7 +30,7 @@ def visual_entropy(
   Args:
     scorer: of the run, for the width of a visual token.
     prompt: holds the places of the visual tokens.
-    rollout: holds the visual tokens.
+    visual: the visual tokens.
 
   Returns:
     One value per prompt, at least 0; NaN without a picture.
@@ -40,7 +40,7 @@ def visual_entropy(
   initial model's; they are the same where the tower is frozen.
   Reconstructed: the choice of features, and the mean.
   """
-  visual = rollout.visual[..., : scorer.config.text.hidden_size]
+  visual = visual[..., : scorer.config.text.hidden_size]
   rows, prompts = len(visual), len(prompt.mask)
   _, shards = sharding.prompt_axes()
   if rows % shards:

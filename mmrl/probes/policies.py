@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mmrl.models import policy, rows, tower, vlm
 from mmrl.models.config import ModelConfig
-from mmrl.types import Attention, Prefix, Prompt, PyTree, Rollout, Scores
+from mmrl.types import Attention, Prefix, Prompt, PyTree, Scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Behaviour(NamedTuple):
 
 
 class Reference(NamedTuple):
-  """Log-probabilities of the answers under the frozen initial parameters."""
+  """Log-probabilities of the answers under the model `reference`."""
 
   logprobs_ref: Float[Array, "P G R"]
 
@@ -83,9 +83,12 @@ def behaviour(scores_old: Scores) -> Behaviour:
 
 
 def reference(
-  scorer: Scorer, params_ref: PyTree, prompt: Prompt, rollout: Rollout
+  scorer_reference: Scorer,
+  params_reference: PyTree,
+  prompt: Prompt,
+  tokens: Int[Array, "P G R"],
 ) -> Reference:
-  """Computes log-probabilities under the run's initial parameters."""
-  scorer = dataclasses.replace(scorer, layers=())
-  prefix = scorer.prefill(params_ref, prompt, None)
-  return Reference(scorer(params_ref, prefix, rollout.tokens).logprobs)
+  """Computes log-probabilities under the model `reference`."""
+  scorer = dataclasses.replace(scorer_reference, layers=())
+  prefix = scorer.prefill(params_reference, prompt, None)
+  return Reference(scorer(params_reference, prefix, tokens).logprobs)

@@ -1,19 +1,19 @@
-"""Sampled answers and their grading by rewards on the host."""
+"""Answers on the host, and their grading by rewards."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import inspect
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from mmrl import build, data
+from mmrl import build, data, names
 from mmrl.errors import UserError
+from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
-from mmrl.types import Prompt, Rollout
+from mmrl.types import Batch
 
-# Arguments of a reward on the host; those in TEXT_DATA exist only there.
-TEXT_DATA = ("text", "answer", "example")
-HOST_DATA = (*TEXT_DATA, "length", "ended")
+_TEXTS = {n for n, x in names.NAMES.items() if x.slots == (names.TEXTS,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,39 +33,58 @@ class Reward:
   @property
   def on_host(self) -> bool:
     """Tells whether the reward reads texts and therefore runs on the host."""
-    return bool(set(TEXT_DATA) & set(self.bound.needs))
+    return reads_texts(self.bound.function)
+
+
+def reads_texts(function) -> bool:
+  """Tells whether a reward's function has an argument that is on the host."""
+  return bool(_TEXTS & set(inspect.signature(function).parameters))
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """Sampled answers, with their rewards once they are graded.
+  """Answers to a batch of questions, with their rewards once they are graded.
 
   Attributes:
     examples: the questions.
-    prompt: their prompts.
-    rollout: the answers.
-    tokens, mask: those of this process, NumPy. The mask is False on answers
-      that nothing is learned from; the rollout's own mask isn't.
+    batch: the answers on the devices.
+    tokens, mask: the batch's, of this process's prompts, NumPy.
     parts: values of each reward, by its name. If answers were appended after
       grading, they cover the first answers only.
   """
 
   examples: Sequence[data.Example]
-  prompt: Prompt
-  rollout: Rollout
+  batch: Batch
   tokens: Int[np.ndarray, "P G R"]
   mask: Bool[np.ndarray, "P G R"]
   parts: Mapping[str, Float[np.ndarray, "P graded"]] = dataclasses.field(
     default_factory=dict
   )
 
+  @classmethod
+  def of(
+    cls, examples: Sequence[data.Example], batch: Batch, layout: Layout
+  ) -> "Answers":
+    """Fetches tokens and mask of a batch that isn't graded yet."""
+    tokens, mask = map(layout.local, (batch.tokens, batch.mask))
+    return cls(examples, batch, tokens, mask)
+
 
 def grade(
-  answers: Answers, rewards: Sequence[Reward], processor: Processor
+  answers: Answers,
+  rewards: Sequence[Reward],
+  processor: Processor,
+  layout: Layout,
 ) -> Answers:
   """Grades answers by the rewards that read texts, each called once.
 
   One call covers all P x G answers that aren't graded yet.
+
+  Args:
+    answers: graded in part, or not.
+    rewards: of the run; those that read arrays are left out.
+    processor: decodes the answers.
+    layout: of the batch.
 
   Raises:
     UserError: if a reward returns another shape, or a non-finite value; see
@@ -85,7 +104,7 @@ def grade(
     "answer": [example.answer for example in answers.examples],
     "example": list(answers.examples),
     "length": mask.sum(-1),
-    "ended": (tokens == processor.config.eos_token_id).any(-1),
+    "ended": layout.local(answers.batch.fields["ended"])[:, known:],
   }
   parts = {}
   for reward in graded:
@@ -122,8 +141,8 @@ def checked(
 
 
 def total(
-  rewards: Sequence[Reward], parts: Mapping[str, Float[np.ndarray, "P G"]]
+  rewards: Sequence[Reward], answers: Answers
 ) -> Float[np.ndarray, "P G"]:
-  """Computes the total reward: the weighted sum of all rewards."""
-  found = sum(reward.weight * parts[reward.name] for reward in rewards)
-  return np.asarray(found, np.float32)
+  """Computes the total reward: the weighted sum of all; 0 without any."""
+  parts = [reward.weight * answers.parts[reward.name] for reward in rewards]
+  return sum(parts, np.zeros(answers.mask.shape[:2], np.float32))

@@ -6,7 +6,7 @@ from jaxtyping import Array
 from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollouts import decode_loop, sampling
-from mmrl.types import Prefix, Prompt, PyTree, Rollout
+from mmrl.types import Batch, Prefix, Prompt, PyTree
 
 
 def generate(
@@ -65,7 +65,7 @@ def rollout(
   *,
   attention_layers: tuple[int, ...] = (),
   **options,
-) -> Rollout:
+) -> Batch:
   """Encodes the pictures, prefills the prompts and samples the answers.
 
   Args:
@@ -81,6 +81,12 @@ def rollout(
     params, config, prompt, visual, attention_layers=attention_layers
   )
   tokens, mask, logprobs = generate(params, config, prefix, key, **options)
-  return Rollout(
-    tokens=tokens, mask=mask, logprobs=logprobs, visual=visual, prefix=prefix
+  ended = (mask & (tokens == config.eos_token_id)).any(-1)
+  return Batch(
+    prompt=prompt,
+    visual=visual,
+    tokens=tokens,
+    mask=mask,
+    fields={"ended": ended, "logprobs_sampler": logprobs},
+    prefix=prefix,
   )

@@ -18,7 +18,7 @@ def expert_visual(
   logprobs_old: Float[Array, "P G R"],
   logprobs_blind: Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
-  expert: Bool[Array, "P G"] | None = None,
+  sampled: Bool[Array, "P G"] | None = None,
   *,
   strength: float = 1.0,
 ) -> Float[Array, "P G R"]:
@@ -36,7 +36,7 @@ def expert_visual(
     logprobs_old: under the behaviour policy.
     logprobs_blind: under the same policy without the picture.
     mask: True on answer tokens.
-    expert: True on expert rows; None if there are none.
+    sampled: False on expert rows; None if there are none.
     strength: at least 0; 0 weighs all tokens equally.
 
   Returns:
@@ -51,20 +51,20 @@ def expert_visual(
   """
   if strength < 0:
     raise UserError(f"strength must be at least 0, got {strength}")
-  if expert is None:
+  if sampled is None:
     return jnp.ones(mask.shape, jnp.float32)
   sensitivity = jnp.abs(
     logprobs_old.astype(jnp.float32) - logprobs_blind.astype(jnp.float32)
   )
   rank = _ranks(jnp.where(mask, sensitivity, jnp.inf), mask)
   weights = (1 + strength * rank) / (1 + strength / 2)
-  return _on_experts(weights, mask, expert)
+  return _on_experts(weights, mask, ~sampled)
 
 
 def expert_low_probability(
   logprobs_old: Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
-  expert: Bool[Array, "P G"] | None = None,
+  sampled: Bool[Array, "P G"] | None = None,
   *,
   alpha: float = 0.2,
 ) -> Float[Array, "P G R"]:
@@ -77,7 +77,7 @@ def expert_low_probability(
   Args:
     logprobs_old: under the behaviour policy.
     mask: True on answer tokens.
-    expert: True on expert rows; None if there are none.
+    sampled: False on expert rows; None if there are none.
     alpha: at least -1; below 0 unlikely tokens weigh less.
 
   Returns:
@@ -92,10 +92,10 @@ def expert_low_probability(
   """
   if alpha < -1:
     raise UserError(f"alpha must be at least -1, got {alpha}")
-  if expert is None:
+  if sampled is None:
     return jnp.ones(mask.shape, jnp.float32)
   unlikely = -jnp.expm1(logprobs_old.astype(jnp.float32))
-  return _on_experts(1 + alpha * unlikely, mask, expert)
+  return _on_experts(1 + alpha * unlikely, mask, ~sampled)
 
 
 def _on_experts(

@@ -20,7 +20,7 @@ from mmrl.machines import processes
 from mmrl.train import collect
 from mmrl.train import run as run_lib
 from mmrl.train.run import Run
-from mmrl.train.step import State
+from mmrl.train.state import State
 from mmrl.types import Batch, PyTree
 from mmrl.workdir import checkpoint, lock, summary
 from mmrl.workdir import log as log_lib
@@ -58,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     processes.first_only(lambda: stack.enter_context(lock.hold(path)))
     termination = stack.enter_context(processes.Termination())
     processes.first_only(lambda: claim(path, config))
-    before, params, after = _train(config, run, path, compilations, termination)
+    before, params, after = _train(run, path, compilations, termination)
     if jax.process_index():
       return {}
     hub.save(hub.Model(run.model_config, params, run.processor), path / "model")
@@ -75,16 +75,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
 
 
 def _train(
-  config,
   run: Run,
   path: epath.Path,
   compilations: log_lib.Compilations,
   termination: processes.Termination,
 ) -> tuple[accuracy.Evaluation, PyTree, accuracy.Evaluation]:
   """Trains between two evaluations; returns (before, parameters, after)."""
-  checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
+  checkpoints = checkpoint.Checkpoints(path, keep=run.config.checkpoint.keep)
   state = run.initial_state()
-  questions = read_questions(config, run)
+  questions = read_questions(run)
   if checkpoints.latest is not None:
     state, position = checkpoints.restore(state)
     questions.set_state(position)
@@ -95,10 +94,9 @@ def _train(
   first = jax.process_index() == 0
   log = log_lib.Log(path, step=int(state.step)) if first else None
   try:
-    before = _evaluation(config, run, run.params, path / "before.json")
+    before = _evaluation(run, run.params, path / "before.json")
     print(f"before: accuracy {before.accuracy:.1%}")
     state = _steps(
-      config,
       run,
       state,
       questions,
@@ -114,12 +112,13 @@ def _train(
     checkpoints.wait()
     checkpoints.close()
     questions.close()
-  after = _evaluation(config, run, state.params, path / "after.json")
+  after = _evaluation(run, state.params, path / "after.json")
   return before, processes.whole(state.params), after
 
 
-def read_questions(config, run: Run):
+def read_questions(run: Run):
   """Makes the run's endless iterator over batches of training questions."""
+  config = run.config
   prompts = config.rollout.prompts
   return data.batches(
     run.train_source,
@@ -136,8 +135,9 @@ def read_questions(config, run: Run):
   )
 
 
-def evaluate_model(config, run: Run, params) -> accuracy.Evaluation:
+def evaluate_model(run: Run, params) -> accuracy.Evaluation:
   """Evaluates parameters on the config's test questions."""
+  config = run.config
   settings = config.evaluation
   return accuracy.evaluate(
     run.answer,
@@ -155,20 +155,17 @@ def evaluate_model(config, run: Run, params) -> accuracy.Evaluation:
   )
 
 
-def _evaluation(
-  config, run: Run, params, path: epath.Path
-) -> accuracy.Evaluation:
+def _evaluation(run: Run, params, path: epath.Path) -> accuracy.Evaluation:
   """Evaluates parameters, or reads the results of the run's earlier start."""
   if processes.mean({"exists": float(path.exists())})["exists"] == 1:
     return accuracy.Evaluation.load(path)
-  result = evaluate_model(config, run, params)
+  result = evaluate_model(run, params)
   if jax.process_index() == 0:
     result.save(path)
   return result
 
 
 def _steps(
-  config,
   run: Run,
   state: State,
   questions,
@@ -184,6 +181,7 @@ def _steps(
   `time/device_busy` is the share of it in which the device was busy; see
   `collect`.
   """
+  config = run.config
   first, last = int(state.step), config.train.steps
   saved = first
   with (
@@ -198,7 +196,6 @@ def _steps(
       samples = _next(questions, state, checkpoints, position)
       waited = time.perf_counter() - asked
       batch, values = collect.collect(
-        config,
         run,
         state,
         samples,
@@ -206,7 +203,7 @@ def _steps(
         pool,
         functools.partial(_next, questions, state, checkpoints, position),
       )
-      state, values = learn(config, run, state, batch, values, step, saved)
+      state, values = learn(run, state, batch, values, step, saved)
       state = run.at_step(state, step)
       ended = time.perf_counter()
       values["data/shrunk"] = samples.shrunk
@@ -235,7 +232,7 @@ def _steps(
 def _postfix(run: Run, values: Mapping[str, float]) -> str:
   """Formats rewards and attention on the region for the progress bar."""
   shown = {"reward": "reward/total"}
-  shown |= {one.name: f"reward/{one.name}" for one in run.rewards}
+  shown |= {one.name: f"reward/{one.name}" for one in run.method.rewards}
   shown["on object"] = "attention/region"
   return " ".join(
     f"{title} {values[name]:.2f}"
@@ -259,7 +256,6 @@ def _next(questions, state: State, checkpoints, position) -> data.Samples:
 
 
 def learn(
-  config,
   run: Run,
   state: State,
   batch: Batch,
@@ -274,7 +270,6 @@ def learn(
   are also `first/NAME` and `mean/NAME`, in separate sections of TensorBoard.
 
   Args:
-    config: the run's.
     run: the run.
     state: donated.
     batch: from `collect`.
@@ -286,7 +281,7 @@ def learn(
     (state, metrics).
   """
   began = time.perf_counter()
-  values = dict(values)
+  config, values = run.config, dict(values)
   parts = config.train.minibatches
   updates = parts * config.train.epochs
   device = values.get("time/device", 0.0)
@@ -296,8 +291,9 @@ def learn(
     called = time.perf_counter()
     every = config.shares.every
     if every and update == updates - 1 and step % every == 0:
-      values |= log_lib.floats(run.programs.shares(state, batch, minibatch))
-    state, measured = run.programs.update(state, batch, minibatch)
+      shares = run.programs.shares(state, run.fixed, batch, minibatch)
+      values |= log_lib.floats(shares)
+    state, measured = run.programs.update(state, run.fixed, batch, minibatch)
     measured = log_lib.floats(measured)
     device += time.perf_counter() - called
     log_lib.require_finite(measured, step, update + 1, saved)

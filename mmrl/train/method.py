@@ -1,36 +1,27 @@
-"""Method of a config: the functions of its slots, bound and checked."""
+"""Method of a config: the functions of its slots, bound and checked.
 
-from collections.abc import Mapping, Sequence
+What a run computes follows from the names that its functions read: a probe is
+run if one of them names a field of it, and a model is kept if one of them, or
+such a probe, names its parameters.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import functools
-import inspect
 from typing import Any
 
 import ml_collections
 
-from mmrl import advantages, build, probes, rewards, token_weights
+from mmrl import advantages, build, names, probes, rewards, token_weights
 from mmrl.errors import UserError
-from mmrl.losses import reduce
-from mmrl.rollouts.answers import HOST_DATA, TEXT_DATA, Reward
+from mmrl.names import SCORES
+from mmrl.rollouts.answers import Reward, reads_texts
+from mmrl.rollouts.source import Source
 from mmrl.train import objective
+from mmrl.train.models import Initial, Model
 from mmrl.train.objective import Term
-from mmrl.train.rehearsal import rehearse
-from mmrl.train.step import SCORES
 
-# Arguments that probes may have in any config: of the run, of its teacher.
-PROBE_DATA = (
-  "scorer",
-  "params",
-  "params_ref",
-  "prompt",
-  "rollout",
-  "scores_old",
-)
-TEACHER_DATA = ("scorer_teacher", "params_teacher", "prompt", "tokens")
-# Arguments of a reward on the devices, besides the fields that probes add.
-REWARD_DATA = ("mask", "tokens", "prompt", "length", "ended")
-# Data available after grading, without any probe.
-_ALWAYS = ("rewards", "mask", "key", "logprobs_sampler")
+# What a probe on a mesh of its own can read, besides its model.
+_RESHARDED = {"prompt", "tokens", "mask", "length"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,129 +29,216 @@ class Method:
   """Bound functions in the slots of a run.
 
   Attributes:
-    probes: probes of the run's own parameters.
-    teacher_probes: probes of the teacher's.
-    advantage: maps rewards to advantages.
+    probes: those on the run's mesh.
+    probes_apart: those of each model on a mesh of its own, by its name.
+    measures: functions that return numbers to log.
+    advantage: maps rewards to advantages; None where nothing reads these.
     rewards: parts of the reward.
     token_weights: a token's weight is their product.
     terms: terms of the objective.
+    models: those that are read, by name.
+    fields: names of the probes' fields that are read after the probes.
   """
 
   probes: Sequence[build.Bound]
-  teacher_probes: Sequence[build.Bound]
-  advantage: build.Bound
+  probes_apart: Mapping[str, Sequence[build.Bound]]
+  measures: Sequence[build.Bound]
+  advantage: build.Bound | None
   rewards: Sequence[Reward]
   token_weights: Sequence[build.Bound]
   terms: Sequence[Term]
+  models: Mapping[str, Model]
+  fields: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slot:
+  """A function of a config that is looked up, but not bound yet."""
+
+  package: Any
+  spec: Mapping[str, Any]
+  where: str
 
   @property
-  def named(self) -> set[str]:
-    """Returns the names of all data that functions other than probes read."""
-    readers = [self.advantage, *self.token_weights]
-    readers += [reward.bound for reward in self.rewards]
-    readers += [term.bound for term in self.terms]
-    return {name for bound in readers for name in bound.needs}
+  def required(self) -> list[str]:
+    """Returns the names that it can't do without."""
+    function, _ = build.resolve(self.package, self.spec, self.where)
+    return build.required(function)
+
+  def bind(self, provided: Iterable[str], remedies) -> build.Bound:
+    """Binds it to the names that a run provides."""
+    return build.bind(
+      self.package,
+      self.spec,
+      self.where,
+      provided=provided,
+      remedies=remedies,
+    )
 
 
-def expert_rows(config: ml_collections.ConfigDict) -> int:
-  """Returns the number of expert rows per group; 0 without experts."""
-  return config.experts.count if config.experts.path else 0
-
-
-def bind(config: ml_collections.ConfigDict) -> Method:
+def bind(
+  config: ml_collections.ConfigDict,
+  source: Source,
+  models: Mapping[str, Model],
+) -> Method:
   """Binds the functions that a config names to the data it provides.
+
+  Args:
+    config: of the run.
+    source: where its answers come from.
+    models: those that the config has besides the policy.
 
   Raises:
     UserError: naming the field of the config that is wrong.
   """
   specs = config.to_dict()
-  has_teacher = bool(specs["teacher"]["path"])
-  experts = expert_rows(config)
-  answers, length = config.rollout.answers + experts, config.rollout.length
-  sizes = {"P": config.rollout.prompts, "G": answers, "R": length}
-
-  def fill(package, spec, where, provided, remedies, **known) -> build.Bound:
-    bound = build.bind(
-      package, spec, where, provided=provided, remedies=remedies
-    )
-    rehearse(bound, where, sizes, **known)
-    return bound
-
-  # Slots are bound in the order of a run: each reads what earlier ones provide.
-  to_read = dict.fromkeys(TEACHER_DATA, "set config.teacher.path")
-  there = (*PROBE_DATA, *(TEACHER_DATA if has_teacher else ()))
-  bound = [
-    fill(probes, spec, f"config.probes.{name}", there, to_read)
-    for name, spec in specs["probes"].items()
+  graded, weights_of_rewards = _resolve_rewards(specs["rewards"])
+  weighing = [
+    _Slot(token_weights, spec, f"config.token_weights.{name}")
+    for name, spec in specs["token_weights"].items()
   ]
+  terms = objective.resolve_terms(specs["losses"])
+  advantage = _Slot(advantages, specs["advantage"], "config.advantage")
+  wanted = [n for slot in (*graded.values(), *weighing) for n in slot.required]
+  wanted += [n for term in terms for n in build.required(term.function)]
+  advantaged = "advantages" in wanted
+  wanted += advantage.required if advantaged else []
+  wanted += source.reads
+  wanted += [n for one in source.measures for n in build.required(one)]
+  wanted += [n for name in wanted for n in names.DERIVED.get(name, ())]
+
+  by_name = [f"params_{name}" for name in models]
+  to_probes = [
+    *names.given(names.PROBES),
+    *names.allowed(names.PROBES, source.fields),
+    *(f"scorer_{name}" for name in models),
+    *by_name,
+  ]
+  probing, remedies = _choose_probes(specs["probes"], wanted, to_probes)
+  bound = [slot.bind(to_probes, remedies) for slot in probing]
   fields = [f for p in bound for f in build.provides(p.function)]
-  if "logprobs_old" not in fields:
-    raise UserError("config.probes: expected probe 'behaviour', found none")
-  remedies = {
-    name: f"add probe {probe!r} to config.probes"
-    for probe in probes.__all__
-    for name in build.provides(getattr(probes, probe))
-  }
-  provided = (*_ALWAYS, *fields, *(("expert",) if experts else ()))
-  advantage = fill(
-    advantages, specs["advantage"], "config.advantage", provided, remedies
-  )
-  if experts:
-    _check_tells_experts(advantage)
-  provided = (*provided, "advantages", *SCORES)
-  terms = objective.build_terms(
-    specs["losses"],
-    provided=[*(x for x in provided if x != "key"), "token_weights"],
-    remedies=remedies,
-  )
-  minibatch = objective.minibatch(terms, config.train.accumulate)
-  weigh = functools.partial(fill, token_weights, minibatch=minibatch)
-  weights = [
-    weigh(x, f"config.token_weights.{k}", (*provided, "minibatch"), remedies)
-    for k, x in specs["token_weights"].items()
-  ]
-  _check_late(weights)
-  for term in terms:
-    _check_reduction(term, sizes)
-  of_teacher = [p for p in bound if "params_teacher" in p.needs]
+  fields += source.fields
+
+  def provided(slot: str) -> list[str]:
+    found = names.given(slot) + names.allowed(slot, fields)
+    if slot in names.NAMES["params_MODEL"].slots:
+      found += by_name
+    if not advantaged:
+      found = [name for name in found if name != "advantages"]
+    return found
+
+  found_advantage = None
+  if advantaged:
+    found_advantage = advantage.bind(provided(names.ADVANTAGES), remedies)
+    if "sampled" in fields and "sampled" not in found_advantage.needs:
+      raise UserError(
+        "config.advantage: expected one that reads `sampled`, such as"
+        " expert_group_normalised, as groups also have answers that the policy"
+        f" didn't sample; found {found_advantage.name}"
+      )
   method = Method(
-    probes=[p for p in bound if p not in of_teacher],
-    teacher_probes=of_teacher,
-    advantage=advantage,
-    rewards=bind_rewards(specs["rewards"], fields, remedies, sizes),
-    token_weights=weights,
-    terms=terms,
+    probes=bound,
+    probes_apart={},
+    measures=[
+      build.bind_function(
+        *(one.__name__, one, {}, "config.rollout"),
+        provided=provided(names.ADVANTAGES),
+      )
+      for one in source.measures
+    ],
+    advantage=found_advantage,
+    rewards=[
+      Reward(
+        name,
+        weights_of_rewards[name],
+        slot.bind(
+          [*names.given(names.TEXTS), "ended"]
+          if _on_host(slot)
+          else provided(names.REWARDS),
+          remedies,
+        ),
+      )
+      for name, slot in graded.items()
+    ],
+    token_weights=[
+      slot.bind(provided(names.WEIGHTS), remedies) for slot in weighing
+    ],
+    terms=objective.bind_terms(
+      terms, provided=provided(names.LOSSES), remedies=remedies
+    ),
+    models=models,
+    fields=frozenset(),
   )
-  if has_teacher:
-    _check_taught(method)
-  return method
+  _check_late(method.token_weights)
+  return _without_unread(method, source, specs["probes"])
 
 
-def _check_tells_experts(advantage: build.Bound) -> None:
-  """Raises UserError if an advantage doesn't distinguish expert rows."""
-  if "expert" not in advantage.needs:
-    raise UserError(
-      "config.advantage: expected one that tells experts from answers, such as"
-      " expert_group_normalised, where config.experts.path is set; found"
-      f" {advantage.name}"
+def _resolve_rewards(
+  specs: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, _Slot], dict[str, float]]:
+  """Separates the functions of a config's rewards from their weights."""
+  slots, weights = {}, {}
+  for name, given in specs.items():
+    where, spec = f"config.rewards.{name}", dict(given)
+    if "weight" not in spec:
+      raise UserError(f"{where}: expected a weight beside the name")
+    weights[name] = spec.pop("weight")
+    slots[name] = _Slot(rewards, spec, where)
+  return slots, weights
+
+
+def _on_host(slot: _Slot) -> bool:
+  return reads_texts(build.lookup(slot.package, slot.spec, slot.where))
+
+
+def rewards_on_host(config: ml_collections.ConfigDict) -> dict[str, bool]:
+  """Tells of each reward of a config whether it runs on the host."""
+  slots, _ = _resolve_rewards(config.rewards.to_dict())
+  return {name: _on_host(slot) for name, slot in slots.items()}
+
+
+def _choose_probes(
+  specs: Mapping[str, Mapping], wanted: Sequence[str], provided: Sequence[str]
+) -> tuple[list[_Slot], dict[str, str]]:
+  """Chooses a run's probes: those of its config, and those that it needs.
+
+  Args:
+    specs: those of the config.
+    wanted: names that the run's functions need.
+    provided: names that probes can read.
+
+  Returns:
+    (probes, remedies for names that none of them adds).
+  """
+  slots = [
+    _Slot(probes, spec, f"config.probes.{name}") for name, spec in specs.items()
+  ]
+  there = {
+    field
+    for slot in slots
+    for field in build.provides(
+      build.lookup(slot.package, slot.spec, slot.where)
     )
-
-
-def _check_reduction(term: Term, sizes: Mapping[str, int]) -> None:
-  """Traces a term and its reduction, and refuses one of another rank."""
-  where = f"config.losses.{term.name}"
-  values = rehearse(term.bound, where, sizes)
-  rehearse(term.reduce, f"{where}.reduce", sizes, axis_name=None)
-  if values is None:
-    return
-  rank = len(values.shape)
-  fitting = reduce.BY_RANK.get(rank, ())
-  if term.reduce.name not in fitting:
-    letters = ", ".join("PGR"[:rank])
-    raise UserError(
-      f"{where}.reduce: expected a reduction of a term [{letters}], such as"
-      f" {', '.join(fitting)}, found {term.reduce.name}"
-    )
+  }
+  remedies = {
+    name: f"add a model {name.split('_', 1)[1]!r} to config.models"
+    for probe in probes.__all__
+    for name in build.required(getattr(probes, probe))
+    if name.startswith(("params_", "scorer_"))
+  }
+  for probe in probes.__all__:
+    function = getattr(probes, probe)
+    added = build.provides(function)
+    lacking = [n for n in build.required(function) if n not in provided]
+    if lacking:
+      how = remedies.get(lacking[0], f"it needs {lacking[0]}")
+      remedies |= dict.fromkeys(added, how)
+    elif set(added) & set(wanted) - there:
+      slots.append(_Slot(probes, {"name": probe}, f"probe {probe}"))
+    else:
+      how = f"add probe {probe!r} to config.probes"
+      remedies |= dict.fromkeys(added, how)
+  return slots, remedies
 
 
 def _check_late(weights: Sequence[build.Bound]) -> None:
@@ -179,51 +257,74 @@ def _check_late(weights: Sequence[build.Bound]) -> None:
       raise TypeError(f"{one.name}: it is computed once per rollout batch")
 
 
-def _check_taught(method: Method) -> None:
-  """Raises UserError if nothing reads the fields of the teacher's probes."""
-  taught = {
-    field
-    for probe in method.teacher_probes
-    for field in build.provides(probe.function)
-  }
-  if not taught & method.named:
-    raise UserError(
-      "config.teacher.path: expected probe 'teacher' and a loss that reads what"
-      " it adds, such as distillation_kl, found none; set the path to '' or add"
-      " them"
-    )
-
-
-def bind_rewards(
-  specs: Mapping[str, Mapping[str, Any]],
-  fields: Sequence[str],
-  remedies: Mapping[str, str],
-  sizes: Mapping[str, int],
-) -> list[Reward]:
-  """Binds the parts of a config's reward; calls none of them.
-
-  Args:
-    specs: specs of the rewards, each with a weight.
-    fields: names of the fields that the probes add.
-    remedies: see `build.bind`.
-    sizes: see `rehearse`.
+def _without_unread(
+  method: Method, source: Source, explicit: Mapping[str, Mapping]
+) -> Method:
+  """Separates probes by mesh, and drops fields and models that none reads.
 
   Raises:
-    UserError: naming the field of the config that is wrong.
+    UserError: if a probe or a model of the config has no reader.
   """
-  found = []
-  for name, spec in specs.items():
-    where, spec = f"config.rewards.{name}", dict(spec)
-    if "weight" not in spec:
-      raise UserError(f"{where}: expected a weight beside the name")
-    weight = spec.pop("weight")
-    names = inspect.signature(build.lookup(rewards, spec, where)).parameters
-    on_host = bool(set(TEXT_DATA) & set(names))
-    provided = HOST_DATA if on_host else (*REWARD_DATA, *fields)
-    bound = build.bind(
-      rewards, spec, where, provided=provided, remedies=remedies
-    )
-    if not on_host:
-      rehearse(bound, where, sizes)
-    found.append(Reward(name, weight, bound))
-  return found
+  later = [method.advantage] if method.advantage else []
+  later += [reward.bound for reward in method.rewards]
+  later += [*method.token_weights, *(term.bound for term in method.terms)]
+  read = {name for bound in later for name in bound.needs} | {*source.reads}
+  read |= {n for name in read for n in names.DERIVED.get(name, ())}
+  measured = {name for bound in method.measures for name in bound.needs}
+  for name, bound in zip(explicit, method.probes, strict=False):
+    added = build.provides(bound.function)
+    if not (read | measured) & set(added):
+      raise UserError(
+        f"config.probes.{name}: expected a function that reads"
+        f" {' or '.join(added)}, found none; take the probe out"
+      )
+  apart: dict[str, list[build.Bound]] = {}
+  for bound in (*method.probes, *later):
+    for name, model in method.models.items():
+      if f"params_{name}" not in bound.needs or not _is_apart(model):
+        continue
+      own = {f"params_{name}", f"scorer_{name}"}
+      others = sorted(set(bound.needs) - own - _RESHARDED)
+      if others or bound in later:
+        raise UserError(
+          f"config.models.{name}.mesh: expected none, as {bound.where} also"
+          f" reads {', '.join(others) or 'the batch'} on the run's mesh; take"
+          " the mesh out"
+        )
+      apart.setdefault(name, []).append(bound)
+  named = {name for bound in (*method.probes, *later) for name in bound.needs}
+  models = {}
+  for name, model in method.models.items():
+    if f"params_{name}" in named:
+      models[name] = model
+    elif not isinstance(model.source, Initial):
+      raise UserError(_unread_model(name))
+  return dataclasses.replace(
+    method,
+    probes=[
+      p for p in method.probes if not any(p in x for x in apart.values())
+    ],
+    probes_apart=apart,
+    models=models,
+    # Whose change is logged at every update.
+    fields=frozenset(read | {"logprobs_old"}),
+  )
+
+
+def _is_apart(model: Model) -> bool:
+  return getattr(model.source, "mesh", None) is not None
+
+
+def _unread_model(name: str) -> str:
+  """Explains that nothing reads a model, and what would."""
+  fields = [
+    field
+    for probe in probes.__all__
+    if f"params_{name}" in build.required(getattr(probes, probe))
+    for field in build.provides(getattr(probes, probe))
+  ]
+  readers = " or ".join([f"params_{name}", *fields])
+  return (
+    f"config.models.{name}: expected a probe, a reward or a loss that reads"
+    f" {readers}, found none; take the model out, or add one"
+  )

@@ -1,46 +1,56 @@
 """Objective: a weighted sum of loss terms, and its metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import types
+import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mmrl import build, losses
+from mmrl import build, losses, names
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import policy, reduce
-from mmrl.types import Scores
+from mmrl.losses.state import Stateful
+from mmrl.types import PyTree
 
-# Field: divergence of each token's attention from the behaviour policy's.
 MOVED = "attention_moved"
 _REDUCTIONS = tuple(reduce.__all__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """One weighted term of the objective: `weight * reduce(function(...))`."""
+  """One weighted term of the objective: `weight * reduce(function(...))`.
+
+  Attributes:
+    name: its key in `config.losses`.
+    bound: the function.
+    weight: its factor.
+    reduce: the reduction.
+    init, update: of a term with state; None without. See `Stateful`.
+  """
 
   name: str
   bound: build.Bound
   weight: float
   reduce: build.Bound
+  init: Callable | None = None
+  update: Callable | None = None
 
   @property
   def reduction(self) -> str:
     """Returns the key of the reduction's weights: name, options and rows."""
     options = sorted(self.reduce.options.items())
-    rows = ["experts"] if self.reads_experts else []
+    rows = ["all"] if self.reads_all else []
     parts = [self.reduce.name, *(f"{k}={v}" for k, v in options), *rows]
     return ",".join(parts)
 
   @property
-  def reads_experts(self) -> bool:
-    """Tells whether the term also reads expert rows."""
-    return "expert" in self.bound.needs
+  def reads_all(self) -> bool:
+    """Tells whether the term also reads answers that weren't sampled."""
+    return "sampled" in self.bound.needs
 
   @property
   def needs_attention(self) -> bool:
@@ -52,14 +62,50 @@ class Term:
     """Tells whether the term reads the divergence of attention."""
     return MOVED in self.bound.needs
 
+  def __call__(self, context: Mapping[str, Any]) -> tuple[Array, PyTree]:
+    """Computes the term and, of one with state, its statistics.
 
-def build_terms(
-  specs: Mapping[str, Mapping],
-  *,
-  provided: Sequence[str],
-  remedies: Mapping[str, str],
-) -> tuple[Term, ...]:
-  """Builds the terms of a config, leaving out those of weight 0.
+    Raises:
+      UserError: if its reduction is for terms of another rank.
+    """
+    found = self.bound(context)
+    values, statistics = found if self.init else (found, None)
+    rank = values.ndim
+    fitting = reduce.BY_RANK.get(rank, ())
+    if self.reduce.name not in fitting:
+      letters = ", ".join("PGR"[:rank])
+      raise UserError(
+        f"{self.reduce.where}: expected a reduction of a term [{letters}], such"
+        f" as {', '.join(fitting)}, found {self.reduce.name}"
+      )
+    return values, statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+  """A term of the config whose function is looked up, but not bound yet.
+
+  Attributes:
+    name: its key in `config.losses`.
+    spec: of its function.
+    function: takes data by name.
+    options: its hyper-parameters.
+    weight, reduction: of the config.
+    init, update: see `Term`.
+  """
+
+  name: str
+  spec: Mapping[str, Any]
+  function: Callable
+  options: Mapping[str, Any]
+  weight: float
+  reduction: Any
+  init: Callable | None = None
+  update: Callable | None = None
+
+
+def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
+  """Looks up the terms of a config, leaving out those of weight 0.
 
   A term that is left out isn't computed: RAL with weight 0 is exactly the
   program of GRPO.
@@ -67,31 +113,70 @@ def build_terms(
   Args:
     specs: per term, the function's spec, its `weight` and its `reduce`, a
       name or a spec of `mmrl.losses.reduce`.
-    provided: names of the data available later; `attention` and `attention_old`
-      also provide `attention_moved`.
+
+  Raises:
+    UserError: naming the config field that is wrong.
+  """
+  found = []
+  for name, given in specs.items():
+    where, spec = f"config.losses.{name}", dict(given)
+    try:
+      weight, reduction = spec.pop("weight"), spec.pop("reduce")
+    except KeyError as error:
+      raise UserError(f"{where}: expected a {error} beside the name") from error
+    function, options = build.resolve(losses, spec, where)
+    term = Resolved(name, spec, function, options, weight, reduction)
+    if inspect.signature(function).return_annotation is Stateful:
+      made = function(**options)
+      term = dataclasses.replace(
+        term,
+        function=made.term,
+        options={},
+        init=made.init,
+        update=made.update,
+      )
+    if weight:
+      found.append(term)
+  if not found:
+    raise UserError("config.losses: expected a term of non-zero weight")
+  return found
+
+
+def bind_terms(
+  resolved: Sequence[Resolved],
+  *,
+  provided: Sequence[str],
+  remedies: Mapping[str, str],
+) -> tuple[Term, ...]:
+  """Binds terms to the data of a run.
+
+  Args:
+    resolved: from `resolve_terms`.
+    provided: names of the data available later.
     remedies: see `build.bind`.
 
   Raises:
     UserError: naming the config field that is wrong.
   """
-  if {"attention", "attention_old"} <= set(provided):
-    provided = (*provided, MOVED)
+  derived = [
+    name for name, of in names.DERIVED.items() if set(of) <= set(provided)
+  ]
   terms = []
-  for name, spec in specs.items():
-    where = f"config.losses.{name}"
-    spec = dict(spec)
-    try:
-      weight, reduction = spec.pop("weight"), spec.pop("reduce")
-    except KeyError as error:
-      raise UserError(f"{where}: expected a {error} beside the name") from error
-    bound = build.bind(
-      losses, spec, where, provided=provided, remedies=remedies
+  for one in resolved:
+    where = f"config.losses.{one.name}"
+    own = ["learned", "running"] if one.init else []
+    bound = build.bind_function(
+      one.spec["name"],
+      one.function,
+      one.options,
+      where,
+      provided=[*provided, *derived, *own],
+      remedies=remedies,
     )
-    reduction = _bind_reduction(reduction, f"{where}.reduce")
-    if weight:
-      terms.append(Term(name, bound, weight, reduction))
-  if not terms:
-    raise UserError("config.losses: expected a term of non-zero weight")
+    reduction = _bind_reduction(one.reduction, f"{where}.reduce")
+    terms.append(
+      Term(one.name, bound, one.weight, reduction, one.init, one.update)
+    )
   return tuple(terms)
 
 
@@ -110,26 +195,26 @@ def _bind_reduction(spec: Any, where: str) -> build.Bound:
 def reduction_weights(
   terms: Sequence[Term],
   mask: Bool[Array, "P G R"],
-  fields: Mapping[str, Array] = types.MappingProxyType({}),
+  fields: Mapping[str, Array],
   *,
   axis_name: str | None = None,
 ) -> dict[str, Array]:
   """Computes the weights of every reduction in use over the whole minibatch.
 
-  A term that doesn't read `expert` is reduced over the policy's own answers, as
-  it would be without experts. Metrics use up to three more weights over those
-  answers: `token_mean` and, where attention is measured, the means over `good`
-  answers (advantage above 0) and `bad` ones (below 0).
+  A term that doesn't read `sampled` is reduced over the answers that are, as it
+  would be without others in the group. Metrics use up to three more weights
+  over those answers: `token_mean` and, where attention is measured, the means
+  over `good` answers (advantage above 0) and `bad` ones (below 0).
 
   Args:
-    terms: from `build_terms`.
+    terms: from `bind_terms`.
     mask: True on answer tokens.
-    fields: the batch's; only `expert` and `advantages` are read.
+    fields: the batch's; only `sampled` and `advantages` are read.
     axis_name: device axis that sums run over.
   """
   own = mask
-  if "expert" in fields:
-    own = mask & ~fields["expert"][..., None]
+  if "sampled" in fields:
+    own = mask & fields["sampled"][..., None]
   weights = {"token_mean": reduce.token_mean(own, axis_name)}
   if any(term.needs_moved for term in terms):
     advantages = policy.per_token(fields["advantages"])
@@ -137,7 +222,7 @@ def reduction_weights(
     weights["bad"] = reduce.token_mean(own & (advantages < 0), axis_name)
   for term in terms:
     if term.reduction not in weights:
-      rows = mask if term.reads_experts else own
+      rows = mask if term.reads_all else own
       context = {"mask": rows, "axis_name": axis_name}
       weights[term.reduction] = term.reduce(context)
   return weights
@@ -154,35 +239,40 @@ def minibatch(
 
 def objective(
   terms: Sequence[Term],
-  scores: Scores,
-  fields: Mapping[str, Array],
+  context: Mapping[str, Any],
   weights: Mapping[str, Array],
   *,
   axis_name: str | None = None,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, tuple[dict[str, Array], dict[str, PyTree]]]:
   """Computes the objective to minimise, the weighted sum of terms, and metrics.
 
   Args:
-    terms: from `build_terms`.
-    scores: of the current parameters.
-    fields: `mask` and the batch's fields.
+    terms: from `bind_terms`.
+    context: from `Batch.context`, with the scores of the current parameters;
+      `learned` and `running` hold those of all terms, by name.
     weights: from `reduction_weights`, sliced like the fields.
     axis_name: device axis that sums run over.
 
   Returns:
-    (loss, metrics). Metrics are sums over tokens, whose weights include the
-    denominator so that micro-batches add up, and maxima: see `add_metrics`.
-    The divergence of attention is a metric only if a term reads it; it is never
+    (loss, (metrics, statistics)). Metrics are sums over tokens, whose weights
+    include the denominator so that micro-batches add up, and maxima: see
+    `add_metrics`. Statistics are those of each stateful term, by its name. The
+    divergence of attention is a metric only if a term reads it; it is never
     computed for metrics alone.
   """
-  context = dict(fields, **vars(scores))
+  context = dict(context)
   if any(term.needs_moved for term in terms):
     context[MOVED] = attention_losses.attention_divergence(
       context["attention"], context["attention_old"], context["mask"]
     )
-  loss, metrics = jnp.zeros(()), {}
+  loss, metrics, statistics = jnp.zeros(()), {}, {}
   for term in terms:
-    values = term.bound(context)
+    own = {}
+    if term.init:
+      own = {k: context[k][term.name] for k in ("learned", "running")}
+    values, found = term(context | own)
+    if term.init:
+      statistics[term.name] = jax.lax.stop_gradient(found)
     value = reduce.total(values, weights[term.reduction], axis_name=axis_name)
     loss += term.weight * value
     metrics[f"loss/{term.name}"] = value
@@ -191,7 +281,7 @@ def objective(
   metrics |= _policy_metrics(context, weights, axis_name)
   if MOVED in context:
     metrics |= _attention_metrics(context[MOVED], weights, axis_name)
-  return loss, metrics
+  return loss, (metrics, statistics)
 
 
 def add_metrics(

@@ -39,7 +39,8 @@ def _local(loss: Callable, terms: Sequence[Term], axis_name: str | None):
     weights = objective.reduction_weights(
       terms, batch.mask, batch.fields, axis_name=axis_name
     )
-    return loss(params, batch, weights, axis_name=axis_name)
+    value, (metrics, _) = loss(params, batch, weights, axis_name=axis_name)
+    return value, metrics
 
   return local
 

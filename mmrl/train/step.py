@@ -1,7 +1,8 @@
-"""Jitted programs of a run: rollout, probes, rewards, advantages and update."""
+"""Jitted programs of a step: probes, rewards, advantages and update."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -10,225 +11,179 @@ from jaxtyping import Array, Int
 import optax
 
 from mmrl import build
+from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
+from mmrl.models.forward import Forward
+from mmrl.names import SCORES
 from mmrl.probes.policies import Scorer
-from mmrl.probes.region import region_share
-from mmrl.rollouts import sampler
 from mmrl.rollouts.answers import Reward
+from mmrl.train import models as models_lib
 from mmrl.train import objective as objective_lib
+from mmrl.train import state as state_lib
+from mmrl.train.method import Method
+from mmrl.train.models import Average
 from mmrl.train.objective import Term
-from mmrl.types import (
-  Batch,
-  Prompt,
-  PyTree,
-  Rollout,
-  map_prompts,
-  pytree,
-)
+from mmrl.train.state import State
+from mmrl.types import Batch, PyTree, map_prompts
 
-# Fields that the scorer computes for a minibatch under current parameters.
-SCORES = ("logprobs", "entropies", "attention", "logits")
-
-
-@pytree
-class State:
-  """State of a run that checkpoints store; training changes all but `frozen`.
-
-  Attributes:
-    step: number of rollout batches done.
-    trainable: parameters that the optimiser updates, by path.
-    frozen: the other parameters, by path.
-    optimizer: optimiser state.
-  """
-
-  step: Int[Array, ""]
-  trainable: dict[str, Array]
-  frozen: dict[str, Array]
-  optimizer: PyTree
-
-  @property
-  def params(self) -> PyTree:
-    """Merges trained and frozen parameters into the model's nested tree."""
-    return parameters.merge(self.trainable, self.frozen)
+Fixed = Mapping[str, PyTree]
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-  """Jitted programs of a run.
+  """Jitted programs of a step, but those of where answers come from.
+
+  `fixed` holds the parameters of the models that don't change, by name.
 
   Attributes:
-    rollout: (state, prompt, key) -> Rollout.
-    probe: (state, params_ref, prompt, rollout) -> fields and metrics.
-    teach: (params_teacher, prompt, tokens) -> fields, on the teacher's mesh.
-    reward: (fields, prompt, rollout) -> values of each reward that reads
-      arrays, by name.
-    exchange: see `refill.make_exchange`.
-    prepare: (fields, rewards, mask, key, mask of tokens to learn from) ->
-      fields with advantages and weights.
-    update: (state, batch, number of the minibatch) -> (state, metrics); the
-      state is donated.
-    shares: (state, batch, number of the minibatch) -> share of each term in
-      the gradient.
+    probe: (state, fixed, batch) -> (fields, numbers to log).
+    probes_apart: by the model on whose mesh they run, (its parameters,
+      batch) -> fields.
+    reward: (state, fixed, batch) -> values of each reward that reads arrays,
+      by name.
+    prepare: (batch, rewards, key) -> (mask, fields): advantages, weights.
+    update: (state, fixed, batch, number of the minibatch) -> (state, numbers
+      to log); the state is donated.
+    shares: (state, fixed, batch, number of the minibatch) -> share of each
+      term in the gradient.
   """
 
-  rollout: Callable[..., Rollout]
   probe: Callable[..., tuple[dict, dict]]
-  teach: Callable[..., dict]
+  probes_apart: Mapping[str, Callable[..., dict]]
   reward: Callable[..., dict]
-  exchange: Callable[..., tuple[Prompt, Rollout]]
-  prepare: Callable[..., dict]
+  prepare: Callable[..., tuple[Array, dict]]
   update: Callable[..., tuple[State, dict]]
   shares: Callable[..., dict]
 
 
-def make_rollout(
-  scorer: Scorer, options: Mapping, layout: Layout
-) -> Callable[..., Rollout]:
-  """Makes the program that samples answers under the training parameters.
-
-  Each prompt has a random key of its own, by its index in the stream of
-  questions, so its answers don't depend on its device.
-  """
-
-  def rollout(state: State, prompt: Prompt, key: Array) -> Rollout:
-    prompts = prompt.mask.shape[0]
-    keys = jax.random.split(key, prompts)[layout.order(prompts)]
-    found = sampler.rollout(
-      state.params,
-      scorer.config,
-      prompt,
-      keys,
-      attention_layers=scorer.layers,
-      **options,
-    )
-    lead = {
-      name: jax.lax.with_sharding_constraint(x, layout.prompts)
-      for name, x in vars(found).items()
-      if name != "prefix"
-    }
-    return Rollout(**lead, prefix=found.prefix)
-
-  return layout.jit(rollout)
-
-
 def make_probe(
-  scorer: Scorer, probes: Sequence[build.Bound], layout: Layout
+  scorers: Mapping[str, Scorer], method: Method, layout: Layout
 ) -> Callable:
-  """Makes the program that runs all probes and measures the rollout.
+  """Makes the program of the probes and measures on the run's mesh.
 
-  Two metrics compare sampler and scorer: the largest difference of
-  log-probabilities, and the share of answer tokens with
-
-      |p_scorer / p_sampler - 1| > 1 %  and  > 10 %.
+  Args:
+    scorers: by the names that functions use.
+    method: of the run.
+    layout: of the run.
   """
+  needs = {name for bound in method.probes for name in bound.needs}
+  scorer = scorers["scorer"]
 
-  def probe(state: State, params_ref: PyTree, prompt: Prompt, rollout: Rollout):
-    context = {
-      "scorer": scorer,
-      "params": state.params,
-      "params_ref": params_ref,
-      "prompt": prompt,
-      "rollout": rollout,
-      "scores_old": scorer(state.params, rollout.prefix, rollout.tokens),
-    }
-    fields: dict[str, Array] = {}
-    for bound in probes:
-      fields |= bound(context)._asdict()
-    # Experts weren't sampled: their tokens have no mismatch to measure.
-    sampled, own = rollout.logprobs, jnp.ones(rollout.mask.shape[:2], bool)
-    if rollout.expert is not None:
-      fields["expert"], own = rollout.expert, ~rollout.expert
-      sampled = jnp.where(own[..., None], sampled, fields["logprobs_old"])
-    mask = rollout.mask & own[..., None]
-    fields["logprobs_sampler"] = sampled
-    gap = jnp.where(mask, fields["logprobs_old"] - sampled, 0.0)
-
-    def outside(bound):
-      return (jnp.abs(jnp.expm1(gap)) > bound).sum() / mask.sum()
-
-    metrics = {
-      "rollout/sampler_scorer_gap": jnp.abs(gap).max(),
-      "rollout/sampler_scorer_outside_1_percent": outside(0.01),
-      "rollout/sampler_scorer_outside_10_percent": outside(0.10),
-      "rollout/length": mask.sum() / own.sum(),
-      "attention/region": jnp.nanmean(
-        region_share(fields["attention_old"], prompt, mask)
-      ),
-    }
-    return layout.constrain(fields), metrics
+  def probe(state: State, fixed: Fixed, batch: Batch):
+    known: dict[str, Any] = {n: scorers[n] for n in needs & set(scorers)}
+    known |= models_lib.parameters_by_name(state, fixed, needs)
+    prefix, visual = batch.prefix, batch.visual
+    if visual is None and needs & {"visual", "scores_old"}:
+      visual = Forward(state.params, scorer.config).vision(batch.prompt.patches)
+    if "scores_old" in needs:
+      if prefix is None:
+        prefix = scorer.prefill(state.params, batch.prompt, visual)
+      known["scores_old"] = scorer(state.params, prefix, batch.tokens)
+    known["visual"] = visual
+    fields: dict[str, Any] = {}
+    for bound in method.probes:
+      fields |= bound(batch.context(**known))._asdict()
+    if {"sampled", "logprobs_sampler"} <= set(batch.fields):
+      # What the policy didn't sample has no mismatch to measure.
+      own = batch.fields["sampled"][..., None]
+      sampler = batch.fields["logprobs_sampler"]
+      fields["logprobs_sampler"] = jnp.where(
+        own, sampler, fields["logprobs_old"]
+      )
+    context = batch.context(**fields)
+    measured: dict[str, Array] = {}
+    for bound in method.measures:
+      measured |= bound(context)
+    kept = method.fields | {"logprobs_sampler"}
+    fields = {name: x for name, x in fields.items() if name in kept}
+    return layout.constrain(fields), measured
 
   return layout.jit(probe)
 
 
-def make_teach(
+def make_probe_apart(
+  name: str,
   scorer: Scorer,
   probes: Sequence[build.Bound],
-  named: Collection[str],
+  method: Method,
   layout: Layout,
 ) -> Callable:
-  """Makes the program of the teacher's probes; keeps the fields in `named`."""
+  """Makes the program of the probes of a model on a mesh of its own."""
 
-  def teach(params_teacher: PyTree, prompt: Prompt, tokens: Array) -> dict:
-    context = {
-      "scorer_teacher": scorer,
-      "params_teacher": params_teacher,
-      "prompt": prompt,
-      "tokens": tokens,
-    }
+  def probe(params: PyTree, batch: Batch) -> dict:
+    known = {f"scorer_{name}": scorer, f"params_{name}": params}
     fields: dict[str, Any] = {}
     for bound in probes:
-      fields |= bound(context)._asdict()
-    fields = {name: x for name, x in fields.items() if name in named}
+      fields |= bound(batch.context(**known))._asdict()
+    fields = {k: x for k, x in fields.items() if k in method.fields}
     return layout.constrain(fields)
 
-  return layout.jit(teach)
+  return layout.jit(probe)
 
 
-def make_reward(
-  rewards: Sequence[Reward], eos_token_id: int, layout: Layout
-) -> Callable:
-  """Makes the program that computes the rewards that read arrays only."""
+def for_probes_apart(batch: Batch, layout: Layout) -> Batch:
+  """Reshards what probes on another mesh can read."""
+  return Batch(
+    prompt=layout.reshard(batch.prompt),
+    visual=None,
+    tokens=layout.reshard(batch.tokens),
+    mask=layout.reshard(batch.mask),
+    fields={},
+  )
+
+
+def make_reward(rewards: Sequence[Reward], layout: Layout) -> Callable:
+  """Makes the program that computes the rewards that read arrays only.
+
+  Tracing it raises a UserError for a reward of another shape than [P, G].
+  """
   read = [reward for reward in rewards if not reward.on_host]
+  needs = {name for reward in read for name in reward.bound.needs}
 
-  def reward(fields: dict, prompt: Prompt, rollout: Rollout) -> dict:
-    context = fields | {
-      "mask": rollout.mask,
-      "tokens": rollout.tokens,
-      "prompt": prompt,
-      "length": rollout.mask.sum(-1),
-      "ended": (rollout.tokens == eos_token_id).any(-1),
-    }
-    return layout.constrain({one.name: one.bound(context) for one in read})
+  def reward(state: State, fixed: Fixed, batch: Batch) -> dict:
+    known = models_lib.parameters_by_name(state, fixed, needs)
+    context, found = batch.context(**known), {}
+    for one in read:
+      values = jnp.asarray(one.bound(context))
+      if values.shape != batch.mask.shape[:2]:
+        raise UserError(
+          f"{one.bound.where}: expected {one.bound.name} to return a number for"
+          " each of {} x {} answers, found shape {}".format(
+            *batch.mask.shape[:2], values.shape
+          )
+        )
+      found[one.name] = values
+    return layout.constrain(found)
 
   return layout.jit(reward)
 
 
 def make_prepare(
-  advantage: build.Bound, token_weights: Sequence[build.Bound], layout: Layout
+  method: Method, layout: Layout, *, mask_truncated: bool
 ) -> Callable:
   """Makes the program of advantages and of weights that read no current scores.
 
-  `learned`, if given, masks the tokens to learn from. Advantages are computed
-  over all answers, token weights over `learned`.
+  With `mask_truncated`, answers without an end count in advantages only: their
+  masks are cleared before the weights.
   """
 
-  def prepare(
-    fields: dict,
-    rewards: Array,
-    mask: Array,
-    key: Array,
-    learned: Array | None = None,
-  ) -> dict:
-    fields = dict(fields, rewards=rewards)
-    context = dict(fields, mask=mask, key=key)
-    context["advantages"] = fields["advantages"] = advantage(context)
-    context["mask"] = mask if learned is None else learned
+  def prepare(batch: Batch, rewards: Array, key: Array) -> tuple[Array, dict]:
+    fields: dict[str, Any] = {"rewards": rewards}
+    if method.advantage:
+      context = batch.context(key=key, **fields)
+      fields["advantages"] = method.advantage(context)
+    mask = batch.mask
+    if mask_truncated:
+      mask &= batch.fields["ended"][..., None]
+    batch = dataclasses.replace(batch, mask=mask)
     weights = jnp.ones(mask.shape, jnp.float32)
-    for bound in token_weights:
+    for bound in method.token_weights:
       if not reads_scores(bound):
-        weights *= bound(context)
-    return layout.constrain(fields | {"token_weights": weights})
+        weights *= bound(batch.context(key=key, **fields))
+    fields["token_weights"] = weights
+    return layout.constrain((mask, fields))
 
   return layout.jit(prepare)
 
@@ -243,8 +198,9 @@ def make_loss(
 ) -> Callable:
   """Makes the loss: prefills once, extends G answers, reduces the terms.
 
-  `parts` of the loss is the number of parts of the minibatch, of which the
-  batch is one.
+  `params` holds the parameters of stateful terms under `terms`, `known` what
+  else the terms read. `parts` of the loss is the number of parts of the
+  minibatch, of which the batch is one.
   """
   late = [bound for bound in token_weights if reads_scores(bound)]
   reads = any("attention" in bound.needs for bound in late)
@@ -256,27 +212,40 @@ def make_loss(
     batch: Batch,
     weights: Mapping[str, Array],
     *,
+    known: Mapping[str, Any] = NOTHING,
     axis_name: str | None = None,
     parts: int = 1,
   ):
     prefix = scorer.prefill(params, batch.prompt, batch.visual)
     scores = scorer(params, prefix, batch.tokens)
-    fields = dict(batch.fields, mask=batch.mask)
-    minibatch = objective_lib.minibatch(terms, parts, axis_name)
-    context = dict(fields, **vars(scores), minibatch=minibatch)
+    current = {
+      "params": params,
+      "forward": Forward(params, scorer.config),
+      "learned": params.get(parameters.TERMS, {}),
+      "minibatch": objective_lib.minibatch(terms, parts, axis_name),
+    }
+    context = batch.context(scores, **{**known, **current})
     for bound in late:
-      fields["token_weights"] *= jax.lax.stop_gradient(bound(context))
-    return objective_lib.objective(
-      terms, scores, fields, weights, axis_name=axis_name
-    )
+      weight = jax.lax.stop_gradient(bound(context))
+      context["token_weights"] = context["token_weights"] * weight
+    return objective_lib.objective(terms, context, weights, axis_name=axis_name)
 
   return loss
+
+
+def _known(terms: Sequence[Term], state: State, fixed: Fixed) -> dict[str, Any]:
+  """Returns what terms read besides batch, scores and own parameters."""
+  needs = {name for term in terms for name in term.bound.needs}
+  found = models_lib.parameters_by_name(state, fixed, needs)
+  found = {k: jax.lax.stop_gradient(v) for k, v in found.items()}
+  return found | {"running": state.running}
 
 
 def make_update(
   loss: Callable,
   terms: Sequence[Term],
   optimizer: optax.GradientTransformation,
+  averages: Mapping[str, Average],
   layout: Layout,
   *,
   accumulate: int,
@@ -288,45 +257,75 @@ def make_update(
   parts add up to exactly the loss of the whole.
   """
 
-  def gradient(state: State, batch: Batch, weights):
+  def gradient(state: State, fixed: Fixed, batch: Batch, weights):
+    known = _known(terms, state, fixed)
+
     def of_trainable(trainable):
       params = parameters.merge(trainable, state.frozen)
-      return loss(params, batch, weights, parts=accumulate)
+      return loss(params, batch, weights, known=known, parts=accumulate)
 
     return jax.grad(of_trainable, has_aux=True)(state.trainable)
 
-  def update(state: State, batch: Batch, minibatch: Int[Array, ""]):
+  def update(
+    state: State, fixed: Fixed, batch: Batch, minibatch: Int[Array, ""]
+  ):
     batch = layout.cut(batch, layout.parts, minibatch)
     weights = objective_lib.reduction_weights(terms, batch.mask, batch.fields)
     if accumulate == 1:
-      grads, metrics = gradient(state, batch, weights)
+      grads, found = gradient(state, fixed, batch, weights)
     else:
 
       def of_part(part):
-        return gradient(state, *layout.cut((batch, weights), accumulate, part))
+        return gradient(
+          state, fixed, *layout.cut((batch, weights), accumulate, part)
+        )
 
-      # The scan's initial carry needs the shapes of gradients and metrics.
-      shapes = jax.eval_shape(of_part, 0)
-      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-      def add(total, part):
-        (grads, metrics), (more, measured) = total, of_part(part)
-        metrics = objective_lib.add_metrics(metrics, measured)
-        return (jax.tree.map(jnp.add, grads, more), metrics), None
-
-      (grads, metrics), _ = jax.lax.scan(add, zeros, jnp.arange(accumulate))
+      grads, found = _accumulate(of_part, accumulate)
+    metrics, statistics = found
     metrics["gradient/norm"] = optax.tree.norm(grads)
     updates, optimizer_state = optimizer.update(
       grads, state.optimizer, state.trainable
     )
     trainable = optax.apply_updates(state.trainable, updates)
-    state = dataclasses.replace(
-      state, trainable=trainable, optimizer=optimizer_state
+    running = {
+      term.name: term.update(state.running[term.name], statistics[term.name])
+      for term in terms
+      if term.update
+    }
+    state = State(
+      step=state.step,
+      trainable=trainable,
+      frozen=state.frozen,
+      optimizer=optimizer_state,
+      running=running,
+      averages={
+        name: state_lib.advance_average(
+          state.averages[name], trainable, **vars(one)
+        )
+        for name, one in averages.items()
+      },
     )
     state = jax.lax.with_sharding_constraint(state, layout.of(state))
     return state, metrics
 
   return layout.jit(update, donate_argnums=0)
+
+
+def _accumulate(of_part: Callable, parts: int):
+  """Adds up gradients, metrics and statistics of a minibatch's parts."""
+  # The scan's initial carry needs the shapes of gradients and metrics.
+  shapes = jax.eval_shape(of_part, 0)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  def add(total, part):
+    grads, (metrics, statistics) = total
+    more, (measured, counted) = of_part(part)
+    metrics = objective_lib.add_metrics(metrics, measured)
+    statistics = jax.tree.map(jnp.add, statistics, counted)
+    return (jax.tree.map(jnp.add, grads, more), (metrics, statistics)), None
+
+  total, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
+  return total
 
 
 def make_shares(
@@ -346,7 +345,7 @@ def make_shares(
   """
 
   def shares(
-    state: State, batch: Batch, minibatch: Int[Array, ""]
+    state: State, fixed: Fixed, batch: Batch, minibatch: Int[Array, ""]
   ) -> dict[str, Array]:
     batch = layout.cut(batch, layout.parts, minibatch)
     batch = take_prompts(batch, 0, prompts)
@@ -356,10 +355,11 @@ def make_shares(
       weights = objective_lib.reduction_weights(
         (term,), batch.mask, batch.fields
       )
+      known = _known((term,), state, fixed)
 
-      def of_trainable(trainable, loss=loss, weights=weights):
+      def of_trainable(trainable, loss=loss, weights=weights, known=known):
         params = parameters.merge(trainable, state.frozen)
-        return loss(params, batch, weights)[0]
+        return loss(params, batch, weights, known=known)[0]
 
       norms[term.name] = optax.tree.norm(
         jax.grad(of_trainable)(state.trainable)

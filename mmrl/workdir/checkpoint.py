@@ -345,13 +345,22 @@ def _read_notes(path: epath.Path, step: int) -> dict[str, Any]:
 def _check_same(
   folder: epath.Path, wanted: Mapping[str, PyTree], stored: Mapping[str, str]
 ) -> None:
-  """Raises UserError if a checkpoint holds other arrays than wanted."""
-  for part in ("trainable", "frozen", "optimizer"):
-    if part not in wanted:
+  """Raises UserError if a checkpoint holds other arrays than wanted.
+
+  Where only a model's parameters are wanted, those of loss terms don't count.
+  """
+  whole = "step" in wanted
+  for part in wanted:
+    if part == "step":
       continue
     leaves = _leaves({part: wanted[part]})
     ours = {name: _shape(leaf) for name, leaf in leaves.items()}
-    theirs = {k: v for k, v in stored.items() if k.split("/")[0] == part}
+    theirs = {
+      k: v
+      for k, v in stored.items()
+      if k.split("/")[0] == part
+      and (whole or not parameters.is_of_term(k.split("/", 1)[1]))
+    }
     if ours == theirs:
       continue
     name, _ = min(ours.items() ^ theirs.items())

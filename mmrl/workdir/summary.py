@@ -118,7 +118,7 @@ def _write_report(workdir, config, source, before, after, result) -> None:
     subtitle=(
       f"{config.train.steps} steps of {config.rollout.prompts} prompts x"
       f" {config.rollout.answers} answers on {config.data.train.name}, model"
-      f" {config.model.path}, seed {config.seed}; losses: {terms}."
+      f" {config.models.policy.path}, seed {config.seed}; losses: {terms}."
     ),
     figures=[
       (

@@ -6,8 +6,9 @@ group of the next questions replaces it; unused new groups are dropped.
 Reference: arXiv 2503.14476 section 3.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,100 @@ from jaxtyping import Array, Bool, Int
 import numpy as np
 
 from mmrl.advantages.group import informative_groups
+from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.machines.sharding import Layout
 from mmrl.rollouts.answers import Answers
-from mmrl.types import Prompt, PyTree, Rollout
+from mmrl.rollouts.source import Call, Request, Setup, Source, trace
+from mmrl.types import Batch, PyTree
+
+
+class Refilled(Source):
+  """Replaces groups without a learning signal by groups of other questions."""
+
+  def __init__(self, setup: Setup, inner: Source, rounds: int, reward: str):
+    self._setup, self._inner = setup, inner
+    self._rounds, self._reward = rounds, reward
+    self._exchange = make_exchange(setup.layout)
+    self.group, self.temperature = inner.group, inner.temperature
+    self.draws = inner.draws + rounds
+    self.fields, self.reads = inner.fields, inner.reads
+    self.measures = inner.measures
+
+  def open(self, questions, processor):
+    self._inner.open(questions, processor)
+
+  def calls(self, state, prompt, key, held=None):
+    # Groups are drawn again while those so far are kept.
+    first = trace(self._inner.calls(state, prompt, key), self._setup.layout)
+    batch = yield from self._inner.calls(state, prompt, key, (first, held))
+    places = (len(prompt.next_position),)
+    source = jax.ShapeDtypeStruct(
+      places, jnp.int32, sharding=self._setup.layout.prompts
+    )
+    arguments = batch, batch, source
+    return (yield Call("exchange", self._exchange, arguments, held))
+
+  def collect(self, request: Request):
+    answers, values = self._inner.collect(request)
+
+    def again(number: int) -> Answers:
+      key = jax.random.fold_in(request.key, self._setup.extra_key(number))
+      fresh = dataclasses.replace(request, samples=request.more(), key=key)
+      return request.grade(self._inner.collect(fresh)[0])
+
+    answers, more = fill(
+      request.grade(answers),
+      again,
+      self._setup.layout,
+      self._exchange,
+      rounds=self._rounds,
+      reward=self._reward,
+    )
+    return answers, values | more
+
+  def choose(self, answers, fields):
+    chosen, values = self._inner.choose(answers, fields)
+    mixed = informative_groups(answers.parts[self._reward])[:, None]
+    kept = np.broadcast_to(mixed, answers.mask.shape[:2])
+    return kept if chosen is None else kept & chosen, values
+
+
+def refilled(
+  setup: Setup, *, of: Mapping[str, Any], rounds: int, reward: str
+) -> Source:
+  """Resamples groups whose `reward` is the same for all answers.
+
+  They are replaced by groups of the next questions. Groups that are still not
+  mixed after `rounds` are dropped. A minibatch of only such groups has gradient
+  0, but momentum and weight decay still act.
+
+  Args:
+    setup: of the run.
+    of: spec of where answers come from.
+    rounds: most times that groups are drawn again, at least 0.
+    reward: name of the reward that must differ within a mixed group.
+
+  Raises:
+    UserError: if an option is outside its range, the reward doesn't read texts
+      (no probe has run yet), or the data have several padded sizes: a group can
+      only replace one of the same shape.
+  """
+  if rounds < 0:
+    raise UserError(f"rounds: expected at least 0, found {rounds}")
+  texts = [name for name, on_host in setup.rewards.items() if on_host]
+  if reward not in texts:
+    raise UserError(
+      "reward: expected one of config.rewards that reads texts,"
+      f" {', '.join(texts)}, found {reward!r}"
+    )
+  if setup.buckets != (1, 1):
+    raise UserError(
+      "expected one size in config.data.lengths and in config.data.patches"
+      f" where groups are drawn again, found {setup.buckets[0]} and"
+      f" {setup.buckets[1]}"
+    )
+  return Refilled(setup, setup.inner(of, "config.rollout.of"), rounds, reward)
 
 
 def sources(
@@ -69,18 +160,19 @@ def exchanged(
 
 
 def make_exchange(layout: Layout) -> Callable:
-  """Makes the jitted (old, new, source) -> chosen (prompt, rollout)."""
+  """Makes the jitted (old batch, new batch, source) -> chosen batch."""
 
-  def by_prompts(pair: tuple[Prompt, Rollout]) -> tuple[Prompt, Rollout]:
+  def by_prompts(batch: Batch) -> Batch:
     """Swaps the axes of layers and prompts of keys and values, either way."""
-    prompt, rollout = pair
-    prefix = rollout.prefix
+    prefix = batch.prefix
+    if prefix is None:
+      return batch
     prefix = dataclasses.replace(
       prefix,
       keys=jnp.swapaxes(prefix.keys, 0, 1),
       values=jnp.swapaxes(prefix.values, 0, 1),
     )
-    return prompt, dataclasses.replace(rollout, prefix=prefix)
+    return dataclasses.replace(batch, prefix=prefix)
 
   def function(old, new, source):
     taken = exchanged(layout, by_prompts(old), by_prompts(new), source)
@@ -109,11 +201,11 @@ def fill(
     reward: name of the reward that must differ within a mixed group.
 
   Returns:
-    (answers, metrics). Groups that are still not mixed have empty masks;
-    `rollout/unfilled` is their share.
+    (answers, numbers to log). `rollout/unfilled` is the share of groups that
+    are still not mixed.
   """
   drawn = 0
-  prompts = answers.rollout.mask.shape[0]
+  prompts = answers.batch.mask.shape[0]
   shards = len(answers.examples) * layout.shards // prompts
 
   def mixed(found: Answers):
@@ -128,16 +220,11 @@ def fill(
     drawn += 1
     fresh = again(drawn)
     source = sources(mixed(answers), mixed(fresh), shards)
-    prompt, rollout = exchange(
-      (answers.prompt, answers.rollout),
-      (fresh.prompt, fresh.rollout),
-      layout.put(source),
-    )
+    batch = exchange(answers.batch, fresh.batch, layout.put(source))
     answers = _join(answers, fresh, source, shards)
-    answers = dataclasses.replace(answers, prompt=prompt, rollout=rollout)
+    answers = dataclasses.replace(answers, batch=batch)
   values = {"rollout/refills": float(drawn), "rollout/unfilled": missing()}
-  mask = answers.mask & mixed(answers)[:, None, None]
-  return dataclasses.replace(answers, mask=mask), values
+  return answers, values
 
 
 def _join(

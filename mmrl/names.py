@@ -1,0 +1,131 @@
+"""Names by which the functions of the slots take their data: one table.
+
+    python -m mmrl.names        prints docs/names.md
+
+A function asks for data by the names of its positional arguments (see
+`mmrl.build`). What isn't in this table can't be asked for. The run gives some
+names always; others are fields of a batch, which exist where something adds
+them: the place where answers come from (`mmrl.rollouts`), or a probe, which a
+run computes if one of its functions names a field of it.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+PROBES, REWARDS, ADVANTAGES = "probes", "rewards", "advantages"
+WEIGHTS, LOSSES, TEXTS = "token weights", "losses", "rewards of texts"
+_LATER = (REWARDS, ADVANTAGES, WEIGHTS, LOSSES)
+_ALL = (PROBES, *_LATER)
+_CURRENT = (WEIGHTS, LOSSES)
+_PARAMS = (PROBES, REWARDS, LOSSES)
+
+# Fields that the scorer computes under the current parameters.
+SCORES = ("logprobs", "entropies", "attention", "logits")
+# Computed from other names, where these are there.
+DERIVED = {"attention_moved": ("attention", "attention_old")}
+
+
+class Name(NamedTuple):
+  """What a name holds, which slots may ask for it, and what adds it."""
+
+  shape: str
+  meaning: str
+  slots: tuple[str, ...]
+  source: str = "run"
+
+
+NAMES = {
+  "text": Name("P lists of G", "the answers, as written", (TEXTS,)),
+  "answer": Name("P", "the right answers of the data", (TEXTS,)),
+  "example": Name("P", "the questions (`mmrl.data.Example`)", (TEXTS,)),
+  "length": Name("P G", "number of an answer's tokens", (TEXTS, *_ALL)),
+  "ended": Name(
+    *("P G", "whether an answer has its end of sequence", (TEXTS, *_ALL)),
+    "rollouts",
+  ),
+  "prompt": Name("`Prompt`", "the prompts", _ALL),
+  "tokens": Name("P G R", "token ids of the answers", _ALL),
+  "mask": Name("P G R", "True on the tokens of the batch's answers", _ALL),
+  "sampled": Name(
+    *("P G", "True on answers of the policy, in mixed groups", _ALL),
+    "rollouts",
+  ),
+  "logprobs_sampler": Name(
+    "P G R", "as the sampler computed them", _ALL, "rollouts"
+  ),
+  "visual": Name("B N E", "visual tokens, packed like patches", (PROBES,)),
+  "scorer": Name("`Scorer`", "scores answers with parameters", (PROBES,)),
+  "scorer_MODEL": Name("`Scorer`", "a named model's", (PROBES,), "models"),
+  "params": Name("tree", "the policy's parameters", _PARAMS),
+  "params_MODEL": Name("tree", "a named model's", _PARAMS, "models"),
+  "scores_old": Name("`Scores`", "under the behaviour policy", (PROBES,)),
+  "logprobs_old": Name("P G R", "under the behaviour policy", _LATER, "probes"),
+  "entropies_old": Name(
+    "P G R", "of the behaviour policy, nats", _LATER, "probes"
+  ),
+  "attention_old": Name(
+    "`Attention`", "of the behaviour policy", _LATER, "probes"
+  ),
+  "logprobs_ref": Name("P G R", "under the reference", _LATER, "probes"),
+  "logits_teacher": Name("`Logits`", "of the teacher", _LATER, "probes"),
+  "attention_teacher": Name("`Attention`", "of the teacher", _LATER, "probes"),
+  "nucleus_entropies_old": Name(
+    "P G R", "of top-p nuclei, nats", _LATER, "probes"
+  ),
+  "logprobs_blind": Name("P G R", "without the pictures", _LATER, "probes"),
+  "pictured": Name("P", "whether a prompt has a picture", _LATER, "probes"),
+  "visual_entropy": Name("P", "of the pictures' spectra", _LATER, "probes"),
+  "rewards": Name("P G", "the total reward", (ADVANTAGES, *_CURRENT)),
+  "key": Name("key", "random, of the rollout batch", (ADVANTAGES, WEIGHTS)),
+  "advantages": Name("P G or P G R", "the advantages", _CURRENT),
+  "token_weights": Name("P G R", "product of the token weights", (LOSSES,)),
+  "logprobs": Name("P G R", "under the current policy", _CURRENT),
+  "entropies": Name("P G R", "of the current policy, nats", _CURRENT),
+  "attention": Name("`Attention`", "of the current policy", _CURRENT),
+  "logits": Name("`Logits`", "of the current policy", _CURRENT),
+  "minibatch": Name("`Minibatch`", "sums over all of it", (WEIGHTS,)),
+  "attention_moved": Name(
+    *("P G R", "divergence of attention from attention_old, nats", (LOSSES,)),
+    "derived",
+  ),
+  "forward": Name("`Forward`", "the model as it is now", (LOSSES,)),
+  "learned": Name("tree", "a term's own parameters", (LOSSES,), "state"),
+  "running": Name("tree", "a term's running values", (LOSSES,), "state"),
+}
+
+
+def given(slot: str) -> list[str]:
+  """Returns the names that every run gives to the functions of a slot."""
+  return [
+    name
+    for name, one in NAMES.items()
+    if slot in one.slots and one.source == "run"
+  ]
+
+
+def allowed(slot: str, fields: Iterable[str]) -> list[str]:
+  """Returns those of a batch's fields that functions of a slot may name."""
+  return [f for f in fields if f in NAMES and slot in NAMES[f].slots]
+
+
+def page() -> str:
+  """Formats the table in Markdown."""
+  lines = [
+    "# Names of data",
+    "",
+    "Functions of the slots take their data by name. `python -m mmrl.names`",
+    "prints this page; letters of shapes are those of `mmrl/types.py`.",
+    "",
+    "| name | shape | holds | may be named by | added by |",
+    "|---|---|---|---|---|",
+  ]
+  lines += [
+    f"| `{name}` | {one.shape} | {one.meaning} | {', '.join(one.slots)} |"
+    f" {one.source} |"
+    for name, one in NAMES.items()
+  ]
+  return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+  print(page(), end="")

@@ -1,0 +1,176 @@
+"""Protocol of where the answers of a run come from."""
+
+from collections.abc import Callable, Generator, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool, PRNGKeyArray
+import numpy as np
+
+from mmrl import data
+from mmrl.machines.sharding import Layout
+from mmrl.models.config import ModelConfig
+from mmrl.prompts.processor import Processor
+from mmrl.rollouts.answers import Answers
+from mmrl.types import Batch, Prompt, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What a run tells the place that its answers come from.
+
+  Attributes:
+    prompts, answers, length: P; G without rows that a wrapper adds; R.
+    model: the policy's architecture.
+    layers: decoder layers whose attention is a policy.
+    layout: sharding of the run's arrays.
+    rewards: whether each reward reads texts, by its name.
+    buckets: numbers of sizes that prompts and patches are padded to.
+    inner: (spec, config field) -> the source that a wrapper wraps.
+  """
+
+  prompts: int
+  answers: int
+  length: int
+  model: ModelConfig
+  layers: tuple[int, ...]
+  layout: Layout
+  rewards: Mapping[str, bool]
+  buckets: tuple[int, int]
+  inner: Callable[[Mapping[str, Any], str], "Source"]
+
+  def extra_key(self, draw: int) -> int:
+    """Returns the number to fold into a step's key for a further draw.
+
+    It is at least P: splitting a key folds in 0 to P - 1, for single prompts.
+
+    Args:
+      draw: from 1 on.
+    """
+    return self.prompts + draw
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What a step asks for.
+
+  Attributes:
+    state: of the run; has the policy's `params`.
+    samples: the questions.
+    key: random key of the step.
+    more: returns further questions.
+    grade: grades answers by the rewards that read texts.
+  """
+
+  state: Any
+  samples: data.Samples
+  key: PRNGKeyArray
+  more: Callable[[], data.Samples]
+  grade: Callable[[Answers], Answers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """A call of a compiled program on shapes.
+
+  Attributes:
+    name: of the program.
+    function: the program.
+    arguments: shapes.
+    held: shapes of what else stays on the devices meanwhile.
+  """
+
+  name: str
+  function: Callable
+  arguments: tuple[PyTree, ...]
+  held: PyTree = None
+
+  def traced(self) -> PyTree:
+    """Returns the shapes of its result."""
+    return jax.eval_shape(self.function, *self.arguments)
+
+
+Calls = Generator[Call, PyTree, Batch]
+
+
+def trace(calls: Calls, layout: Layout) -> Batch:
+  """Traces the programs of calls; returns the shapes of their batch.
+
+  Results are on the mesh of a layout, as those of a run: JAX then finds again
+  what is traced here when the run calls the same programs.
+  """
+
+  def place(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.everywhere)
+
+  try:
+    call = next(calls)
+    while True:
+      call = calls.send(jax.tree.map(place, call.traced()))
+  except StopIteration as end:
+    return end.value
+
+
+class Source:
+  """A place that answers come from; wrappers hold another one.
+
+  Attributes:
+    group: answers per prompt, rows that a wrapper adds included.
+    temperature: of the policy that answers are scored with.
+    draws: draws per step with a random key of their own, after the first.
+    fields: names of the fields that its batches have.
+    reads: names of the fields that `choose` reads.
+    measures: functions of named data that return numbers to log.
+  """
+
+  group: int
+  temperature: float = 1.0
+  draws: int = 0
+  fields: tuple[str, ...] = ("ended",)
+  reads: tuple[str, ...] = ()
+  measures: tuple[Callable, ...] = ()
+
+  def open(self, questions: Any, processor: Processor) -> None:
+    """Opens files, and checks them against the run's questions.
+
+    Raises:
+      UserError: naming the field of the config, or the line of a file.
+    """
+    del questions, processor
+
+  def calls(
+    self, state: PyTree, prompt: Prompt, key: Array, held: PyTree = None
+  ) -> Calls:
+    """Yields the calls of its programs in a step, on shapes.
+
+    Args:
+      state, prompt, key: shapes.
+      held: shapes of what stays on the devices meanwhile.
+
+    Yields:
+      Calls; each is sent the shapes of its result.
+
+    Returns:
+      Shapes of a batch.
+    """
+    raise NotImplementedError
+
+  def collect(self, request: Request) -> tuple[Answers, dict[str, float]]:
+    """Returns answers to a batch of questions, and numbers to log."""
+    raise NotImplementedError
+
+  def choose(
+    self, answers: Answers, fields: Mapping[str, np.ndarray]
+  ) -> tuple[Bool[np.ndarray, "P G"] | None, dict[str, float]]:
+    """Chooses the answers that the batch learns from, after grading.
+
+    Args:
+      answers: with all rewards.
+      fields: those in `reads`, of this process's prompts.
+
+    Returns:
+      (which are kept, or None for all; numbers to log).
+    """
+    del answers, fields
+    return None, {}

@@ -1,0 +1,300 @@
+"""Parts of a run that need neither weights nor data, built from its config."""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+import zlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from mmrl import build, rollouts
+from mmrl.benchmarks import accuracy
+from mmrl.config import ROLLOUT_SIZES
+from mmrl.errors import UserError
+from mmrl.machines.sharding import Layout
+from mmrl.models import parameters
+from mmrl.models.config import ModelConfig
+from mmrl.probes.policies import Scorer
+from mmrl.rollouts.source import Setup, Source
+from mmrl.train import method as method_lib
+from mmrl.train import models as models_lib
+from mmrl.train import state as state_lib
+from mmrl.train import step as step_lib
+from mmrl.train.method import Method
+from mmrl.train.models import Average
+from mmrl.train.state import State
+from mmrl.train.step import Programs
+from mmrl.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """All parts of a run but weights and data.
+
+  Attributes:
+    config: of the run.
+    model_config: the policy's architecture, with the run's compute type.
+    scorer: scores answers.
+    source: where answers come from.
+    method: functions of the slots.
+    programs: compiled functions.
+    answer: jitted function that answers greedily, for evaluation.
+    optimizer: the optax transformation.
+    frozen: expressions that match the paths of frozen parameters.
+    frozen_vision: whether visual tokens remain valid after an update.
+    group: number of prompts whose pictures are packed together.
+    layout: sharding of the run's arrays.
+  """
+
+  config: ml_collections.ConfigDict
+  model_config: ModelConfig
+  scorer: Scorer
+  source: Source
+  method: Method
+  programs: Programs
+  answer: Any
+  optimizer: Any
+  frozen: tuple[str, ...]
+  frozen_vision: bool
+  group: int
+  layout: Layout
+
+  def first_state(self, params: PyTree) -> State:
+    """Makes the state of step 0 from parameters or from their traced shapes."""
+    trainable, frozen = parameters.partition(params, self.frozen)
+    learned, running = self._first_terms()
+    trainable |= learned
+    return State(
+      step=jnp.zeros((), jnp.int32),
+      trainable=trainable,
+      frozen=frozen,
+      optimizer=self.optimizer.init(trainable),
+      running=running,
+      averages={
+        name: state_lib.start_average(trainable)
+        for name in averages(self.method)
+      },
+    )
+
+  def _first_terms(self) -> tuple[dict[str, Any], dict[str, PyTree]]:
+    """Initialises the terms with state: their parameters by path, the rest."""
+    learned, running = {}, {}
+    for term in self.method.terms:
+      if term.init is None:
+        continue
+      # The key is of the term's name, whatever other terms there are.
+      key = jax.random.key(self.config.seed)
+      key = jax.random.fold_in(key, zlib.crc32(term.name.encode()))
+      own, running[term.name] = term.init(key, self.model_config)
+      for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]:
+        name = parameters.path_name(path)
+        learned[f"{parameters.TERMS}/{term.name}/{name}"] = leaf
+    return learned, running
+
+
+def averages(method: Method) -> dict[str, Average]:
+  """Returns the models that are averages of the policy, by name."""
+  return {
+    name: model.source
+    for name, model in method.models.items()
+    if isinstance(model.source, Average)
+  }
+
+
+def build_parts(
+  config: ml_collections.ConfigDict,
+  model: ModelConfig,
+  layout: Layout,
+  architectures: Mapping[str, ModelConfig],
+) -> Parts:
+  """Builds the parts of a run that need neither weights nor data.
+
+  Args:
+    config: see `mmrl.config`.
+    model: the policy's architecture, with the run's compute type.
+    layout: sharding of the run's arrays.
+    architectures: of the other models; see `models.read_architectures`.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  _check_sizes(config, model, layout)
+  source = _make_source(config, model, layout)
+  others = models_lib.bind(config, model, layout, architectures)
+  for name, other in others.items():
+    _check_layers(config, other.config, f"of model {name!r}, a")
+  method = method_lib.bind(config, source, others)
+  settings = source.temperature, tuple(config.attention.layers)
+  scorer = Scorer(model, *settings, config.attention.row)
+  optimizer = make_optimizer(
+    config.optimizer.to_dict(), config.schedule.to_dict(), config.clip_norm
+  )
+  frozen = tuple(config.frozen)
+  # Updates reuse the rollout's visual tokens if the vision tower is frozen.
+  trainable, _ = parameters.partition(parameters.shapes(model), frozen)
+  return Parts(
+    config=config,
+    model_config=model,
+    scorer=scorer,
+    source=source,
+    method=method,
+    programs=_programs(config, scorer, method, optimizer, layout),
+    answer=accuracy.make_answer(scorer, config.rollout.length, layout),
+    optimizer=optimizer,
+    frozen=frozen,
+    frozen_vision=not any(path.startswith("vision/") for path in trainable),
+    group=_group(config, layout, source, method),
+    layout=layout,
+  )
+
+
+def make_optimizer(
+  optimizer: Mapping, schedule: Mapping, clip_norm: float
+) -> optax.GradientTransformation:
+  """Makes an optax optimiser on a schedule, after global-norm clipping.
+
+  Args:
+    optimizer: spec of an optax optimiser, without its learning rate.
+    schedule: spec of an optax schedule, which counts optimiser updates.
+    clip_norm: largest norm of the gradient; infinity clips nothing.
+  """
+  rate = build.construct(optax, schedule, "config.schedule")
+  update = build.construct(
+    optax, optimizer, "config.optimizer", learning_rate=rate
+  )
+  return optax.chain(optax.clip_by_global_norm(clip_norm), update)
+
+
+def _make_source(
+  config: ml_collections.ConfigDict, model: ModelConfig, layout: Layout
+) -> Source:
+  """Makes the source that `config.rollout` names."""
+
+  def make(spec: Mapping[str, Any], where: str) -> Source:
+    return build.construct(rollouts, spec, where, setup=setup)
+
+  settings = config.rollout
+  setup = Setup(
+    prompts=settings.prompts,
+    answers=settings.answers,
+    length=settings.length,
+    model=model,
+    layers=tuple(config.attention.layers),
+    layout=layout,
+    rewards=method_lib.rewards_on_host(config),
+    buckets=(len(config.data.lengths), len(config.data.patches)),
+    inner=make,
+  )
+  spec = settings.to_dict()
+  for name in ROLLOUT_SIZES:
+    del spec[name]
+  return make(spec, "config.rollout")
+
+
+def _programs(
+  config: ml_collections.ConfigDict,
+  scorer: Scorer,
+  method: Method,
+  optimizer: optax.GradientTransformation,
+  layout: Layout,
+) -> Programs:
+  """Builds the jitted programs of a step; each compiles at its first call."""
+  terms, weights = method.terms, method.token_weights
+  scorers = {"scorer": scorer} | {
+    f"scorer_{name}": dataclasses.replace(scorer, config=model.config)
+    for name, model in method.models.items()
+  }
+  return Programs(
+    probe=step_lib.make_probe(scorers, method, layout),
+    probes_apart={
+      name: step_lib.make_probe_apart(
+        name,
+        scorers[f"scorer_{name}"],
+        probes,
+        method,
+        method.models[name].layout,
+      )
+      for name, probes in method.probes_apart.items()
+    },
+    reward=step_lib.make_reward(method.rewards, layout),
+    prepare=step_lib.make_prepare(
+      method, layout, mask_truncated=config.rollout.mask_truncated
+    ),
+    update=step_lib.make_update(
+      step_lib.make_loss(scorer, terms, weights),
+      terms,
+      optimizer,
+      averages(method),
+      layout,
+      accumulate=config.train.accumulate,
+    ),
+    shares=step_lib.make_shares(
+      scorer, terms, weights, layout, prompts=config.shares.prompts
+    ),
+  )
+
+
+def _group(
+  config: ml_collections.ConfigDict,
+  layout: Layout,
+  source: Source,
+  method: Method,
+) -> int:
+  """Computes the largest possible number of prompts per pack of pictures.
+
+  Every cut through a batch (shards, minibatches, their parts, the prompts that
+  shares of the gradient are measured on) must fall between packs.
+  """
+  parts = config.train.minibatches * config.train.accumulate * layout.shards
+  prompts = config.rollout.prompts
+  cuts = [prompts // parts]
+  cuts += [prompts // m.layout.shards for m in method.models.values()]
+  if source.draws:
+    cuts.append(1)  # groups are exchanged one by one
+  if config.shares.every:
+    cuts.append(config.shares.prompts)
+  return math.gcd(*cuts)
+
+
+def _check_sizes(
+  config: ml_collections.ConfigDict, model: ModelConfig, layout: Layout
+):
+  prompts, parts = config.rollout.prompts, config.train.minibatches
+  shards = layout.shards
+  # Every part of every minibatch has equally many prompts on each shard.
+  if prompts % (parts * config.train.accumulate * shards):
+    on = f" x {shards} shards of the mesh" if shards > 1 else ""
+    raise UserError(
+      f"config.rollout.prompts: expected a multiple of train.minibatches x"
+      f" train.accumulate{on} = {parts} x {config.train.accumulate}"
+      f"{f' x {shards}' if on else ''}, found {prompts}"
+    )
+  models_lib.check_heads("config", model, layout)
+  for field in ("answers", "length"):
+    if config.rollout[field] < 1:
+      raise UserError(
+        f"config.rollout.{field}: expected at least 1, found"
+        f" {config.rollout[field]}"
+      )
+  if config.attention.row not in ("self", "emit"):
+    raise UserError(
+      "config.attention.row: expected 'self' or 'emit', found"
+      f" {config.attention.row!r}"
+    )
+  _check_layers(config, model, "of a")
+
+
+def _check_layers(
+  config: ml_collections.ConfigDict, model: ModelConfig, whose: str
+):
+  depth = model.text.num_hidden_layers
+  layers = config.attention.layers
+  if not layers or any(not -depth <= layer < depth for layer in layers):
+    raise UserError(
+      f"config.attention.layers: expected layers {whose} {depth}-layer"
+      f" decoder, found {tuple(layers)}"
+    )

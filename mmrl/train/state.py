@@ -1,0 +1,79 @@
+"""State of a run that training changes and checkpoints store."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from mmrl.models import parameters
+from mmrl.types import PyTree, pytree
+
+
+@pytree
+class State:
+  """State of a run; training changes all but `frozen`.
+
+  Attributes:
+    step: number of rollout batches done.
+    trainable: parameters that the optimiser updates, by path; those that terms
+      add among them.
+    frozen: the other parameters, by path.
+    optimizer: optimiser state.
+    running: running values of stateful terms, by their names.
+    averages: averages of `trainable`, by the names of the models that have
+      them.
+  """
+
+  step: Int[Array, ""]
+  trainable: dict[str, Any]
+  frozen: dict[str, Any]
+  optimizer: PyTree
+  running: dict[str, PyTree]
+  averages: dict[str, "Averaged"]
+
+  @property
+  def params(self) -> PyTree:
+    """Merges trained and frozen parameters into the model's nested tree."""
+    trained = {
+      path: leaf
+      for path, leaf in self.trainable.items()
+      if not parameters.is_of_term(path)
+    }
+    return parameters.merge(trained, self.frozen)
+
+
+@pytree
+class Averaged:
+  """Exponential moving average of the parameters that are trained.
+
+  Attributes:
+    updates: number of optimiser updates so far.
+    values: float32, whatever the type of the parameters: bfloat16 can't hold
+      the small changes of a decay near 1.
+  """
+
+  updates: Int[Array, ""]
+  values: dict[str, Any]
+
+
+def start_average(trainable: dict[str, Any]) -> Averaged:
+  """Makes the average at step 0, which equals the parameters."""
+  values = jax.tree.map(lambda x: x.astype(jnp.float32), trainable)
+  return Averaged(jnp.zeros((), jnp.int32), values)
+
+
+def advance_average(
+  average: Averaged, trainable: dict[str, Any], *, decay: float, every: int
+) -> Averaged:
+  """Counts an optimiser update, and averages after each `every` of them.
+
+  average = decay * average + (1 - decay) * parameters
+  """
+  updates = average.updates + 1
+  rate = jnp.where(updates % every == 0, 1.0 - decay, 0.0)
+  values = {
+    k: v + rate * (trainable[k].astype(jnp.float32) - v)
+    for k, v in average.values.items()
+  }
+  return Averaged(updates, values)

@@ -1,0 +1,186 @@
+"""One step of a run on shapes: every program is called in order.
+
+A run does it while it is built, to find what doesn't fit (options out of range,
+terms of another rank) before weights and data are used; a plan compiles the
+programs on the way.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmrl.machines.sharding import Layout
+from mmrl.models import parameters
+from mmrl.rollouts.source import Call, Calls, trace
+from mmrl.train.models import Initial
+from mmrl.train.parts import Parts
+from mmrl.train.state import State
+from mmrl.types import Batch, Logits, Patches, Prompt, PyTree
+
+
+def walk(
+  parts: Parts, prompt: Prompt, state: State, fixed: Mapping[str, PyTree]
+) -> Calls:
+  """Yields the calls of all programs of a step, in order, on shapes.
+
+  Args:
+    parts: of the run.
+    prompt: shapes of the prompts.
+    state, fixed: from `state_shapes` and `fixed_shapes`.
+
+  Yields:
+    Calls; each is sent the shapes of its result.
+
+  Returns:
+    Shapes of the batch that is learned from.
+  """
+  layout, programs = parts.layout, parts.programs
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  batch = yield from parts.source.calls(state, prompt, key)
+  fields, _ = yield Call("probe", programs.probe, (state, fixed, batch))
+  batch = batch.with_fields(**fields)
+  for name, program in programs.probes_apart.items():
+    there = parts.method.models[name].layout
+    apart = Batch(batch.prompt, None, batch.tokens, batch.mask, {})
+    arguments = fixed[name], resharded(there, apart)
+    found = yield Call(name, program, arguments, batch)
+    batch = batch.with_fields(**resharded(layout, found))
+  if not all(reward.on_host for reward in parts.method.rewards):
+    yield Call("reward", programs.reward, (state, fixed, batch))
+  visual = batch.visual if parts.frozen_vision else None
+  batch = dataclasses.replace(batch, prefix=None, visual=visual)
+  rewards = shape(layout.prompts, *batch.mask.shape[:2], dtype="float32")
+  mask, fields = yield Call("prepare", programs.prepare, (batch, rewards, key))
+  batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
+  learned_from = state, fixed, batch, np.int32(0)
+  if parts.config.shares.every:
+    yield Call("shares", programs.shares, learned_from)
+  yield Call("update", programs.update, learned_from)
+  return batch
+
+
+def check(parts: Parts) -> None:
+  """Traces a step of a run whose prompts have the smallest sizes.
+
+  Raises:
+    UserError: naming the config field that is wrong.
+  """
+  sizes = parts.config.data
+  prompts = parts.config.rollout.prompts
+  prompt = prompt_shapes(
+    parts,
+    prompts,
+    prompts // parts.group,
+    length=min(sizes.lengths, default=64),
+    patches=min(sizes.patches, default=64),
+  )
+  calls = walk(parts, prompt, state_shapes(parts), fixed_shapes(parts))
+  trace(calls, parts.layout)
+
+
+def shape(sharding, *sizes: int, dtype: Any = "int32"):
+  """Returns the shape of an array."""
+  return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+
+
+def placed(shapes: PyTree, where: PyTree) -> PyTree:
+  """Returns shapes with other shardings."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    where,
+  )
+
+
+def resharded(layout: Layout, tree: PyTree) -> PyTree:
+  """Returns shapes with the shardings that `Layout.reshard` sets."""
+
+  def lay(x, where):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  def one(x):
+    if isinstance(x, Logits):
+      hidden = lay(x.hidden, layout.prompts)
+      head = lay(x.head, layout.everywhere)
+      return dataclasses.replace(x, hidden=hidden, head=head)
+    return lay(x, layout.prompts)
+
+  return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
+
+
+def parameter_shapes(model, layout: Layout, dtype: str) -> PyTree:
+  """Returns shapes of a model's parameters, sharded on a mesh."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: jax.ShapeDtypeStruct(
+      x.shape,
+      jnp.dtype(dtype),
+      sharding=layout.parameter(parameters.path_name(path), x.shape),
+    ),
+    parameters.shapes(model),
+  )
+
+
+def policy_shapes(parts: Parts) -> PyTree:
+  """Returns shapes of the policy's parameters."""
+  dtype = parts.config.models.policy.param_dtype
+  return parameter_shapes(parts.model_config, parts.layout, dtype)
+
+
+def state_shapes(parts: Parts) -> State:
+  """Returns shapes of a run's state."""
+  state = jax.eval_shape(parts.first_state, policy_shapes(parts))
+  return placed(state, parts.layout.of(state))
+
+
+def fixed_shapes(parts: Parts) -> Mapping[str, PyTree]:
+  """Returns shapes of the models that don't change, by name."""
+  found = {}
+  for name, model in parts.method.models.items():
+    if isinstance(model.source, Initial):
+      found[name] = policy_shapes(parts)
+    elif hasattr(model.source, "param_dtype"):
+      found[name] = parameter_shapes(
+        model.config, model.layout, model.source.param_dtype
+      )
+  return found
+
+
+def prompt_shapes(
+  parts: Parts, prompts: int, rows: int, *, length: int, patches: int
+) -> Prompt:
+  """Returns shapes of a batch of prompts.
+
+  Args:
+    parts: of the run.
+    prompts: P.
+    rows: B.
+    length: S.
+    patches: of a prompt, on average; M is that times P / B.
+  """
+  there, vision = parts.layout.prompts, parts.model_config.vision
+  patches *= prompts // rows
+  windows = slots = None
+  if vision.window_patches:
+    count = 2 * -(-patches // vision.window_patches)
+    windows = shape(there, rows, count, vision.window_patches)
+    slots = shape(there, rows, patches)
+  return Prompt(
+    tokens=shape(there, prompts, length),
+    mask=shape(there, prompts, length, dtype=bool),
+    positions=shape(there, prompts, length, 3),
+    visual_index=shape(there, prompts, length),
+    next_position=shape(there, prompts),
+    region=shape(there, prompts, length, dtype="float32"),
+    patches=Patches(
+      pixels=shape(there, rows, patches, vision.patch_values, dtype="float32"),
+      rows_columns=shape(there, rows, patches, 2),
+      extent=shape(there, rows, patches, 2),
+      frame=shape(there, rows, patches, 2),
+      windows=windows,
+      window_slot=slots,
+    ),
+  )
