@@ -88,7 +88,8 @@ class Experts:
       if line.strip():
         where = f"{path}:{number}"
         name, text = _parse(line, known, where)
-        self._add(name, text, _tokenize(text, processor, where))
+        ids = processor.encode_text(text, sys.maxsize, where)
+        self._add(name, text, ids)
     self.questions = len(self._kept)
     self.trajectories = sum(map(len, self._kept.values()))
     if not self.trajectories:
@@ -152,27 +153,3 @@ def _parse(line: str, known: frozenset[str], where: str) -> tuple[str, str]:
       f"{where}: expected a trajectory, found empty text; leave the line out"
     )
   return name, text
-
-
-def _tokenize(text: str, processor: Processor, where: str) -> list[int]:
-  """Tokenises a trajectory of any length, its end of sequence included.
-
-  A policy samples no placeholder, nothing after an end, and nothing that its
-  vocabulary lacks.
-  """
-  ids = processor.encode_answer(text, sys.maxsize, where)
-  config, tokenizer = processor.config, processor.tokenizer
-  refused = {
-    *config.banned_token_ids,
-    config.eos_token_id,
-    config.pad_token_id,
-    tokenizer.unk_token_id,
-  }
-  found = refused.intersection(ids[:-1])
-  if found:
-    token = tokenizer.convert_ids_to_tokens(min(found))
-    raise UserError(
-      f"{where}: expected a trajectory in words of the model's vocabulary,"
-      f" found the token {token!r}; take it out of the text"
-    )
-  return ids

@@ -29,6 +29,7 @@ class Example:
       carry "region", a box x0, y0, x1, y1 in pixels of its picture.
     answer: the exact answer.
     kind: group of questions that accuracy is also reported for.
+    answers: whole texts to learn from, where the data give some.
   """
 
   name: str
@@ -36,6 +37,7 @@ class Example:
   messages: Sequence[dict]
   answer: str
   kind: str = "all"
+  answers: Sequence[str] = ()
 
   @property
   def picture(self) -> dict | None:
@@ -151,7 +153,8 @@ class JsonLines:
   Each line is an object with `answer`, and either `question` and optionally
   `images` and `videos` (paths, relative to the file), or `messages` in the
   form of chat templates, whose image and video parts hold paths. `region` (a
-  box in pixels of the first picture) and `kind` are optional.
+  box in pixels of the first picture), `kind` and `answers` (whole texts to learn
+  from, as the policy is to write them) are optional.
   """
 
   def __init__(self, *, path: str, prompt: str = "{question}"):
@@ -193,6 +196,10 @@ class JsonLines:
     """Yields the name of every example: file and line."""
     return (e.name for e in self._examples)
 
+  def given(self) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yields name and texts to learn from of every example."""
+    return ((e.name, e.answers) for e in self._examples)
+
   def _parse(self, line: str, name: str, prompt: str) -> Example:
     try:
       row = json.loads(line)
@@ -223,6 +230,7 @@ class JsonLines:
       messages=messages,
       answer=str(row["answer"]),
       kind=row.get("kind", "all"),
+      answers=_texts(row.get("answers", ()), name),
     )
     # In the image part, so that it is scaled with its picture.
     if "region" in row and example.picture is not None:
@@ -265,6 +273,18 @@ class JsonLines:
     if isinstance(content, str):
       return message
     return message | {"content": [self._file(part, name) for part in content]}
+
+
+def _texts(values: Any, name: str) -> tuple[str, ...]:
+  """Checks the texts to learn from."""
+  if not isinstance(values, list | tuple) or not all(
+    isinstance(text, str) and text.strip() for text in values
+  ):
+    raise UserError(
+      f"{name}: expected 'answers' as a list of texts that aren't empty, found"
+      f" {values!s:.80}"
+    )
+  return tuple(values)
 
 
 def _box(values: Any, name: str) -> Box:

@@ -1,8 +1,13 @@
-"""Loss terms, which a config names; each returns unreduced values [P, G, R]."""
+"""Loss terms, which a config names; each returns unreduced values.
+
+Values are [P, G, R] of tokens, [P, G] of answers or [P] of prompts. A term with
+state is made by a function that returns a `Stateful`: see `mmrl.losses.state`.
+"""
 
 from mmrl.losses.attention import attention_jsd
 from mmrl.losses.distillation import attention_distillation, distillation_kl
 from mmrl.losses.experts import expert_shaped
+from mmrl.losses.likelihood import likelihood
 from mmrl.losses.policy import (
   clipped_ratio,
   clipped_weight,
@@ -19,6 +24,7 @@ __all__ = [
   "clipped_weight",
   "distillation_kl",
   "expert_shaped",
+  "likelihood",
   "policy_gradient",
   "reference_kl",
 ]

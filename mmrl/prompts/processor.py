@@ -163,6 +163,30 @@ class Processor:
       )
     return ids
 
+  def encode_text(self, text: str, length: int, name: str) -> list[int]:
+    """Tokenises an answer that the policy could have sampled.
+
+    A policy samples no placeholder, nothing after an end, and nothing that its
+    vocabulary lacks.
+
+    Raises:
+      UserError: if the text has such a token, or more than `length`.
+    """
+    ids = self.encode_answer(text, length, name)
+    refused = {
+      *self.config.banned_token_ids,
+      self.config.eos_token_id,
+      self.config.pad_token_id,
+      self.tokenizer.unk_token_id,
+    }
+    found = refused.intersection(ids[:-1])
+    if found:
+      raise UserError(
+        f"{name}: expected a text in words of the model's vocabulary, found the"
+        f" token {self._text(min(found))!r}; take it out of the text"
+      )
+    return ids
+
   def decode(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
     """Decodes [.., R] answers to texts, without the closing end of sequence."""
     keep = np.asarray(mask) & (np.asarray(tokens) != self.config.eos_token_id)

@@ -63,7 +63,7 @@ class Given(Source):
     mask = np.zeros(shape, bool)
     for p, example in enumerate(examples):
       for g, text in enumerate(example.answers):
-        ids = processor.encode_answer(text, shape[-1], example.name)
+        ids = processor.encode_text(text, shape[-1], example.name)
         tokens[p, g, : len(ids)] = ids
         mask[p, g, : len(ids)] = True
     batch = Batch(
