@@ -37,7 +37,7 @@ def get_config(arm: str = "ral"):
     "decay_steps": 112,
     "end_value": 2e-5,
   }
-  config.evaluation.questions = 2000
+  config.evaluation.benchmarks.test.questions = 2000
   if arm == "ral":
     config_lib.add_ral(config)
   return config

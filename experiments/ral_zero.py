@@ -40,8 +40,8 @@ def get_config(arg: str = "data"):
     config.model.path = "runs/tiny_direct"
   else:
     config = ral_qwen2_5_vl_7b.get_config(arg)
-    for split in ("train", "test"):
-      config.data[split].prompt = _DIRECT
+    config.data.train.prompt = _DIRECT
+    config.evaluation.benchmarks.test.data.prompt = _DIRECT
   config.rewards.format.form = "answer"
-  config.evaluation.form = "answer"
+  config.evaluation.benchmarks.test.scores.format.form = "answer"
   return config

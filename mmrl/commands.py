@@ -10,6 +10,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
+from mmrl.config import MOVED
 from mmrl.errors import UserError
 from mmrl.machines import watch
 
@@ -129,7 +130,14 @@ def _fail(error: Exception | str, exit_: Callable = sys.exit) -> None:
     while text[:1] in "'\"" and text[:1] == text[-1:] and len(text) > 1:
       text = text[1:-1]
     text = text.replace("\\n", " ").replace("\\", "")
+    words = text.split()
+    moved = [
+      f"; config.{old} is now config.{new}"
+      for old, new in MOVED.items()
+      if words and words[0].strip("'") == old.rsplit(".", 1)[-1]
+    ]
     text = f"expected a field of the config (mmrl/config.py), found {text}"
+    text += "".join(moved)
   text = " ".join(text.split())
   print(f"error: {text}", file=sys.stderr)
   exit_(2)

@@ -7,6 +7,15 @@ code of the library has a default for a field of the config.
 
 import ml_collections
 
+from mmrl.errors import UserError
+
+# Fields that were renamed, and what they are now.
+MOVED: dict[str, str] = {
+  "data.test": "evaluation.benchmarks.test.data",
+  "evaluation.questions": "evaluation.benchmarks.test.questions",
+  "evaluation.form": "evaluation.benchmarks.test.scores.format.form",
+}
+
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the base config of all experiments: GRPO, easy-VQA, tiny model."""
@@ -40,7 +49,6 @@ def get_config() -> ml_collections.ConfigDict:
           "split": "train",
           "prompt": "{question}",
         },
-        "test": {"name": "EasyVQA", "split": "test", "prompt": "{question}"},
         # Allowed padded prompt lengths, and patches per prompt, on average over
         # the prompts whose pictures are packed together. Each pair that occurs
         # is compiled once; prompts that fit none are an error.
@@ -140,10 +148,29 @@ def get_config() -> ml_collections.ConfigDict:
       # never), and the number of prompts measured.
       "shares": {"every": 1, "prompts": 8},
       "evaluation": {
-        "questions": 1000,  # of the test set, spread evenly
-        "batch": 250,
-        "shown": 12,  # in the report
-        "form": "think",  # of a well-formed answer; see rewards
+        # Steps between evaluations while training, whose numbers are logged; 0
+        # for none but those before and after.
+        "every": 0,
+        "batch": 250,  # questions
+        "shown": 12,  # of each benchmark in the report
+        # Specs of `mmrl.benchmarks`. Of `questions`, `questions` are spread
+        # evenly over `data` (0 for all), and each of `scores` is one of
+        # `mmrl.rewards` that reads texts.
+        "benchmarks": {
+          "test": {
+            "name": "questions",
+            "data": {
+              "name": "EasyVQA",
+              "split": "test",
+              "prompt": "{question}",
+            },
+            "questions": 1000,
+            "scores": {
+              "accuracy": {"name": "exact_answer"},
+              "format": {"name": "answer_format", "form": "think"},
+            },
+          },
+        },
       },
     }
   )
@@ -159,3 +186,21 @@ def add_ral(
     "reduce": "sequence_mean",
   }
   return config
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+  """Checks that a config has no field that was renamed.
+
+  Raises:
+    UserError: naming the field, and what it is now.
+  """
+  for old, new in MOVED.items():
+    *path, last = old.split(".")
+    found = config
+    for name in path:
+      found = found.get(name, {})
+    if last in found:
+      raise UserError(
+        f"config.{old}: expected it as config.{new}, where it is now, found it"
+        " under its old name"
+      )

@@ -194,10 +194,11 @@ class Compiler:
     config, parts = self.config, self.parts
     layout, programs = parts.layout, parts.programs
     prompts = config.rollout.prompts
-    batch = -(-config.evaluation.batch // layout.shards) * layout.shards
-    prompt = prompt_shapes(config, parts, batch, layout.shards)
-    program, _ = self.compile("evaluate", parts.answer, self.params, prompt)
-    yield program
+    if config.evaluation.benchmarks:
+      batch = -(-config.evaluation.batch // layout.shards) * layout.shards
+      prompt = prompt_shapes(config, parts, batch, layout.shards)
+      program, _ = self.compile("evaluate", parts.answer, self.params, prompt)
+      yield program
     prompt = prompt_shapes(config, parts, prompts, prompts // parts.group)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = self._placed(key, layout.everywhere)

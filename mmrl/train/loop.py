@@ -14,7 +14,8 @@ import numpy as np
 import tqdm
 
 from mmrl import data, hub, storage
-from mmrl.benchmarks import accuracy
+from mmrl.benchmarks import results, runner
+from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.train import collect
@@ -65,8 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     return summary.write(
       path,
       config,
-      run.train_source,
-      run.test_source,
+      run.benchmarks,
       before,
       after,
       wall_seconds=time.perf_counter() - began,
@@ -80,7 +80,7 @@ def _train(
   path: epath.Path,
   compilations: log_lib.Compilations,
   termination: processes.Termination,
-) -> tuple[accuracy.Evaluation, PyTree, accuracy.Evaluation]:
+) -> tuple[Results, PyTree, Results]:
   """Trains between two evaluations; returns (before, parameters, after)."""
   checkpoints = checkpoint.Checkpoints(path, keep=config.checkpoint.keep)
   state = run.initial_state()
@@ -96,7 +96,8 @@ def _train(
   log = log_lib.Log(path, step=int(state.step)) if first else None
   try:
     before = _evaluation(config, run, run.params, path / "before.json")
-    print(f"before: accuracy {before.accuracy:.1%}")
+    for name, result in before.items():
+      print(f"before: {results.line(name, result)}")
     state = _steps(
       config,
       run,
@@ -136,35 +137,46 @@ def read_questions(config, run: Run):
   )
 
 
-def evaluate_model(config, run: Run, params) -> accuracy.Evaluation:
-  """Evaluates parameters on the config's test questions."""
-  settings = config.evaluation
-  return accuracy.evaluate(
-    run.answer,
-    params,
-    run.processor,
-    run.test_source,
-    run.layout,
-    questions=settings.questions,
-    batch=settings.batch,
-    length=config.rollout.length,
-    shown=settings.shown,
-    form=settings.form,
-    lengths=config.data.lengths,
-    patches=config.data.patches,
-  )
+def evaluate_model(config, run: Run, params) -> dict[str, Result]:
+  """Evaluates parameters on the config's benchmarks."""
+  return {
+    name: runner.evaluate(
+      benchmark,
+      run.answer,
+      params,
+      run.processor,
+      run.layout,
+      train=run.train_source,
+      batch=config.evaluation.batch,
+      length=config.rollout.length,
+      shown=config.evaluation.shown,
+      lengths=config.data.lengths,
+      patches=config.data.patches,
+    )
+    for name, benchmark in run.benchmarks.items()
+  }
 
 
 def _evaluation(
   config, run: Run, params, path: epath.Path
-) -> accuracy.Evaluation:
+) -> dict[str, Result]:
   """Evaluates parameters, or reads the results of the run's earlier start."""
   if processes.mean({"exists": float(path.exists())})["exists"] == 1:
-    return accuracy.Evaluation.load(path)
-  result = evaluate_model(config, run, params)
+    return results.load(path)
+  found = evaluate_model(config, run, params)
   if jax.process_index() == 0:
-    result.save(path)
-  return result
+    results.save(found, path)
+  return found
+
+
+def _evaluated(config, run: Run, state: State, step: int) -> dict[str, float]:
+  """Evaluates the parameters after a step, at those that the config says."""
+  every = config.evaluation.every
+  if not every or step % every:
+    return {}
+  began = time.perf_counter()
+  found = results.flat(evaluate_model(config, run, state.params))
+  return found | {"time/evaluation": time.perf_counter() - began}
 
 
 def _steps(
@@ -208,6 +220,7 @@ def _steps(
       )
       state, values = learn(config, run, state, batch, values, step, saved)
       state = run.at_step(state, step)
+      values |= _evaluated(config, run, state, step)
       ended = time.perf_counter()
       values["data/shrunk"] = samples.shrunk
       values["time/data"] = waited

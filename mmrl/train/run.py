@@ -1,6 +1,6 @@
 """Builds a run from a config, and checks it before anything starts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 import operator
@@ -13,7 +13,9 @@ import numpy as np
 import optax
 
 from mmrl import build, data, errors
-from mmrl.benchmarks import accuracy
+from mmrl.benchmarks import greedy, runner
+from mmrl.benchmarks.contract import Benchmark
+from mmrl.config import check_fields
 from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout
@@ -83,7 +85,8 @@ class Run(Parts):
     processor: tokenizer and pictures.
     params: initial parameters, which are also the reference.
     params_teacher: parameters of the teacher; None without one.
-    train_source, test_source: questions.
+    train_source: questions to train on.
+    benchmarks: questions to evaluate on, by name.
     experts: expert trajectories; None without them.
   """
 
@@ -91,7 +94,7 @@ class Run(Parts):
   params: PyTree
   params_teacher: PyTree | None
   train_source: Any
-  test_source: Any
+  benchmarks: Mapping[str, Benchmark]
   experts: data.Experts | None
 
   def initial_state(self) -> State:
@@ -217,6 +220,7 @@ def build_run(
   Raises:
     UserError: naming the field of the config that is wrong.
   """
+  check_fields(config)
   layout = Layout(
     sharding.make_mesh(config.mesh.to_dict(), devices), config.train.minibatches
   )
@@ -243,9 +247,7 @@ def build_run(
     params=model.params,
     params_teacher=teacher.params if teacher else None,
     train_source=train_source,
-    test_source=build.construct(
-      data, config.data.test.to_dict(), "config.data.test"
-    ),
+    benchmarks=runner.build_benchmarks(config.evaluation.to_dict()),
     experts=_read_experts(config, train_source, model.processor),
   )
 
@@ -302,6 +304,7 @@ def build_parts(
     UserError: naming the field of the config that is wrong.
   """
   _check_sizes(config, model, layout)
+  runner.check_settings(config.evaluation.to_dict())
   teacher_layout = layout_of_teacher(config, layout)
   if teacher:
     _check_teacher(config, model, teacher, teacher_layout)
@@ -330,7 +333,7 @@ def build_parts(
     scorer=scorer,
     programs=_programs(config, scorer, method, optimizer, teach, layout),
     rewards=method.rewards,
-    answer=accuracy.make_answer(scorer, config.rollout.length, layout),
+    answer=greedy.make_answer(scorer, config.rollout.length, layout),
     optimizer=optimizer,
     frozen=frozen,
     frozen_vision=not any(path.startswith("vision/") for path in trainable),
