@@ -45,13 +45,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   with config.unlocked():
     config.model.path = str(path)
   built = run_lib.build_run(config)
-  found = {
-    name: dataclasses.asdict(dataclasses.replace(result, shown=[]))
-    for name, result in loop.evaluate_model(config, built, built.params).items()
-  }
-  for result in found.values():
+  found = loop.evaluate_model(config, built, built.params)
+  raw = {name: dataclasses.asdict(result) for name, result in found.items()}
+  for result in raw.values():
     del result["shown"]
-  print(json.dumps(found, indent=2))
+  print(json.dumps(raw, indent=2))
 
 
 def main() -> None:

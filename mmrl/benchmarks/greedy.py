@@ -111,7 +111,7 @@ def ask(
     texts = processor.decode(tokens, mask)
     ended = (tokens == processor.config.eos_token_id).any((1, 2))
     prompt = samples.prompt
-    visual = prompt.visual_index >= 0
+    visual = np.asarray(prompt.visual_index) >= 0
     # Rows from `count` on only fill up the last batch.
     for row in range(count):
       region, uniform = float(shares[row]), math.nan
