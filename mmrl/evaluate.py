@@ -32,8 +32,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   check_fields(config)
   if not config.evaluation.benchmarks:
     raise UserError(
-      "config.evaluation.benchmarks: expected at least one to evaluate on, found"
-      " none"
+      "config.evaluation.benchmarks: expected at least one, found none"
     )
   path = storage.path(workdir) / "model"
   # `hub.save` writes config.json last, so the model is complete.

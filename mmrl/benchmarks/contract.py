@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 import numpy as np
@@ -28,6 +28,7 @@ class Answer:
   ended: bool
 
 
+@runtime_checkable
 class Benchmark(Protocol):
   """A sequence of questions, each with its prompt, and how they are graded.
 

@@ -28,7 +28,7 @@ class Example:
     messages: the conversation that is put to the model; an image part may
       carry "region", a box x0, y0, x1, y1 in pixels of its picture.
     answer: the exact answer.
-    kind: group of questions that accuracy is also reported for.
+    kind: group of questions that scores are also reported for.
   """
 
   name: str

@@ -74,6 +74,11 @@ class Table:
   items: int
   rows: Sequence[Row]
 
+  @property
+  def guessed(self) -> bool:
+    """Tells whether any number has a baseline."""
+    return any(row.baseline for row in self.rows)
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:

@@ -122,9 +122,10 @@ def _figures(tables) -> list[tuple[str, str]]:
   """Chooses the first number of each benchmark, and its baseline."""
   figures = []
   for table in tables:
+    if not table.rows:
+      continue
     row = table.rows[0]
-    shown = row.texts()
-    label = f"{table.name}/{row.name}"
+    shown, label = row.texts(), f"{table.name}/{row.name}"
     figures.append((f"{label}, before → after", " → ".join(shown[:2])))
     if row.baseline:
       figures.append((f"{label}, question alone", shown[2]))
