@@ -5,6 +5,8 @@ the fields that its paper changes, and documents them in its docstring. No other
 code of the library has a default for a field of the config.
 """
 
+from typing import Any
+
 import ml_collections
 
 from mmrl.errors import UserError
@@ -194,12 +196,13 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: naming the field, and what it is now.
   """
+  fields = config.to_dict()
   for old, new in MOVED.items():
     *path, last = old.split(".")
-    found = config
+    table: Any = fields
     for name in path:
-      found = found.get(name, {})
-    if last in found:
+      table = table.get(name) if isinstance(table, dict) else None
+    if isinstance(table, dict) and last in table:
       raise UserError(
         f"config.{old}: expected it as config.{new}, where it is now, found it"
         " under its old name"

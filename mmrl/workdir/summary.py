@@ -128,7 +128,7 @@ def _figures(tables) -> list[tuple[str, str]]:
     shown, label = row.texts(), f"{table.name}/{row.name}"
     figures.append((f"{label}, before → after", " → ".join(shown[:2])))
     if row.baseline:
-      figures.append((f"{label}, question alone", shown[2]))
+      figures.append((f"{label}, baseline", shown[2]))
   return figures
 
 

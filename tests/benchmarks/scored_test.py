@@ -7,7 +7,7 @@ import pytest
 
 from mmrl import rewards
 from mmrl.benchmarks import questions
-from mmrl.benchmarks.contract import Answer
+from mmrl.benchmarks.contract import Answer, Benchmark
 from mmrl.errors import UserError
 
 WHERE = "config.evaluation.benchmarks.mine"
@@ -40,6 +40,10 @@ def build(path, **changes):
 
 def answers(*texts):
   return [Answer(text, len(text), True) for text in texts]
+
+
+def test_it_is_a_benchmark(path):
+  assert isinstance(build(path), Benchmark)
 
 
 def test_grades_of_each_score_and_kind(path):
