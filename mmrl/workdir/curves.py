@@ -39,7 +39,7 @@ class Group:
 
   name: str
   note: str
-  curves: Mapping[str, Sequence[tuple[int, float]]]
+  curves: Mapping[str, Sequence[tuple[int, float | int]]]
 
 
 def group(
