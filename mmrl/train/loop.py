@@ -169,8 +169,21 @@ def _evaluation(
   return found
 
 
-def _evaluated(config, run: Run, state: State, step: int) -> dict[str, float]:
-  """Evaluates the parameters after a step, at those that the config says."""
+def _evaluated(
+  config, run: Run, state: State, step: int, logged: Mapping[str, float]
+) -> dict[str, float]:
+  """Evaluates the parameters after a step, at those that the config says.
+
+  Raises:
+    UserError: at the first step, if a benchmark has the name of a group of what
+      is logged anyway, whose numbers would be mistaken for its own.
+  """
+  taken = run.benchmarks.keys() & {name.partition("/")[0] for name in logged}
+  if taken:
+    raise UserError(
+      "config.evaluation.benchmarks: expected names that nothing else is"
+      f" logged under, found {min(taken)!r}; rename the benchmark"
+    )
   every = config.evaluation.every
   if not every or step % every:
     return {}
@@ -220,7 +233,7 @@ def _steps(
       )
       state, values = learn(config, run, state, batch, values, step, saved)
       state = run.at_step(state, step)
-      values |= _evaluated(config, run, state, step)
+      values |= _evaluated(config, run, state, step, values)
       ended = time.perf_counter()
       values["data/shrunk"] = samples.shrunk
       values["time/data"] = waited

@@ -215,6 +215,15 @@ def test_evaluate_without_a_model(tmp_path):
     evaluate.run(config_lib.get_config(), str(tmp_path))
 
 
+def test_a_benchmark_is_not_called_as_what_is_logged():
+  config, state = config_lib.get_config(), mock.Mock(State)
+  run = mock.Mock(run_lib.Run)
+  run.benchmarks = {"reward": None, "test": None}
+  assert loop._evaluated(config, run, state, 1, {"loss/total": 1.0}) == {}
+  with pytest.raises(UserError, match="evaluation.benchmarks: .*'reward'"):
+    loop._evaluated(config, run, state, 1, {"reward/total": 1.0})
+
+
 class Broken:
   """An iterator whose next batch has a broken picture."""
 
