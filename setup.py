@@ -28,6 +28,7 @@ setuptools.setup(
     "jax>=0.10",
     "jaxtyping>=0.3",
     "jinja2>=3.1.6",
+    "markupsafe>=2.1",
     "ml-collections>=1.1",
     "ml-dtypes>=0.5",
     "numpy>=2.0",

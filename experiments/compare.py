@@ -4,12 +4,14 @@
   python -m experiments.compare --output runs/compare --seeds 0 1 2 \\
     --arms quickstart:grpo opad:runlocal,kd opad:runlocal
 
-An arm is a config of this folder and its argument. Every run leaves its own
+An arm is a config of this folder and its argument. The columns are `--numbers`
+of the benchmarks, before and after. Every run leaves its own
 working directory; a stopped comparison goes on where it was. Takes about four
 minutes a run on two CPU cores.
 """
 
 import argparse
+from collections.abc import Sequence
 import importlib
 import json
 import pathlib
@@ -20,13 +22,6 @@ import jax
 import ml_collections
 
 from mmrl.train import loop
-
-_COLUMNS = {
-  "accuracy before": "accuracy_before",
-  "accuracy after": "accuracy_after",
-  "attention on the object before": "attention_on_region_before",
-  "attention on the object after": "attention_on_region_after",
-}
 
 
 def config_of(arm: str) -> ml_collections.ConfigDict:
@@ -49,18 +44,28 @@ def one(output: pathlib.Path, arm: str, seed: int) -> dict:
   return json.loads(summary.read_text())
 
 
-def table(results: dict[str, list[dict]]) -> str:
-  """Markdown: of each arm the mean and range over seeds."""
+def table(results: dict[str, list[dict]], numbers: Sequence[str]) -> str:
+  """Markdown: of each arm the mean and range over seeds.
+
+  Args:
+    results: summaries of each arm, one per seed.
+    numbers: as `test/accuracy`, number `accuracy` of benchmark `test`.
+  """
+  columns = [(name, when) for name in numbers for when in ("before", "after")]
   seeds = len(next(iter(results.values())))
   of = f"mean (least to most) of {seeds} seeds" if seeds > 1 else "one seed"
   lines = [
-    f"| {of} | {' | '.join(_COLUMNS)} |",
-    "|---|" + "---|" * len(_COLUMNS),
+    f"| {of} | {' | '.join(map(' '.join, columns))} |",
+    "|---|" + "---|" * len(columns),
   ]
   for arm, summaries in results.items():
     cells = [arm]
-    for field in _COLUMNS.values():
-      values = [summary[field] for summary in summaries]
+    for name, when in columns:
+      benchmark, _, number = name.partition("/")
+      values = [
+        summary["benchmarks"][benchmark][when][number]["value"]
+        for summary in summaries
+      ]
       cell = f"{statistics.mean(values):.1%}"
       if min(values) < max(values):
         cell += f" ({min(values):.1%} to {max(values):.1%})"
@@ -77,6 +82,9 @@ def main() -> None:
   parser.add_argument(
     "--arms", nargs="+", default=["quickstart:grpo", "quickstart:ral"]
   )
+  parser.add_argument(
+    "--numbers", nargs="+", default=["test/accuracy", "test/attention/region"]
+  )
   flags = parser.parse_args()
   output = pathlib.Path(flags.output)
   # All runs of an arm are one program: it is compiled once.
@@ -85,7 +93,7 @@ def main() -> None:
   results = {
     arm: [one(output, arm, seed) for seed in flags.seeds] for arm in flags.arms
   }
-  print(table(results))
+  print(table(results, flags.numbers))
 
 
 if __name__ == "__main__":

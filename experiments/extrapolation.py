@@ -26,7 +26,6 @@ import jax
 import numpy as np
 
 from mmrl import data, hub
-from mmrl.benchmarks import accuracy
 from mmrl.errors import UserError
 from mmrl.rewards import answer as answer_rewards
 from mmrl.rollouts import sampler
@@ -103,7 +102,7 @@ def measure(base: hub.Model, trained: hub.Model, flags) -> Iterator[dict]:
     data.in_order(
       source,
       trained.processor,
-      indices=accuracy.spread(len(source), flags.questions),
+      indices=data.spread(len(source), flags.questions),
       batch_size=min(flags.batch, flags.questions),
       answer_length=flags.length,
     )

@@ -40,12 +40,14 @@ def get_config(arg: str = "data"):
   if instruct not in ("", "instruct"):
     raise ValueError(f"jsonl.py:{arg}: expected :DIR or :DIR,instruct")
   config = config_lib.add_ral(config_lib.get_config())
-  for split in ("train", "test"):
-    config.data[split] = {
+  config.data.train, config.evaluation.benchmarks.test.data = (
+    {
       "name": "JsonLines",
       "path": os.path.join(folder, f"{split}.jsonl"),
       "prompt": INSTRUCTION if instruct else "{question}",
     }
+    for split in ("train", "test")
+  )
   config.data.lengths = (64, 128, 256)
   config.data.patches = (64, 128, 256, 512)
   config.rollout.prompts = 8

@@ -14,7 +14,7 @@ The pipeline, one package per link:
   losses         unreduced terms, and the one place that reduces them
   train          method, objective, updates, loop
   workdir        checkpoints, metrics, lock, summary, report
-  benchmarks     accuracy on held-out questions, and where the model looks
+  benchmarks     held-out questions, graded, with intervals; where a model looks
 
 Beside it, `hub` reads and writes models as directories in the Hugging Face
 layout, `machines` shares arrays out over devices and processes, `strategies`

@@ -10,6 +10,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
+from mmrl.config import MOVED
 from mmrl.errors import UserError
 from mmrl.machines import watch
 
@@ -129,7 +130,30 @@ def _fail(error: Exception | str, exit_: Callable = sys.exit) -> None:
     while text[:1] in "'\"" and text[:1] == text[-1:] and len(text) > 1:
       text = text[1:-1]
     text = text.replace("\\n", " ").replace("\\", "")
+    moved = _moved(text.split()[0].strip("'")) if text.split() else []
     text = f"expected a field of the config (mmrl/config.py), found {text}"
+    text = "; ".join([text, *moved])
   text = " ".join(text.split())
   print(f"error: {text}", file=sys.stderr)
   exit_(2)
+
+
+def _moved(name: str) -> list[str]:
+  """Says where a field is now, given the part of its name that isn't there.
+
+  Where it is on the command line, the rest of its name must agree; in a config
+  file the rest isn't known.
+  """
+  flag = "--config."
+  given = [
+    argument.partition("=")[0].removeprefix(flag) + "."
+    for argument in sys.argv
+    if argument.startswith(flag)
+  ]
+  given = [field for field in given if name in field.split(".")]
+  return [
+    f"config.{old} is now config.{new}"
+    for old, new in MOVED.items()
+    if name in old.split(".")
+    and (not given or any(field.startswith(f"{old}.") for field in given))
+  ]

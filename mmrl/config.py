@@ -5,10 +5,24 @@ the fields that its paper changes, and documents them in its docstring. No other
 code of the library has a default for a field of the config.
 """
 
+from typing import Any
+
 import ml_collections
+
+from mmrl.errors import UserError
 
 # Fields of `rollout` that aren't options of where answers come from.
 ROLLOUT_SIZES = ("prompts", "answers", "length", "mask_truncated")
+# Fields that were renamed, and what they are now.
+MOVED: dict[str, str] = {
+  "model": "models.policy",
+  "teacher": "models.teacher, a Directory",
+  "experts": "rollout, as with_experts (config.wrap_rollout)",
+  "rollout.refill": "rollout, as refilled (config.wrap_rollout)",
+  "data.test": "evaluation.benchmarks.test.data",
+  "evaluation.questions": "evaluation.benchmarks.test.questions",
+  "evaluation.form": "evaluation.benchmarks.test.scores.format.form",
+}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -51,7 +65,6 @@ def get_config() -> ml_collections.ConfigDict:
           "split": "train",
           "prompt": "{question}",
         },
-        "test": {"name": "EasyVQA", "split": "test", "prompt": "{question}"},
         # Allowed padded prompt lengths, and patches per prompt, on average over
         # the prompts whose pictures are packed together. Each pair that occurs
         # is compiled once; prompts that fit none are an error.
@@ -125,10 +138,29 @@ def get_config() -> ml_collections.ConfigDict:
       # never), and the number of prompts measured.
       "shares": {"every": 1, "prompts": 8},
       "evaluation": {
-        "questions": 1000,  # of the test set, spread evenly
-        "batch": 250,
-        "shown": 12,  # in the report
-        "form": "think",  # of a well-formed answer; see rewards
+        # Steps between evaluations while training, whose numbers are logged; 0
+        # for none but those before and after.
+        "every": 0,
+        "batch": 250,  # questions
+        "shown": 12,  # of each benchmark in the report
+        # Specs of `mmrl.benchmarks`. Of `questions`, `questions` are spread
+        # evenly over `data` (0 for all), and each of `scores` is one of
+        # `mmrl.rewards` that reads texts.
+        "benchmarks": {
+          "test": {
+            "name": "questions",
+            "data": {
+              "name": "EasyVQA",
+              "split": "test",
+              "prompt": "{question}",
+            },
+            "questions": 1000,
+            "scores": {
+              "accuracy": {"name": "exact_answer"},
+              "format": {"name": "answer_format", "form": "think"},
+            },
+          },
+        },
       },
     }
   )
@@ -159,3 +191,22 @@ def wrap_rollout(
   outer = {name: rollout.pop(name) for name in ROLLOUT_SIZES}
   config.rollout = {**outer, **spec, "of": rollout}
   return config
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+  """Checks that a config has no field that was renamed.
+
+  Raises:
+    UserError: naming the field, and what it is now.
+  """
+  fields = config.to_dict()
+  for old, new in MOVED.items():
+    *path, last = old.split(".")
+    table: Any = fields
+    for name in path:
+      table = table.get(name) if isinstance(table, dict) else None
+    if isinstance(table, dict) and last in table:
+      raise UserError(
+        f"config.{old}: expected it as config.{new}, where it is now, found it"
+        " under its old name"
+      )

@@ -9,18 +9,19 @@ import json
 import ml_collections
 
 from mmrl import commands
+from mmrl.config import check_fields
 from mmrl.errors import UserError
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Evaluates `workdir/model` on the config's test questions; prints JSON.
+  """Evaluates `workdir/model` on the config's benchmarks; prints JSON.
 
   Args:
-    config: sets the questions, their number and the sizes of a batch.
+    config: sets the benchmarks and the sizes of a batch.
     workdir: of a finished run.
 
   Raises:
-    UserError: if the run hasn't written a model.
+    UserError: if the run hasn't written a model, or there is no benchmark.
   """
   # Imported late: a mistyped flag is answered at once, and `commands.run` forks
   # (`machines.watch`) before JAX and what it brings are there.
@@ -28,6 +29,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   from mmrl.train import loop
   from mmrl.train import run as run_lib
 
+  check_fields(config)
+  if not config.evaluation.benchmarks:
+    raise UserError(
+      "config.evaluation.benchmarks: expected at least one, found none"
+    )
   path = storage.path(workdir) / "model"
   # `hub.save` writes config.json last, so the model is complete.
   if not (path / "config.json").exists():
@@ -38,9 +44,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   with config.unlocked():
     config.models.policy.path = str(path)
   built = run_lib.build_run(config)
-  result = dataclasses.asdict(loop.evaluate_model(built, built.params))
-  del result["shown"]
-  print(json.dumps(result, indent=2))
+  found = loop.evaluate_model(built, built.params)
+  raw = {name: dataclasses.asdict(result) for name, result in found.items()}
+  for result in raw.values():
+    del result["shown"]
+  print(json.dumps(raw, indent=2))
 
 
 def main() -> None:

@@ -480,9 +480,9 @@ def experiment_config(name: str, arm: str):
     if config.model.path != "tiny":
       config.model.path = "tiny"
       config.attention.layers = (-1,)
-    for split in ("train", "test"):
-      if config.data[split].name != "EasyVQA":
-        config.data[split] = plain.data[split]
+    if config.data.train.name != "EasyVQA":
+      config.data.train = plain.data.train
+      config.evaluation = plain.evaluation
   return config
 
 

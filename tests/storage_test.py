@@ -21,7 +21,8 @@ import small_models
 
 from mmrl import config as config_lib
 from mmrl import hub, storage
-from mmrl.benchmarks.accuracy import Evaluation, Shown
+from mmrl.benchmarks import results
+from mmrl.benchmarks.intervals import Estimate
 from mmrl.data import sources
 from mmrl.errors import UserError
 from mmrl.prompts import pictures, videos
@@ -443,17 +444,19 @@ def test_metrics_in_a_store(store, monkeypatch, capsys):
 
 
 def evaluation():
-  shown = Shown(3, "<answer>7</answer>", True, [[0.5, 0.25]], None)
-  return Evaluation(8, 0.5, {"all": 0.5}, 1.0, None, None, [shown])
+  scores = {"accuracy": 1.0}
+  shown = results.Shown(3, "<answer>7</answer>", scores, [[0.5, 0.25]], None)
+  half, none = {"accuracy": Estimate(0.5, 0.25, 0.75)}, {}
+  return {"test": results.Result(8, half, none, [shown])}
 
 
 @pytest.mark.parametrize("place", small_models.first("local", "gs://b/run"))
 def test_evaluations(tmp_path, store, place):
   path = storage.path(tmp_path if place == "local" else place) / "before.json"
-  evaluation().save(path)
-  assert Evaluation.load(path) == evaluation()
+  results.save(evaluation(), path)
+  assert results.load(path) == evaluation()
   text = storage.read_text(path)
-  for broken in (text[: len(text) // 2], "[]", "{}"):
+  for broken in (text[: len(text) // 2], "[]", '{"test": {}}'):
     storage.write_text(path, broken)
     with pytest.raises(UserError, match="evaluation at .*before.json.*delete"):
-      Evaluation.load(path)
+      results.load(path)

@@ -96,7 +96,8 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   """The run of one arm."""
   config = config_lib.get_config()
   source = {"name": "JsonLines", "path": questions}
-  config.data.train = config.data.test = source
+  config.data.train = source
+  config.evaluation.benchmarks = {}
   config.data.patches = ()
   config.models.policy.path = model
   config.models.policy.dtype = flags.dtype

@@ -1,1 +1,10 @@
-"""Evaluation of a model on held-out questions."""
+"""Benchmarks: held-out questions, how answers are graded, what is reported.
+
+A name here is what a spec of `config.evaluation.benchmarks` calls, with the
+spec's options and the spec's place in the config as `field`, for errors. It
+returns a `benchmarks.contract.Benchmark`.
+"""
+
+from mmrl.benchmarks.scored import questions
+
+__all__ = ["questions"]

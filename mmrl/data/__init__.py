@@ -1,7 +1,7 @@
 """Sources of questions, and padded batches of them."""
 
 from mmrl.data.experts import Experts
-from mmrl.data.pipeline import Samples, batches, in_order
+from mmrl.data.pipeline import Samples, batches, in_order, spread
 from mmrl.data.sources import EasyVQA, Example, JsonLines
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
   "Samples",
   "batches",
   "in_order",
+  "spread",
 ]

@@ -259,3 +259,9 @@ def in_order(
       take(chosen, source, processor, group=batch_size // rows, **sizes),
       count,
     )
+
+
+def spread(total: int, count: int) -> list[int]:
+  """Returns `count` indices, at most `total`, spread evenly over `total`."""
+  count = min(total, count)
+  return [i * total // count for i in range(count)]

@@ -28,7 +28,7 @@ class Example:
     messages: the conversation that is put to the model; an image part may
       carry "region", a box x0, y0, x1, y1 in pixels of its picture.
     answer: the exact answer.
-    kind: group of questions that accuracy is also reported for.
+    kind: group of questions that scores are also reported for.
     answers: whole texts to learn from, where the data give some.
   """
 
@@ -153,8 +153,8 @@ class JsonLines:
   Each line is an object with `answer`, and either `question` and optionally
   `images` and `videos` (paths, relative to the file), or `messages` in the
   form of chat templates, whose image and video parts hold paths. `region` (a
-  box in pixels of the first picture), `kind` and `answers` (whole texts to learn
-  from, as the policy is to write them) are optional.
+  box in pixels of the first picture), `kind` and `answers` (whole texts to
+  learn from, as the policy is to write them) are optional.
   """
 
   def __init__(self, *, path: str, prompt: str = "{question}"):

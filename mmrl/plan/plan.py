@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from mmrl import build, data
-from mmrl.benchmarks import accuracy
+from mmrl.config import check_fields
 from mmrl.errors import UserError
 from mmrl.hub import directory
 from mmrl.plan import chips
@@ -41,6 +41,7 @@ def run(
   Raises:
     UserError: naming the field of the config or the flag that is wrong.
   """
+  check_fields(config)
   devices = chips.topology(topology) if topology else jax.devices()
   compiler = Compiler(config, devices)
   if not as_json:
@@ -96,7 +97,7 @@ def _padding(compiler: Compiler) -> float | None:
     )
     processor = models_lib.with_budget(config, processor)
     source = build.construct(data, config.data.train.to_dict(), "")
-    chosen = [source[i] for i in accuracy.spread(len(source), _SAMPLE)]
+    chosen = [source[i] for i in data.spread(len(source), _SAMPLE)]
     lengths = [len(processor.encode(e.messages, e.name).tokens) for e in chosen]
   except UserError:
     return None

@@ -131,10 +131,12 @@ class Compiler:
     """Compiles all programs of a run, in the order in which it runs them."""
     config, layout = self.config, self.parts.layout
     prompts = config.rollout.prompts
-    batch = -(-config.evaluation.batch // layout.shards) * layout.shards
-    arguments = self.params, self._prompt(batch, layout.shards)
-    program, _ = self.compile(Call("evaluate", self.parts.answer, arguments))
-    yield program
+    if config.evaluation.benchmarks:
+      batch = -(-config.evaluation.batch // layout.shards) * layout.shards
+      arguments = self.params, self._prompt(batch, layout.shards)
+      call = Call("evaluate", self.parts.answer, arguments)
+      program, _ = self.compile(call)
+      yield program
     prompt = self._prompt(prompts, prompts // self.parts.group)
     calls = walk.walk(self.parts, prompt, self.state, self.fixed)
     try:

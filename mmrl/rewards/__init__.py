@@ -6,7 +6,7 @@ called once for a whole batch, and may also have arguments `length` and `ended`.
 A reward with array arguments only runs on the devices. It may read `length`
 [P, G] (number of sampled tokens), `ended` [P, G] (whether the answer ends),
 `mask`, `tokens`, `prompt`, and the fields that the run's probes add, such as
-`attention_old`.
+`attention_old`. Those on the host are also what benchmarks score answers by.
 """
 
 from mmrl.rewards.answer import answer_format, exact_answer

@@ -14,7 +14,8 @@ import numpy as np
 import tqdm
 
 from mmrl import data, hub, storage
-from mmrl.benchmarks import accuracy
+from mmrl.benchmarks import results, runner
+from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.train import collect
@@ -65,8 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     return summary.write(
       path,
       config,
-      run.train_source,
-      run.test_source,
+      run.benchmarks,
       before,
       after,
       wall_seconds=time.perf_counter() - began,
@@ -79,7 +79,7 @@ def _train(
   path: epath.Path,
   compilations: log_lib.Compilations,
   termination: processes.Termination,
-) -> tuple[accuracy.Evaluation, PyTree, accuracy.Evaluation]:
+) -> tuple[Results, PyTree, Results]:
   """Trains between two evaluations; returns (before, parameters, after)."""
   checkpoints = checkpoint.Checkpoints(path, keep=run.config.checkpoint.keep)
   state = run.initial_state()
@@ -95,7 +95,8 @@ def _train(
   log = log_lib.Log(path, step=int(state.step)) if first else None
   try:
     before = _evaluation(run, run.params, path / "before.json")
-    print(f"before: accuracy {before.accuracy:.1%}")
+    for name, result in before.items():
+      print(f"before: {results.line(name, result)}")
     state = _steps(
       run,
       state,
@@ -135,34 +136,58 @@ def read_questions(run: Run):
   )
 
 
-def evaluate_model(run: Run, params) -> accuracy.Evaluation:
-  """Evaluates parameters on the config's test questions."""
+def evaluate_model(run: Run, params) -> dict[str, Result]:
+  """Evaluates parameters on the config's benchmarks."""
   config = run.config
-  settings = config.evaluation
-  return accuracy.evaluate(
-    run.answer,
-    params,
-    run.processor,
-    run.test_source,
-    run.layout,
-    questions=settings.questions,
-    batch=settings.batch,
-    length=config.rollout.length,
-    shown=settings.shown,
-    form=settings.form,
-    lengths=config.data.lengths,
-    patches=config.data.patches,
-  )
+  return {
+    name: runner.evaluate(
+      benchmark,
+      run.answer,
+      params,
+      run.processor,
+      run.layout,
+      train=run.train_source,
+      batch=config.evaluation.batch,
+      length=config.rollout.length,
+      shown=config.evaluation.shown,
+      lengths=config.data.lengths,
+      patches=config.data.patches,
+    )
+    for name, benchmark in run.benchmarks.items()
+  }
 
 
-def _evaluation(run: Run, params, path: epath.Path) -> accuracy.Evaluation:
+def _evaluation(run: Run, params, path: epath.Path) -> dict[str, Result]:
   """Evaluates parameters, or reads the results of the run's earlier start."""
   if processes.mean({"exists": float(path.exists())})["exists"] == 1:
-    return accuracy.Evaluation.load(path)
-  result = evaluate_model(run, params)
+    return results.load(path)
+  found = evaluate_model(run, params)
   if jax.process_index() == 0:
-    result.save(path)
-  return result
+    results.save(found, path)
+  return found
+
+
+def _evaluated(
+  run: Run, state: State, step: int, logged: Mapping[str, float]
+) -> dict[str, float]:
+  """Evaluates the parameters after a step, at those that the config says.
+
+  Raises:
+    UserError: at the first step, if a benchmark has the name of a group of what
+      is logged anyway, whose numbers would be mistaken for its own.
+  """
+  taken = run.benchmarks.keys() & {name.partition("/")[0] for name in logged}
+  if taken:
+    raise UserError(
+      "config.evaluation.benchmarks: expected names that nothing else is"
+      f" logged under, found {min(taken)!r}; rename the benchmark"
+    )
+  every = run.config.evaluation.every
+  if not every or step % every:
+    return {}
+  began = time.perf_counter()
+  found = results.flat(evaluate_model(run, state.params))
+  return found | {"time/evaluation": time.perf_counter() - began}
 
 
 def _steps(
@@ -205,6 +230,7 @@ def _steps(
       )
       state, values = learn(run, state, batch, values, step, saved)
       state = run.at_step(state, step)
+      values |= _evaluated(run, state, step, values)
       ended = time.perf_counter()
       values["data/shrunk"] = samples.shrunk
       values["time/data"] = waited

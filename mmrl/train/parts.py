@@ -12,7 +12,7 @@ import ml_collections
 import optax
 
 from mmrl import build, rollouts
-from mmrl.benchmarks import accuracy
+from mmrl.benchmarks import greedy, runner
 from mmrl.config import ROLLOUT_SIZES
 from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
@@ -123,6 +123,7 @@ def build_parts(
     UserError: naming the field of the config that is wrong.
   """
   _check_sizes(config, model, layout)
+  runner.check_settings(config.evaluation.to_dict())
   source = _make_source(config, model, layout)
   others = models_lib.bind(config, model, layout, architectures)
   for name, other in others.items():
@@ -143,7 +144,7 @@ def build_parts(
     source=source,
     method=method,
     programs=_programs(config, scorer, method, optimizer, layout),
-    answer=accuracy.make_answer(scorer, config.rollout.length, layout),
+    answer=greedy.make_answer(scorer, config.rollout.length, layout),
     optimizer=optimizer,
     frozen=frozen,
     frozen_vision=not any(path.startswith("vision/") for path in trainable),

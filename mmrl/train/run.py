@@ -10,6 +10,9 @@ import ml_collections
 import numpy as np
 
 from mmrl import build, data
+from mmrl.benchmarks import runner
+from mmrl.benchmarks.contract import Benchmark
+from mmrl.config import check_fields
 from mmrl.errors import UserError
 from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
@@ -30,14 +33,15 @@ class Run(Parts):
     processor: tokenizer and pictures.
     params: initial parameters of the policy.
     fixed: parameters of the models that don't change, by name.
-    train_source, test_source: questions.
+    train_source: questions to train on.
+    benchmarks: questions to evaluate on, by name.
   """
 
   processor: Processor
   params: PyTree
   fixed: Mapping[str, PyTree]
   train_source: Any
-  test_source: Any
+  benchmarks: Mapping[str, Benchmark]
 
   def initial_state(self) -> State:
     """Makes the state of step 0 from copies, as updates donate their state."""
@@ -70,6 +74,7 @@ def build_run(
   Raises:
     UserError: naming the field of the config that is wrong.
   """
+  check_fields(config)
   layout = Layout(
     sharding.make_mesh(config.mesh.to_dict(), devices), config.train.minibatches
   )
@@ -86,11 +91,12 @@ def build_run(
     layout,
     models_lib.read_architectures(config),
   )
-  walk.check(parts)
-  policy = models_lib.load_policy(config, layout.parameter)
   train_source = build.construct(
     data, config.data.train.to_dict(), "config.data.train"
   )
+  benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
+  walk.check(parts)
+  policy = models_lib.load_policy(config, layout.parameter)
   parts.source.open(train_source, policy.processor)
   return Run(
     **vars(parts),
@@ -98,7 +104,5 @@ def build_run(
     params=policy.params,
     fixed=models_lib.load_fixed(parts.method.models, policy),
     train_source=train_source,
-    test_source=build.construct(
-      data, config.data.test.to_dict(), "config.data.test"
-    ),
+    benchmarks=benchmarks,
   )

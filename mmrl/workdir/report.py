@@ -10,11 +10,14 @@ import re
 
 from jaxtyping import Float, UInt8
 import jinja2
+import markupsafe
 import numpy as np
 from PIL import Image, ImageDraw
 
 from mmrl import storage
+from mmrl.benchmarks.intervals import Estimate
 from mmrl.types import Box
+from mmrl.workdir import curves
 
 # Inferno without its near-black and near-white ends, which would be invisible
 # on a dark and on a light picture.
@@ -22,8 +25,59 @@ _COLOURS = np.frombuffer(
   bytes.fromhex("280b54 57106e 88226a bc3754 e35933 f98e09 fac127"), np.uint8
 ).reshape(-1, 3)
 _OPACITY = 0.75
-_FRAME = (46.0, 8.0, 310.0, 152.0)  # Left, top, right, bottom of a plot.
-_SHORT = 20  # Curves with fewer points are drawn unsmoothed, with dots.
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One number of a benchmark.
+
+  Attributes:
+    name: of the number.
+    before, after: training; None where there is none, as for the baseline.
+    baseline: of answers that need no model.
+  """
+
+  name: str
+  before: Estimate | None
+  after: Estimate | None
+  baseline: Estimate | None
+
+  @property
+  def known(self) -> list[float]:
+    """Returns all numbers of the row, the bounds of intervals among them."""
+    there = [one for one in (self.before, self.after, self.baseline) if one]
+    return [x for one in there for x in (one.low, one.value, one.high)]
+
+  def text(self, value: float, unit: str = "%", sign: str = "") -> str:
+    """Formats a number: as a share, where none of the row's is above 1."""
+    if all(abs(x) <= 1 for x in self.known):
+      return f"{100 * value:{sign}.1f}{unit}".replace("-", "−")
+    return f"{value:{sign}.4g}".replace("-", "−")
+
+  def texts(self) -> list[str]:
+    """Formats the numbers before, after and of the baseline."""
+    three = self.before, self.after, self.baseline
+    return [self.text(one.value) if one else "–" for one in three]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """The numbers of one benchmark.
+
+  Attributes:
+    name: of the benchmark.
+    items: how many they are of.
+    rows: the numbers; a row `NAME/PART` follows the row NAME.
+  """
+
+  name: str
+  items: int
+  rows: Sequence[Row]
+
+  @property
+  def guessed(self) -> bool:
+    """Tells whether any number has a baseline."""
+    return any(row.baseline for row in self.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +86,13 @@ class Answer:
 
   Attributes:
     text: the whole output of the model.
-    correct: whether the answer is right.
+    scores: its values by name; from 1 on they are good, up to 0 bad.
     heat: attention mass per cell of the picture, at any scale from 0 up.
     region_share: share of the visual attention on the region, in [0, 1].
   """
 
   text: str
-  correct: bool
+  scores: Mapping[str, float]
   heat: Float[np.ndarray, "rows columns"]
   region_share: float | None
 
@@ -123,9 +177,9 @@ def write(
   title: str,
   subtitle: str,
   figures: Sequence[tuple[str, str]],
-  table: Sequence[tuple[str, float | None, float | None]],
-  curves: Mapping[str, Sequence[tuple[int, float | int]]],
-  examples: Sequence[Example],
+  tables: Sequence[Table],
+  groups: Sequence[curves.Group],
+  examples: Mapping[str, Sequence[Example]],
   config: str,
 ) -> None:
   """Writes the report as one HTML file that needs no other file.
@@ -135,9 +189,9 @@ def write(
     title: heading of the page.
     subtitle: one sentence that describes the run.
     figures: key numbers, as (label, value).
-    table: rows (name, before, after), shares in [0, 1]; None shows a dash.
-    curves: (step, value) points by name; non-finite points are only counted.
-    examples: test questions, drawn in the order given.
+    tables: numbers of each benchmark.
+    groups: curves; all groups with a name are collapsed.
+    examples: questions by the name of their benchmark, in the order given.
     config: the run's settings, shown as they are.
 
   Raises:
@@ -150,21 +204,29 @@ def write(
   environment.tests["known"] = lambda v: v is not None and math.isfinite(v)
   # Splitting puts the tags at odd indices, which the template prints paler.
   environment.filters["tags"] = lambda text: re.split(r"(</?\w+>)", text)
+  environment.filters["breaks"] = _breaks
   environment.globals.update(resize=_resize, overlay=overlay, uri=_uri)
   source = pathlib.Path(__file__).with_name("report.html")
   page = environment.from_string(source.read_text("utf-8")).render(
     title=title,
     subtitle=subtitle,
     figures=figures,
-    table=table,
-    curves=[_curve(name, points) for name, points in curves.items()],
-    frame=_FRAME,
+    tables=tables,
+    groups=groups,
+    draw=curves.draw,
+    frame=curves.FRAME,
     examples=examples,
     colours=_COLOURS,
     config=config,
   )
   # A model may emit half a surrogate pair, which UTF-8 cannot encode.
   storage.write_bytes(path, page.encode("utf-8", "replace"))
+
+
+def _breaks(name: str) -> markupsafe.Markup:
+  """Lets a browser break a name after its slashes and underscores."""
+  text = str(markupsafe.escape(name))
+  return markupsafe.Markup(re.sub("([/_])", r"\1<wbr>", text))
 
 
 def _resize(picture: np.ndarray, size: int) -> Image.Image:
@@ -183,68 +245,3 @@ def _uri(image: Image.Image) -> str:
   image.save(buffer, "WEBP", quality=90)
   code = base64.b64encode(buffer.getvalue()).decode("ascii")
   return f"data:image/webp;base64,{code}"
-
-
-def _curve(
-  name: str, points: Sequence[tuple[int, float | int]]
-) -> dict[str, object]:
-  """Computes a curve's points and ticks for the template, in `_FRAME` units."""
-  data = np.array(sorted(points, key=lambda p: p[0]), np.float64).reshape(-1, 2)
-  kept = data[np.abs(data[:, 1]) < 1e30]  # No axis can show more; drops NaN.
-  drawn = {"name": name, "count": len(kept), "lost": len(data) - len(kept)}
-  if not len(kept):
-    return drawn
-  steps, values = kept.T
-  mean = values if len(values) < _SHORT else _smooth(values)
-  left, top, right, bottom = _FRAME
-  xs, x_ticks = _axis(steps, steps, 0.0, left, right)
-  line, y_ticks = _axis(values, mean, 0.06, bottom, top)
-  return drawn | {
-    "raw": np.stack([xs, _axis(values, values, 0.06, bottom, top)[0]], axis=1),
-    "line": np.stack([xs, line], axis=1),
-    "dots": len(kept) < _SHORT,
-    "last": _number(mean[-1], 3),
-    "x_ticks": [(x, text) for x, text in x_ticks if "." not in text],
-    "y_ticks": y_ticks,
-    "hover": zip(steps, values, mean, xs, line, strict=True),
-  }
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-  """Smooths values by local linear regression, without lag at the ends."""
-  sigma = max(1.0, len(values) / 40)
-  offset = np.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1)
-  kernel = np.exp(-0.5 * (offset / sigma) ** 2)
-  weights = [kernel * offset**power for power in range(3)]
-  ones = np.ones_like(values)
-  s0, s1, s2 = (np.convolve(ones, weight, "same") for weight in weights)
-  t0, t1 = (np.convolve(values, weight, "same") for weight in weights[:2])
-  # The clip keeps an extrapolated share from passing 100%.
-  mean = (s2 * t0 - s1 * t1) / (s0 * s2 - s1**2)
-  return mean.clip(values.min(), values.max())
-
-
-def _axis(
-  span: np.ndarray, values: np.ndarray, pad: float, start: float, end: float
-) -> tuple[np.ndarray, list[tuple[float, str]]]:
-  """Places values, and round ticks, on an axis that spans other values."""
-  low, high = float(span.min()), float(span.max())
-  largest = max(abs(low), abs(high))
-  extra = pad * (high - low)
-  if high - low <= 1e-9 * largest + 1e-20:
-    extra = 0.1 * largest if largest > 1e-20 else 1.0
-  low, high = low - extra, high + extra
-  rough = (high - low) / 6
-  power = 10.0 ** math.floor(math.log10(rough))
-  tick = next(m for m in (1, 2, 2.5, 5, 10, 20) if m * power >= rough) * power
-  ticks = range(math.ceil(low / tick), math.floor(high / tick) + 1)
-  scale = (end - start) / (high - low)
-  return start + (values - low) * scale, [
-    (start + (k * tick - low) * scale, _number(k * tick)) for k in ticks
-  ]
-
-
-def _number(value: float, digits: int = 6) -> str:
-  whole = 10**digits <= abs(value) < 1e6
-  text = f"{value:.0f}" if whole else f"{value:.{digits}g}"
-  return text.replace("e-0", "e-").replace("e+0", "e")

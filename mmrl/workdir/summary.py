@@ -1,41 +1,28 @@
 """Summary of a finished run: summary.json and report.html."""
 
+from collections.abc import Mapping
+import dataclasses
 import json
+from typing import Any
 
 import jax
 import numpy as np
 
 from mmrl import storage
-from mmrl.benchmarks import accuracy
+from mmrl.benchmarks import results
+from mmrl.benchmarks.contract import Benchmark
+from mmrl.benchmarks.results import Result, Results
 from mmrl.prompts import pictures
+from mmrl.workdir import curves, report
 from mmrl.workdir import log as log_lib
-from mmrl.workdir import report
-
-_CURVES = {
-  "Reward": "reward/total",
-  "Accuracy (sampled)": "reward/accuracy",
-  "Well-formed": "reward/format",
-  "Attention on the object": "attention/region",
-  "Attention divergence (JSD, nats)": "attention/jsd_mean",
-  "Attention's share of the gradient": "gradient/share_attention",
-  "KL to the reference (nats)": "loss/kl",
-  "Divergence from the teacher (nats)": "loss/distillation",
-  "Attention from the teacher's (JSD, nats)": "loss/attention_distillation",
-  "Entropy (nats)": "policy/entropy",
-  "Groups with unequal rewards": "reward/mixed_groups",
-  "Answer length (tokens)": "rollout/length",
-  "Gradient norm": "gradient/norm",
-  "Seconds in updates": "time/update",
-}
 
 
 def write(
   workdir: storage.Name,
   config,
-  train_source,
-  test_source,
-  before: accuracy.Evaluation,
-  after: accuracy.Evaluation,
+  benchmarks: Mapping[str, Benchmark],
+  before: Results,
+  after: Results,
   *,
   wall_seconds: float,
   compile_seconds: float,
@@ -47,71 +34,53 @@ def write(
   Args:
     workdir: of the run.
     config: of the run.
-    train_source, test_source: questions of the run.
-    before, after: evaluations.
+    benchmarks: of the run.
+    before, after: their results.
     wall_seconds: of this start of the run.
     compile_seconds: XLA's part of them.
 
   Returns:
     The content of summary.json.
   """
-  blind = accuracy.blind_baseline(train_source, test_source)
-  result = {
-    "accuracy_before": before.accuracy,
-    "accuracy_after": after.accuracy,
-    "blind_baseline": blind,
-    "questions": after.questions,
-    "format_before": before.format,
-    "format_after": after.format,
-    "attention_on_region_before": before.region,
-    "attention_on_region_after": after.region,
-    "attention_on_region_uniform": after.region_uniform,
+  summary = {
+    "benchmarks": {
+      name: {
+        "items": after[name].items,
+        "before": _raw(before[name].numbers),
+        "after": _raw(after[name].numbers),
+        "baseline": _raw(after[name].baseline),
+      }
+      for name in after
+    },
     "steps": config.train.steps,
     "seed": config.seed,
     "wall_seconds": wall_seconds,
     "compile_seconds": compile_seconds,
   }
   if jax.process_index():
-    return result
+    return summary
   workdir = storage.path(workdir)
-  text = json.dumps(result, indent=2) + "\n"
+  text = json.dumps(summary, indent=2) + "\n"
   storage.write_text(workdir / "summary.json", text)
-  _write_report(workdir, config, test_source, before, after, result)
-  print(
-    f"after:  accuracy {after.accuracy:.1%} (before {before.accuracy:.1%},"
-    f" question alone {blind:.1%}) on {after.questions} questions,"
-    f" {wall_seconds:.0f} s\nreport: {workdir / 'report.html'}"
-  )
-  return result
+  _write_report(workdir, config, benchmarks, before, after, wall_seconds)
+  for name, result in after.items():
+    print(f"after:  {results.line(name, result)}")
+  print(f"{wall_seconds:.0f} s; report: {workdir / 'report.html'}")
+  return summary
 
 
-def _write_report(workdir, config, source, before, after, result) -> None:
-  rows = log_lib.read(workdir)
-  curves = {
-    title: [(row["step"], row[name]) for row in rows if name in row]
-    for title, name in _CURVES.items()
-  }
-  blind = result["blind_baseline"]
-  table = [
-    ("All questions", before.accuracy, after.accuracy),
-    *(
-      (f"{kind.capitalize()} questions", before.accuracy_by_kind[kind], share)
-      for kind, share in after.accuracy_by_kind.items()
-      if len(after.accuracy_by_kind) > 1
-    ),
-    ("Blind baseline: the question alone", blind, blind),
-    ("Well-formed answers", before.format, after.format),
-    ("Visual attention on the object", before.region, after.region),
-    (
-      "The same if attention were uniform",
-      before.region_uniform,
-      after.region_uniform,
-    ),
-  ]
+def _raw(numbers: Mapping[str, Any]) -> dict[str, dict]:
+  return {name: dataclasses.asdict(one) for name, one in numbers.items()}
+
+
+def _write_report(
+  workdir, config, benchmarks, before, after, wall_seconds
+) -> None:
   terms = ", ".join(
     f"{name} ({spec['weight']:g})"
     for name, spec in config.losses.to_dict().items()
   )
+  tables = [_table(name, before[name], after[name]) for name in after]
   report.write(
     workdir / "report.html",
     title=f"mmrl: {workdir.name}",
@@ -120,25 +89,62 @@ def _write_report(workdir, config, source, before, after, result) -> None:
       f" {config.rollout.answers} answers on {config.data.train.name}, model"
       f" {config.models.policy.path}, seed {config.seed}; losses: {terms}."
     ),
-    figures=[
-      (
-        "Test accuracy, before → after",
-        f"{before.accuracy:.1%} → {after.accuracy:.1%}",
-      ),
-      ("Blind baseline", f"{blind:.1%}"),
-      ("Questions", f"{after.questions:,}"),
-      ("Wall time", f"{result['wall_seconds']:.0f} s"),
-    ],
-    table=table,
-    curves={title: points for title, points in curves.items() if points},
+    figures=[*_figures(tables), ("Wall time", f"{wall_seconds:.0f} s")],
+    tables=tables,
+    groups=curves.group(_rows(workdir, config, before, after), list(after)),
     # Attention can only be drawn on a picture.
-    examples=[
-      _example(source[first.index], first, second)
-      for first, second in zip(before.shown, after.shown, strict=True)
-      if source[first.index].picture
-    ],
+    examples={
+      name: [
+        _example(benchmarks[name][one.index], one, two)
+        for one, two in zip(before[name].shown, after[name].shown, strict=True)
+        if benchmarks[name][one.index].picture
+      ]
+      for name in after
+    },
     config=json.dumps(config.to_dict(), indent=2),
   )
+
+
+def _table(name: str, before: Result, after: Result) -> report.Table:
+  """Sets the numbers of a benchmark beside each other, parts after wholes."""
+  names = list(dict.fromkeys([*after.numbers, *before.numbers]))
+  wholes = [name.partition("/")[0] for name in names]
+  names.sort(key=lambda name: wholes.index(name.partition("/")[0]))
+  found = before.numbers, after.numbers, after.baseline
+  return report.Table(
+    name,
+    after.items,
+    [report.Row(name, *(one.get(name) for one in found)) for name in names],
+  )
+
+
+def _figures(tables) -> list[tuple[str, str]]:
+  """Chooses the first number of each benchmark, and its baseline."""
+  figures = []
+  for table in tables:
+    if not table.rows:
+      continue
+    row = table.rows[0]
+    shown, label = row.texts(), f"{table.name}/{row.name}"
+    figures.append((f"{label}, before → after", " → ".join(shown[:2])))
+    if row.baseline:
+      figures.append((f"{label}, baseline", shown[2]))
+  return figures
+
+
+def _rows(workdir, config, before: Results, after: Results) -> list[dict]:
+  """Reads what was logged; evaluations begin with that before the run.
+
+  A run that wasn't evaluated in between has no curves of evaluations.
+  """
+  rows = log_lib.read(workdir)
+  first, last = results.flat(before), results.flat(after)
+  if not any(first.keys() & row.keys() for row in rows):
+    return rows
+  ends = [{"step": 0, **first}, {"step": config.train.steps, **last}]
+  if last.keys() & rows[-1].keys():
+    del ends[1]
+  return [*ends[:1], *rows, *ends[1:]]
 
 
 def _example(example, before, after) -> report.Example:
@@ -147,7 +153,7 @@ def _example(example, before, after) -> report.Example:
 
   def answer(shown) -> report.Answer:
     heat = np.asarray(shown.heat, np.float32)
-    return report.Answer(shown.text, shown.correct, heat, shown.region)
+    return report.Answer(shown.text, shown.scores, heat, shown.region)
 
   return report.Example(
     picture=np.asarray(picture),

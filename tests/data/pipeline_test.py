@@ -222,3 +222,9 @@ def test_videos_and_pictures_are_packed_by_group(processor, tmp_path):
   used = (patches.frame[..., 1] > 0).sum(1)
   merged = processor.config.vision.spatial_merge_size**2
   assert used.tolist() == (found.reshape(2, 2).sum(1) * merged).tolist()
+
+
+def test_spread():
+  assert data.spread(10, 4) == [0, 2, 5, 7]
+  assert data.spread(3, 9) == [0, 1, 2]
+  assert data.spread(3, 0) == []

@@ -130,6 +130,14 @@ def printed():
   return json.loads(line)
 
 
+def test_no_evaluation_without_benchmarks(monkeypatch):
+  config = make_config()
+  config.evaluation.benchmarks = {}
+  compiler = programs.Compiler(config, jax.devices())
+  monkeypatch.setattr(compiler, "compile", lambda name, *_: (name, None))
+  assert next(compiler.programs()) == "rollout"
+
+
 @pytest.mark.full
 def test_a_plan_has_every_program(printed):
   names = [program["name"] for program in printed["programs"]]

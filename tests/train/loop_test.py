@@ -35,6 +35,7 @@ CONFIG = (
   'config.optimizer = {"name": "sgd", "momentum": 0.9}',
   "config.schedule.value = 0.1",
   "config.shares.every = 0",
+  "config.evaluation.every = 2",
   "config = config_lib.add_ral(config)",
 )
 
@@ -78,9 +79,11 @@ def test_a_run_leaves_what_it_says(finished):
     "report.html",
   }
   summary = json.loads((workdir / "summary.json").read_text())
-  assert summary["questions"] == 8
-  for name in ("accuracy_before", "accuracy_after", "blind_baseline"):
-    assert 0 <= summary[name] <= 1
+  found = summary["benchmarks"]["test"]
+  assert found["items"] == 8
+  for when in ("before", "after", "baseline"):
+    number = found[when]["accuracy"]
+    assert 0 <= number["low"] <= number["value"] <= number["high"] <= 1
   assert summary["wall_seconds"] > summary["compile_seconds"] > 0
   assert "before" in output and "after" in output
   for line in runs.rows(workdir):
@@ -95,6 +98,18 @@ def test_a_run_leaves_what_it_says(finished):
     assert line["rollout/sampler_scorer_gap"] < 1e-4
     assert line["rollout/sampler_scorer_outside_1_percent"] == 0
   assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+def test_evaluations_in_between_are_logged(finished):
+  """Every second step, as after the last one, which isn't one of them."""
+  workdir, _ = finished
+  lines = runs.rows(workdir)
+  evaluated = [line["step"] for line in lines if "test/accuracy" in line]
+  assert evaluated == [2, 4]
+  names = {name for name in lines[1] if name.startswith("test/")}
+  after = json.loads((workdir / "after.json").read_text())["test"]
+  assert names == {f"test/{name}" for name in after["numbers"]}
+  assert {"test/accuracy", "test/format", "test/attention/region"} <= names
 
 
 @pytest.mark.parametrize("updates", [1, 4])
@@ -166,9 +181,12 @@ def test_evaluate_finds_what_the_run_found(folder, finished, flags):
   again = runs.finish(folder, workdir, program=program, flags=flags)
   found = json.loads(again.output())
   wanted = json.loads((workdir / "after.json").read_text())
-  assert found["questions"] == wanted["questions"] == 8
-  assert found["accuracy"] == wanted["accuracy"]
-  assert found["region"] == pytest.approx(wanted["region"])
+  found, wanted = found["test"], wanted["test"]
+  assert found["items"] == wanted["items"] == 8
+  assert found["numbers"]["accuracy"] == wanted["numbers"]["accuracy"]
+  assert found["baseline"] == wanted["baseline"]
+  region = wanted["numbers"]["attention/region"]
+  assert found["numbers"]["attention/region"] == pytest.approx(region)
 
 
 def test_two_processes_train_what_one_does(folder, finished, flags):
@@ -185,9 +203,25 @@ def test_two_processes_train_what_one_does(folder, finished, flags):
   assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
+def test_evaluate_without_benchmarks(tmp_path):
+  config = config_lib.get_config()
+  config.evaluation.benchmarks = {}
+  with pytest.raises(UserError, match="benchmarks: expected at least one"):
+    evaluate.run(config, str(tmp_path))
+
+
 def test_evaluate_without_a_model(tmp_path):
   with pytest.raises(UserError, match="expected a trained model at .*/model"):
     evaluate.run(config_lib.get_config(), str(tmp_path))
+
+
+def test_a_benchmark_is_not_called_as_what_is_logged():
+  config, state = config_lib.get_config(), mock.Mock(State)
+  run = mock.Mock(run_lib.Run)
+  run.benchmarks = {"reward": None, "test": None}
+  assert loop._evaluated(config, run, state, 1, {"loss/total": 1.0}) == {}
+  with pytest.raises(UserError, match="evaluation.benchmarks: .*'reward'"):
+    loop._evaluated(config, run, state, 1, {"reward/total": 1.0})
 
 
 class Broken:
@@ -218,6 +252,8 @@ def test_a_broken_picture_loses_nothing(tmp_path):
   ("argument", "message"),
   [
     ("train.stops=3", "expected a field of the config .*'stops' Did you mean"),
+    ("data.test.split=x", "data.test is now .*benchmarks.test.data"),
+    ("evaluation.form=answer", "form is now .*test.scores.format.form"),
     ("losses.policy.name=clipped", "valid names: .*clipped_ratio"),
     ("model.path=nowhere", "found none at nowhere"),
     ("rollout.prompts=5", "multiple of train.minibatches"),

@@ -9,8 +9,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from mmrl.benchmarks.intervals import Estimate
 from mmrl.errors import UserError
-from mmrl.workdir import report
+from mmrl.workdir import curves, report
 
 NAN = float("nan")
 
@@ -18,7 +19,7 @@ NAN = float("nan")
 def make_example(**changes) -> report.Example:
   answer = report.Answer(
     text="<think>blue circle</think><answer>yes</answer>",
-    correct=True,
+    scores={"accuracy": 1.0, "part": 0.25},
     heat=np.ones((4, 4)),
     region_share=0.25,
   )
@@ -27,10 +28,22 @@ def make_example(**changes) -> report.Example:
     question="is there a circle?",
     gold="yes",
     region=(8, 8, 24, 24),
-    before=dataclasses.replace(answer, correct=False),
+    before=dataclasses.replace(answer, scores={"accuracy": 0.0}),
     after=answer,
   )
   return dataclasses.replace(example, **changes)
+
+
+def number(value: float, error: float = 0.0) -> Estimate:
+  return Estimate(value, value - error, value + error)
+
+
+def table(*rows: report.Row) -> report.Table:
+  return report.Table("test", 1000, rows)
+
+
+def group(name="", note="", **points) -> curves.Group:
+  return curves.Group(name, note, points)
 
 
 def write(path: pathlib.Path, **changes) -> str:
@@ -38,9 +51,9 @@ def write(path: pathlib.Path, **changes) -> str:
     "title": "A run",
     "subtitle": "It learned.",
     "figures": [("Accuracy", "50% → 90%")],
-    "table": [("All questions", 0.5, 0.9)],
-    "curves": {"reward": [(step, step / 50) for step in range(50)]},
-    "examples": [make_example()],
+    "tables": [table(report.Row("accuracy", number(0.5), number(0.9), None))],
+    "groups": [group(reward=[(step, step / 50) for step in range(50)])],
+    "examples": {"test": [make_example()]},
     "config": "seed = 0",
   }
   report.write(path, **(content | changes))
@@ -52,7 +65,8 @@ def test_page_shows_what_it_was_given(tmp_path):
   page = write(tmp_path / "new" / "report.html")
   for text in ("A run", "It learned.", "50% → 90%", "+40.0", "seed = 0"):
     assert text in page
-  assert "✗ wrong" in page and "✓ right" in page
+  for mark in ("✗ accuracy", "✓ accuracy", "part 0.25", "1,000 items"):
+    assert mark in page
   assert page.count("<img") == 3
   assert [p.name for p in (tmp_path / "new").iterdir()] == ["report.html"]
   shown = re.findall(r'<div class="text">(.*?)</div>', page, re.DOTALL)
@@ -67,15 +81,21 @@ def test_page_shows_what_it_was_given(tmp_path):
 def test_every_text_is_escaped(tmp_path):
   evil = '"><script>alert(1)</script>'
   example = make_example(question=evil, gold=evil)
-  answer = dataclasses.replace(example.after, text=evil + "\ud800")
+  answer = dataclasses.replace(
+    example.after, text=evil + "\ud800", scores={evil: 1.0}
+  )
   page = write(
     tmp_path / "report.html",
     title=evil,
     subtitle=evil,
     figures=[(evil, evil)],
-    table=[(evil, 0.0, 1.0)],
-    curves={evil: [(0, 0.0), (1, 1.0)], f"{evil} without values": []},
-    examples=[dataclasses.replace(example, before=answer, after=answer)],
+    tables=[report.Table(evil, 1, [report.Row(evil, None, None, None)])],
+    groups=[
+      curves.Group(evil, evil, {evil: [(0, 0.0), (1, 1.0)], f"{evil} 2": []})
+    ],
+    examples={
+      evil: [dataclasses.replace(example, before=answer, after=answer)]
+    },
     config=evil,
   )
   assert "<script>alert" not in page
@@ -98,7 +118,7 @@ def test_every_text_is_escaped(tmp_path):
   ],
 )
 def test_any_curve_is_drawn(tmp_path, points):
-  page = write(tmp_path / "report.html", curves={"loss": points})
+  page = write(tmp_path / "report.html", groups=[group(loss=points)])
   drawing = page[page.index('class="curves"') : page.index('class="cards"')]
   assert not re.search(r"\b(nan|inf)\b", drawing)
   finite = [v for _, v in points if np.isfinite(v) and abs(v) < 1e30]
@@ -106,15 +126,81 @@ def test_any_curve_is_drawn(tmp_path, points):
   lost = len(points) - len(finite)
   assert (f"{lost} not finite" in drawing) == (lost > 0)
   for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+) ", drawing):
-    assert 46 <= float(x) <= 310 and 8 <= float(y) <= 152
+    assert 50 <= float(x) <= 310 and 8 <= float(y) <= 152
 
 
 def test_straight_line_stays_straight_when_smoothed(tmp_path):
   points = [(step, 2.0 * step) for step in range(101)]
-  page = write(tmp_path / "report.html", curves={"loss": points})
+  page = write(tmp_path / "report.html", groups=[group(loss=points)])
   raw, mean = re.findall(r'<polyline[^>]*points="([^"]*)"', page)
   assert raw == mean
   assert "<span>200</span>" in page
+
+
+def test_a_long_curve_is_drawn_to_its_end_with_as_many_points_as_fit(tmp_path):
+  points = [(step, float(step)) for step in range(10**5)]
+  page = write(tmp_path / "report.html", groups=[group(loss=points)])
+  (hover,) = re.findall(r'data-points="([^"]*)"', page)
+  steps = [int(point.split()[0]) for point in hover.split(";")[:-1]]
+  assert len(steps) == 400 and steps[0] == 0 and steps[-1] == 10**5 - 1
+  assert len(page) < 10**5
+
+
+def cells(page: str) -> list[str]:
+  """Texts of the table's cells, but for the drawn scale."""
+  found = re.findall(r"<td(?: class=\"[a-z]*\")?>(.*?)</td>", page, re.DOTALL)
+  plain = (re.sub(r"<[^>]*>", " ", text) for text in found)
+  return [" ".join(text.split()) for text in plain]
+
+
+def test_shares_are_in_per_cent_with_their_interval(tmp_path):
+  row = report.Row("a", number(0.5, 0.25), number(0.75), number(0.25, 0.125))
+  page = write(tmp_path / "report.html", tables=[table(row)])
+  assert cells(page) == [
+    "50.0% 25.0 to 75.0%",
+    "75.0% 75.0 to 75.0%",
+    "+25.0 pts",
+    "25.0% 12.5 to 37.5%",
+  ]
+  assert 'class="track"' in page
+
+
+def test_other_numbers_are_as_they_are(tmp_path):
+  """And have no place on a scale from 0 to 100%."""
+  row = report.Row("score", number(1500.0, 20.0), number(1000.0, 1.0), None)
+  page = write(tmp_path / "report.html", tables=[table(row)])
+  found = cells(page)
+  assert found == ["1500 1480 to 1520", "1000 999 to 1001", "−500"]
+  assert 'class="track"' not in page
+
+
+def test_negative_shares_have_no_scale(tmp_path):
+  row = report.Row("effect", number(-0.25), number(0.5), None)
+  page = write(tmp_path / "report.html", tables=[table(row)])
+  assert cells(page)[0] == "−25.0% −25.0 to −25.0%"
+  assert 'class="track"' not in page
+
+
+def test_parts_stand_below_their_whole(tmp_path):
+  """A name that only looks like a part is written out."""
+  names = ("accuracy", "accuracy/red", "attention/region")
+  rows = [report.Row(name, None, number(0.5), None) for name in names]
+  page = write(tmp_path / "report.html", tables=[table(*rows)])
+  shown = re.findall(r'<th scope="row">(.*?)</th>', page)
+  assert shown == ["accuracy", "red", "attention/<wbr>region"]
+  assert page.count('class="part"') == 1
+
+
+def test_groups_with_a_name_are_collapsed(tmp_path):
+  points = [(1, 1.0)]
+  groups = [group(main=points), group("time", "Seconds.", a=points, b=points)]
+  page = write(tmp_path / "report.html", groups=groups)
+  (inside,) = re.findall(
+    r'<details class="box group">(.*?)</details', page, re.S
+  )
+  assert "Seconds." in inside and "2 curves" in inside
+  assert inside.count("<figure") == 2
+  assert page.count("<figure") == 3
 
 
 def test_missing_numbers_become_dashes(tmp_path):
@@ -122,11 +208,12 @@ def test_missing_numbers_become_dashes(tmp_path):
   answer = dataclasses.replace(example.after, region_share=None)
   page = write(
     tmp_path / "report.html",
-    table=[("blind", None, 0.5), ("broken", NAN, 0.5)],
-    examples=[dataclasses.replace(example, before=answer, after=answer)],
+    tables=[table(report.Row("blind", None, number(0.5), None))],
+    examples={
+      "test": [dataclasses.replace(example, before=answer, after=answer)]
+    },
   )
-  assert page.count("<td>–</td>") == 4
-  assert "nan" not in page.lower().split("<tbody>")[1].split("</tbody>")[0]
+  assert cells(page) == ["–", "50.0% 50.0 to 50.0%", "–"]
   assert "of visual attention" not in page
 
 
@@ -135,13 +222,13 @@ def test_tags_are_balanced(tmp_path):
     open_tags: list[str] = []
 
     def handle_starttag(self, tag, attributes):
-      if tag not in ("meta", "img"):
+      if tag not in ("meta", "img", "wbr"):
         self.open_tags.append(tag)
 
     def handle_endtag(self, tag):
       assert self.open_tags.pop() == tag
 
-  nothing = {"figures": [], "table": [], "curves": {}, "examples": []}
+  nothing = {"figures": [], "tables": [], "groups": [], "examples": {}}
   for changes in ({}, nothing):
     checker, page = Checker(), write(tmp_path / "report.html", **changes)
     checker.feed(page)

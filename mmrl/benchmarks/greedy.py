@@ -1,0 +1,137 @@
+"""Greedy answers to the questions of a benchmark, and where the model looks."""
+
+from collections.abc import Collection, Iterator, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmrl import data, models
+from mmrl.benchmarks.contract import Answer, Benchmark
+from mmrl.machines.sharding import Layout
+from mmrl.probes.policies import Scorer
+from mmrl.probes.region import region_share
+from mmrl.prompts.processor import Processor
+from mmrl.rollouts import sampler
+from mmrl.types import Prompt, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+  """A question and the model's answer to it.
+
+  Attributes:
+    example: the question.
+    answer: the answer.
+    heat: attention on each visual token of the first picture, rows by columns,
+      mean over the answer's tokens; empty without a picture, or where it isn't
+      asked for.
+    region: share of the visual attention on the marked region; NaN where none
+      is marked.
+    uniform: that share if attention were uniform over all visual tokens.
+  """
+
+  example: data.Example
+  answer: Answer
+  heat: list[list[float]]
+  region: float
+  uniform: float
+
+
+def make_answer(scorer: Scorer, length: int, layout: Layout):
+  """Makes the jitted function that answers greedily and returns attention.
+
+  Its outputs are replicated on every process.
+  """
+
+  def answer(params: PyTree, prompt: Prompt):
+    rollout = sampler.rollout(
+      params,
+      scorer.config,
+      prompt,
+      jax.random.key(0),
+      attention_layers=scorer.layers,
+      answers=1,
+      length=length,
+      temperature=0.0,
+    )
+    assert rollout.prefix is not None
+    scores = scorer(params, rollout.prefix, rollout.tokens)
+    counts = rollout.mask[..., None]
+    assert scores.attention is not None
+    rows = models.attention_rows(scores.attention)
+    heat = (rows * counts).sum((1, 2)) / counts.sum((1, 2))
+    shares = region_share(rows, prompt, rollout.mask)
+    return rollout.tokens, rollout.mask, heat, shares
+
+  return layout.jit(answer, out_shardings=layout.everywhere)
+
+
+def ask(
+  benchmark: Benchmark,
+  answer: Any,
+  params: PyTree,
+  processor: Processor,
+  layout: Layout,
+  *,
+  batch: int,
+  length: int,
+  drawn: Collection[int],
+  lengths: Sequence[int],
+  patches: Sequence[int],
+) -> Iterator[Answered]:
+  """Yields the greedy answer to every question of a benchmark, in order.
+
+  Args:
+    benchmark: the questions.
+    answer: from `make_answer`.
+    params: model parameters.
+    processor: the model's.
+    layout: of the run; every process reads all questions.
+    batch: questions per batch, rounded up to a multiple of the shards.
+    length: most tokens of an answer.
+    drawn: indices of the questions whose heat is returned.
+    lengths: buckets of S.
+    patches: buckets of M per prompt.
+  """
+  asked = 0
+  for samples, count in data.in_order(
+    benchmark,
+    processor,
+    indices=range(len(benchmark)),
+    batch_size=-(-batch // layout.shards) * layout.shards,
+    rows=layout.shards,
+    answer_length=length,
+    lengths=lengths,
+    patches=patches,
+  ):
+    outputs = answer(params, layout.put_whole(samples.prompt))
+    tokens, mask, heat, shares = map(np.asarray, outputs)
+    texts = processor.decode(tokens, mask)
+    ended = (tokens == processor.config.eos_token_id).any((1, 2))
+    prompt = samples.prompt
+    visual = np.asarray(prompt.visual_index) >= 0
+    # Rows from `count` on only fill up the last batch.
+    for row in range(count):
+      region, uniform = float(shares[row]), math.nan
+      if math.isfinite(region):
+        uniform = float(prompt.region[row].sum() / visual[row].sum())
+      grid = samples.grids[row] if asked in drawn else None
+      yield Answered(
+        samples.examples[row],
+        Answer(texts[row], int(mask[row].sum()), bool(ended[row])),
+        _cells(visual[row], heat[row], grid),
+        region,
+        uniform,
+      )
+      asked += 1
+
+
+def _cells(visual: np.ndarray, heat: np.ndarray, grid) -> list:
+  """Returns attention on the first picture's visual tokens, as nested rows."""
+  if grid is None:
+    return []
+  (columns,) = np.nonzero(visual)
+  return heat[columns[: math.prod(grid)]].reshape(grid).tolist()

@@ -1,0 +1,115 @@
+"""Evaluation of a model on benchmarks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmrl import benchmarks, build, data
+from mmrl.benchmarks import greedy
+from mmrl.benchmarks.contract import Benchmark, means
+from mmrl.benchmarks.intervals import estimate
+from mmrl.benchmarks.results import Result, Shown, whole
+from mmrl.errors import UserError
+from mmrl.machines.sharding import Layout
+from mmrl.prompts.processor import Processor
+from mmrl.types import PyTree
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+  """Checks the numbers of `config.evaluation`.
+
+  Raises:
+    UserError: naming the one that is out of range.
+  """
+  for name, least in (("every", 0), ("batch", 1), ("shown", 0)):
+    if settings[name] < least:
+      raise UserError(
+        f"config.evaluation.{name}: expected at least {least}, found"
+        f" {settings[name]}"
+      )
+
+
+def build_benchmarks(settings: Mapping[str, Any]) -> dict[str, Benchmark]:
+  """Builds the benchmarks of `config.evaluation`.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  found = {}
+  for name, spec in settings["benchmarks"].items():
+    where = f"config.evaluation.benchmarks.{name}"
+    found[name] = build.construct(benchmarks, spec, where, field=where)
+  return found
+
+
+def evaluate(
+  benchmark: Benchmark,
+  answer: Any,
+  params: PyTree,
+  processor: Processor,
+  layout: Layout,
+  *,
+  train: Any,
+  batch: int,
+  length: int,
+  shown: int,
+  lengths: Sequence[int],
+  patches: Sequence[int],
+) -> Result:
+  """Evaluates a model's greedy answers to the questions of a benchmark.
+
+  Args:
+    benchmark: questions and how they are graded.
+    answer: from `greedy.make_answer`.
+    params: model parameters.
+    processor: the model's.
+    layout: of the run.
+    train: the run's source of questions to train on, for the baseline.
+    batch, length, lengths, patches: see `greedy.ask`.
+    shown: number of answers to keep with their attention.
+  """
+  kept = data.spread(len(benchmark), shown)
+  answered = list(
+    greedy.ask(
+      benchmark,
+      answer,
+      params,
+      processor,
+      layout,
+      batch=batch,
+      length=length,
+      drawn=frozenset(kept),
+      lengths=lengths,
+      patches=patches,
+    )
+  )
+  examples = [one.example for one in answered]
+  values = benchmark.grade([one.answer for one in answered], examples)
+  numbers = estimate(benchmark.summarise, values)
+  looked = {
+    "attention/region": np.array([one.region for one in answered]),
+    "attention/region_uniform": np.array([one.uniform for one in answered]),
+  }
+  items = len(next(iter(values.values())))
+  return Result(
+    items=items,
+    numbers=numbers | estimate(means, looked),
+    baseline=estimate(benchmark.summarise, benchmark.baseline(train, examples)),
+    shown=[
+      Shown(
+        index=index,
+        text=answered[index].answer.text,
+        scores={
+          name: float(values[name][index])
+          for name in whole(values)
+          if items == len(answered) and not np.isnan(values[name][index])
+        },
+        heat=answered[index].heat,
+        region=None
+        if np.isnan(answered[index].region)
+        else answered[index].region,
+      )
+      for index in kept
+    ],
+  )

@@ -1,0 +1,155 @@
+"""Questions of a source, each answer scored by rewards."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmrl import build, names, rewards
+from mmrl import data as data_lib
+from mmrl.benchmarks import blind
+from mmrl.benchmarks.contract import Answer, Values, means
+from mmrl.data import Example
+from mmrl.errors import UserError
+from mmrl.rollouts.answers import reads_texts
+
+
+class Questions:
+  """Questions that are items of their own, and what scores their answers.
+
+  Where there are several kinds of questions, each score is also reported for
+  each kind.
+  """
+
+  summarise = staticmethod(means)
+
+  def __init__(
+    self,
+    source: Any,
+    indices: Sequence[int],
+    scores: Mapping[str, build.Bound],
+    field: str,
+  ):
+    """Chooses questions of a source.
+
+    Args:
+      source: of `mmrl.data`.
+      indices: of the questions that are asked.
+      scores: rewards that read texts, by the name of their score.
+      field: of the config, for errors.
+    """
+    self._source, self._indices = source, indices
+    self._scores, self._field = scores, field
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._source[self._indices[index]]
+
+  def grade(
+    self, answers: Sequence[Answer], examples: Sequence[Example]
+  ) -> Values:
+    """Scores every answer, and again by the kind of its question."""
+    return self._grade(self._scores, answers, examples)
+
+  def baseline(self, train: Any, examples: Sequence[Example]) -> Values:
+    """Scores answers that are guessed from the questions' texts.
+
+    By those scores that compare a text with what is right: a guess has neither
+    a form nor a length of its own.
+    """
+    right, own = {"answer", "example"}, {"length", "ended"}
+    scores = {
+      name: bound
+      for name, bound in self._scores.items()
+      if right & set(bound.needs) and not own & set(bound.needs)
+    }
+    if not scores or not hasattr(train, "pairs"):
+      return {}
+    answers = [
+      Answer(f"<answer>{guess}</answer>", 0, True)
+      for guess in blind.guesses(train.pairs(), examples)
+    ]
+    return self._grade(scores, answers, examples)
+
+  def _grade(
+    self,
+    scores: Mapping[str, build.Bound],
+    answers: Sequence[Answer],
+    examples: Sequence[Example],
+  ) -> Values:
+    context = {
+      "text": [[answer.text] for answer in answers],
+      "answer": [example.answer for example in examples],
+      "example": list(examples),
+      "length": np.array([[answer.length] for answer in answers], np.int32),
+      "ended": np.array([[answer.ended] for answer in answers]),
+    }
+    kinds = np.array([example.kind for example in examples])
+    values = {}
+    for name, bound in scores.items():
+      found = np.asarray(bound(context), np.float64)
+      if found.shape != (len(answers), 1):
+        raise UserError(
+          f"{self._field}.scores.{name}: expected {bound.name} to return a"
+          f" number for each of {len(answers)} x 1 answers, found shape"
+          f" {found.shape}"
+        )
+      values[name] = found[:, 0]
+    several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
+    return values | {
+      f"{name}/{kind}": np.where(kinds == kind, values[name], np.nan)
+      for name in scores
+      for kind in several
+    }
+
+
+def questions(
+  *,
+  data: Mapping[str, Any],
+  scores: Mapping[str, Mapping[str, Any]],
+  questions: int = 0,
+  field: str,
+) -> Questions:
+  """Builds a benchmark of a source's questions.
+
+  Args:
+    data: spec of `mmrl.data`.
+    scores: specs of those `mmrl.rewards` that read texts, by name of the score.
+    questions: how many, spread evenly over the source; 0 for all.
+    field: the field of the config, for errors.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  if questions < 0:
+    raise UserError(
+      f"{field}.questions: expected a number of questions, or 0 for all, found"
+      f" {questions}"
+    )
+  if not scores:
+    raise UserError(
+      f"{field}.scores: expected at least one reward, found none; add one such"
+      ' as {"accuracy": {"name": "exact_answer"}}'
+    )
+  bound = {
+    name: _scorer(spec, f"{field}.scores.{name}")
+    for name, spec in scores.items()
+  }
+  source = build.construct(data_lib, data, f"{field}.data")
+  if not len(source):
+    raise UserError(f"{field}.data: expected at least one question, found none")
+  indices = data_lib.spread(len(source), questions or len(source))
+  return Questions(source, indices, bound, field)
+
+
+def _scorer(spec: Mapping[str, Any], where: str) -> build.Bound:
+  """Binds a reward that reads texts."""
+  if not reads_texts(build.lookup(rewards, spec, where)):
+    raise UserError(
+      f"{where}: expected a reward that reads text, answer or example, found"
+      f" {spec['name']}, which reads arrays on the devices"
+    )
+  provided = [*names.given(names.TEXTS), "ended"]
+  return build.bind(rewards, spec, where, provided=provided)

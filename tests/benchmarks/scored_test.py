@@ -1,0 +1,153 @@
+"""Questions of a source, scored by the rewards that a table names."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmrl import rewards
+from mmrl.benchmarks import questions
+from mmrl.benchmarks.contract import Answer, Benchmark
+from mmrl.errors import UserError
+
+WHERE = "config.evaluation.benchmarks.mine"
+SCORES = {
+  "right": {"name": "exact_answer"},
+  "formed": {"name": "answer_format", "form": "answer"},
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+  rows = [
+    {"question": "one?", "answer": "1", "kind": "count"},
+    {"question": "two?", "answer": "2", "kind": "count"},
+    {"question": "red?", "answer": "yes", "kind": "yes/no"},
+  ]
+  file = tmp_path / "test.jsonl"
+  file.write_text("\n".join(map(json.dumps, rows)))
+  return str(file)
+
+
+def build(path, **changes):
+  options = {
+    "data": {"name": "JsonLines", "path": path},
+    "scores": SCORES,
+    "field": WHERE,
+  }
+  return questions(**(options | changes))
+
+
+def answers(*texts):
+  return [Answer(text, len(text), True) for text in texts]
+
+
+def test_it_is_a_benchmark(path):
+  assert isinstance(build(path), Benchmark)
+
+
+def test_grades_of_each_score_and_kind(path):
+  benchmark = build(path)
+  given = answers("<answer>1</answer>", "2", "<answer>no</answer>")
+  found = benchmark.grade(given, [*benchmark])
+  nan = np.nan
+  wanted = {
+    "right": [1, 0, 0],
+    "formed": [1, 0, 1],
+    "right/count": [1, 0, nan],
+    "right/yes/no": [nan, nan, 0],
+    "formed/count": [1, 0, nan],
+    "formed/yes/no": [nan, nan, 1],
+  }
+  assert [*found] == [*wanted]
+  for name, values in wanted.items():
+    np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_one_kind_has_no_parts(path):
+  benchmark = build(path, questions=1)
+  assert [*benchmark.grade(answers("1"), [*benchmark])] == ["right", "formed"]
+
+
+def test_questions_are_spread(path):
+  assert [x.answer for x in build(path, questions=2)] == ["1", "2"]
+  assert len(build(path, questions=0)) == len(build(path, questions=9)) == 3
+
+
+def test_a_score_reads_all_that_a_text_reward_may(path, monkeypatch):
+  def long(text, example, length, ended):
+    assert [x.question for x in example] == ["one?", "two?", "red?"]
+    assert length.shape == ended.shape == (3, 1) and text == [
+      ["a"],
+      ["b"],
+      [""],
+    ]
+    return np.where(length > 0, ended, np.nan)
+
+  monkeypatch.setattr(rewards, "long", long, raising=False)
+  monkeypatch.setattr(rewards, "__all__", [*rewards.__all__, "long"])
+  benchmark = build(path, scores={"long": {"name": "long"}})
+  found = benchmark.grade(answers("a", "b", ""), [*benchmark])
+  np.testing.assert_array_equal(found["long"], [1, 1, np.nan])
+  # What depends on the length isn't asked of a guess.
+  assert benchmark.baseline(benchmark._source, [*benchmark]) == {}
+
+
+def test_baseline_guesses_from_the_questions(path):
+  """The source itself as training data knows every answer."""
+  benchmark = build(path)
+  found = benchmark.baseline(benchmark._source, [*benchmark])
+  np.testing.assert_array_equal(found["right"], [1, 1, 1])
+  assert not any(name.startswith("formed") for name in found)
+
+
+def test_no_baseline_from_a_source_without_pairs(path):
+  benchmark = build(path)
+  assert benchmark.baseline(object(), [*benchmark]) == {}
+
+
+def test_a_score_of_another_shape_is_refused(path, monkeypatch):
+  def one(text):
+    return np.ones(len(text))
+
+  monkeypatch.setattr(rewards, "one", one, raising=False)
+  monkeypatch.setattr(rewards, "__all__", [*rewards.__all__, "one"])
+  benchmark = build(path, scores={"mine": {"name": "one"}})
+  with pytest.raises(UserError, match=rf"{WHERE}.scores.mine: .*shape \(3,\)"):
+    benchmark.grade(answers("", "", ""), [*benchmark])
+
+
+class Empty:
+  def __len__(self):
+    return 0
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"questions": -1}, "questions: expected .* 0 for all, found -1"),
+    ({"scores": {}}, "scores: expected at least one reward, found none; add"),
+    (
+      {"scores": {"a": {"name": "exact"}}},
+      "scores.a: mmrl.rewards has no 'exact'; valid names: answer_format",
+    ),
+    (
+      {"scores": {"a": {"name": "answer_format", "from": "think"}}},
+      "scores.a: answer_format has no option from; valid options: form",
+    ),
+    (
+      {"scores": {"a": {"name": "soft_overlong", "longest": 9, "buffer": 1}}},
+      "scores.a: expected a reward that reads text, .*, found soft_overlong",
+    ),
+    ({"data": {"name": "EasyVAQ"}}, "data: mmrl.data has no 'EasyVAQ'"),
+    ({"data": {"name": "Empty"}}, "data: expected at least one question"),
+  ],
+)
+def test_a_mistake_is_one_line(path, changes, message, monkeypatch):
+  from mmrl import data
+
+  monkeypatch.setattr(data, "Empty", Empty, raising=False)
+  monkeypatch.setattr(data, "__all__", [*data.__all__, "Empty"])
+  with pytest.raises(UserError, match=rf"^{WHERE}\.{message}") as error:
+    build(path, **changes)
+  assert "\n" not in str(error.value)
