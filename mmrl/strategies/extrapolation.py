@@ -36,8 +36,7 @@ def extrapolation(
 ) -> Steps:
   """Asks the models before and after RL, which decode their answer together.
 
-  They are one model to ask, "policy_and_base" (`responders.local_pair`), as
-  they meet at every token.
+  They are one model to ask, "policy_and_base" (`responders.local_pair`).
 
   Args:
     example: the question.
@@ -49,8 +48,6 @@ def extrapolation(
 
   Raises:
     UserError: see `check_options`.
-
-  Reference: arXiv 2603.22117.
   """
   options: dict[str, Any] = {
     "threshold": threshold,
@@ -218,8 +215,6 @@ def extrapolate(
 
   Raises:
     UserError: see `check_options`.
-
-  Reference: arXiv 2603.22117.
   """
 
   def prefilled(params: PyTree) -> decode_loop.Decoder:

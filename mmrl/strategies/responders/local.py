@@ -75,10 +75,14 @@ class Local:
     """Answers requests; see `Responder`."""
     found: list[Reply | Exception | None] = [None] * len(requests)
     groups: dict[Any, list[tuple[int, Prompt]]] = {}
+    known: dict[int, Prompt] = {}  # asked again, for another answer
     for place, request in enumerate(requests):
       try:
         options = self._merged(request.ask.options)
-        prompt = self._encode(request)
+        messages = id(request.ask.messages)
+        if messages not in known:
+          known[messages] = self._encode(request)
+        prompt = known[messages]
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(prompt))
         groups.setdefault((options, shapes), []).append((place, prompt))
       except Exception as error:  # of this request, whatever it is
