@@ -5,12 +5,11 @@ what it asks, is sent what was replied, and returns the answer.
 
     def look_twice(example: Example, *, words: int = 10) -> Steps:
       \"""Answers with a description at hand.\"""
-      short = f"Describe what matters for the question in {words} words: "
-      shown = [part for part in [example.picture] if part]
-      asked = data.ask(example.question, short + "{question}", shown)
-      seen = yield Ask("eyes", asked)
-      note = {"role": "user", "content": f"Noted before: {seen.text}"}
-      reply = yield Ask("policy", [*example.messages, note])
+      look = f"Describe in {words} words what helps to tell: "
+      pictures = shown(example.messages)
+      seen = yield Ask("eyes", user(look + example.question, pictures))
+      hint = f"{example.question} It was described so: {seen.text}"
+      reply = yield Ask("policy", user(hint, pictures))
       return Answer(reply.text, {"seen": seen.text})
 
 A list of `Ask`s is answered side by side, by a list of replies. A request that
@@ -37,6 +36,8 @@ from mmrl.strategies.ask import Responder as Responder
 from mmrl.strategies.ask import Steps as Steps
 from mmrl.strategies.ask import Strategy as Strategy
 from mmrl.strategies.ask import Unanswered as Unanswered
+from mmrl.strategies.ask import shown as shown
+from mmrl.strategies.ask import user as user
 from mmrl.strategies.ask import written as written
 from mmrl.strategies.direct import direct
 from mmrl.strategies.direction import delta_logp as delta_logp

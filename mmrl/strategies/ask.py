@@ -5,9 +5,9 @@ of them to be answered side by side, is sent one `Reply`, or a list, and returns
 an `Answer`. A model is anything that answers requests: a `Responder`.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mmrl.data import Example
 
@@ -31,7 +31,7 @@ class Ask:
     if not _is_conversation(self.messages):
       raise TypeError(
         "expected messages as a list of {'role', 'content'}, found"
-        f" {self.messages!s:.80}; mmrl.data.ask makes one of a text"
+        f" {self.messages!s:.80}; user(text) makes one"
       )
 
 
@@ -134,6 +134,7 @@ class Request:
   ask: Ask
 
 
+@runtime_checkable
 class Responder(Protocol):
   """A model that answers requests.
 
@@ -156,13 +157,24 @@ Steps = Generator[Ask | Sequence[Ask], Any, Answer]
 Strategy = Callable[[Example], Steps]
 
 
+def user(text: str, shown: Sequence[dict] = ()) -> list[dict]:
+  """Makes a conversation of one turn: pictures and videos, then the text."""
+  return [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}]
+
+
+def shown(messages: Sequence[dict]) -> list[dict]:
+  """Returns the pictures and videos of a conversation, as message parts."""
+  return [part for part in _parts(messages) if part["type"] != "text"]
+
+
 def written(messages: Sequence[dict]) -> str:
-  """Returns the texts of a conversation, a line each, without its pictures."""
-  texts = []
+  """Returns the texts of a conversation, a line each."""
+  parts = _parts(messages)
+  return "\n".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def _parts(messages: Sequence[dict]) -> Iterator[dict]:
   for message in messages:
     content = message["content"]
-    if isinstance(content, str):
-      texts.append(content)
-    else:
-      texts += [part["text"] for part in content if part["type"] == "text"]
-  return "\n".join(texts)
+    whole = isinstance(content, str)
+    yield from [{"type": "text", "text": content}] if whole else content

@@ -7,12 +7,13 @@ while, until its attempts are used up.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mmrl.errors import UserError
 from mmrl.strategies.ask import Failure, Reply, Request, Responder
 
 
+@runtime_checkable
 class Clock(Protocol):
   """A clock that can be waited for, such as the module `time`."""
 

@@ -150,7 +150,7 @@ class _Question:
     result: None as long as it waits for that.
   """
 
-  def __init__(self, name: str, steps: Steps):
+  def __init__(self, name: str, steps: Any):
     """Takes the first step of a strategy."""
     if not isinstance(steps, Generator):
       raise TypeError(
@@ -160,7 +160,7 @@ class _Question:
     self.name = name
     self.asked: list[Pending] = []
     self.result: Result | None = None
-    self._steps = steps
+    self._steps: Steps = steps
     self._trace: list[tuple[Ask, Reply | Failure]] = []
     self._alone = False
     self._step(lambda: next(steps))
