@@ -163,10 +163,11 @@ class Queues:
       pending.outcome = found
     elif isinstance(found, UserError) or pending.attempts == self._attempts:
       count.failures += 1
+      kind = "" if isinstance(found, UserError) else f"{type(found).__name__}: "
       pending.outcome = Failure(
         question=pending.question,
         model=name,
-        error=f"{type(found).__name__}: {found}",
+        error=f"{kind}{found}",
         attempts=pending.attempts,
       )
     else:

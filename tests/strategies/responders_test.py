@@ -101,6 +101,8 @@ def test_replies_do_not_depend_on_what_is_asked_beside(model):
   assert [answer([request])[0] for request in requests()] == together
   assert answer(requests()[::-1]) == together[::-1]
   assert local._sample._cache_size() == programs
+  larger = local_model(model, **SAMPLED | {"batch": 3})
+  assert larger(requests()) == together
 
 
 def test_a_question_asked_again_is_drawn_anew(model):

@@ -191,7 +191,9 @@ def test_a_failure_is_its_questions_and_named():
 def test_a_users_mistake_is_not_repeated():
   models = {"policy": failing(1, UserError("too long"), only="c")}
   found = run(strategies.direct, EXAMPLES, models, clock=Clock())
-  assert found.results[2].failure.attempts == 1
+  assert str(found.results[2].failure) == (
+    "c: asked model 'policy' once: too long"
+  )
   assert found.counts["policy"].requests == 5
 
 
@@ -305,6 +307,13 @@ def test_the_packages_example():
   }
   found = run(names["look_twice"], EXAMPLES[:1], models).results[0]
   assert found.answer == Answer("a red one", {"seen": "red"})
+
+
+def test_parts_of_a_conversation():
+  picture = {"type": "image", "image": "a.png"}
+  messages = [{"role": "system", "content": "look"}, *user("well", [picture])]
+  assert strategies.shown(messages) == [picture]
+  assert written(messages) == "look\nwell"
 
 
 def test_a_script_without_the_question():
