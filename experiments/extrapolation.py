@@ -18,18 +18,17 @@ less than the standard error.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import json
 
-import jax
 import numpy as np
 
-from mmrl import data, hub
+from mmrl import build, data, hub, strategies
 from mmrl.errors import UserError
 from mmrl.rewards import answer as answer_rewards
-from mmrl.rollouts import sampler
-from mmrl.strategies import extrapolation
+from mmrl.strategies import responders
+from mmrl.strategies.extrapolation import check_options
 
 
 def check_flags(flags) -> None:
@@ -45,7 +44,7 @@ def check_flags(flags) -> None:
       )
   for threshold in flags.threshold:
     for g in flags.g:
-      extrapolation.check_options(
+      check_options(
         threshold=threshold,
         g=g,
         top_k=flags.top_k or None,
@@ -54,117 +53,70 @@ def check_flags(flags) -> None:
       )
 
 
-def check_same(base: hub.Model, trained: hub.Model) -> None:
-  """Two models can answer together if tokens and shapes mean the same.
-
-  Raises:
-    UserError: naming the first thing that differs.
-  """
-  one, other = (_fields(model.config) for model in (base, trained))
-  for name in one:
-    if one[name] != other[name]:
-      raise UserError(
-        f"expected two models of one architecture, found {name} {one[name]} in"
-        f" --base and {other[name]} in --trained; pass as --base the model that"
-        " the run began with"
-      )
-  one, other = (m.processor.tokenizer.get_vocab() for m in (base, trained))
-  if one != other:
-    token = min(one.items() ^ other.items())[0]
-    raise UserError(
-      f"expected two models with one tokenizer, found {token!r} as"
-      f" {one.get(token)} in --base and {other.get(token)} in --trained; pass"
-      " as --base the model that the run began with"
-    )
-
-
-def _fields(config) -> dict:
-  """Every field of the architecture by name, those of its parts included."""
-  found = {}
-  for name, value in dataclasses.asdict(config).items():
-    parts = value.items() if isinstance(value, dict) else [("", value)]
-    found |= {f"{name}.{part}".rstrip("."): x for part, x in parts}
-  return found
-
-
 def measure(base: hub.Model, trained: hub.Model, flags) -> Iterator[dict]:
   """A row for each way to answer, as it is known."""
-  config, seed = trained.config, jax.random.key(flags.seed)
+  source = data.EasyVQA(split="test")
+  questions = [source[i] for i in data.spread(len(source), flags.questions)]
+  for question in questions:
+    # No answer could be right if this one is too long.
+    trained.processor.encode_answer(
+      question.answer, flags.length, question.name
+    )
+  # The prompts are the trained model's, as in the published code; all are
+  # padded to one shape, for one program to decode them.
+  base = dataclasses.replace(base, processor=trained.processor)
+  prompt = trained.processor(
+    [question.messages for question in questions], rows=len(questions)
+  )
+  questions = [q for q in questions for _ in range(flags.answers)]
   options = {
-    "answers": flags.answers,
     "length": flags.length,
     "temperature": flags.temperature,
     "top_p": flags.top_p,
+    "seed": flags.seed,
+    "batch": min(flags.batch, len(questions)),
+    "lengths": prompt.tokens.shape[1:],
+    "patches": prompt.patches.pixels.shape[1:2],
   }
-  source = data.EasyVQA(split="test")
-  # The prompts are the trained model's, as in the published code.
-  batches = list(
-    data.in_order(
-      source,
-      trained.processor,
-      indices=data.spread(len(source), flags.questions),
-      batch_size=min(flags.batch, flags.questions),
-      answer_length=flags.length,
-    )
-  )
+  models = {
+    "base": responders.local_model(base, **options),
+    "policy": responders.local_model(trained, **options),
+    "policy_and_base": responders.local_pair(trained, base, **options),
+  }
 
-  @jax.jit
-  def alone(params, prompt, key):
-    found = sampler.rollout(params, config, prompt, key, **options)
-    return found.tokens, found.mask, np.zeros(found.mask.shape, bool)
-
-  @jax.jit
-  def together(threshold, g, prompt, key):
-    found = extrapolation.extrapolate(
-      trained.params,
-      base.params,
-      config,
-      prompt,
-      key,
-      threshold=threshold,
-      g=g,
-      top_k=flags.top_k or None,
-      gate=flags.gate,
-      start=flags.start,
-      **options,
-    )
-    return found.tokens, found.mask, found.redrawn
-
-  def row(name: str, answer: Callable, *arguments, **settings) -> dict:
-    right, tokens, replaced = [], 0, 0
-    for number, (samples, count) in enumerate(batches):
-      key = jax.random.fold_in(seed, number)
-      outputs = answer(*arguments, samples.prompt, key)
-      ids, mask, redrawn = (np.asarray(x)[:count] for x in outputs)
-      texts = iter(trained.processor.decode(ids, mask))
-      for example in samples.examples[:count]:
-        scores = [
-          answer_rewards.is_right(next(texts), example.answer)
-          for _ in range(flags.answers)
-        ]
-        right.append(np.mean(scores))
-      tokens += int(mask.sum())
-      replaced += int(redrawn.sum())
+  def row(name: str, spec: dict, **settings) -> dict:
+    strategy = build.bind(strategies, spec, name, provided=("example",))
+    found = strategies.run(strategy, questions, models)
+    right, redrawn = [], 0
+    for question, result in zip(questions, found.results, strict=True):
+      if result.answer is None:
+        raise UserError(str(result.failure))
+      right.append(answer_rewards.is_right(result.answer.text, question.answer))
+      redrawn += result.answer.notes.get("redrawn", 0)
+    shares = np.reshape(right, (-1, flags.answers)).mean(1)
+    tokens = sum(count.completion_tokens for count in found.counts.values())
     return {
       "name": name,
       **settings,
-      "accuracy": float(np.mean(right)),
-      "standard_error": float(np.std(right) / np.sqrt(len(right))),
-      "replaced": replaced / tokens,
+      "accuracy": float(shares.mean()),
+      "standard_error": float(shares.std() / np.sqrt(len(shares))),
+      "replaced": redrawn / tokens,
     }
 
-  yield row("base", alone, base.params)
-  yield row("trained", alone, trained.params)
+  yield row("base", {"name": "direct", "model": "base"})
+  yield row("trained", {"name": "direct", "model": "policy"})
   for threshold in flags.threshold:
     for g in (0.0, *flags.g):
-      yield row(
-        "extrapolation" if g else "replacement",
-        together,
-        threshold,
-        g,
-        threshold=threshold,
-        g=g,
-      )
+      spec = {
+        "name": "extrapolation",
+        "threshold": threshold,
+        "g": g,
+        "top_k": flags.top_k or None,
+        "gate": flags.gate,
+        "start": flags.start,
+      }
+      name = "extrapolation" if g else "replacement"
+      yield row(name, spec, threshold=threshold, g=g)
 
 
 def line(row: dict) -> str:
@@ -186,7 +138,9 @@ def main() -> None:
   parser.add_argument("--trained", required=True, help="RUN/model of a run")
   parser.add_argument("--questions", type=int, default=500)
   parser.add_argument("--answers", type=int, default=4, help="to a question")
-  parser.add_argument("--batch", type=int, default=250, help="questions")
+  parser.add_argument(
+    "--batch", type=int, default=250, help="answers at a time"
+  )
   parser.add_argument("--length", type=int, default=10, help="most tokens")
   parser.add_argument("--temperature", type=float, default=1.0)
   parser.add_argument("--top-p", type=float, default=0.7)
@@ -203,7 +157,6 @@ def main() -> None:
   try:
     check_flags(flags)
     base, trained = hub.load(flags.base), hub.load(flags.trained)
-    check_same(base, trained)
     if not flags.json:
       print("| answers of | threshold | g | accuracy | replaced |")
       print("|---|---|---|---|---|")

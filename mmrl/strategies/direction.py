@@ -12,6 +12,7 @@ and its published code (Hesse73/RLVR-Directions).
 """
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.errors import UserError
 
-GATES = ("logp", "entropy", "kl", "js", "random")
+Gate = Literal["logp", "entropy", "kl", "js", "random"]
+GATES = get_args(Gate)
 
 
 def difference(

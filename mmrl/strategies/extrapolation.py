@@ -7,18 +7,58 @@ Reference: On the Direction of RLVR Updates for LLM Reasoning, arXiv 2603.22117,
 and its published code (Hesse73/RLVR-Directions).
 """
 
+from typing import Any, Literal, get_args
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollouts import decode_loop, sampling
 from mmrl.strategies import direction
+from mmrl.strategies.ask import Answer, Ask, Steps
 from mmrl.types import Prompt, PyTree, pytree
 
-_STARTS = ("base", "rl")
+Start = Literal["base", "rl"]
+
+
+def extrapolation(
+  example: Example,
+  *,
+  threshold: float = -0.3,
+  g: float = 0.05,
+  top_k: int | None = None,
+  gate: direction.Gate = "logp",
+  start: Start = "base",
+) -> Steps:
+  """Asks the models before and after RL, which decode their answer together.
+
+  They are one model to ask, "policy_and_base" (`responders.local_pair`).
+
+  Args:
+    example: the question.
+    threshold: see `selective_step`, as for the rest.
+    g: 0 replaces tokens by the trained model's.
+    top_k: published: 50.
+    gate: which tokens are replaced.
+    start: model of the first draws.
+
+  Raises:
+    UserError: see `check_options`.
+  """
+  options: dict[str, Any] = {
+    "threshold": threshold,
+    "g": g,
+    "top_k": top_k,
+    "gate": gate,
+    "start": start,
+  }
+  check_options(**options)
+  reply = yield Ask("policy_and_base", example.messages, options)
+  return Answer(reply.text, reply.notes)
 
 
 def check_options(
@@ -36,7 +76,7 @@ def check_options(
       range.
   """
   direction.one_of("gate", gate, direction.GATES)
-  direction.one_of("start", start, _STARTS)
+  direction.one_of("start", start, get_args(Start))
   if gate == "logp" and not _is_array(threshold) and not threshold < 0:
     raise UserError(
       f"threshold of gate 'logp' must be below 0, got {threshold}: equal"
@@ -175,8 +215,6 @@ def extrapolate(
 
   Raises:
     UserError: see `check_options`.
-
-  Reference: arXiv 2603.22117.
   """
 
   def prefilled(params: PyTree) -> decode_loop.Decoder:

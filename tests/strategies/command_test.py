@@ -1,15 +1,12 @@
 """The comparison of both models and their extrapolation on easy-VQA."""
 
 import argparse
-import dataclasses
 import sys
 
 import pytest
-import small_models
 
 from experiments import extrapolation
 from mmrl import hub
-from mmrl.errors import UserError
 
 
 def flags(**changes):
@@ -41,29 +38,6 @@ def test_equal_models_answer_alike():
   assert extrapolation.line(rows[3]).startswith(
     "| extrapolation | -0.3 | 0.5 |"
   )
-
-
-def make_model(**changes):
-  config = dataclasses.replace(small_models.small_config(), **changes)
-  return hub.Model(config, {}, small_models.make_processor(config))
-
-
-def test_other_architectures_are_refused():
-  extrapolation.check_same(make_model(), make_model())
-  text = dataclasses.replace(make_model().config.text, hidden_size=48)
-  with pytest.raises(UserError, match=r"text.hidden_size 32 in --base and 48"):
-    extrapolation.check_same(make_model(), make_model(text=text))
-  with pytest.raises(UserError, match=r"eos_token_id 258 in --base and 256"):
-    extrapolation.check_same(make_model(), make_model(eos_token_id=256))
-
-
-def test_other_tokenizers_are_refused():
-  model = make_model()
-  tiny = hub.load("tiny").processor.tokenizer
-  processor = dataclasses.replace(model.processor, tokenizer=tiny)
-  other = dataclasses.replace(model, processor=processor)
-  with pytest.raises(UserError, match="expected two models with one tokenizer"):
-    extrapolation.check_same(model, other)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,205 @@
+"""Models on this machine that answer requests, with the library's sampler."""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any
+import zlib
+
+import jax
+import numpy as np
+
+from mmrl import hub
+from mmrl.errors import UserError
+from mmrl.prompts.processor import Processor
+from mmrl.rollouts import sampler
+from mmrl.strategies.ask import Reply, Request
+from mmrl.types import Prompt
+
+# (prompt, a key for each, options) -> tokens and mask [P, 1, R], and arrays
+# [P, 1, R] by name, whose sums over an answer become its notes.
+Decode = Callable[..., tuple[Any, Any, Mapping[str, Any]]]
+
+
+class Local:
+  """Answers requests by decoding; made by `local_model` or `local_pair`.
+
+  A request is padded to buckets of its own, and draws its random numbers from
+  the seed and its name: its reply doesn't depend on what is asked beside it.
+  Requests of one shape and the same options are decoded together, `batch` of
+  them in each call of one compiled program; fewer cost as much as a batch.
+
+  Attributes:
+    in_flight: most requests of a call.
+  """
+
+  def __init__(
+    self,
+    processor: Processor,
+    decode: Decode,
+    options: Mapping[str, Any],
+    check: Callable[[Mapping[str, Any]], None],
+    *,
+    seed: int = 0,
+    batch: int = 16,
+    in_flight: int | None = None,
+    lengths: Sequence[int] = (),
+    patches: Sequence[int] = (),
+  ):
+    """Takes what decodes.
+
+    Args:
+      processor: of the model.
+      decode: decodes a batch of prompts.
+      options: all keywords of `decode`; a request's own replace them.
+      check: refuses options that are out of range.
+      seed: of sampling.
+      batch: prompts that are decoded together.
+      in_flight: most requests of a call; four batches if None. Those of many
+        are sorted by shape into fuller batches.
+      lengths: buckets of a prompt's tokens; see `Processor.__call__`.
+      patches: buckets of a prompt's patches.
+
+    Raises:
+      UserError: if a number is out of range.
+    """
+    if batch < 1:
+      raise UserError(f"expected batch of at least 1, found {batch}")
+    self.in_flight = 4 * batch if in_flight is None else in_flight
+    self._processor, self._decode = processor, decode
+    self._seed, self._batch = seed, batch
+    self._options, self._check = dict(options), check
+    self._buckets = {"lengths": lengths, "patches": patches}
+    check(self._options)
+
+  def __call__(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+    """Answers requests; see `Responder`."""
+    found: list[Reply | Exception | None] = [None] * len(requests)
+    groups: dict[Any, list[tuple[int, Prompt]]] = {}
+    known: dict[int, Prompt] = {}  # asked again, for another answer
+    for place, request in enumerate(requests):
+      try:
+        options = self._merged(request.ask.options)
+        messages = id(request.ask.messages)
+        if messages not in known:
+          known[messages] = self._encode(request)
+        prompt = known[messages]
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(prompt))
+        groups.setdefault((options, shapes), []).append((place, prompt))
+      except Exception as error:  # of this request, whatever it is
+        found[place] = error
+    for (options, _), group in groups.items():
+      for start in range(0, len(group), self._batch):
+        places, prompts = zip(*group[start : start + self._batch], strict=True)
+        names = [requests[place].name for place in places]
+        replies = self._reply(names, prompts, dict(options))
+        for place, reply in zip(places, replies, strict=True):
+          found[place] = reply
+    return [one for one in found if one is not None]
+
+  def _merged(self, options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    unknown = sorted(set(options) - set(self._options))
+    if unknown:
+      raise UserError(
+        f"expected options among {', '.join(sorted(self._options))}, found"
+        f" {', '.join(unknown)}; leave it out"
+      )
+    merged = self._options | dict(options)
+    self._check(merged)
+    return tuple(sorted(merged.items()))
+
+  def _encode(self, request: Request) -> Prompt:
+    encoded = self._processor.encode(request.ask.messages, request.name)
+    return self._processor.collate([encoded], **self._buckets)
+
+  def _reply(
+    self,
+    names: Sequence[str],
+    prompts: Sequence[Prompt],
+    options: Mapping[str, Any],
+  ) -> list[Reply]:
+    """Decodes prompts of one shape."""
+    # Copies of the last one fill the batch up; they end when it does.
+    rest = self._batch - len(names)
+    prompts = [*prompts, *[prompts[-1]] * rest]
+    keys = _keys(self._seed, [*names, *[names[-1]] * rest])
+    prompt = jax.tree.map(lambda *rows: np.concatenate(rows), *prompts)
+    decoded = self._decode(prompt, keys, **options)
+    tokens, mask, notes = jax.device_get(decoded)
+    texts = self._processor.decode(tokens, mask)
+    last = self._processor.config.eos_token_id
+    return [
+      Reply(
+        text=texts[row],
+        prompt_tokens=int(prompt.mask[row].sum()),
+        completion_tokens=int(mask[row].sum()),
+        ended=bool((mask[row] & (tokens[row] == last)).any()),
+        notes={name: x[row].sum().item() for name, x in notes.items()},
+      )
+      for row in range(len(names))
+    ]
+
+
+def _keys(seed: int, names: Sequence[str]) -> jax.Array:
+  """Makes a PRNG key for each request, from its name alone."""
+  numbers = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+
+
+def check_sampling(options: Mapping[str, Any]) -> None:
+  """Checks the options that all decoding has.
+
+  Raises:
+    UserError: if one is out of range.
+  """
+  for name, least in {"length": 1, "temperature": 0}.items():
+    if not options[name] >= least:
+      raise UserError(
+        f"expected {name} of at least {least}, found {options[name]}"
+      )
+  if not 0 < options["top_p"] <= 1:
+    raise UserError(
+      f"expected top_p above 0 and at most 1, found {options['top_p']}"
+    )
+
+
+def local_model(
+  model: hub.Model,
+  *,
+  length: int,
+  temperature: float = 0.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  **batching,
+) -> Local:
+  """Makes a model answer requests by sampling, as `sampler.rollout` does.
+
+  The options of decoding are those that a request may set for itself.
+
+  Args:
+    model: the model.
+    length: most tokens of a reply, its end included.
+    temperature: 0 is greedy.
+    top_k: see `sampling.sample`.
+    top_p: see `sampling.sample`.
+    **batching: seed, batch, in_flight, lengths and patches; see `Local`.
+
+  Raises:
+    UserError: if a number is out of range.
+  """
+  options = {
+    "length": length,
+    "temperature": temperature,
+    "top_k": top_k,
+    "top_p": top_p,
+  }
+  decode = functools.partial(_sample, model.params, model.config)
+  return Local(model.processor, decode, options, check_sampling, **batching)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("config", "length", "temperature", "top_k", "top_p"),
+)
+def _sample(params, config, prompt, keys, **options):
+  found = sampler.rollout(params, config, prompt, keys, answers=1, **options)
+  return found.tokens, found.mask, {}
