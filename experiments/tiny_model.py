@@ -3,8 +3,9 @@
   python -m experiments.tiny_model --output mmrl/hub/tiny
 
 It builds a byte-level BPE tokenizer with Qwen's special tokens, initialises a
-small model of the Qwen2.5-VL architecture, and trains it (supervised) on the
-easy-VQA train split, in two stages:
+small model of the Qwen2.5-VL architecture, and trains it by two runs of
+`mmrl.train` with given answers and their likelihood (supervised learning) on
+the easy-VQA train split:
 
   describe  "describe the image" -> "blue circle", until it sees
   answer    a question -> <think>blue circle</think><answer>yes</answer>,
@@ -27,24 +28,24 @@ The first is deeper and wider and trained on, for distillation
 
 import argparse
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import json
+import pathlib
+import tempfile
 import time
 
 import jax
 import numpy as np
-import optax
 import tokenizers
 import transformers
 
+from mmrl import config as base_config
 from mmrl import data, hub, models
-from mmrl.data import sources
-from mmrl.losses import reduce
 from mmrl.models import config as config_lib
 from mmrl.models.families import FAMILIES
 from mmrl.prompts import pictures
-from mmrl.prompts.packing import Encoded
 from mmrl.prompts.processor import Processor
-from mmrl.rollouts import sampler
+from mmrl.train import loop
 from mmrl.types import PyTree
 
 SPECIALS = [
@@ -172,152 +173,74 @@ def describe(source: data.EasyVQA) -> dict[int, str]:
   }
 
 
-def train(
-  config: config_lib.ModelConfig,
-  params: PyTree,
-  batch: Callable[[], tuple],
-  *,
-  steps: int,
-  peak: float,
-  report: Callable[[PyTree], None],
-  every: int,
-) -> PyTree:
-  """Minimises the mean negative log-likelihood of the answer tokens."""
-  schedule = optax.warmup_cosine_decay_schedule(0.0, peak, 20, steps)
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01)
-  )
-
-  def loss(params, prompt, tokens, mask):
-    visual = models.vision(params, config, prompt.patches)
-    prefix = models.prefill(params, config, prompt, visual)
-    scores = models.score(params, config, prefix, tokens)
-    return reduce.total(-scores.logprobs, reduce.token_mean(mask))
-
-  @jax.jit
-  def update(params, state, prompt, tokens, mask):
-    gradient = jax.grad(loss)(params, prompt, tokens, mask)
-    updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state
-
-  state = optimizer.init(params)
-  for step in range(1, steps + 1):
-    params, state = update(params, state, *batch())
-    if step % every == 0 or step == steps:
-      print(f"{step}/{steps}", end=" ")
-      report(params)
-  return params
+def write_rows(path: pathlib.Path, rows: Iterable[dict]) -> str:
+  """Writes JSON Lines, and returns their path."""
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return str(path)
 
 
-def targets(
-  processor: Processor, texts: Sequence[str], length: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Ids [P, 1, length] and mask of the answers to learn."""
-  pad = processor.config.pad_token_id
-  tokens = np.full((len(texts), 1, length), pad, np.int32)
-  mask = np.zeros(tokens.shape, bool)
-  for row, text in enumerate(texts):
-    ids = processor.encode_answer(text, length, f"target {text!r}")
-    tokens[row, 0, : len(ids)] = ids
-    mask[row, 0, : len(ids)] = True
-  return tokens, mask
-
-
-def greedy(config: config_lib.ModelConfig, length: int):
-  """Greedy answers, jitted."""
-
-  @jax.jit
-  def answer(params, prompt):
-    key = jax.random.key(0)
-    options = {"answers": 1, "length": length, "temperature": 0.0}
-    out = sampler.rollout(params, config, prompt, key, **options)
-    return out.tokens, out.mask
-
-  return answer
-
-
-def descriptions(
-  processor: Processor, source: data.EasyVQA
-) -> list[tuple[Encoded, str]]:
-  """Every picture that can be described, encoded once, with its text."""
-  encoded = []
+def descriptions(source: data.EasyVQA) -> Iterator[dict]:
+  """Every picture that can be described, with its text."""
   for picture, text in describe(source).items():
-    name = f"picture {picture}"
-    image = {"type": "image", "image": source.paths[picture]}
-    messages = sources.ask(_DESCRIBE, "{question}", [image])
-    encoded.append((processor.encode(messages, name), text))
-  return encoded
+    yield {
+      "question": _DESCRIBE,
+      "images": [source.paths[picture]],
+      "answer": text,
+      "answers": [text],
+    }
 
 
-def describe_stage(processor, params, *, rng, steps, peak, batch_size):
-  """Teaches the model to name colour and shape."""
-  config = processor.config
-  learn = descriptions(processor, data.EasyVQA(split="train"))
-  test = descriptions(processor, data.EasyVQA(split="test"))[:500]
-  answer = greedy(config, 3)
-  held_out = processor.collate([e for e, _ in test])
-
-  def batch():
-    rows = [learn[i] for i in rng.choice(len(learn), batch_size, False)]
-    prompt = processor.collate([e for e, _ in rows], lengths=(32,))
-    return prompt, *targets(processor, [text for _, text in rows], 3)
-
-  def report(params):
-    texts = processor.decode(*map(np.asarray, answer(params, held_out)))
-    pairs = zip(texts, test, strict=True)
-    right = np.mean([text == gold for text, (_, gold) in pairs])
-    print(f"describes {right:.1%} of test pictures", flush=True)
-
-  return train(
-    config, params, batch, steps=steps, peak=peak, report=report, every=100
-  )
+def thoughts(source: data.EasyVQA, direct: bool) -> Iterator[dict]:
+  """Every question about such a picture, with a thought and the answer."""
+  described = describe(source)
+  for question, answer, picture in source.rows:
+    if picture in described:
+      text = f"<answer>{answer}</answer>"
+      if not direct:
+        text = f"<think>{described[picture]}</think>{text}"
+      yield {
+        "question": question,
+        "images": [source.paths[picture]],
+        "answer": answer,
+        "answers": [text],
+      }
 
 
-def answer_stage(processor, params, *, rng, steps, peak, batch_size, direct):
-  """Teaches the form of an answer, and some of what is asked."""
-  config = processor.config
-  learn, test = (data.EasyVQA(split=split) for split in ("train", "test"))
-  thoughts = describe(learn)
-  usable = [i for i, row in enumerate(learn.rows) if row[2] in thoughts]
-  answer = greedy(config, _LENGTH)
-
-  def batch():
-    chosen = rng.choice(usable, batch_size, False)
-    examples = [learn[int(i)] for i in chosen]
-    encoded = [processor.encode(e.messages, e.name) for e in examples]
-    texts = [f"<answer>{example.answer}</answer>" for example in examples]
-    if not direct:
-      pictures = (learn.rows[i][2] for i in chosen)
-      texts = [
-        f"<think>{thoughts[picture]}</think>{text}"
-        for picture, text in zip(pictures, texts, strict=True)
-      ]
-    prompt = processor.collate(encoded, lengths=(40,))
-    return prompt, *targets(processor, texts, _LENGTH)
-
-  def report(params):
-    right = []
-    everything = range(len(test))
-    for samples, count in data.in_order(
-      test,
-      processor,
-      indices=everything,
-      batch_size=250,
-      answer_length=_LENGTH,
-      lengths=(40,),
-    ):
-      outputs = map(np.asarray, answer(params, samples.prompt))
-      texts = processor.decode(*outputs)[:count]
-      right += [
-        text.endswith(f"<answer>{example.answer}</answer>")
-        for text, example in zip(texts, samples.examples, strict=False)
-      ]
-    share = np.mean(right)
-    print(f"answers {share:.1%} of {len(right)} questions", flush=True)
-
-  return train(
-    config, params, batch, steps=steps, peak=peak, report=report, every=40
-  )
+def stage_config(model: pathlib.Path, rows: str, *, steps: int, peak: float):
+  """Supervised learning on rows, from a model."""
+  config = base_config.get_config()
+  config.models.policy.path = str(model)
+  config.models.policy.remat = False
+  config.data.train = {"name": "JsonLines", "path": rows}
+  config.rollout = {
+    "name": "given",
+    "prompts": 128,
+    "answers": 1,
+    "length": _LENGTH,
+    "mask_truncated": False,
+  }
+  config.rewards = {}
+  config.losses = {
+    "likelihood": {
+      "name": "likelihood",
+      "weight": 1.0,
+      "reduce": "token_mean",
+    }
+  }
+  config.frozen = ()
+  config.train.steps = steps
+  config.train.minibatches = 1
+  config.shares.every = 0
+  config.checkpoint.every = steps
+  config.schedule = {
+    "name": "warmup_cosine_decay_schedule",
+    "init_value": 0.0,
+    "peak_value": peak,
+    "warmup_steps": 20,
+    "decay_steps": steps,
+  }
+  config.evaluation.benchmarks.test.questions = 0  # all of them
+  return config
 
 
 def main() -> None:
@@ -352,25 +275,24 @@ def main() -> None:
   video = FAMILIES[config.family].video
   processor = Processor(tokenizer, config, budget, video)
   params = init(jax.random.key(flags.seed), config)
-  rng = np.random.default_rng(flags.seed)
-  params = describe_stage(
-    processor,
-    params,
-    rng=rng,
-    steps=flags.describe_steps,
-    peak=2e-3,
-    batch_size=flags.batch,
-  )
-  params = answer_stage(
-    processor,
-    params,
-    rng=rng,
-    steps=steps,
-    peak=1e-3,
-    batch_size=flags.batch,
-    direct=flags.direct,
-  )
-  hub.save(hub.Model(config, params, processor), flags.output)
+  learn = data.EasyVQA(split="train")
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    model = folder / "untrained"
+    hub.save(hub.Model(config, params, processor), model)
+    rows = write_rows(folder / "describe.jsonl", descriptions(learn))
+    first = stage_config(model, rows, steps=flags.describe_steps, peak=2e-3)
+    first.evaluation.benchmarks = {}  # of questions it has seen none
+    rows = write_rows(folder / "answer.jsonl", thoughts(learn, flags.direct))
+    model = folder / "describe" / "model"
+    second = stage_config(model, rows, steps=steps, peak=1e-3)
+    if flags.direct:
+      scores = second.evaluation.benchmarks.test.scores
+      scores.format.form = "answer"
+    for stage, run in (("describe", first), ("answer", second)):
+      run.seed, run.rollout.prompts = flags.seed, flags.batch
+      loop.train(run, str(folder / stage))
+    hub.save(hub.load(str(folder / "answer" / "model")), flags.output)
   print(f"{flags.output} written after {time.perf_counter() - began:.0f} s")
 
 

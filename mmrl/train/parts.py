@@ -162,12 +162,23 @@ def make_optimizer(
     optimizer: spec of an optax optimiser, without its learning rate.
     schedule: spec of an optax schedule, which counts optimiser updates.
     clip_norm: largest norm of the gradient; infinity clips nothing.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
   """
-  rate = build.construct(optax, schedule, "config.schedule")
-  update = build.construct(
-    optax, optimizer, "config.optimizer", learning_rate=rate
-  )
+  rate = _construct(schedule, "config.schedule")
+  update = _construct(optimizer, "config.optimizer", learning_rate=rate)
   return optax.chain(optax.clip_by_global_norm(clip_norm), update)
+
+
+def _construct(spec: Mapping, where: str, **fixed) -> Any:
+  """Constructs a part of optax, which refuses options by its own errors."""
+  try:
+    return build.construct(optax, spec, where, **fixed)
+  except UserError:
+    raise
+  except (ValueError, TypeError) as error:
+    raise UserError(f"{where}: {error}") from error
 
 
 def _make_source(
