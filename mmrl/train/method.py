@@ -115,6 +115,11 @@ def bind(
     *by_name,
   ]
   probing, remedies = _choose_probes(specs["probes"], wanted, to_probes)
+  remedies |= {
+    name: f"add a model {name.removeprefix('params_')!r} to config.models"
+    for name in wanted
+    if name.startswith("params_")
+  }
   bound = [slot.bind(to_probes, remedies) for slot in probing]
   fields = [f for p in bound for f in build.provides(p.function)]
   fields += source.fields
@@ -182,7 +187,10 @@ def _resolve_rewards(
     where, spec = f"config.rewards.{name}", dict(given)
     if "weight" not in spec:
       raise UserError(f"{where}: expected a weight beside the name")
-    weights[name] = spec.pop("weight")
+    weight = spec.pop("weight")
+    if not isinstance(weight, int | float):
+      raise UserError(f"{where}.weight: expected a number, found {weight!r}")
+    weights[name] = float(weight)
     slots[name] = _Slot(rewards, spec, where)
   return slots, weights
 

@@ -124,8 +124,10 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
       weight, reduction = spec.pop("weight"), spec.pop("reduce")
     except KeyError as error:
       raise UserError(f"{where}: expected a {error} beside the name") from error
+    if not isinstance(weight, int | float):
+      raise UserError(f"{where}.weight: expected a number, found {weight!r}")
     function, options = build.resolve(losses, spec, where)
-    term = Resolved(name, spec, function, options, weight, reduction)
+    term = Resolved(name, spec, function, options, float(weight), reduction)
     if inspect.signature(function).return_annotation is Stateful:
       made = function(**options)
       term = dataclasses.replace(

@@ -3,18 +3,21 @@
 180 core-seconds: some thirty starts of a run.
 """
 
+import pathlib
 import random
 import signal
 import time
 
 import pytest
 import runs
+import toys
 
 from mmrl.machines import processes
 
 # One kill of a whole run is in loop_test.
 pytestmark = pytest.mark.full
 STEPS = 6
+FOLDER = str(pathlib.Path(toys.__file__).parent)
 CONFIG = (
   "config.rollout.prompts = 8",
   "config.rollout.answers = 2",
@@ -23,6 +26,14 @@ CONFIG = (
   "config.checkpoint.every = 1",
   "config.schedule.value = 1e-3",
   "config.shares.every = 0",
+  # A term with state, and an average of the policy, come through as well.
+  f"import sys; sys.path.insert(0, {FOLDER!r})",
+  "import toys; toys.install()",
+  "config.losses.head = {'name': 'value_head', 'weight': 1.0,"
+  " 'reduce': 'token_mean'}",
+  "config.losses.drift = {'name': 'drift', 'weight': 1.0,"
+  " 'reduce': 'prompt_mean'}",
+  "config.models.average = {'name': 'Average', 'decay': 0.9, 'every': 2}",
 )
 
 
