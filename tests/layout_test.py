@@ -92,11 +92,11 @@ def test_modules_and_functions_are_short():
   assert {p: n for p, n in lengths.items() if n > MODULE_LINES} == {}
   bodies = [n for p, n in lengths.items() if p.name != "__init__.py"]
   assert statistics.median(bodies) <= MEDIAN_LINES
-  functions = {
-    (path.as_posix(), node.name): node.end_lineno - node.lineno + 1
+  functions = [
+    (path.as_posix(), node.name, node.end_lineno - node.lineno + 1)
     for path, (tree, _) in trees().items()
     for node in ast.walk(tree)
     if isinstance(node, ast.FunctionDef)
     if room(path) in ("train", "rollouts")
-  }
-  assert {k: n for k, n in functions.items() if n > FUNCTION_LINES} == {}
+  ]
+  assert [one for one in functions if one[-1] > FUNCTION_LINES] == []

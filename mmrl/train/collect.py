@@ -65,21 +65,9 @@ def collect(
   probed = pool.submit(_end, (measured, batch.fields))
   answers = _grade_on_devices(run, state, grade(answers), batch)
   values |= _reward_metrics(run, answers, batch)
-  chosen, more_values = run.source.choose(
-    answers,
-    {name: run.layout.local(batch.fields[name]) for name in run.source.reads},
-  )
-  values |= more_values
-  mask = batch.mask
-  if chosen is not None:
-    mask = run.layout.put(answers.mask & chosen[..., None])
+  batch, chosen = _choose(run, answers, batch)
+  values |= chosen
   rewarded = time.perf_counter()
-  batch = dataclasses.replace(
-    batch,
-    mask=mask,
-    visual=batch.visual if run.frozen_vision else None,
-    prefix=None,
-  )
   rewards = answers_lib.total(run.method.rewards, answers)
   mask, fields = run.programs.prepare(
     batch,
@@ -107,6 +95,22 @@ def _probe(run: Run, state: State, batch: Batch) -> tuple[Batch, dict]:
     found = program(run.fixed[name], step_lib.for_probes_apart(batch, layout))
     fields |= run.layout.reshard(found)
   return batch.with_fields(**fields), measured
+
+
+def _choose(
+  run: Run, answers: Answers, batch: Batch
+) -> tuple[Batch, dict[str, float]]:
+  """Drops answers that nothing is learned from, and what updates don't read."""
+  fields = {
+    name: run.layout.local(batch.fields[name]) for name in run.source.reads
+  }
+  chosen, values = run.source.choose(answers, fields)
+  mask = batch.mask
+  if chosen is not None:
+    mask = run.layout.put(answers.mask & chosen[..., None])
+  visual = batch.visual if run.frozen_vision else None
+  batch = dataclasses.replace(batch, mask=mask, visual=visual, prefix=None)
+  return batch, values
 
 
 def _grade_on_devices(

@@ -5,8 +5,9 @@ run if one of them names a field of it, and a model is kept if one of them, or
 such a probe, names its parameters.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import inspect
 from typing import Any
 
 import ml_collections
@@ -76,6 +77,40 @@ class _Slot:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Slots:
+  """The functions of a config but its probes, looked up and not bound yet."""
+
+  rewards: Mapping[str, _Slot]
+  reward_weights: Mapping[str, float]
+  advantage: _Slot | None
+  token_weights: Sequence[_Slot]
+  terms: Sequence[objective.Resolved]
+
+  @classmethod
+  def of(cls, specs: Mapping[str, Any]) -> "_Slots":
+    """Looks up the functions; the advantage only if something reads it."""
+    rewarding, reward_weights = _resolve_rewards(specs["rewards"])
+    weighing = [
+      _Slot(token_weights, spec, f"config.token_weights.{name}")
+      for name, spec in specs["token_weights"].items()
+    ]
+    terms = objective.resolve_terms(specs["losses"])
+    found = cls(rewarding, reward_weights, None, weighing, terms)
+    if "advantages" in found.wanted:
+      advantage = _Slot(advantages, specs["advantage"], "config.advantage")
+      found = dataclasses.replace(found, advantage=advantage)
+    return found
+
+  @property
+  def wanted(self) -> list[str]:
+    """Returns the names that the functions can't do without."""
+    slots = [*self.rewards.values(), *self.token_weights]
+    slots += [self.advantage] if self.advantage else []
+    found = [name for slot in slots for name in slot.required]
+    return found + [n for t in self.terms for n in build.required(t.function)]
+
+
 def bind(
   config: ml_collections.ConfigDict,
   source: Source,
@@ -92,34 +127,15 @@ def bind(
     UserError: naming the field of the config that is wrong.
   """
   specs = config.to_dict()
-  graded, weights_of_rewards = _resolve_rewards(specs["rewards"])
-  weighing = [
-    _Slot(token_weights, spec, f"config.token_weights.{name}")
-    for name, spec in specs["token_weights"].items()
-  ]
-  terms = objective.resolve_terms(specs["losses"])
-  advantage = _Slot(advantages, specs["advantage"], "config.advantage")
-  wanted = [n for slot in (*graded.values(), *weighing) for n in slot.required]
-  wanted += [n for term in terms for n in build.required(term.function)]
-  advantaged = "advantages" in wanted
-  wanted += advantage.required if advantaged else []
-  wanted += source.reads
+  slots = _Slots.of(specs)
+  wanted = slots.wanted + list(source.reads)
   wanted += [n for one in source.measures for n in build.required(one)]
   wanted += [n for name in wanted for n in names.DERIVED.get(name, ())]
-
-  by_name = [f"params_{name}" for name in models]
-  to_probes = [
-    *names.given(names.PROBES),
-    *names.allowed(names.PROBES, source.fields),
-    *(f"scorer_{name}" for name in models),
-    *by_name,
-  ]
+  of_models = [f"params_{name}" for name in models]
+  to_probes = names.given(names.PROBES)
+  to_probes += names.allowed(names.PROBES, source.fields)
+  to_probes += [*of_models, *(f"scorer_{name}" for name in models)]
   probing, remedies = _choose_probes(specs["probes"], wanted, to_probes)
-  remedies |= {
-    name: f"add a model {name.removeprefix('params_')!r} to config.models"
-    for name in wanted
-    if name.startswith("params_")
-  }
   bound = [slot.bind(to_probes, remedies) for slot in probing]
   fields = [f for p in bound for f in build.provides(p.function)]
   fields += source.fields
@@ -127,55 +143,77 @@ def bind(
   def provided(slot: str) -> list[str]:
     found = names.given(slot) + names.allowed(slot, fields)
     if slot in names.NAMES["params_MODEL"].slots:
-      found += by_name
-    if not advantaged:
+      found += of_models
+    if not slots.advantage:
       found = [name for name in found if name != "advantages"]
     return found
 
-  found_advantage = None
-  if advantaged:
-    found_advantage = advantage.bind(provided(names.ADVANTAGES), remedies)
-    if "sampled" in fields and "sampled" not in found_advantage.needs:
-      raise UserError(
-        "config.advantage: expected one that reads `sampled`, such as"
-        " expert_group_normalised, as groups also have answers that the policy"
-        f" didn't sample; found {found_advantage.name}"
-      )
-  method = Method(
-    probes=bound,
-    probes_apart={},
-    measures=[
-      build.bind_function(
-        *(one.__name__, one, {}, "config.rollout"),
-        provided=provided(names.ADVANTAGES),
-      )
-      for one in source.measures
-    ],
-    advantage=found_advantage,
-    rewards=[
-      Reward(
-        name,
-        weights_of_rewards[name],
-        slot.bind(
-          [*names.given(names.TEXTS), "ended"]
-          if _on_host(slot)
-          else provided(names.REWARDS),
-          remedies,
-        ),
-      )
-      for name, slot in graded.items()
-    ],
-    token_weights=[
-      slot.bind(provided(names.WEIGHTS), remedies) for slot in weighing
-    ],
-    terms=objective.bind_terms(
-      terms, provided=provided(names.LOSSES), remedies=remedies
-    ),
-    models=models,
-    fields=frozenset(),
+  method = _bind_slots(slots, provided, remedies)
+  measures = [
+    build.bind_function(
+      *(one.__name__, one, {}, "config.rollout"),
+      provided=provided(names.ADVANTAGES),
+    )
+    for one in source.measures
+  ]
+  method = dataclasses.replace(
+    method, probes=bound, measures=measures, models=models
   )
+  if "sampled" in fields and method.advantage:
+    _check_reads_sampled(method.advantage)
   _check_late(method.token_weights)
   return _without_unread(method, source, specs["probes"])
+
+
+def _bind_slots(
+  slots: _Slots, provided: Callable[[str], list[str]], remedies
+) -> Method:
+  """Binds all functions but probes and measures."""
+  on_host = [*names.given(names.TEXTS), "ended"]
+  rewarding = {
+    name: slot.bind(
+      on_host if _on_host(slot) else provided(names.REWARDS), remedies
+    )
+    for name, slot in slots.rewards.items()
+  }
+  advantage = None
+  if slots.advantage:
+    advantage = slots.advantage.bind(provided(names.ADVANTAGES), remedies)
+  return Method(
+    probes=(),
+    probes_apart={},
+    measures=(),
+    advantage=advantage,
+    rewards=[
+      Reward(name, slots.reward_weights[name], bound)
+      for name, bound in rewarding.items()
+    ],
+    token_weights=[
+      slot.bind(provided(names.WEIGHTS), remedies)
+      for slot in slots.token_weights
+    ],
+    terms=objective.bind_terms(
+      slots.terms, provided=provided(names.LOSSES), remedies=remedies
+    ),
+    models={},
+    fields=frozenset(),
+  )
+
+
+def _check_reads_sampled(advantage: build.Bound) -> None:
+  """Checks that an advantage tells sampled answers from others."""
+  if "sampled" in advantage.needs:
+    return
+  able = [
+    name
+    for name in advantages.__all__
+    if "sampled" in inspect.signature(getattr(advantages, name)).parameters
+  ]
+  raise UserError(
+    "config.advantage: expected one that reads `sampled`, as groups also have"
+    f" answers that the policy didn't sample: {', '.join(able)}; found"
+    f" {advantage.name}"
+  )
 
 
 def _resolve_rewards(
@@ -228,10 +266,13 @@ def _choose_probes(
       build.lookup(slot.package, slot.spec, slot.where)
     )
   }
+  read = [
+    *wanted,
+    *(n for p in probes.__all__ for n in build.required(getattr(probes, p))),
+  ]
   remedies = {
     name: f"add a model {name.split('_', 1)[1]!r} to config.models"
-    for probe in probes.__all__
-    for name in build.required(getattr(probes, probe))
+    for name in read
     if name.startswith(("params_", "scorer_"))
   }
   for probe in probes.__all__:
