@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import statistics
 import time
@@ -59,7 +60,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     processes.first_only(lambda: stack.enter_context(lock.hold(path)))
     termination = stack.enter_context(processes.Termination())
     processes.first_only(lambda: claim(path, config))
-    before, params, after = _train(run, path, compilations, termination)
+    # Kept as a reference only where something reads them.
+    state, run = run.initial_state(), dataclasses.replace(run, params=None)
+    before, params, after = _train(run, state, path, compilations, termination)
     if jax.process_index():
       return {}
     hub.save(hub.Model(run.model_config, params, run.processor), path / "model")
@@ -76,15 +79,17 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
 
 def _train(
   run: Run,
+  state: State,
   path: epath.Path,
   compilations: log_lib.Compilations,
   termination: processes.Termination,
 ) -> tuple[Results, PyTree, Results]:
   """Trains between two evaluations; returns (before, parameters, after)."""
   checkpoints = checkpoint.Checkpoints(path, keep=run.config.checkpoint.keep)
-  state = run.initial_state()
   questions = read_questions(run)
   if checkpoints.latest is not None:
+    # Read, unless somebody removed it: of the parameters of step 0.
+    _evaluation(run, state.params, path / "before.json")
     state, position = checkpoints.restore(state)
     questions.set_state(position)
     state = run.at_step(state, int(state.step))
@@ -94,7 +99,7 @@ def _train(
   first = jax.process_index() == 0
   log = log_lib.Log(path, step=int(state.step)) if first else None
   try:
-    before = _evaluation(run, run.params, path / "before.json")
+    before = _evaluation(run, state.params, path / "before.json")
     for name, result in before.items():
       print(f"before: {results.line(name, result)}")
     state = _steps(

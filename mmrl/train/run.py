@@ -31,14 +31,15 @@ class Run(Parts):
 
   Attributes:
     processor: tokenizer and pictures.
-    params: initial parameters of the policy.
+    params: initial parameters of the policy; None once a state is made of
+      them, so that they take no memory.
     fixed: parameters of the models that don't change, by name.
     train_source: questions to train on.
     benchmarks: questions to evaluate on, by name.
   """
 
   processor: Processor
-  params: PyTree
+  params: PyTree | None
   fixed: Mapping[str, PyTree]
   train_source: Any
   benchmarks: Mapping[str, Benchmark]
