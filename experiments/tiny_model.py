@@ -39,7 +39,7 @@ import numpy as np
 import tokenizers
 import transformers
 
-from mmrl import config as base_config
+from experiments import sft
 from mmrl import data, hub, models
 from mmrl.models import config as config_lib
 from mmrl.models.families import FAMILIES
@@ -208,29 +208,14 @@ def thoughts(source: data.EasyVQA, direct: bool) -> Iterator[dict]:
 
 def stage_config(model: pathlib.Path, rows: str, *, steps: int, peak: float):
   """Supervised learning on rows, from a model."""
-  config = base_config.get_config()
+  config = sft.get_config()
   config.models.policy.path = str(model)
   config.models.policy.remat = False
   config.data.train = {"name": "JsonLines", "path": rows}
-  config.rollout = {
-    "name": "given",
-    "prompts": 128,
-    "answers": 1,
-    "length": _LENGTH,
-    "mask_truncated": False,
-  }
-  config.rewards = {}
-  config.losses = {
-    "likelihood": {
-      "name": "likelihood",
-      "weight": 1.0,
-      "reduce": "token_mean",
-    }
-  }
+  config.data.lengths, config.data.patches = (40,), (64,)
+  config.rollout.length = _LENGTH
   config.frozen = ()
   config.train.steps = steps
-  config.train.minibatches = 1
-  config.shares.every = 0
   config.checkpoint.every = steps
   config.schedule = {
     "name": "warmup_cosine_decay_schedule",
@@ -239,7 +224,10 @@ def stage_config(model: pathlib.Path, rows: str, *, steps: int, peak: float):
     "warmup_steps": 20,
     "decay_steps": steps,
   }
-  config.evaluation.benchmarks.test.questions = 0  # all of them
+  test = config.evaluation.benchmarks.test
+  test.data = {"name": "EasyVQA", "split": "test"}
+  test.questions = 0  # all of them
+  config.evaluation.batch = 250
   return config
 
 

@@ -4,10 +4,11 @@ A run itself uses `jit` over a mesh that also shards parameters
 (`mmrl.machines.sharding`). These wrappers are for pure data parallelism and
 custom training loops.
 
-Each wraps the loss of a run (`mmrl.train.step.make_loss`) in a function of
-(params, batch) that shards the batch's prompts over devices. Value and metrics
-equal those of one device to float32 rounding. Sums run over all devices before
-they are divided, so uneven answer lengths don't matter.
+Each wraps the loss of a run (`mmrl.train.step.make_loss`), of terms without
+state or other models, in a function of (params, batch) that shards the batch's
+prompts over devices. Value and metrics equal those of one device to float32
+rounding. Sums run over all devices before they are divided, so uneven answer
+lengths don't matter.
 
 Differentiate the wrapped function. A gradient taken inside `pmap`, through its
 sums, is a different and wrong one on each device.

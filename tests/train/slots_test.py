@@ -13,7 +13,7 @@ import pytest
 import toys
 
 from mmrl import config as config_lib
-from mmrl import data
+from mmrl import data, export, hub
 from mmrl.errors import UserError
 from mmrl.models import parameters
 from mmrl.train import collect, loop
@@ -190,6 +190,25 @@ def test_an_average_of_the_policy(every):
   assert np.abs(second - start).max() > 1e-6
   np.testing.assert_allclose(average.values[path], expected, rtol=1e-6)
   assert logged[0]["first/loss/drift"] == 0 < logged[0]["loss/drift"]
+
+
+def test_what_terms_add_is_not_the_models(tmp_path):
+  """Neither in the model that a run writes nor in one of its checkpoint."""
+  config = make_config(value_head="token_mean", drift="prompt_mean")
+  config.models.average = {"name": "Average", "decay": 0.9}
+  config.rollout.prompts = 8  # on eight devices
+  config.train.steps = config.checkpoint.every = 1
+  config.evaluation.benchmarks = {}
+  loop.train(config, str(tmp_path / "run"))
+  export.export(str(tmp_path / "run"), str(tmp_path / "model"))
+  whole, exported = (
+    hub.load(str(path)).params
+    for path in (tmp_path / "run" / "model", tmp_path / "model")
+  )
+  assert jax.tree.structure(whole) == jax.tree.structure(
+    hub.load("tiny").params
+  )
+  jax.tree.map(np.testing.assert_array_equal, exported, whole)
 
 
 def test_rewards_on_the_devices_and_of_the_whole_batch():
