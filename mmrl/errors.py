@@ -14,8 +14,13 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def of_field(where: str) -> Iterator[None]:
-  """Prefixes a `UserError` raised inside with a field of the config."""
+  """Prefixes a `UserError` raised inside with a field of the config.
+
+  One that begins with the field, or with a part of it, stays as it is.
+  """
   try:
     yield
   except UserError as error:
+    if str(error).startswith(where):
+      raise
     raise UserError(f"{where}: {error}") from error
