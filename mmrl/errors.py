@@ -16,11 +16,11 @@ class UserError(ValueError):
 def of_field(where: str) -> Iterator[None]:
   """Prefixes a `UserError` raised inside with a field of the config.
 
-  One that begins with the field, or with a part of it, stays as it is.
+  One that names a field already is raised as it is.
   """
   try:
     yield
   except UserError as error:
-    if str(error).startswith(where):
+    if str(error).startswith("config."):
       raise
     raise UserError(f"{where}: {error}") from error

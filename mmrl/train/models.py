@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import ml_collections
 
-from mmrl import build, errors, hub
+from mmrl import build, hub
 from mmrl.errors import UserError
 from mmrl.hub import config_json, directory, weights
 from mmrl.machines import sharding
@@ -115,8 +115,7 @@ def read_sources(config: ml_collections.ConfigDict) -> dict[str, Any]:
     if name != POLICY:
       where = f"config.models.{name}"
       module = sys.modules[__name__]
-      with errors.of_field(where):
-        found[name] = build.construct(module, spec, where)
+      found[name] = build.construct(module, spec, where)
   return found
 
 

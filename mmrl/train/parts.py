@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from mmrl import build, errors, rollouts
+from mmrl import build, rollouts
 from mmrl.benchmarks import accuracy
 from mmrl.config import ROLLOUT_SIZES
 from mmrl.errors import UserError
@@ -175,8 +175,7 @@ def _make_source(
   """Makes the source that `config.rollout` names."""
 
   def make(spec: Mapping[str, Any], where: str) -> Source:
-    with errors.of_field(where):
-      return build.construct(rollouts, spec, where, setup=setup)
+    return build.construct(rollouts, spec, where, setup=setup)
 
   settings = config.rollout
   setup = Setup(
