@@ -22,7 +22,7 @@ from mmrl import config as config_lib
 
 def get_config():
   config = config_lib.get_config()
-  config.model.remat = False
+  config.models.policy.remat = False
   config.evaluation.benchmarks.test.questions = 8
   config.evaluation.batch = 8
   config.evaluation.shown = 2

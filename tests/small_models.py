@@ -26,7 +26,7 @@ from mmrl.models.families import VideoConfig
 from mmrl.prompts.pictures import PictureConfig
 from mmrl.prompts.processor import Processor
 from mmrl.rollouts.answers import Reward
-from mmrl.types import Patches, Prompt
+from mmrl.types import Batch, Patches, Prompt
 
 # The tokens after the 256 bytes.
 SPECIALS = {
@@ -401,7 +401,28 @@ def reward(name: str, weight: float, function: Callable) -> Reward:
     ]
 
   needs = ("text", "length", "example")
-  return Reward(name, weight, build.Bound(name, whole, needs, {}))
+  where = f"config.rewards.{name}"
+  return Reward(name, weight, build.Bound(name, whole, needs, {}, where))
+
+
+def with_rewards(run, *rewards: Reward):
+  """The run with other rewards that read texts."""
+  method = dataclasses.replace(run.method, rewards=rewards)
+  return dataclasses.replace(run, method=method)
+
+
+def no_more():
+  """Where a step must not ask for further questions."""
+  raise AssertionError("asked for more questions")
+
+
+def make_batch(
+  prompt: Prompt, tokens, mask=None, *, visual=None, prefix=None, **fields
+) -> Batch:
+  """A batch of answers; all their tokens count without a mask."""
+  tokens = jax.numpy.asarray(tokens, jax.numpy.int32)
+  mask = np.ones(tokens.shape, bool) if mask is None else mask
+  return Batch(prompt, visual, tokens, jax.numpy.asarray(mask), fields, prefix)
 
 
 def no_patches(rows: int) -> Patches:

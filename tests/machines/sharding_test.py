@@ -43,15 +43,17 @@ def trained(weight: float, mesh):
   """Tokens by prompt, metrics and parameters of about five updates."""
   config = make_config(weight, mesh)
   run = run_lib.build_run(config, jax.devices()[: int(np.prod(mesh))])
-  questions = loop.read_questions(config, run)
+  questions = loop.read_questions(run)
   state, tokens, metrics = run.initial_state(), [], []
   order = np.argsort(run.layout.order(PROMPTS))
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     for step in range(1, 6 if weight == 0 else 4):
       samples = next(questions)
-      batch, values = collect.collect(config, run, state, samples, step, pool)
+      batch, values = collect.collect(
+        run, state, samples, step, pool, small_models.no_more
+      )
       tokens.append((np.asarray(batch.tokens)[order], np.asarray(batch.mask)))
-      state, values = loop.learn(config, run, state, batch, values, step, 0)
+      state, values = loop.learn(run, state, batch, values, step, 0)
       state = run.at_step(state, step)
       metrics.append(values)
   questions.close()

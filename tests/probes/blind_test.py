@@ -12,7 +12,7 @@ from mmrl.models import tower
 from mmrl.models.kernels import attention
 from mmrl.probes import blind
 from mmrl.probes.policies import Scorer
-from mmrl.types import Rollout
+from mmrl.types import Batch
 
 FAMILIES = small_models.one_family(["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 PICTURED = [True, True, False, True]
@@ -42,17 +42,12 @@ def make_inputs(family: str, rows: int = 1):
   )
 
 
-def make_rollout(scorer, params, prompt, visual) -> Rollout:
+def make_batch(scorer, params, prompt, visual) -> Batch:
   """Any answers."""
   shape = (len(prompt.mask), 2, 5)
   tokens = np.random.default_rng(0).integers(0, 256, shape)
-  return Rollout(
-    tokens=jnp.asarray(tokens, jnp.int32),
-    mask=jnp.ones(shape, bool),
-    logprobs=jnp.zeros(shape),
-    visual=visual,
-    prefix=scorer.prefill(params, prompt, visual),
-  )
+  prefix = scorer.prefill(params, prompt, visual)
+  return small_models.make_batch(prompt, tokens, visual=visual, prefix=prefix)
 
 
 # Pictures may be packed in several rows; block by block attention takes real
@@ -71,11 +66,11 @@ def test_equals_the_text_alone(family, rows, dense, monkeypatch):
   @jax.jit
   def run(params, prompt, text):
     visual = tower.vision(params, scorer.config, prompt.patches)
-    rollout = make_rollout(scorer, params, prompt, visual)
-    scores = scorer(params, rollout.prefix, rollout.tokens)
+    batch = make_batch(scorer, params, prompt, visual)
+    scores = scorer(params, batch.prefix, batch.tokens)
     prefix = scorer.prefill(params, text, jnp.zeros_like(visual))
-    expected = scorer(params, prefix, rollout.tokens).logprobs
-    found = blind.image_blind(scorer, params, prompt, rollout, scores)
+    expected = scorer(params, prefix, batch.tokens).logprobs
+    found = blind.image_blind(scorer, params, prompt, batch.tokens, scores)
     return scores.logprobs, expected, found
 
   old, expected, found = run(params, prompt, text)
@@ -133,9 +128,9 @@ def test_the_tower_does_not_run(monkeypatch):
 
   def probe(params, prompt):
     visual = jnp.zeros((1, prompt.mask.size, 96))
-    rollout = make_rollout(scorer, params, prompt, visual)
-    scores = scorer(params, rollout.prefix, rollout.tokens)
-    return blind.image_blind(scorer, params, prompt, rollout, scores)
+    batch = make_batch(scorer, params, prompt, visual)
+    scores = scorer(params, batch.prefix, batch.tokens)
+    return blind.image_blind(scorer, params, prompt, batch.tokens, scores)
 
   found = jax.eval_shape(probe, params, prompt)
   assert found.logprobs_blind.shape == (4, 2, 5)

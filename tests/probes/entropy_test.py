@@ -13,7 +13,7 @@ from mmrl.machines import sharding
 from mmrl.models import tower
 from mmrl.probes import entropy
 from mmrl.probes.policies import Scorer
-from mmrl.types import Prompt, Rollout
+from mmrl.types import Prompt
 
 spectral_entropy = jax.jit(entropy.spectral_entropy)
 EYE = np.eye(3).tolist()
@@ -81,17 +81,9 @@ def make_inputs(family: str, rows: int):
   return Scorer(config, 1.0, (-1,), "self"), prompt, visual
 
 
-def make_rollout(prompt: Prompt, visual) -> Rollout:
-  nothing = jnp.zeros((len(prompt.mask), 1, 1))
-  return Rollout(
-    nothing.astype(jnp.int32), nothing.astype(bool), nothing, visual, None
-  )
-
-
 def run(scorer, prompt, visual, layout=None):
   def probe(prompt, visual):
-    rollout = make_rollout(prompt, visual)
-    return entropy.visual_entropy(scorer, prompt, rollout).visual_entropy
+    return entropy.visual_entropy(scorer, prompt, visual).visual_entropy
 
   jit = layout.jit if layout else jax.jit
   return jit(probe)(prompt, visual)

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_models
@@ -14,7 +13,6 @@ from mmrl.models import policy
 from mmrl.probes import policies
 from mmrl.probes.nucleus import nucleus
 from mmrl.probes.policies import Scorer
-from mmrl.types import Rollout
 
 TEMPERATURE = 0.7
 
@@ -29,25 +27,19 @@ def make_inputs():
   scorer = Scorer(config, TEMPERATURE, (-1,), "self")
   prefix = jax.jit(lambda p, x: scorer.prefill(p, x, None))(params, prompt)
   tokens = np.random.default_rng(0).integers(0, 256, (3, 2, 5))
-  rollout = Rollout(
-    tokens=jnp.asarray(tokens, jnp.int32),
-    mask=jnp.ones(tokens.shape, bool),
-    logprobs=jnp.zeros(tokens.shape),
-    visual=jnp.zeros((3, 1, 32)),
-    prefix=prefix,
-  )
-  return scorer, params, prompt, rollout
+  batch = small_models.make_batch(prompt, tokens, prefix=prefix)
+  return scorer, params, prompt, batch
 
 
 def run(**options):
-  scorer, params, _, rollout = make_inputs()
+  scorer, params, _, batch = make_inputs()
 
   @jax.jit
-  def probe(params, rollout):
-    scores = scorer(params, rollout.prefix, rollout.tokens)
+  def probe(params, batch):
+    scores = scorer(params, batch.prefix, batch.tokens)
     return nucleus(scores, **options), policies.behaviour(scores)
 
-  found, behaviour = probe(params, rollout)
+  found, behaviour = probe(params, batch)
   return found.nucleus_entropies_old, behaviour.entropies_old
 
 
@@ -59,9 +51,9 @@ def test_all_of_the_mass_is_the_entropy_of_behaviour():
 @pytest.mark.parametrize("renormalise", [True, False])
 def test_what_top_p_sampling_draws_from(renormalise):
   """From the logits of a whole forward pass over prompts and answers."""
-  scorer, params, prompt, rollout = make_inputs()
-  config, length = scorer.config, rollout.tokens.shape[-1]
-  full = small_models.full_rows(prompt, np.asarray(rollout.tokens))
+  scorer, params, prompt, batch = make_inputs()
+  config, length = scorer.config, batch.tokens.shape[-1]
+  full = small_models.full_rows(prompt, np.asarray(batch.tokens))
   output = jax.jit(lambda p, x: models.apply(p, config, x))(params, full)
   hidden = output.hidden[:, -length - 1 : -1]
   logits = policy.token_logits(params, config, hidden, TEMPERATURE)
@@ -71,7 +63,7 @@ def test_what_top_p_sampling_draws_from(renormalise):
     q /= q.sum(-1, keepdims=True)
   expected = -(q * np.log(np.where(q > 0, q, 1))).sum(-1)
   found, _ = run(top_p=0.6, renormalise=renormalise)
-  assert found.shape == rollout.tokens.shape
+  assert found.shape == batch.tokens.shape
   np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
 
 

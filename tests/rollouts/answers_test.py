@@ -2,19 +2,25 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_models
 
-from mmrl import build, data, rewards
+from mmrl import build, data, names, rewards
+from mmrl import config as config_lib
 from mmrl.errors import UserError
+from mmrl.machines import sharding
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Reward
-from mmrl.train.method import bind_rewards
-from mmrl.types import Prompt, Rollout
+from mmrl.train import parts as parts_lib
+from mmrl.train import walk
+from mmrl.types import Prompt
 
 END, PAD = (small_models.IDS[f"{name}_token_id"] for name in ("eos", "pad"))
+CONFIG = small_models.small_config()
+LAYOUT = sharding.on_one(jax.devices()[0])
 A, B, C, D = small_models.make_tokenizer().encode("abcd")
 # Two questions with two answers: "ab" that ends, "abcd" that is cut off, one
 # that ends at once, and "a".
@@ -29,27 +35,34 @@ MASK = TOKENS != PAD
 EXAMPLES = [data.Example(name, "?", [], name) for name in ("ab", "a")]
 
 
-def grade(rewards, answers=None, tokens=TOKENS):
-  processor = small_models.make_processor(small_models.small_config())
-  nothing = Prompt(*7 * [None]), Rollout(*5 * [None])
-  answers = answers or answers_lib.Answers(
-    EXAMPLES, *nothing, tokens, tokens != PAD
+def make_answers(tokens=TOKENS):
+  ended = jnp.asarray((tokens == END).any(-1))
+  batch = small_models.make_batch(
+    Prompt(*7 * [None]), tokens, tokens != PAD, ended=ended
   )
-  return answers_lib.grade(answers, rewards, processor)
+  return answers_lib.Answers.of(EXAMPLES, batch, LAYOUT)
+
+
+def grade(rewards, answers=None):
+  processor = small_models.make_processor(CONFIG)
+  answers = answers or make_answers()
+  return answers_lib.grade(answers, rewards, processor, LAYOUT)
 
 
 def naming(function, *names, name="x"):
-  return Reward(name, 1.0, build.Bound(name, function, names, {}))
+  where = f"config.rewards.{name}"
+  return Reward(name, 1.0, build.Bound(name, function, names, {}, where))
 
 
 def test_a_reward_gets_what_it_names_of_the_whole_batch_once():
   calls = []
 
-  def reward(**context):
-    calls.append(context)
+  def reward(text, answer, example, length, ended):
+    calls.append(locals())
     return np.zeros((2, 2))
 
-  grade([naming(reward, *answers_lib.HOST_DATA)])
+  needs = [*names.given(names.TEXTS), "ended"]
+  grade([naming(reward, *needs)])
   (found,) = calls
   assert found["text"] == [["ab", "abcd"], ["", "a"]]
   assert found["answer"] == ["ab", "a"]
@@ -58,14 +71,32 @@ def test_a_reward_gets_what_it_names_of_the_whole_batch_once():
   np.testing.assert_array_equal(found["ended"], [[True, False], [True, True]])
 
 
-def bind(specs):
-  sizes = {"P": 2, "G": 2, "R": 4}
-  return bind_rewards(specs, ("entropies_old",), {}, sizes)
+def make_config(specs):
+  """Of two questions and two answers of four tokens."""
+  config = config_lib.get_config()
+  config.rollout.update(prompts=2, answers=2, length=4)
+  config.train.minibatches = 1
+  config.rewards = specs
+  return config
+
+
+def build_parts(specs):
+  """All of a run but weights and data, which is checked."""
+  parts = parts_lib.build_parts(make_config(specs), CONFIG, LAYOUT, {})
+  walk.check(parts)
+  return parts
+
+
+def add_reward(monkeypatch, function):
+  """A function of a test's own beside those of the library."""
+  name = function.__name__
+  monkeypatch.setattr(rewards, name, function, raising=False)
+  monkeypatch.setattr(rewards, "__all__", [*rewards.__all__, name])
 
 
 def test_parts_are_weighted_and_added():
   """By hand: exact answers are "ab" and "a"; 4 tokens are 1/2 too long."""
-  parts = bind(
+  parts = build_parts(
     {
       "accuracy": {"name": "exact_answer", "weight": 2.0},
       "overlong": {
@@ -76,15 +107,23 @@ def test_parts_are_weighted_and_added():
       },
     }
   )
+  rewards = parts.method.rewards
   # What names arrays alone is the devices' to compute.
-  assert [reward.on_host for reward in parts] == [True, False]
-  graded = grade(parts)
+  assert [reward.on_host for reward in rewards] == [True, False]
+  answers = make_answers()
+  graded = grade(rewards, answers)
   assert set(graded.parts) == {"accuracy"}
-  overlong = parts[1].bound({"length": jnp.asarray(MASK.sum(-1))})
+  state = parts.first_state(small_models.make_params(CONFIG))
+  found = parts.programs.reward(state, {}, answers.batch)
+  assert set(found) == {"overlong"}
+  overlong = found["overlong"]
   np.testing.assert_array_equal(overlong, [[0, -0.5], [0, 0]])
   accuracy = np.array([[1, 0], [0, 1]], np.float32)
   total = answers_lib.total(
-    parts, {"accuracy": accuracy, "overlong": np.asarray(overlong)}
+    rewards,
+    dataclasses.replace(
+      graded, parts={"accuracy": accuracy, "overlong": np.asarray(overlong)}
+    ),
   )
   assert total.dtype == np.float32
   np.testing.assert_array_equal(total, [[2, -1.5], [0, 2]])
@@ -98,11 +137,11 @@ def test_answers_that_come_later_are_graded_alone():
     return length
 
   reward = naming(length, "text", "length")
-  first = grade([reward], tokens=TOKENS[:, :1])
+  first = grade([reward], make_answers(TOKENS[:, :1]))
   assert sorted(seen) == [1, 3]
   # What stands where the mask is emptied has been graded before.
   mask = MASK & np.array([[False], [True]])
-  later = dataclasses.replace(first, tokens=TOKENS, mask=mask)
+  later = dataclasses.replace(make_answers(), mask=mask, parts=first.parts)
   whole = grade([reward], later)
   assert len(seen) == 4
   np.testing.assert_array_equal(whole.parts["x"], [[3, 4], [1, 2]])
@@ -135,9 +174,9 @@ def test_a_reward_is_not_called_while_a_run_is_built(monkeypatch):
   def judge(text, example, *, level: int = 1):
     raise AssertionError("called")
 
-  monkeypatch.setattr(rewards, "judge", judge, raising=False)
-  monkeypatch.setattr(rewards, "__all__", [*rewards.__all__, "judge"])
-  (bound,) = bind({"x": {"name": "judge", "weight": 1.0}})
+  add_reward(monkeypatch, judge)
+  parts = build_parts({"x": {"name": "judge", "weight": 1.0}})
+  (bound,) = parts.method.rewards
   assert bound.on_host
 
 
@@ -156,7 +195,22 @@ def test_a_reward_is_not_called_while_a_run_is_built(monkeypatch):
 )
 def test_options_are_checked_while_a_run_is_built(spec, message):
   with pytest.raises(UserError, match=message):
-    bind({"x": spec | {"weight": 1.0}})
+    build_parts({"x": spec | {"weight": 1.0}})
+
+
+def test_shapes_are_checked_while_a_run_is_built(monkeypatch):
+  """Of what the devices compute; the host's rewards aren't called."""
+
+  def whole(length):
+    return length.sum(-1)
+
+  add_reward(monkeypatch, whole)
+  with pytest.raises(
+    UserError,
+    match="config.rewards.x: expected whole to return a number for each of 2 x"
+    r" 2 answers, found shape \(2,\)",
+  ):
+    build_parts({"x": {"name": "whole", "weight": 1.0}})
 
 
 def test_data_of_the_other_side(monkeypatch):
@@ -165,11 +219,10 @@ def test_data_of_the_other_side(monkeypatch):
   def mixed(text, entropies_old):
     return entropies_old.mean(-1)
 
-  monkeypatch.setattr(rewards, "mixed", mixed, raising=False)
-  monkeypatch.setattr(rewards, "__all__", [*rewards.__all__, "mixed"])
+  add_reward(monkeypatch, mixed)
   with pytest.raises(
     UserError,
     match=r"x: mixed needs entropies_old, which this run doesn't have; provided"
     " are answer, ended, example, length, text$",
   ):
-    bind({"x": {"name": "mixed", "weight": 1.0}})
+    build_parts({"x": {"name": "mixed", "weight": 1.0}})

@@ -16,8 +16,10 @@ from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.models import parameters
 from mmrl.probes.policies import Scorer
-from mmrl.train import method, objective, optimizer
+from mmrl.train import objective, walk
+from mmrl.train import parts as parts_lib
 from mmrl.train import step as step_lib
+from mmrl.train.state import State
 from mmrl.types import Batch, Prompt
 
 TERMS = {
@@ -60,6 +62,12 @@ def make_params(seed: int):
   return jax.tree_util.tree_map_with_path(one, parameters.shapes(CONFIG))
 
 
+def bind(specs, provided):
+  return objective.bind_terms(
+    objective.resolve_terms(specs), provided=provided, remedies={}
+  )
+
+
 @functools.cache
 def stage():
   """Scorer, terms, state, a batch of fixed tokens and rewards, and scores.
@@ -94,9 +102,7 @@ def stage():
     "attention_old": behaviour.attention,
   }
   batch = Batch(prompt, visual, tokens, mask, fields)
-  terms = objective.build_terms(
-    TERMS, provided=(*fields, "mask", "logprobs", "attention"), remedies={}
-  )
+  terms = bind(TERMS, (*fields, "mask", "logprobs", "attention"))
   trainable, frozen = parameters.partition(params, ("vision/.*",))
   return scorer, terms, trainable, frozen, batch, score
 
@@ -109,25 +115,28 @@ def one_update(accumulate: int):
 def updated(accumulate: int, terms):
   """Parameters after an update, what it measured, and the loss after it."""
   scorer, _, trainable, frozen, batch, _ = stage()
-  transform = optimizer.make(
+  transform = parts_lib.make_optimizer(
     {"name": "sgd"}, {"name": "constant_schedule", "value": 0.1}, 1.0
   )
   update = step_lib.make_update(
     step_lib.make_loss(scorer, terms, ()),
     terms,
     transform,
+    {},
     sharding.on_one(jax.devices()[0]),
     accumulate=accumulate,
   )
-  state = step_lib.State(
+  state = State(
     step=jnp.zeros((), jnp.int32),
     trainable=jax.tree.map(jnp.copy, trainable),
     frozen=jax.tree.map(jnp.copy, frozen),
     optimizer=transform.init(trainable),
+    running={},
+    averages={},
   )
-  state, measured = update(state, batch, 0)
+  state, measured = update(state, {}, batch, 0)
   trainable = jax.tree.map(jnp.copy, state.trainable)
-  _, after = update(state, batch, 0)
+  _, after = update(state, {}, batch, 0)
   return trainable, jax.device_get(measured), after["loss/total"].item()
 
 
@@ -256,9 +265,7 @@ def toys(monkeypatch):
     "pairs": {"name": "of_pairs", "weight": 2.0, "reduce": "prompt_mean"},
   }
   fields = stage()[4].fields
-  return specs, objective.build_terms(
-    specs, provided=(*fields, "mask", "logprobs"), remedies={}
-  )
+  return specs, bind(specs, (*fields, "mask", "logprobs"))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -297,7 +304,9 @@ def test_a_reduction_of_another_rank_is_refused(toys, term, reduction, message):
   config = config_lib.get_config()
   config.losses = {"policy": TERMS["policy"]} | toys[0]
   config.losses[term].reduce = reduction
+  layout = sharding.on_one(jax.devices()[0])
+  parts = parts_lib.build_parts(config, CONFIG, layout, {})
   with pytest.raises(
     UserError, match=f"config.losses.{term}.reduce: expected a .*{message}"
   ):
-    method.bind(config)
+    walk.check(parts)

@@ -22,7 +22,7 @@ from mmrl import config as config_lib
 from mmrl.errors import UserError
 from mmrl.train import __main__, loop
 from mmrl.train import run as run_lib
-from mmrl.train.step import State
+from mmrl.train.state import State
 from mmrl.types import Batch
 from mmrl.workdir import checkpoint, claim
 
@@ -121,14 +121,14 @@ def test_metrics_of_every_update(updates):
   config.train.epochs = max(1, updates // 2)
   taken = []
 
-  def update(state, batch, minibatch):
+  def update(state, fixed, batch, minibatch):
     taken.append(int(minibatch))
     return state, {"loss/total": jnp.float32(len(taken) ** 2)}
 
   run, state, batch = map(mock.Mock, (run_lib.Run, State, Batch))
-  run.programs = mock.Mock(update=update)
+  run.configure_mock(config=config, fixed={}, programs=mock.Mock(update=update))
   before = {"reward/total": 0.5}
-  _, values = loop.learn(config, run, state, batch, before, 1, 0)
+  _, values = loop.learn(run, state, batch, before, 1, 0)
   measured = {k: v for k, v in values.items() if not k.startswith("time/")}
   if updates == 1:
     assert measured == before | {"loss/total": 1}
@@ -238,6 +238,8 @@ def test_a_broken_picture_loses_nothing(tmp_path):
     trainable={"text/a": jnp.arange(4.0)},
     frozen={},
     optimizer=(),
+    running={},
+    averages={},
   )
   saved = checkpoint.Checkpoints(tmp_path, keep=2)
   with pytest.raises(UserError, match=r"data.jsonl:7"):
@@ -255,7 +257,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
     ("data.test.split=x", "data.test is now .*benchmarks.test.data"),
     ("evaluation.form=answer", "form is now .*test.scores.format.form"),
     ("losses.policy.name=clipped", "valid names: .*clipped_ratio"),
-    ("model.path=nowhere", "found none at nowhere"),
+    ("models.policy.path=nowhere", "found none at nowhere"),
     ("rollout.prompts=5", "multiple of train.minibatches"),
     ("rollout.answers=1", "needs at least 2 answers per prompt"),
     ("data.lengths=(8,)", "expected at most 8 tokens, found"),

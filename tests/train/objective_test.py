@@ -38,12 +38,27 @@ FIELDS = {
 
 
 def build(**specs):
-  return objective.build_terms(specs, provided=PROVIDED, remedies={})
+  return bind(specs, PROVIDED)
+
+
+def bind(specs, provided):
+  return objective.bind_terms(
+    objective.resolve_terms(specs), provided=provided, remedies={}
+  )
+
+
+def objective_of(terms, scores, fields, weights):
+  """Loss and metrics; no term here has state."""
+  loss, (metrics, statistics) = objective.objective(
+    terms, fields | vars(scores), weights
+  )
+  assert not statistics
+  return loss, metrics
 
 
 def value_of(terms, scores=SCORES, fields=FIELDS):
   weights = objective.reduction_weights(terms, fields["mask"], fields)
-  return objective.objective(terms, scores, fields, weights)
+  return objective_of(terms, scores, fields, weights)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,7 @@ def test_answers_without_an_advantage_are_neither_good_nor_bad():
 
 def test_largest_is_of_answer_tokens_alone():
   """Not of padding, which isn't a number, and not of an expert's."""
-  fields = FIELDS | {"expert": jnp.array([[True], [False]])}
+  fields = FIELDS | {"sampled": jnp.array([[False], [True]])}
   _, metrics = value_of(build(attention=LOOK), fields=fields)
   for name in ("mean", "bad", "max"):
     value = metrics[f"attention/jsd_{name}"]
@@ -166,7 +181,7 @@ def test_parts_add_up_to_the_whole(reduction):
   def gradient(scores, fields, weights):
     def loss(logprobs):
       changed = Scores(logprobs, scores.entropies, scores.attention)
-      return objective.objective(terms, changed, fields, weights)
+      return objective_of(terms, changed, fields, weights)
 
     return jax.grad(loss, has_aux=True)(scores.logprobs)
 
@@ -200,21 +215,20 @@ def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   """Two questions, two sampled answers and an expert each, one not kept."""
   lengths = jnp.array([[1, 2, 3], [2, 0, 0]])
   mask = jnp.array(np.arange(3) < np.array(lengths)[..., None])
-  expert = jnp.array([[False, False, True]] * 2)
+  sampled = jnp.array([[True, True, False]] * 2)
   shaped = POLICY | {"name": "expert_shaped", "reduce": reduction}
-  provided = (*PROVIDED, "expert")
+  provided = (*PROVIDED, "sampled")
   specs = {"own": POLICY | {"reduce": reduction}, "shaped": shaped}
-  own, shaped = objective.build_terms(specs, provided=provided, remedies={})
-  weights = objective.reduction_weights([own, shaped], mask, {"expert": expert})
+  own, shaped = bind(specs, provided)
+  fields = {"sampled": sampled}
+  weights = objective.reduction_weights([own, shaped], mask, fields)
   spec = {"name": reduction} if isinstance(reduction, str) else reduction
   options = {k: v for k, v in spec.items() if k != "name"}
   of = functools.partial(getattr(reduce, spec["name"]), **options)
-  sampled = mask & ~expert[..., None]
-  np.testing.assert_array_equal(weights[own.reduction], of(sampled))
+  rows = mask & sampled[..., None]
+  np.testing.assert_array_equal(weights[own.reduction], of(rows))
   np.testing.assert_array_equal(weights[shaped.reduction], of(mask))
-  np.testing.assert_array_equal(
-    weights["token_mean"], reduce.token_mean(sampled)
-  )
+  np.testing.assert_array_equal(weights["token_mean"], reduce.token_mean(rows))
 
 
 def test_metrics_add_up_but_maxima():

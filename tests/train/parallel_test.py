@@ -34,8 +34,10 @@ def make(weight: float = 1.0):
   fields = ("logprobs_old", "logprobs_ref", "attention_old")
   names = ("mask", "advantages", "token_weights", *fields)
   scores = ("logprobs", "entropies", "attention")
-  terms = objective.build_terms(
-    config.losses.to_dict(), provided=(*names, *scores), remedies={}
+  terms = objective.bind_terms(
+    objective.resolve_terms(config.losses.to_dict()),
+    provided=(*names, *scores),
+    remedies={},
   )
   questions = ["what shape?", "is it red?", "a", "what color is it?"] * 4
   pictures = [small_models.picture(8 * (1 + i % 4), 16, i) for i in range(5)]
@@ -85,7 +87,8 @@ def one_device(weight: float):
 
   def whole(params, batch):
     weights = objective.reduction_weights(terms, batch.mask, batch.fields)
-    return loss(params, batch, weights)
+    value, (metrics, _) = loss(params, batch, weights)
+    return value, metrics
 
   differentiated = jax.value_and_grad(jax.jit(whole), has_aux=True)
   found, gradient = differentiated(params, batch)
@@ -170,7 +173,7 @@ def test_rollouts_agree_token_for_token():
     found = sampler.rollout(
       params, model.config, prompt, keys, answers=2, length=4
     )
-    return found.tokens, found.mask, found.logprobs
+    return found.tokens, found.mask, found.fields["logprobs_sampler"]
 
   tokens, mask, logprobs = jax.jit(rollout)(params, batch.prompt, keys)
   assert len(np.unique(tokens)) > 20

@@ -1,7 +1,6 @@
 """Tests of the training step: whole updates of a whole model."""
 
 import concurrent.futures
-import dataclasses
 import functools
 import time
 
@@ -11,17 +10,16 @@ import numpy as np
 import pytest
 import small_models
 
-from mmrl import build as build_lib
 from mmrl import config as config_lib
-from mmrl import data, probes
+from mmrl import data
 from mmrl.data import pipeline
 from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.models import parameters
-from mmrl.probes.policies import Scorer
-from mmrl.train import collect, loop, optimizer
+from mmrl.rollouts.source import Request
+from mmrl.train import collect, loop
+from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
-from mmrl.train import step as step_lib
 from mmrl.types import Batch
 from mmrl.workdir import log as log_lib
 
@@ -35,7 +33,7 @@ def make_config(weight: float | None = None, row: str = "self"):
   Adam makes a whole step of the rounding.
   """
   config = config_lib.get_config()
-  config.model.remat = False
+  config.models.policy.remat = False
   config.rollout.prompts = config.rollout.answers = UPDATES
   config.rollout.length = 6
   config.rollout.temperature = 2.0  # answers differ, whatever the weights
@@ -76,19 +74,21 @@ def with_advantages(batch: Batch) -> Batch:
   """Whatever the answers were, some are better than others."""
   advantages = np.random.default_rng(0).normal(size=batch.mask.shape[:2])
   advantages -= advantages.mean(axis=1, keepdims=True)
-  fields = {"advantages": jnp.asarray(advantages, jnp.float32)}
-  return dataclasses.replace(batch, fields=batch.fields | fields)
+  return batch.with_fields(advantages=jnp.asarray(advantages, jnp.float32))
 
 
 @functools.cache
 def collected(row: str) -> Batch:
   """A rollout batch of the model as it is at the start."""
-  run, config = build(1.0, row), make_config(1.0, row)
+  run = build(1.0, row)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    batch, _ = collect.collect(
-      config, run, run.initial_state(), make_samples(run), 1, pool
-    )
+    batch, _ = collect_of(run, run.initial_state(), make_samples(run), 1, pool)
   return with_advantages(batch)
+
+
+def collect_of(run: run_lib.Run, state, samples: data.Samples, step, pool):
+  """A step of a run that never asks for further questions."""
+  return collect.collect(run, state, samples, step, pool, small_models.no_more)
 
 
 @functools.cache
@@ -97,7 +97,7 @@ def trajectory(weight: float | None, row: str):
   run, batch = build(weight, row), collected(row)
   state, states = run.initial_state(), []
   for i in range(UPDATES):
-    state, measured = run.programs.update(state, batch, np.int32(i))
+    state, measured = run.programs.update(state, run.fixed, batch, np.int32(i))
     # The next update is given the state's memory.
     states.append((jax.tree.map(jnp.copy, state), jax.device_get(measured)))
   return states
@@ -113,7 +113,9 @@ def largest_difference(one, two) -> float:
 def test_weight_zero_is_the_program_without_the_term():
   batch = collected("self")
   without, zero, one = (
-    run.programs.update.lower(run.initial_state(), batch, np.int32(0)).as_text()
+    run.programs.update.lower(
+      run.initial_state(), run.fixed, batch, np.int32(0)
+    ).as_text()
     for run in (build(None, "self"), build(0.0, "self"), build(1.0, "self"))
   )
   assert zero == without and one != without
@@ -163,26 +165,38 @@ def test_rows_self_and_emit_are_two_policies():
 PERCENT = [f"rollout/sampler_scorer_outside_{n}_percent" for n in (1, 10)]
 
 
+def sampled(run: run_lib.Run) -> Batch:
+  """Answers as they are before the probes."""
+  request = Request(
+    state=run.initial_state(),
+    samples=make_samples(run),
+    key=jax.random.key(1),
+    more=small_models.no_more,
+    grade=lambda answers: answers,
+  )
+  answers, _ = run.source.collect(request)
+  return answers.batch
+
+
 def test_tokens_that_the_scorer_finds_off_are_counted():
   """None in float32; then the record of the first tokens is moved.
 
   exp(-0.05) = 1 - 4.9 %, exp(0.25) = 1 + 28 %.
   """
   run = build(1.0, "self")
-  state, prompt = run.initial_state(), run.layout.put(make_samples(run).prompt)
-  rollout = run.programs.rollout(state, prompt, jax.random.key(1))
+  state, batch = run.initial_state(), sampled(run)
 
   def probed(logprobs):
-    moved = dataclasses.replace(rollout, logprobs=logprobs)
-    _, measured = run.programs.probe(state, run.params, prompt, moved)
+    moved = batch.with_fields(logprobs_sampler=logprobs)
+    _, measured = run.programs.probe(state, run.fixed, moved)
     return measured
 
-  measured = probed(rollout.logprobs)
+  measured = probed(batch.fields["logprobs_sampler"])
   assert measured["rollout/sampler_scorer_gap"] < 1e-4
   assert [measured[name] for name in PERCENT] == [0, 0]
   # What stands behind the end of an answer never counts.
-  recorded = jnp.where(rollout.mask, rollout.logprobs, 9.0)
-  share = float(rollout.mask[..., 0].sum() / rollout.mask.sum())
+  recorded = jnp.where(batch.mask, batch.fields["logprobs_sampler"], 9.0)
+  share = float(batch.mask[..., 0].sum() / batch.mask.sum())
   assert 0 < share < 1
   for shift, expected in ((0.05, [share, 0]), (-0.25, [share, share])):
     measured = probed(recorded.at[..., 0].add(shift))
@@ -194,22 +208,35 @@ def test_tokens_that_the_scorer_finds_off_are_counted():
 @pytest.mark.full
 def test_bfloat16_leaves_a_tenth_of_the_probability_rarely():
   """Random weights, 1,500 tokens: none is exact, under 1 % are 10 % off."""
-  config = small_models.small_config(dtype="bfloat16", remat=False)
-  params = small_models.make_params(config)
-  prompt = small_models.make_processor(config)(small_models.conversations())
-  prompt = small_models.on_device(prompt)
-  scorer = Scorer(config, 1.0, (-1,), "self")
-  behaviour = build_lib.bind(
-    probes, {"name": "behaviour"}, "behaviour", provided=("scores_old",)
+  model = small_models.small_config(dtype="bfloat16", remat=False)
+  chats = small_models.conversations()
+  config = make_config()
+  config.rollout.update(
+    prompts=len(chats), answers=32, length=16, temperature=1.0
   )
-  sizes = {"answers": 32, "length": 16}
-  state = step_lib.State(np.int32(0), *parameters.partition(params, ()), ())
-  layout = sharding.on_one(jax.devices()[0])
-  rollout = step_lib.make_rollout(scorer, sizes, layout)(
-    state, prompt, jax.random.key(0)
+  config.train.minibatches = 1
+  parts = parts_lib.build_parts(
+    config, model, sharding.on_one(jax.devices()[0]), {}
   )
-  probe = step_lib.make_probe(scorer, [behaviour], layout)
-  _, measured = probe(state, params, prompt, rollout)
+  params = small_models.make_params(model)
+  prompt = small_models.make_processor(model)(chats)
+  samples = data.Samples(
+    [data.Example("question", "?", [], "noise")] * len(chats),
+    prompt,
+    shrunk=0,
+    grids=[None] * len(chats),
+  )
+  state = parts.first_state(params)
+  request = Request(
+    state,
+    samples,
+    jax.random.key(0),
+    small_models.no_more,
+    lambda answers: answers,
+  )
+  answers, _ = parts.source.collect(request)
+  fixed = {"reference": params}
+  _, measured = parts.programs.probe(state, fixed, answers.batch)
   one, ten = (measured[name] for name in PERCENT)
   assert ten < 0.01 and ten <= one
   assert measured["rollout/sampler_scorer_gap"] > 1e-3
@@ -232,7 +259,7 @@ def test_vision_tower_and_projector_stay():
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_vision_has_no_optimizer_state(name):
   spec = {"momentum": 0.9} if name == "sgd" else {"weight_decay": 0.1}
-  transform = optimizer.make(
+  transform = parts_lib.make_optimizer(
     {"name": name} | spec, {"name": "constant_schedule", "value": 1.0}, 1.0
   )
   trainable, frozen = parameters.partition(
@@ -247,7 +274,7 @@ def test_vision_has_no_optimizer_state(name):
 
 
 def test_collect_and_learn_compile_in_the_first_steps_only():
-  config, run = make_config(1.0), build(1.0, "self")
+  run = build(1.0, "self")
   state, samples = run.initial_state(), make_samples(run)
   compilations = log_lib.Compilations()
   jax.jit(lambda x: x + 1)(jnp.ones(3))
@@ -255,8 +282,8 @@ def test_collect_and_learn_compile_in_the_first_steps_only():
   counts = []
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     for step in range(1, 5):
-      batch, values = collect.collect(config, run, state, samples, step, pool)
-      state, values = loop.learn(config, run, state, batch, values, step, 0)
+      batch, values = collect_of(run, state, samples, step, pool)
+      state, values = loop.learn(run, state, batch, values, step, 0)
       state = run.at_step(state, step)
       counts.append(compilations.count)
       assert all(np.isfinite(v) for v in values.values())
@@ -265,21 +292,22 @@ def test_collect_and_learn_compile_in_the_first_steps_only():
 
 def test_a_slow_reward_leaves_the_device_idle():
   """The share of a step in which it has work, once all is compiled."""
-  config, run = make_config(1.0), build(1.0, "self")
+  run = build(1.0, "self")
   state, samples = run.initial_state(), make_samples(run)
+  rollout = run.config.rollout
 
   def share(seconds, state):
     def reward(text, length, example):
-      time.sleep(seconds / config.rollout.prompts / config.rollout.answers)
+      time.sleep(seconds / rollout.prompts / rollout.answers)
       return 0.0
 
     slow = small_models.reward("slow", 1.0, reward)
-    slow = dataclasses.replace(run, rewards=[slow])
+    slow = small_models.with_rewards(run, slow)
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(UPDATES + 1) as pool:
-      batch, values = collect.collect(config, slow, state, samples, 1, pool)
+      batch, values = collect_of(slow, state, samples, 1, pool)
     collected = values["time/device"]
-    state, values = loop.learn(config, slow, state, batch, values, 1, 0)
+    state, values = loop.learn(slow, state, batch, values, 1, 0)
     assert 0 < collected < values["time/device"]
     return values["time/device"] / (time.perf_counter() - began), state
 
@@ -290,12 +318,11 @@ def test_a_slow_reward_leaves_the_device_idle():
 
 
 def test_loss_that_is_no_number_stops_the_run():
-  config, run = make_config(1.0), build(1.0, "self")
-  batch = collected("self")
+  run, batch = build(1.0, "self"), collected("self")
   bad = batch.fields["advantages"].at[1, 0].set(jnp.nan)
-  batch = dataclasses.replace(batch, fields=batch.fields | {"advantages": bad})
+  batch = batch.with_fields(advantages=bad)
   with pytest.raises(
     UserError,
     match=r"\S+ is nan at step 7, update 2; .* checkpoint is of step 5",
   ):
-    loop.learn(config, run, run.initial_state(), batch, {}, 7, 5)
+    loop.learn(run, run.initial_state(), batch, {}, 7, 5)

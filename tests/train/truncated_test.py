@@ -14,10 +14,14 @@ from mmrl import advantages, build, data, token_weights
 from mmrl import config as config_lib
 from mmrl.machines import sharding
 from mmrl.prompts.processor import Processor
+from mmrl.rollouts.answers import Answers
+from mmrl.rollouts.source import Source
 from mmrl.train import collect, objective
 from mmrl.train import run as run_lib
 from mmrl.train import step as step_lib
-from mmrl.types import Prompt, Rollout, Scores
+from mmrl.train.method import Method
+from mmrl.train.state import State
+from mmrl.types import Batch, Prompt, Scores
 
 # Two questions, three answers; 9 ends one. The second's are all cut off.
 TOKENS = np.array(
@@ -51,53 +55,68 @@ def bind(package, name, **options):
   )
 
 
-def make_run() -> run_lib.Run:
+class Written(Source):
+  """The answers that are written above."""
+
+  group = TOKENS.shape[1]
+
+  def collect(self, request):
+    prompt = Prompt(*(jnp.zeros((2, 1)) for _ in range(7)))
+    fields = {"ended": jnp.asarray(ENDED), "logprobs_sampler": LOGPROBS}
+    batch = Batch(
+      prompt=prompt,
+      visual=jnp.zeros((2, 1, 1)),
+      tokens=jnp.asarray(TOKENS),
+      mask=jnp.asarray(MASK),
+      fields=fields,
+    )
+    layout = sharding.on_one(jax.devices()[0])
+    return Answers.of(request.samples.examples, batch, layout), {}
+
+
+def make_run(masked: bool) -> run_lib.Run:
   """A run without a model, whose programs give what is written above."""
+  config = config_lib.get_config()
+  config.rollout.update(prompts=2, answers=3, length=3)
+  config.rollout.mask_truncated = masked
   layout = sharding.on_one(jax.devices()[0])
-  reward = small_models.reward("accuracy", 1.0, lambda text, *_: float(text))
-  rollout = Rollout(
-    tokens=jnp.asarray(TOKENS),
-    mask=jnp.asarray(MASK),
-    logprobs=LOGPROBS,
-    visual=jnp.zeros((2, 1, 1)),
-    prefix=None,
+  method = Method(
+    probes=[],
+    probes_apart={},
+    measures=[],
+    advantage=bind(advantages, "group_normalised", ddof=0),
+    rewards=[
+      small_models.reward("accuracy", 1.0, lambda text, *_: float(text))
+    ],
+    token_weights=[bind(token_weights, "entropy_quantile", quantile=0.8)],
+    terms=[],
+    models={},
+    fields=frozenset(),
   )
   run = mock.Mock(run_lib.Run)
   run.configure_mock(
+    config=config,
     layout=layout,
-    experts=None,
-    params=None,
-    params_teacher=None,
+    fixed={},
     frozen_vision=True,
-    rewards=[reward],
-    model_config=types.SimpleNamespace(eos_token_id=9),
-  )
-  run.processor = mock.Mock(
-    Processor, config=run.model_config, decode=lambda *_: list("100100")
+    method=method,
+    source=Written(),
+    processor=mock.Mock(Processor, decode=lambda *_: list("100100")),
   )
   run.programs = types.SimpleNamespace(
-    rollout=lambda *_: rollout,
     probe=lambda *_: (dict(FIELDS), {"attention/region": jnp.float32(0.5)}),
-    prepare=step_lib.make_prepare(
-      bind(advantages, "group_normalised", ddof=0),
-      [bind(token_weights, "entropy_quantile", quantile=0.8)],
-      layout,
-    ),
+    probes_apart={},
+    prepare=step_lib.make_prepare(method, layout, mask_truncated=masked),
   )
   return run
 
 
 def collected(masked: bool):
-  config = config_lib.get_config()
-  config.rollout.update(prompts=2, answers=3, length=3)
-  config.rollout.mask_truncated = masked
-  prompt = Prompt(*(jnp.zeros((2, 1)) for _ in range(7)))
   example = data.Example("question", "1", [], "kind")
-  samples = mock.Mock(data.Samples, prompt=prompt, examples=[example] * 2)
+  samples = mock.Mock(data.Samples, examples=[example] * 2)
+  run, state = make_run(masked), mock.Mock(State)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    return collect.collect(
-      config, make_run(), mock.Mock(step_lib.State), samples, 1, pool
-    )
+    return collect.collect(run, state, samples, 1, pool, small_models.no_more)
 
 
 def test_answers_that_were_cut_off_count_in_advantages_alone():
@@ -126,19 +145,25 @@ def test_nothing_but_answers_that_were_cut_off_is_no_gradient():
   """Not NaN: as if all groups had been dropped."""
   whole = {"weight": 1.0, "reduce": "token_mean"}
   specs = {name: whole | {"name": name} for name in TERMS}
-  terms = objective.build_terms(specs, provided=PROVIDED, remedies={})
+  terms = objective.bind_terms(
+    objective.resolve_terms(specs), provided=PROVIDED, remedies={}
+  )
   fields = FIELDS | {
-    "mask": jnp.zeros(MASK.shape, bool),
     "advantages": jnp.asarray(REWARDS),
     "token_weights": jnp.ones(MASK.shape),
     "attention_old": jnp.full((*MASK.shape, 2), 0.5),
   }
-  weights = objective.reduction_weights(terms, fields["mask"], fields)
+  prompt = Prompt(*7 * [None])
+  mask = jnp.zeros(MASK.shape, bool)
+  batch = small_models.make_batch(prompt, TOKENS, mask, **fields)
+  weights = objective.reduction_weights(terms, batch.mask, batch.fields)
 
   def loss(logprobs, attention):
     scores = Scores(logprobs, jnp.ones(MASK.shape), attention)
-    return objective.objective(terms, scores, fields, weights)
+    return objective.objective(terms, batch.context(scores), weights)
 
   attention = jnp.full((*MASK.shape, 2), jnp.array([0.1, 0.9]))
-  slopes, metrics = jax.grad(loss, (0, 1), has_aux=True)(LOGPROBS, attention)
+  slopes, (metrics, _) = jax.grad(loss, (0, 1), has_aux=True)(
+    LOGPROBS, attention
+  )
   assert all((x == 0).all() for x in (*slopes, *metrics.values()))

@@ -14,17 +14,20 @@ import pytest
 import runs
 
 from mmrl.errors import UserError
-from mmrl.train.step import State
+from mmrl.train.state import State, start_average
 from mmrl.workdir import checkpoint
 
 
 def make_state(step, size=8):
   key = jax.random.fold_in(jax.random.key(0), step)
+  trainable = {"text/a": jax.random.normal(key, (size, 4))}
   return State(
     step=jnp.asarray(step, jnp.int32),
-    trainable={"text/a": jax.random.normal(key, (size, 4))},
+    trainable=trainable,
     frozen={"vision/b": jnp.ones(3, jnp.bfloat16)},
     optimizer=({"mu": jnp.full(4, step, jnp.float32)}, ()),
+    running={"term": {"mean": jnp.full(2, step, jnp.float32)}},
+    averages={"slow": start_average(jax.tree.map(lambda x: -x, trainable))},
   )
 
 
@@ -253,7 +256,7 @@ def arrays_of_another_step(folder):
       for text in ("", "[]", "{}", "{", "null", '{"digest": 1}', '{"step": 5}')
     ],
     (another_position, ""),
-    (arrays_of_another_step, "checksums: optimizer/0/mu"),
+    (arrays_of_another_step, "checksums: averages/slow/values/text/a"),
   ],
 )
 def test_damage_is_told_and_the_one_before_used(copy, capsys, damage, message):
@@ -382,7 +385,7 @@ import numpy as np
 from mmrl import commands, storage
 from mmrl.machines import processes
 from mmrl.workdir import checkpoint, log
-from mmrl.train.step import State
+from mmrl.train.state import State
 
 flags.FLAGS(sys.argv)
 processes.join(
@@ -396,7 +399,7 @@ def make(step):
   array = jax.make_array_from_callback(
     values.shape, where, lambda part: values[part].astype(np.float32)
   )
-  return State(np.int32(step), {"text/a": array}, {}, ())
+  return State(np.int32(step), {"text/a": array}, {}, (), {}, {})
 
 def same(state):
   found = state.trainable["text/a"]

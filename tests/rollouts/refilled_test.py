@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from unittest import mock
 import zlib
 
 import jax
@@ -18,11 +19,12 @@ from mmrl import data
 from mmrl.data import pipeline
 from mmrl.errors import UserError
 from mmrl.machines import sharding
-from mmrl.rollouts import refill
 from mmrl.rollouts.answers import Answers
+from mmrl.rollouts.refilled import make_exchange, refilled, sources
+from mmrl.rollouts.source import Request, Setup, Source
 from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
-from mmrl.types import Patches, Prefix, Prompt, Rollout
+from mmrl.types import Batch, Patches, Prefix, Prompt
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ from mmrl.types import Patches, Prefix, Prompt, Rollout
 )
 def test_sources_by_hand(kept, fresh, shards, expected):
   kept, fresh = (np.array([c == "1" for c in x]) for x in (kept, fresh))
-  np.testing.assert_array_equal(refill.sources(kept, fresh, shards), expected)
+  np.testing.assert_array_equal(sources(kept, fresh, shards), expected)
 
 
 # Fake batches: P groups of G answers of R tokens.
@@ -62,12 +64,7 @@ def make_layout(devices: int) -> sharding.Layout:
   )
 
 
-@functools.cache
-def make_exchange(devices: int):
-  return refill.make_exchange(make_layout(devices))
-
-
-def numpy_batch(seed: int) -> tuple[Prompt, Rollout]:
+def numpy_batch(seed: int) -> Batch:
   """Random numbers in every leaf; keys and values lead with layers."""
   rng = np.random.default_rng(seed)
 
@@ -97,13 +94,18 @@ def numpy_batch(seed: int) -> tuple[Prompt, Rollout]:
   )
   last = of(real, 4), of(real, 1, 2, 2)
   prefix = Prefix(cache(), cache(), prompt.mask, prompt.next_position, *last)
-  answers = (of(kind, G, R) for kind in (number, bool, real))
-  rollout = Rollout(*answers, of(real, 2, 4), prefix)
-  return prompt, rollout
+  return Batch(
+    prompt=prompt,
+    visual=of(real, 2, 4),
+    tokens=of(number, G, R),
+    mask=of(bool, G, R),
+    fields={"logprobs_sampler": of(real, G, R), "ended": of(bool, G)},
+    prefix=prefix,
+  )
 
 
 def leads_with_layers(path) -> bool:
-  return str(path[-1].name) in ("keys", "values")
+  return getattr(path[-1], "name", "") in ("keys", "values")
 
 
 def on_devices(batch, layout: sharding.Layout):
@@ -119,7 +121,8 @@ def on_devices(batch, layout: sharding.Layout):
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_every_leaf_comes_from_the_right_batch(devices):
-  layout, exchange = make_layout(devices), make_exchange(devices)
+  layout = make_layout(devices)
+  exchange = make_exchange(layout)
   batches = numpy_batch(1), numpy_batch(2)
   old, new = (on_devices(batch, layout) for batch in batches)
   rng = np.random.default_rng(0)
@@ -155,59 +158,88 @@ def score(tokens) -> np.ndarray:
 
 def fake(seed: int, mixed, layout: sharding.Layout) -> Answers:
   """Graded answers; every question is called by its first prompt token."""
-  prompt, rollout = on_devices(numpy_batch(seed), layout)
-  tokens = np.array(layout.local(rollout.tokens))
+  batch = on_devices(numpy_batch(seed), layout)
+  tokens = np.array(layout.local(batch.tokens))
   tokens[..., 1] = np.where(np.asarray(mixed)[:, None], [0, 1], seed % 2)
   mask = np.ones(tokens.shape, bool)
-  rollout = dataclasses.replace(
-    rollout, tokens=layout.put(tokens), mask=layout.put(mask)
+  batch = dataclasses.replace(
+    batch, tokens=layout.put(tokens), mask=layout.put(mask)
   )
-  names = layout.local(prompt.tokens)[:, 0]
+  names = layout.local(batch.prompt.tokens)[:, 0]
   examples = [data.Example(str(x), "?", [], "!") for x in names]
   parts = {
     "accuracy": tokens[..., 1].astype(np.float32),
     "other": score(tokens),
   }
-  return Answers(examples, prompt, rollout, tokens, mask, parts)
+  return Answers(examples, batch, tokens, mask, parts)
 
 
 def check_agree(answers: Answers, layout: sharding.Layout):
   """What the host and what the devices have is of the same groups."""
-  rollout = answers.rollout
-  np.testing.assert_array_equal(answers.tokens, layout.local(rollout.tokens))
-  names = layout.local(answers.prompt.tokens)[:, 0]
+  batch = answers.batch
+  np.testing.assert_array_equal(answers.tokens, layout.local(batch.tokens))
+  names = layout.local(batch.prompt.tokens)[:, 0]
   assert [e.name for e in answers.examples] == [str(x) for x in names]
   accuracy = answers.tokens[..., 1]
   np.testing.assert_array_equal(answers.parts["accuracy"], accuracy)
   np.testing.assert_array_equal(answers.parts["other"], score(answers.tokens))
-  mixed = accuracy[:, 0] != accuracy[:, 1]
-  np.testing.assert_array_equal(answers.mask.all((1, 2)), mixed)
-  np.testing.assert_array_equal(answers.mask.any((1, 2)), mixed)
-  return mixed
+  assert answers.mask.all()
+  return accuracy[:, 0] != accuracy[:, 1]
 
 
-def fill(devices: int, first, *rounds):
-  """Fills a batch from rounds that are given as which groups are mixed."""
-  layout, drawn = make_layout(devices), []
+class Fakes(Source):
+  """Answers of drawings that are given as which groups are mixed."""
 
-  def again(number):
-    drawn.append(number)
-    return fake(10 + number, rounds[number - 1], layout)
+  group = G
 
-  before = fake(10, first, layout)
-  after, values = refill.fill(
-    before,
-    again,
-    layout,
-    make_exchange(devices),
-    rounds=3,
-    reward="accuracy",
+  def __init__(self, drawings, layout: sharding.Layout):
+    self.layout, self.drawings, self.keys = layout, drawings, []
+
+  def collect(self, request: Request):
+    number = len(self.keys)
+    self.keys.append(tuple(np.asarray(jax.random.key_data(request.key))))
+    return fake(10 + number, self.drawings[number], self.layout), {"drawn": 1.0}
+
+
+def fill(devices: int, *drawings):
+  """Fills a batch from drawings, the first one among them."""
+  layout = make_layout(devices)
+  fakes, asked = Fakes(drawings, layout), []
+  setup = Setup(
+    prompts=P,
+    answers=G,
+    length=R,
+    model=small_models.small_config(),
+    layers=(-1,),
+    layout=layout,
+    rewards={"accuracy": True, "other": True},
+    buckets=(1, 1),
+    inner=lambda spec, where: fakes,
   )
-  assert drawn == list(range(1, len(drawn) + 1))
-  assert values["rollout/refills"] == len(drawn)
+  source = refilled(setup, of={}, rounds=3, reward="accuracy")
+  assert (source.group, source.draws) == (G, 3)
+  samples = mock.Mock(data.Samples)
+
+  def more():
+    asked.append(1)
+    return samples
+
+  request = Request(
+    mock.Mock(), samples, jax.random.key(0), more, lambda answers: answers
+  )
+  after, values = source.collect(request)
+  # Every drawing has questions and a key of its own.
+  assert len(fakes.keys) == len(set(fakes.keys)) == len(asked) + 1
+  assert values.pop("drawn") == 1.0
+  assert values["rollout/refills"] == len(asked)
   mixed = check_agree(after, layout)
   assert values["rollout/unfilled"] == pytest.approx((~mixed).mean())
-  return before, after, values
+  # What isn't mixed is dropped, whole groups at a time.
+  chosen, more_values = source.choose(after, {})
+  assert chosen.shape == (P, G) and not more_values
+  np.testing.assert_array_equal(chosen.all(1), mixed)
+  np.testing.assert_array_equal(chosen.any(1), mixed)
+  return fake(10, drawings[0], layout), after, values
 
 
 ALL, NONE, EVEN = np.ones(P, bool), np.zeros(P, bool), np.arange(P) % 2 == 0
@@ -229,7 +261,7 @@ def test_fill(devices, drawings, refills, unfilled, replaced):
   new = (after.tokens != before.tokens).any((1, 2))
   np.testing.assert_array_equal(new, replaced)
   if not refills:
-    assert after.rollout is before.rollout and after.prompt is before.prompt
+    jax.tree.map(np.testing.assert_array_equal, after.batch, before.batch)
 
 
 # Whole steps of the model that ships with the library.
@@ -240,8 +272,8 @@ QUESTIONS, LENGTH, ROUNDS = 4, 10, 2
 def grpo_config():
   """Of four questions with four answers each; SGD."""
   config = config_lib.get_config()
-  del config.losses["kl"], config.probes["reference"]
-  config.model.remat = False
+  del config.losses["kl"]
+  config.models.policy.remat = False
   config.rollout.prompts = config.rollout.answers = QUESTIONS
   config.rollout.length = LENGTH
   config.rollout.temperature = 2.0  # answers differ, whatever the weights
@@ -252,8 +284,9 @@ def grpo_config():
   return config
 
 
-def take(run: run_lib.Run, config, number: int) -> data.Samples:
+def take(run: run_lib.Run, number: int) -> data.Samples:
   """The questions of a drawing."""
+  config = run.config
   start = number * QUESTIONS
   return pipeline.take(
     range(start, start + QUESTIONS),
@@ -266,32 +299,39 @@ def take(run: run_lib.Run, config, number: int) -> data.Samples:
   )
 
 
-def collect_batch(run: run_lib.Run, config):
+def collect_batch(run: run_lib.Run):
   """A batch and what was measured of it."""
   drawn = itertools.count()
 
   def samples():
-    return take(run, config, next(drawn))
+    return take(run, next(drawn))
 
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     batch, values = collect.collect(
-      *(config, run, run.initial_state(), samples(), 1, pool, samples)
+      *(run, run.initial_state(), samples(), 1, pool, samples)
     )
   assert next(drawn) == values.get("rollout/refills", 0) + 1
   assert not [k for k, x in values.items() if not np.isfinite(x)]
   return batch, values
 
 
-def learn(run: run_lib.Run, config, batch, values):
+def learn(run: run_lib.Run, batch, values):
   state = run.initial_state()
-  state, values = loop.learn(config, run, state, batch, values, 1, 0)
+  state, values = loop.learn(run, state, batch, values, 1, 0)
   assert not [k for k, x in values.items() if not np.isfinite(x)]
   return state, values
 
 
 def make_config(rounds: int = ROUNDS):
+  """Without rounds, of a run that never draws again."""
   config = grpo_config()
-  config.rollout.refill.rounds = rounds
+  if rounds:
+    config_lib.wrap_rollout(
+      config, name="refilled", rounds=rounds, reward="accuracy"
+    )
+  else:
+    # Pictures are packed as where groups are exchanged: one by one.
+    config.shares = {"every": 1000, "prompts": 1}
   config.rewards = {
     "accuracy": {"name": "exact_answer", "weight": 2.0},
     "overlong": {
@@ -305,19 +345,18 @@ def make_config(rounds: int = ROUNDS):
 
 
 @functools.cache
-def build() -> run_lib.Run:
-  return run_lib.build_run(make_config(), jax.devices()[:1])
+def build(rounds: int = ROUNDS) -> run_lib.Run:
+  return run_lib.build_run(make_config(rounds), jax.devices()[:1])
 
 
 def step(accuracy, rounds: int = ROUNDS):
   """Collects a batch, with another function for the accuracy."""
-  run = build()
+  run = build(rounds)
   graded = small_models.reward(
     "accuracy", 2.0, lambda text, _, example: accuracy(text, example)
   )
-  rewards = [graded, *run.rewards[1:]]
-  run = dataclasses.replace(run, rewards=rewards)
-  return collect_batch(run, make_config(rounds))
+  _, *others = run.method.rewards
+  return collect_batch(small_models.with_rewards(run, graded, *others))
 
 
 def mixing(places, dull=()):
@@ -355,7 +394,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
   batch, values = step(accuracy)
   drawn = {}
   for number in range(1 + ROUNDS):
-    samples = take(build(), make_config(), number)
+    samples = take(build(), number)
     drawn |= zip(shown(samples.prompt), samples.examples, strict=True)
   assert len(drawn) == (1 + ROUNDS) * QUESTIONS
   mask, rewards = np.asarray(batch.mask), np.asarray(batch.fields["rewards"])
@@ -381,7 +420,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
   assert values["rollout/sampler_scorer_gap"] < 1e-4
   advantages = np.asarray(batch.fields["advantages"])
   np.testing.assert_array_equal(advantages.any(1), ~empty)
-  _, values = learn(build(), make_config(), batch, values)
+  _, values = learn(build(), batch, values)
   assert values["policy/ratio_deviation"] < 1e-5
   assert values["gradient/norm"] > 0
 
@@ -394,7 +433,7 @@ def test_a_batch_of_nothing_changes_nothing():
   assert values["reward/accuracy"] == 1.0 and values["reward/overlong"] < 0
   assert not np.asarray(batch.mask).any()
   assert not np.asarray(batch.fields["advantages"]).any()
-  state, values = learn(build(), make_config(), batch, values)
+  state, values = learn(build(), batch, values)
   assert values["loss/total"] == values["gradient/norm"] == 0
   jax.tree.map(
     np.testing.assert_array_equal,
@@ -436,18 +475,20 @@ def test_every_drawing_has_keys_of_its_own(monkeypatch):
   "path, value, message",
   [
     (
-      "rollout.refill.reward",
+      "rollout.reward",
       "acuracy",
-      r"rollout.refill.reward: expected one of config.rewards that reads"
+      r"config.rollout: reward: expected one of config.rewards that reads"
       " texts, accuracy, found 'acuracy'",
     ),
     (
-      "rollout.refill.reward",
+      "rollout.reward",
       "overlong",
       "that reads texts, accuracy, found 'overlong'",
     ),
-    ("data.lengths", (40, 80), r"one size .* lengths \(40, 80\) and"),
-    ("data.patches", (64, 96), r"one size .* patches \(64, 96\)"),
+    ("rollout.rounds", -1, "rollout: rounds: expected at least 0, found -1"),
+    ("rollout.of.top_p", 1.5, "config.rollout.of: expected .* and 1.5"),
+    ("data.lengths", (40, 80), "one size in config.data.lengths .* 2 and 1"),
+    ("data.patches", (64, 96), "one size .* config.data.patches .* 1 and 2"),
   ],
 )
 def test_a_config_that_cannot_be_refilled(path, value, message):

@@ -9,7 +9,7 @@ import small_models
 
 from mmrl.errors import UserError
 from mmrl.models import parameters
-from mmrl.train import optimizer
+from mmrl.train.parts import make_optimizer
 
 CONSTANT = {"name": "constant_schedule", "value": 0.5}
 
@@ -64,7 +64,7 @@ def test_nothing_left_to_train_is_refused(params):
 
 def test_update_golden():
   # norm 5, clipped to 1: [0.6, 0.8], times -0.5
-  transform = optimizer.make({"name": "sgd"}, CONSTANT, 1.0)
+  transform = make_optimizer({"name": "sgd"}, CONSTANT, 1.0)
   params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
   gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
   updates, _ = transform.update(gradient, transform.init(params), params)
@@ -73,7 +73,7 @@ def test_update_golden():
 
 
 def test_infinite_norm_clips_nothing():
-  transform = optimizer.make({"name": "sgd"}, CONSTANT, float("inf"))
+  transform = make_optimizer({"name": "sgd"}, CONSTANT, float("inf"))
   params, gradient = {"a": jnp.zeros(1)}, {"a": jnp.array([3000.0])}
   updates, _ = transform.update(gradient, transform.init(params), params)
   np.testing.assert_allclose(updates["a"], [-1500.0], rtol=1e-6)
@@ -86,7 +86,7 @@ def test_schedule_counts_updates():
     "end_value": 1.0,
     "transition_steps": 2,
   }
-  transform = optimizer.make({"name": "sgd"}, schedule, float("inf"))
+  transform = make_optimizer({"name": "sgd"}, schedule, float("inf"))
   params, gradient = {"a": jnp.zeros(1)}, {"a": jnp.ones(1)}
   state, rates = transform.init(params), []
   for _ in range(4):
@@ -97,7 +97,7 @@ def test_schedule_counts_updates():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_and_updates_keep_the_type_of_the_parameters(dtype):
-  transform = optimizer.make(
+  transform = make_optimizer(
     {"name": "adamw", "weight_decay": 0.01}, CONSTANT, 1.0
   )
   params = {"a": jnp.ones(3, dtype)}

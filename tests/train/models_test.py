@@ -1,4 +1,4 @@
-"""Tests of on-policy distillation: a teacher in a run."""
+"""Tests of the models of a run: teachers, of on-policy distillation."""
 
 import concurrent.futures
 import dataclasses
@@ -19,8 +19,10 @@ from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
 from mmrl.models.config import ModelConfig
 from mmrl.train import collect, loop
+from mmrl.train import models as models_lib
+from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
-from mmrl.train import teacher as teacher_lib
+from mmrl.train import step as step_lib
 from mmrl.types import Attention, Logits, map_prompts
 
 PROMPTS, ANSWERS, LENGTH = 8, 2, 6
@@ -42,21 +44,24 @@ ONE, OWN = (1, 1, 1), (1, 4, 2)
 def make_config(path: str = "tiny", terms=tuple(TERMS)):
   """Distillation alone, of the model that ships with the library."""
   config = config_lib.get_config()
-  config.model.remat = False
+  config.models.policy.remat = False
   config.rollout.update(prompts=PROMPTS, answers=ANSWERS, length=LENGTH)
   config.train.minibatches = 1
   config.shares.every = 0
   config.optimizer = {"name": "sgd"}
   config.schedule.value = 0.1
-  config.teacher.path = path
-  config.probes = {name: {"name": name} for name in ("behaviour", "teacher")}
+  if path:
+    config.models.teacher = {"name": "Directory", "path": path}
   config.losses = {name: TERMS[name] for name in terms}
   return config
 
 
 def on_mesh(config, mesh, teacher=ONE):
+  """With a mesh of the teacher's own, or on the run's."""
   config.mesh = dict(zip(sharding.AXES, mesh, strict=True))
-  config.teacher.mesh = dict(zip(sharding.AXES, teacher, strict=True))
+  if teacher:
+    mesh_of_teacher = dict(zip(sharding.AXES, teacher, strict=True))
+    config.models.teacher.mesh = mesh_of_teacher
   return config
 
 
@@ -107,12 +112,14 @@ def distilled(path: str, mesh=ONE, teacher=ONE, accumulate=1):
   config = on_mesh(make_config(path), mesh, teacher)
   config.train.accumulate = accumulate
   run = run_lib.build_run(config, jax.devices()[: int(np.prod(mesh))])
-  questions = loop.read_questions(config, run)
+  questions = loop.read_questions(run)
   samples, state = next(questions), run.initial_state()
   questions.close()
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    batch, _ = collect.collect(config, run, state, samples, 1, pool)
-  state, metrics = run.programs.update(state, batch, np.int32(0))
+    batch, _ = collect.collect(
+      run, state, samples, 1, pool, small_models.no_more
+    )
+  state, metrics = run.programs.update(state, run.fixed, batch, np.int32(0))
   return run, batch, state, jax.device_get(metrics)
 
 
@@ -127,7 +134,7 @@ def test_a_teacher_that_is_the_student_teaches_nothing():
   """
   run, batch, _, metrics = distilled("tiny")
   assert batch.mask.sum() > PROMPTS * ANSWERS
-  assert run.params_teacher is not run.params
+  assert run.fixed["teacher"] is not run.params
   *_, taught = distilled(another())
   for name in ("loss/distillation", "loss/attention", "gradient/norm"):
     assert taught[name] > 1e-2, name
@@ -155,14 +162,17 @@ def test_a_teacher_of_another_size():
 
 
 @pytest.mark.full
-def test_the_teachers_mesh_changes_nothing():
-  """Its own mesh of eight devices, beside another one of the student."""
+@pytest.mark.parametrize(("teacher", "parts"), [(OWN, 8), (None, 4)])
+def test_the_teachers_mesh_changes_nothing(teacher, parts):
+  """Its own mesh of eight devices beside another one of the policy; or that."""
   _, batch, after, metrics = distilled(another())
-  run, ours, state, measured = distilled(another(), (2, 2, 2), OWN, 2)
-  assert dict(run.teacher_layout.mesh.shape) != dict(run.layout.mesh.shape)
-  kernel = run.params_teacher["text"]["head"]["kernel"]
+  run, ours, state, measured = distilled(another(), (2, 2, 2), teacher, 2)
+  own = run.method.models["teacher"].layout
+  apart = dict(own.mesh.shape) != dict(run.layout.mesh.shape)
+  assert apart == bool(teacher) == bool(run.programs.probes_apart)
+  kernel = run.fixed["teacher"]["text"]["head"]["kernel"]
   (shape,) = {shard.data.shape for shard in kernel.addressable_shards}
-  assert np.prod(shape) * 8 == kernel.size
+  assert np.prod(shape) * parts == kernel.size
   np.testing.assert_array_equal(ours.tokens, batch.tokens)
   for name in ("logits_teacher", "attention_teacher"):
     for one, two in zip(
@@ -171,7 +181,8 @@ def test_the_teachers_mesh_changes_nothing():
       np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5, err_msg=name)
   taught = ours.fields["logits_teacher"]
   assert taught.hidden.sharding.is_equivalent_to(run.layout.prompts, 4)
-  assert taught.head.sharding.is_equivalent_to(run.layout.everywhere, 2)
+  if teacher:
+    assert taught.head.sharding.is_equivalent_to(run.layout.everywhere, 2)
   for name, value in metrics.items():
     np.testing.assert_allclose(
       measured[name], value, rtol=2e-4, atol=1e-6, err_msg=name
@@ -184,21 +195,30 @@ def test_the_teachers_mesh_changes_nothing():
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("mesh", [ONE, None])
 @pytest.mark.parametrize("terms", [["distillation"], ["attention"], [*TERMS]])
-def test_what_no_loss_names_is_not_there(terms):
-  config = on_mesh(make_config(terms=terms), ONE)
-  parts = run_lib.build_parts(
-    config,
-    tiny().config,
-    sharding.on_one(jax.devices()[0]),
-    teacher_lib.architecture(config, tiny().config),
+def test_what_no_loss_names_is_not_there(terms, mesh):
+  config = on_mesh(make_config(terms=terms), ONE, mesh)
+  layout = sharding.on_one(jax.devices()[0])
+  parts = parts_lib.build_parts(
+    config, tiny().config, layout, {"teacher": tiny().config}
   )
   run, batch, _, _ = distilled("tiny")
-  found = jax.eval_shape(
-    parts.programs.teach, run.params_teacher, batch.prompt, batch.tokens
-  )
+  if mesh:
+    found = jax.eval_shape(
+      parts.programs.probes_apart["teacher"],
+      run.fixed["teacher"],
+      step_lib.for_probes_apart(batch, layout),
+    )
+  else:
+    assert not parts.programs.probes_apart
+    found, _ = jax.eval_shape(
+      parts.programs.probe, run.initial_state(), run.fixed, batch
+    )
   names = {"distillation": "logits_teacher", "attention": "attention_teacher"}
-  assert set(found) == {names[term] for term in terms}
+  assert {name for name in found if name.endswith("teacher")} == {
+    names[term] for term in terms
+  }
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
@@ -209,9 +229,14 @@ def test_published_models_teach_those_of_their_family(family):
   small, large = (
     directory.public_config(f"Qwen/{name}-{size}-Instruct") for size in sizes
   )
-  teacher_lib.check(small, large)
+
+  def bind(teacher: ModelConfig):
+    layout = sharding.on_one(jax.devices()[0])
+    return models_lib.bind(make_config(), small, layout, {"teacher": teacher})
+
+  assert bind(large)["teacher"].config.text == large.text
   with pytest.raises(UserError, match=f"found family qwen2_vl .* {family};"):
-    teacher_lib.check(small, directory.public_config("Qwen/Qwen2-VL-7B"))
+    bind(directory.public_config("Qwen/Qwen2-VL-7B"))
 
 
 def changed(part: str = "", **fields):
@@ -238,28 +263,30 @@ def changed(part: str = "", **fields):
   [
     (
       lambda: changed("processor", tokenizer=small_models.make_tokenizer()),
-      "expected the student's tokenizer, found another vocabulary",
+      "expected the policy's tokenizer, found another vocabulary",
     ),
     (
       lambda: changed("vision", patch_size=16, window_size=64),
-      "found patch_size 16 where the student has 8",
+      "found patch_size 16 where the policy has 8",
     ),
     (
       lambda: changed("vision", window_size=64),
-      "found window_size 64 where the student has 32",
+      "found window_size 64 where the policy has 32",
     ),
     (
       lambda: changed(vision_end_token_id=3),
-      "found vision_end_token_id 3 where the student has 376",
+      "found vision_end_token_id 3 where the policy has 376",
     ),
     (
       lambda: changed("picture", mean=(0.5, 0.5, 0.5)),
-      r"expected pictures normalised as the student's, found mean \(0.5, 0.5",
+      r"expected pictures normalised as the policy's, found mean \(0.5, 0.5",
     ),
   ],
 )
-def test_a_teacher_that_cannot_read_what_the_student_does(change, message):
-  refused(on_mesh(make_config(change()), ONE), f"teacher.path: .*{message}")
+def test_a_teacher_that_cannot_read_what_the_policy_does(change, message):
+  refused(
+    on_mesh(make_config(change()), ONE), f"models.teacher.path: .*{message}"
+  )
 
 
 def refused(config, message, devices=1):
@@ -280,31 +307,58 @@ def refused(config, message, devices=1):
 def test_a_mesh_of_the_teacher_that_cannot_be(mesh, message):
   config = on_mesh(make_config(), (4, 1, 2), mesh)
   config.rollout.prompts = 4
-  refused(config, "teacher." + message, 8)
+  refused(config, "models.teacher." + message, 8)
 
 
 def test_a_teacher_of_another_type():
   for field in ("dtype", "param_dtype"):
     config = on_mesh(make_config(), ONE)
-    config.teacher[field] = "int8"
-    refused(config, f"teacher.{field}: expected 'float32' or .* found 'int8'")
+    config.models.teacher[field] = "int8"
+    message = f"{field}: expected one of 'float32', .* found 'int8'"
+    refused(config, f"models.teacher.{message}")
 
 
 def test_a_layer_that_the_teacher_lacks():
   config = on_mesh(make_config(another()), ONE)
   config.attention.layers = (3,)
-  refused(config, "attention.layers: .* the teacher's 2-layer decoder, found")
+  refused(
+    config,
+    "attention.layers: expected layers of model 'teacher', a 2-layer decoder,",
+  )
 
 
 def test_a_method_that_lacks_its_teacher():
-  config = on_mesh(make_config(terms=["distillation"]), ONE)
-  del config.probes["teacher"]
-  refused(config, "losses.distillation: .* logits_teacher,.* add probe 'teach")
+  policy = {"policy": config_lib.get_config().losses.policy}
+  config = make_config("", terms=["distillation"])
+  message = "logits_teacher,.* add a model 'teacher' to config.models"
+  refused(config, f"losses.distillation: .* {message}")
   config = on_mesh(make_config(), ONE)
-  config.losses = {"policy": config_lib.get_config().losses.policy}
-  refused(config, "teacher.path: expected probe 'teacher' and a loss that read")
-  config = on_mesh(make_config(""), ONE)
-  refused(config, "probes.teacher: .*; set config.teacher.path")
+  config.losses = policy
+  refused(
+    config,
+    "models.teacher: expected .* reads params_teacher or logits_teacher or"
+    " attention_teacher, found none; take the model out",
+  )
+  config.probes.teacher = {"name": "teacher"}
+  refused(config, "probes.teacher: .* found none; take the probe out")
+  config = make_config("")
+  config.losses = policy
+  config.probes.teacher = {"name": "teacher"}
+  refused(config, "probes.teacher: .*; add a model 'teacher' to config.models")
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"decay": 1.0}, r"average: expected decay in \[0, 1\) .* found 1.0 and 1"),
+    ({"every": 0}, "average: expected .* every of at least 1, found 0.999 and"),
+    ({"path": "tiny"}, "average: Average has no option path"),
+  ],
+)
+def test_an_average_that_cannot_be(options, message):
+  config = make_config("")
+  config.models.average = {"name": "Average", **options}
+  refused(config, f"models.{message}")
 
 
 def make_tree(layout):

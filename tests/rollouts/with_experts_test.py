@@ -7,20 +7,20 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 import small_models
 
+from mmrl import config as config_lib
 from mmrl import data
 from mmrl.advantages import expert_group_normalised
 from mmrl.errors import UserError
 from mmrl.machines import sharding
-from mmrl.rollouts import experts
 from mmrl.rollouts.answers import Answers
+from mmrl.rollouts.with_experts import append, choose
 from mmrl.train import run as run_lib
-from mmrl.types import Prefix, Prompt, Rollout
-from rollouts.refill_test import (
+from mmrl.types import Batch, Prefix, Prompt
+from rollouts.refilled_test import (
   LENGTH,
   QUESTIONS,
   collect_batch,
@@ -47,16 +47,17 @@ class FakeExperts(data.Experts):
 def fake_answers(layout: sharding.Layout) -> Answers:
   tokens = np.array([[[1, 2, 3], [1, 2, 0]], [[4, 0, 0], [4, 4, 0]]], np.int32)
   logprobs = -tokens.astype(np.float32)
-  rollout = Rollout(
+  ended = np.array([[True, False], [False, True]])
+  batch = Batch(
+    prompt=Prompt(*7 * [None]),
+    visual=None,
     tokens=layout.put(tokens),
     mask=layout.put(tokens > 0),
-    logprobs=layout.put(logprobs),
-    visual=None,
+    fields=layout.put({"ended": ended, "logprobs_sampler": logprobs}),
     prefix=Prefix(*5 * [None]),
   )
   examples = [data.Example(name, "?", [], "!") for name in "ab"]
-  prompt = Prompt(*7 * [None])
-  return Answers(examples, prompt, rollout, tokens, tokens > 0)
+  return Answers.of(examples, batch, layout)
 
 
 def make_layout(devices: int) -> sharding.Layout:
@@ -68,33 +69,30 @@ def make_layout(devices: int) -> sharding.Layout:
 def test_append_by_hand(devices):
   layout = make_layout(devices)
   answers = fake_answers(layout)
-  # The second group was dropped.
-  mask = answers.mask & np.array([True, False])[:, None, None]
-  answers = dataclasses.replace(answers, mask=mask)
-  found = experts.append(answers, FakeExperts(), layout)
+  found = append(answers, FakeExperts(), layout)
   expected = [
     [[1, 2, 3], [1, 2, 0], [7, 8, 9], [7, 8, 0]],
     [[4, 0, 0], [4, 4, 0], [5, 0, 0], [0, 0, 0]],
   ]
-  np.testing.assert_array_equal(found.tokens, expected)
-  whole = np.array(expected) > 0
-  np.testing.assert_array_equal(found.mask[:, :2], mask)
-  np.testing.assert_array_equal(found.mask[:, 2:], whole[:, 2:])
-  rollout = found.rollout
-  np.testing.assert_array_equal(rollout.tokens, expected)
-  np.testing.assert_array_equal(rollout.mask, whole)
-  np.testing.assert_array_equal(rollout.expert, 2 * [[0, 0, 1, 1]])
-  old = answers.rollout.logprobs
-  np.testing.assert_array_equal(rollout.logprobs[:, :2], old)
-  np.testing.assert_array_equal(rollout.logprobs[:, 2:], 0)
-  for x in (rollout.tokens, rollout.mask, rollout.logprobs, rollout.expert):
+  batch, whole = found.batch, np.array(expected) > 0
+  for x in (found, batch):
+    np.testing.assert_array_equal(x.tokens, expected)
+    np.testing.assert_array_equal(x.mask, whole)
+  fields = batch.fields
+  assert set(fields) == {"ended", "logprobs_sampler", "sampled"}
+  np.testing.assert_array_equal(fields["sampled"], 2 * [[1, 1, 0, 0]])
+  # A trajectory has its end; what is no trajectory has none.
+  np.testing.assert_array_equal(fields["ended"], [[1, 0, 1, 1], [0, 1, 1, 0]])
+  old, logprobs = answers.batch.fields, fields["logprobs_sampler"]
+  np.testing.assert_array_equal(logprobs[:, :2], old["logprobs_sampler"])
+  np.testing.assert_array_equal(logprobs[:, 2:], 0)
+  for x in (batch.tokens, batch.mask, *fields.values()):
     assert x.sharding.is_equivalent_to(layout.prompts, x.ndim)
 
 
 SETTINGS = {
-  "count": 2,
   "accuracy": "accuracy",
-  "format": "format",
+  "form": "format",
   "solved": 0.5,
   "quantile": 0.0,
 }
@@ -130,7 +128,8 @@ LOGPROBS = np.log(
       0.4,
     ),
     ({"format": [[1, 1, 0, 1], [1, 1, 0, 1]]}, (), [[0, 1], [0, 0]], 0.5, 0.25),
-    ({"format": ""}, (), [[1, 1], [1, 0]], 1.0, 0.5),
+    # Without a reward for the form, none is read.
+    ({"form": ""}, (), [[1, 1], [1, 0]], 1.0, 0.5),
     ({"accuracy": np.zeros((2, 4))}, (), [[0, 0], [0, 0]], 0.0, 0.0),
     # A group that was dropped has no expert, nor counts in a quantile.
     ({}, (0,), [[0, 0], [1, 0]], 0.5, 1.0),
@@ -140,24 +139,16 @@ LOGPROBS = np.log(
 def test_choose_by_hand(changes, dropped, kept, used, probability):
   changes, parts = dict(changes), {}
   for name, default in (("accuracy", RIGHT), ("format", np.ones((2, 4)))):
-    given = isinstance(changes.get(name), str)  # a setting, to read no part
-    value = np.zeros((2, 4)) if given else changes.pop(name, default)
-    parts[name] = np.array(value, np.float32)
-  settings = SETTINGS | changes
+    parts[name] = np.array(changes.pop(name, default), np.float32)
   layout = make_layout(1)
-  answers = experts.append(fake_answers(layout), FakeExperts(), layout)
-  mask = answers.mask.copy()
-  mask[list(dropped), :2] = False
-  parts = {name: np.array(x, np.float32) for name, x in parts.items()}
-  answers = dataclasses.replace(answers, mask=mask, parts=parts)
+  answers = append(fake_answers(layout), FakeExperts(), layout)
+  answers = dataclasses.replace(answers, parts=parts)
+  chosen = np.ones((2, 2), bool)
+  chosen[list(dropped)] = False
   own = np.full((2, 2, 3), np.nan)
   logprobs = np.concatenate([own, LOGPROBS], axis=1).astype(np.float32)
-  found, values = experts.choose(
-    answers, logprobs, ml_collections.ConfigDict(settings)
-  )
-  np.testing.assert_array_equal(found.mask[:, :2], mask[:, :2])
-  expected = mask[:, 2:] & np.array(kept, bool)[..., None]
-  np.testing.assert_array_equal(found.mask[:, 2:], expected)
+  found, values = choose(answers, chosen, logprobs, **SETTINGS | changes)
+  np.testing.assert_array_equal(found, np.array(kept, bool))
   assert values == pytest.approx(
     {"experts/used": used, "experts/probability": probability}
   )
@@ -201,13 +192,25 @@ def path(tmp_path_factory):
 
 
 @functools.cache
-def make_config(path: str = ""):
-  """GRPO, or with a file of experts TGRL."""
+def make_config(path: str = "", rounds: int = 0):
+  """GRPO, or with a file of experts TGRL; groups may be drawn again."""
   config = grpo_config()
   config.rewards.accuracy.weight = 1.0
   config.shares = {"every": 1000, "prompts": 1}
+  if rounds:
+    config_lib.wrap_rollout(
+      config, name="refilled", rounds=rounds, reward="accuracy"
+    )
   if path:
-    config.experts.update({"path": path, "count": COUNT, "solved": 1.0})
+    config_lib.wrap_rollout(
+      config,
+      name="with_experts",
+      path=path,
+      accuracy="accuracy",
+      format="format",
+      count=COUNT,
+      solved=1.0,
+    )
     config.advantage = {"name": "expert_group_normalised"}
     config.losses.policy = {
       "name": "expert_shaped",
@@ -218,23 +221,19 @@ def make_config(path: str = ""):
 
 
 @functools.cache
-def build(path: str = "") -> run_lib.Run:
-  return run_lib.build_run(make_config(path), jax.devices()[:1])
+def build(path: str = "", rounds: int = 0) -> run_lib.Run:
+  return run_lib.build_run(make_config(path, rounds), jax.devices()[:1])
 
 
-def one_step(path: str = "", rounds: int = 0, **changes):
-  """Batch, parameters and metrics of one update of a changed run."""
-  run, config = build(path), make_config(path).copy_and_resolve_references()
-  config.rollout.refill.rounds = rounds
-
-  run = dataclasses.replace(run, **changes)
-  batch, values = collect_batch(run, config)
-  state, values = learn(run, config, batch, values)
+def one_step(run: run_lib.Run):
+  """Batch, parameters and metrics of one update."""
+  batch, values = collect_batch(run)
+  state, values = learn(run, batch, values)
   return jax.device_get(batch), jax.device_get(state.trainable), values
 
 
-def half_right(run: run_lib.Run, right=(), wrong=()):
-  """Rewards: the experts' texts are right in `FILE`, and half of all others.
+def half_right(run: run_lib.Run, right=(), wrong=()) -> run_lib.Run:
+  """The run where experts' texts are right in `FILE`, and half of all others.
 
   To the questions `right` is any answer right that isn't empty, to `wrong` none
   but the experts'.
@@ -250,24 +249,26 @@ def half_right(run: run_lib.Run, right=(), wrong=()):
       return float(length > 0)
     return float(zlib.crc32(text.encode()) % 2 and number not in wrong)
 
-  return [small_models.reward("accuracy", 1.0, accuracy), *run.rewards[1:]]
+  graded = small_models.reward("accuracy", 1.0, accuracy)
+  _, *others = run.method.rewards
+  return small_models.with_rewards(run, graded, *others)
 
 
 def check_advantages(batch):
   """They are those of sampled answers and experts together."""
-  rewards, expert, found = (
-    jnp.asarray(batch.fields[x]) for x in ("rewards", "expert", "advantages")
+  rewards, sampled, found = (
+    jnp.asarray(batch.fields[x]) for x in ("rewards", "sampled", "advantages")
   )
-  expected = expert_group_normalised(rewards, jnp.asarray(batch.mask), expert)
+  expected = expert_group_normalised(rewards, jnp.asarray(batch.mask), sampled)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_experts_are_the_last_of_each_group(path):
-  batch, trainable, values = one_step(path)
   run = build(path)
+  batch, trainable, values = one_step(run)
   assert batch.tokens.shape == (QUESTIONS, GROUP + COUNT, LENGTH)
   np.testing.assert_array_equal(
-    batch.fields["expert"], QUESTIONS * [[0] * GROUP + [1] * COUNT]
+    batch.fields["sampled"], QUESTIONS * [[1] * GROUP + [0] * COUNT]
   )
   own, others = batch.mask[:, :GROUP], batch.mask[:, GROUP:]
   assert own.any(-1).all()
@@ -297,18 +298,11 @@ def test_experts_are_the_last_of_each_group(path):
 
 
 @pytest.mark.full
-def test_no_expert_kept_is_grpo(path, tmp_path):
+def test_no_expert_kept_is_grpo(tmp_path):
   """Sampled answers are those of the run without a file, and so is the step."""
-  rewards = half_right(build())
-  nothing = data.Experts(
-    write(tmp_path, "wrong.jsonl", WRONG),
-    known=build(path).train_source.names(),
-    processor=build(path).processor,
-    length=LENGTH,
-    count=COUNT,
-  )
-  batch, trainable, values = one_step(path, rewards=rewards, experts=nothing)
-  plain, expected, before = one_step(rewards=rewards)
+  wrong = build(write(tmp_path, "wrong.jsonl", WRONG))
+  batch, trainable, values = one_step(half_right(wrong))
+  plain, expected, before = one_step(half_right(build()))
   np.testing.assert_array_equal(batch.tokens[:, :GROUP], plain.tokens)
   np.testing.assert_array_equal(batch.mask[:, :GROUP], plain.mask)
   assert not batch.mask[:, GROUP:].any() and values["experts/used"] == 0
@@ -336,8 +330,8 @@ def test_no_expert_kept_is_grpo(path, tmp_path):
 
 def test_with_groups_that_are_drawn_again(path):
   """A group that is dropped has no expert; the others have theirs."""
-  rewards = half_right(build(path), right=(0,), wrong=(1, 4, 5, 6, 7))
-  batch, _, values = one_step(path, rounds=1, rewards=rewards)
+  run = half_right(build(path, 1), right=(0,), wrong=(1, 4, 5, 6, 7))
+  batch, _, values = one_step(run)
   accuracy = batch.fields["rewards"][:, :GROUP] >= 1
   # The first ones are graded as they were before they were dropped.
   assert accuracy[0].all() and not accuracy[1].any()
@@ -359,17 +353,18 @@ def test_with_groups_that_are_drawn_again(path):
     (
       "accuracy",
       "exact",
-      r"experts.accuracy: expected one of config.rewards, accuracy, format,"
-      " found 'exact'",
+      r"config.rollout: accuracy: expected one of config.rewards, accuracy,"
+      " format, found 'exact'",
     ),
-    ("accuracy", "", r"experts.accuracy: expected one of .*, found ''"),
-    ("format", "exact", r"experts.format: expected one of .*, found 'exact'"),
-    ("solved", 7.0, r"config.experts: solved must be in \(0, 1\], got 7.0"),
-    ("quantile", 1.5, r"config.experts: quantile must be in \[0, 1\), got 1.5"),
+    ("accuracy", "", r"rollout: accuracy: expected one of .*, found ''"),
+    ("format", "exact", r"rollout: format: expected one of .*, found 'exact'"),
+    ("count", 0, r"config.rollout: count: expected at least 1, found 0"),
+    ("solved", 7.0, r"config.rollout: solved must be in \(0, 1\], got 7.0"),
+    ("quantile", 1.5, r"config.rollout: quantile must be in \[0, 1\), got 1.5"),
   ],
 )
 def test_settings_that_cannot_be(field, value, message, path):
   config = make_config(path).copy_and_resolve_references()
-  config.experts[field] = value
+  config.rollout[field] = value
   with pytest.raises(UserError, match=message):
     run_lib.build_run(config, jax.devices()[:1])
