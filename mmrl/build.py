@@ -116,7 +116,8 @@ def construct(
   signature = inspect.signature(function)
   parameters = [p for p in signature.parameters.values() if p.name not in fixed]
   _check_options(function, options, parameters, where)
-  return function(**options, **fixed)
+  with errors.of_field(where):
+    return function(**options, **fixed)
 
 
 def resolve(

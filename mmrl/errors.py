@@ -14,8 +14,13 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def of_field(where: str) -> Iterator[None]:
-  """Prefixes a `UserError` raised inside with a field of the config."""
+  """Prefixes a `UserError` raised inside with a field of the config.
+
+  One that names a field already is raised as it is.
+  """
   try:
     yield
   except UserError as error:
+    if str(error).startswith("config."):
+      raise
     raise UserError(f"{where}: {error}") from error
