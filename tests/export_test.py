@@ -123,7 +123,7 @@ def test_checkpoint_of_another_model(run, tmp_path):
   """The run's config was changed by hand, or its model replaced."""
   settings = json.loads(pathlib.Path(run.path, "config.json").read_text())
   other = train(tmp_path, small_models.small_config())
-  settings["model"]["path"] = other.source
+  settings["models"]["policy"]["path"] = other.source
   path = tmp_path / "mixed"
   path.mkdir()
   (path / "config.json").write_text(json.dumps(settings))

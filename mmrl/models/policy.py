@@ -1,16 +1,28 @@
 """Two policies of a model: over tokens, and over positions to attend to.
 
 Behaviour, current, reference and teacher all go through `score`, at the same
-precision, or a divergence between them would measure noise.
+precision, or a divergence between them would measure noise. `Forward` is a
+model bound to its parameters, for passes of a function's own.
 """
+
+import dataclasses
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from mmrl.models import rows, vlm, vocabulary
+from mmrl.models import rows, tower, vlm, vocabulary
 from mmrl.models.config import ModelConfig
-from mmrl.types import Attention, Logits, Prefix, PyTree, Scores
+from mmrl.types import (
+  Attention,
+  Logits,
+  Output,
+  Patches,
+  Prefix,
+  Prompt,
+  PyTree,
+  Scores,
+)
 
 
 def token_logits(
@@ -103,3 +115,44 @@ def score(
   if isinstance(output.attention, Attention):
     attention = rows.attention_policy(output.attention, row=attention_row)
   return Scores(logprobs, entropies, attention, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+  """The functions of a model with its parameters and architecture filled in.
+
+  A loss term that names `forward` differentiates through what it calls.
+
+  Attributes:
+    params: the parameters.
+    config: the architecture.
+  """
+
+  params: PyTree
+  config: ModelConfig
+
+  def vision(self, patches: Patches) -> Float[Array, "B N E"]:
+    """Encodes pictures; see `models.vision`."""
+    return tower.vision(self.params, self.config, patches)
+
+  def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+    """Embeds tokens; see `models.embed`."""
+    return vlm.embed(self.params, self.config, tokens)
+
+  def prefill(
+    self, prompt: Prompt, visual: Float[Array, "B N E"], **options
+  ) -> Prefix:
+    """Prefills prompts; see `models.prefill`."""
+    return vlm.prefill(self.params, self.config, prompt, visual, **options)
+
+  def extend(
+    self, prefix: Prefix, inputs: Float[Array, "P G R D"], **options
+  ) -> Output:
+    """Runs answers after a prefix; see `models.extend`."""
+    return vlm.extend(self.params, self.config, prefix, inputs, **options)
+
+  def score(
+    self, prefix: Prefix, tokens: Int[Array, "P G R"], **options
+  ) -> Scores:
+    """Scores answers after a prefix; see `models.score`."""
+    return score(self.params, self.config, prefix, tokens, **options)

@@ -8,6 +8,7 @@ import math
 import time
 
 import jax
+from jaxtyping import Array
 
 from mmrl import data
 from mmrl.advantages.group import informative_groups
@@ -65,14 +66,8 @@ def collect(
   probed = pool.submit(_end, (measured, batch.fields))
   answers = _grade_on_devices(run, state, grade(answers), batch)
   values |= _reward_metrics(run, answers, batch)
-  chosen, more_values = run.source.choose(
-    answers,
-    {name: run.layout.local(batch.fields[name]) for name in run.source.reads},
-  )
+  mask, more_values = _choose(run, answers, batch)
   values |= more_values
-  mask = batch.mask
-  if chosen is not None:
-    mask = run.layout.put(answers.mask & chosen[..., None])
   rewarded = time.perf_counter()
   batch = dataclasses.replace(
     batch,
@@ -125,6 +120,18 @@ def _grade_on_devices(
     for reward in read
   }
   return dataclasses.replace(answers, parts={**answers.parts, **parts})
+
+
+def _choose(
+  run: Run, answers: Answers, batch: Batch
+) -> tuple[Array, dict[str, float]]:
+  """Returns the mask of the answers that are learned from, and measures."""
+  local = run.layout.local
+  fields = {name: local(batch.fields[name]) for name in run.source.reads}
+  chosen, values = run.source.choose(answers, fields)
+  if chosen is None:
+    return batch.mask, values
+  return run.layout.put(answers.mask & chosen[..., None]), values
 
 
 def _reward_metrics(

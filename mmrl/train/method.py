@@ -99,14 +99,8 @@ def bind(
   ]
   terms = objective.resolve_terms(specs["losses"])
   advantage = _Slot(advantages, specs["advantage"], "config.advantage")
-  wanted = [n for slot in (*graded.values(), *weighing) for n in slot.required]
-  wanted += [n for term in terms for n in build.required(term.function)]
+  wanted = _wanted([*graded.values(), *weighing], terms, advantage, source)
   advantaged = "advantages" in wanted
-  wanted += advantage.required if advantaged else []
-  wanted += source.reads
-  wanted += [n for one in source.measures for n in build.required(one)]
-  wanted += [n for name in wanted for n in names.DERIVED.get(name, ())]
-
   by_name = [f"params_{name}" for name in models]
   to_probes = [
     *names.given(names.PROBES),
@@ -130,12 +124,7 @@ def bind(
   found_advantage = None
   if advantaged:
     found_advantage = advantage.bind(provided(names.ADVANTAGES), remedies)
-    if "sampled" in fields and "sampled" not in found_advantage.needs:
-      raise UserError(
-        "config.advantage: expected one that reads `sampled`, such as"
-        " expert_group_normalised, as groups also have answers that the policy"
-        f" didn't sample; found {found_advantage.name}"
-      )
+    _check_sampled(found_advantage, fields)
   method = Method(
     probes=bound,
     probes_apart={},
@@ -151,12 +140,7 @@ def bind(
       Reward(
         name,
         weights_of_rewards[name],
-        slot.bind(
-          [*names.given(names.TEXTS), "ended"]
-          if _on_host(slot)
-          else provided(names.REWARDS),
-          remedies,
-        ),
+        slot.bind(provided(_slot_of_reward(slot)), remedies),
       )
       for name, slot in graded.items()
     ],
@@ -173,6 +157,35 @@ def bind(
   return _without_unread(method, source, specs["probes"])
 
 
+def _wanted(
+  slots: Sequence[_Slot],
+  terms: Sequence[objective.Resolved],
+  advantage: _Slot,
+  source: Source,
+) -> list[str]:
+  """Returns the names that a run's functions, but for its probes, need."""
+  wanted = [name for slot in slots for name in slot.required]
+  wanted += [n for term in terms for n in build.required(term.function)]
+  wanted += advantage.required if "advantages" in wanted else []
+  wanted += source.reads
+  wanted += [n for one in source.measures for n in build.required(one)]
+  return wanted + [n for name in wanted for n in names.DERIVED.get(name, ())]
+
+
+def _check_sampled(advantage: build.Bound, fields: Sequence[str]) -> None:
+  """Checks that advantages tell apart what mixed groups hold.
+
+  Raises:
+    UserError: if they don't.
+  """
+  if "sampled" in fields and "sampled" not in advantage.needs:
+    raise UserError(
+      "config.advantage: expected one that reads `sampled`, such as"
+      " expert_group_normalised, as groups also have answers that the policy"
+      f" didn't sample; found {advantage.name}"
+    )
+
+
 def _resolve_rewards(
   specs: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, _Slot], dict[str, float]]:
@@ -185,6 +198,10 @@ def _resolve_rewards(
     weights[name] = spec.pop("weight")
     slots[name] = _Slot(rewards, spec, where)
   return slots, weights
+
+
+def _slot_of_reward(slot: _Slot) -> str:
+  return names.TEXTS if _on_host(slot) else names.REWARDS
 
 
 def _on_host(slot: _Slot) -> bool:

@@ -14,7 +14,7 @@ from mmrl import build
 from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
-from mmrl.models.forward import Forward
+from mmrl.models.policy import Forward
 from mmrl.names import SCORES
 from mmrl.probes.policies import Scorer
 from mmrl.rollouts.answers import Reward

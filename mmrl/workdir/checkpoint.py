@@ -350,8 +350,9 @@ def _check_same(
   Where only a model's parameters are wanted, those of loss terms don't count.
   """
   whole = "step" in wanted
-  for part in wanted:
-    if part == "step":
+  # Parameters come first: what else there is follows from them.
+  for part in ("trainable", "frozen", "optimizer", "running", "averages"):
+    if part not in wanted:
       continue
     leaves = _leaves({part: wanted[part]})
     ours = {name: _shape(leaf) for name, leaf in leaves.items()}
