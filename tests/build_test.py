@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 
-from contract_test import METHODS
+from contract_test import METHODS, build_parts
 import jax
 import optax
 import pytest
@@ -13,11 +13,8 @@ import pytest
 from mmrl import advantages, build, losses, probes, rewards, token_weights
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.hub import config_json, directory
 from mmrl.losses.state import Stateful
-from mmrl.machines import sharding
 from mmrl.rollouts import answers
-from mmrl.train import models as models_lib
 from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
 from mmrl.train import walk
@@ -487,19 +484,8 @@ def traced() -> dict[str, list[set[str]]]:
     for package, name, _ in TRACED:
       patch.setattr(package, name, spy_on(getattr(package, name), name))
     for config in configs:
-      trace(config)
+      walk.check(build_parts(config))
   return calls
-
-
-def trace(config):
-  """Traces a step of a config, on one device, without weights."""
-  layout = sharding.Layout(
-    sharding.make_mesh(config.mesh.to_dict(), jax.devices()[:1]),
-    config.train.minibatches,
-  )
-  model = config_json.read(directory.tiny_path())
-  architectures = models_lib.read_architectures(config)
-  walk.check(parts_lib.build_parts(config, model, layout, architectures))
 
 
 @pytest.mark.parametrize(

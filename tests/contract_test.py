@@ -486,6 +486,18 @@ def experiment_config(name: str, arm: str):
   return config
 
 
+def build_parts(config) -> parts_lib.Parts:
+  """The parts of a run on one device, whose models needn't be here."""
+  sizes = {"data": 1, "fsdp": 1, "tensor": 1}
+  mesh = sharding.make_mesh(sizes, jax.devices()[:1])
+  return parts_lib.build_parts(
+    config,
+    models_lib.compute_as(config, read_architecture(config.models.policy.path)),
+    sharding.Layout(mesh, config.train.minibatches),
+    models_lib.read_architectures(config, read_architecture),
+  )
+
+
 def make_step(parts: parts_lib.Parts):
   """The programs of a step after the answers, of a policy that is a table."""
   programs, scorer = parts.programs, parts.scorer
@@ -543,19 +555,10 @@ def test_every_large_arm_binds(row):
   name, arm = row
   config = load(name).get_config(arm)
   # As many as the prompts here divide into.
+  config.train.minibatches = 1
   config.train.accumulate = min(config.train.accumulate, 2)
-  mesh = sharding.make_mesh(
-    {"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]
-  )
   with mock.patch.object(parts_lib, "Scorer", Table):
-    parts = parts_lib.build_parts(
-      config,
-      models_lib.compute_as(
-        config, read_architecture(config.models.policy.path)
-      ),
-      sharding.Layout(mesh),
-      models_lib.read_architectures(config, read_architecture),
-    )
+    parts = build_parts(config)
   assert parts.method.terms
   assert parts.method.rewards
   jax.eval_shape(make_step(parts), make_inputs())

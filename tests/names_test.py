@@ -4,7 +4,7 @@ import inspect
 import pathlib
 import re
 
-import jax
+from contract_test import METHODS, build_parts
 import pytest
 
 from mmrl import (
@@ -18,11 +18,8 @@ from mmrl import (
   token_weights,
 )
 from mmrl import config as config_lib
-from mmrl.hub import config_json, directory
 from mmrl.losses.state import Stateful
-from mmrl.machines import sharding
 from mmrl.rollouts import answers
-from mmrl.train import parts as parts_lib
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "names.md"
 SLOTS = {
@@ -71,13 +68,10 @@ def test_functions_ask_for_names_of_their_slot(package, name):
   asked = data(function)
   assert asked
   for one in asked:
-    # The divergence of attention is derived for terms.
     assert slot in known(one).slots, one
 
 
 def options_of(name: str) -> dict:
-  from contract_test import METHODS
-
   return next(options for _, other, options in METHODS if other == name)
 
 
@@ -100,10 +94,7 @@ def make_source(name: str):
     config.rollout = sizes | {"name": name, **SOURCES[name]}
   if name == "with_experts":
     config.advantage = {"name": "expert_group_normalised"}
-  mesh = sharding.make_mesh(config.mesh.to_dict(), jax.devices()[:1])
-  layout = sharding.Layout(mesh, config.train.minibatches)
-  model = config_json.read(directory.tiny_path())
-  return parts_lib.build_parts(config, model, layout, {}).source
+  return build_parts(config).source
 
 
 def test_the_fields_of_answers_are_in_the_table():

@@ -280,7 +280,9 @@ def test_drawing_again_is_planned(taught):
   _, found, given = taught
   exchange, rollout = found["exchange"], found["rollout"].memory
   assert exchange.collectives == {} and exchange.flops == 0
-  drawn, again, _ = (sum(programs._bytes(x).values()) for x in given["exchange"])
+  drawn, again, _ = (
+    sum(programs._bytes(x).values()) for x in given["exchange"]
+  )
   # An output has a table of its arrays besides.
   assert 0.999 * rollout["output"] < drawn == again <= rollout["output"]
   assert exchange.memory["arguments"] > 2 * drawn
