@@ -5,6 +5,7 @@ import inspect
 import re
 import types
 
+from contract_test import METHODS, build_parts
 import jax
 import optax
 import pytest
@@ -12,8 +13,11 @@ import pytest
 from mmrl import advantages, build, losses, probes, rewards, token_weights
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.train import optimizer, rehearsal
+from mmrl.losses.state import Stateful
+from mmrl.rollouts import answers
+from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
+from mmrl.train import walk
 
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
 
@@ -151,7 +155,7 @@ def test_misspelt_optimizer_or_schedule(change, schedule, message):
   config = config_lib.get_config()
   spec = config.optimizer.to_dict() | change
   with pytest.raises(UserError) as error:
-    optimizer.make(spec, schedule or config.schedule.to_dict(), 1.0)
+    parts_lib.make_optimizer(spec, schedule or config.schedule.to_dict(), 1.0)
   assert message in one_line(error)
 
 
@@ -162,8 +166,24 @@ def test_construct_passes_options_and_fixed_arguments():
   assert rate(7) == 0.5
 
 
+def refilled(**changes):
+  """A spec of answers whose groups are drawn again."""
+  spec = {"name": "refilled", "rounds": 1, "reward": "accuracy"}
+  return spec | {"of": {"name": "sampled"}} | changes
+
+
+def with_experts(**changes):
+  """A spec of answers beside which there are experts'."""
+  spec = {"name": "with_experts", "accuracy": "accuracy"}
+  return spec | {"of": {"name": "sampled"}} | changes
+
+
 def misspell(field, value):
   def change(config):
+    if field == "rollout":
+      sizes = {name: config.rollout[name] for name in config_lib.ROLLOUT_SIZES}
+      config.rollout = sizes | value
+      return
     *parents, last = field.split(".")
     node = config
     for parent in parents:
@@ -202,22 +222,73 @@ def misspell(field, value):
       " token_sum",
     ),
     (
-      *("experts.path", "experts.jsonl"),
-      "config.advantage: expected one that tells experts from answers, such as"
-      " expert_group_normalised, where config.experts.path is set; found"
-      " group_normalised",
+      "rollout",
+      with_experts(path=""),
+      "config.advantage: expected one that reads `sampled`, such as"
+      " expert_group_normalised, as groups also have answers that the policy"
+      " didn't sample; found group_normalised",
     ),
     (
-      "probes.reference",
+      *("rollout", with_experts(path="", accuracy="right")),
+      "config.rollout: accuracy: expected one of config.rewards, accuracy,"
+      " format, found 'right'",
+    ),
+    (
+      *("rollout", with_experts(path="", format="form")),
+      "config.rollout: format: expected one of config.rewards, accuracy,"
+      " format, found 'form'",
+    ),
+    (
+      *("rollout", with_experts(path="", count=0)),
+      "config.rollout: count: expected at least 1, found 0",
+    ),
+    (
+      *("rollout", with_experts(path="", solved=2.0)),
+      r"config.rollout: solved must be in \(0, 1\], got 2.0",
+    ),
+    (
+      "models.reference",
       None,
       "config.losses.kl: reference_kl needs logprobs_ref, which this run"
-      " doesn't have; add probe 'reference' to config.probes",
+      " doesn't have; add a model 'reference' to config.models",
     ),
-    ("probes.behaviour", None, "expected probe 'behaviour'"),
     (
-      "probes.behaviour.name",
-      "behavior",
-      "valid names: behaviour, image_blind",
+      "probes.behaviour",
+      {"name": "behavior"},
+      "config.probes.behaviour: mmrl.probes has no 'behavior'; valid names:"
+      " behaviour, image_blind",
+    ),
+    (
+      "probes.entropy",
+      {"name": "visual_entropy"},
+      "config.probes.entropy: expected a function that reads visual_entropy,"
+      " found none; take the probe out",
+    ),
+    (
+      *("probes.taught", {"name": "teacher"}),
+      "config.probes.taught: teacher needs scorer_teacher, which this run"
+      " doesn't have; add a model 'teacher' to config.models",
+    ),
+    (
+      *("models.teacher", {"name": "Directory", "path": "tiny"}),
+      "config.models.teacher: expected a probe, a reward or a loss that reads"
+      " params_teacher or logits_teacher or attention_teacher, found none; take"
+      " the model out, or add one",
+    ),
+    (
+      *("models.slow", {"name": "Average", "decay": 2.0}),
+      r"config.models.slow: expected decay in \[0, 1\) and every of at least 1,"
+      " found 2.0 and 1",
+    ),
+    (
+      *("models.slow", {"name": "Directory", "path": "x", "dtype": "float16"}),
+      "config.models.slow.dtype: expected one of 'float32', 'bfloat16', found"
+      " 'float16'",
+    ),
+    (
+      *("models.slow", {"name": "Mean"}),
+      "config.models.slow: mmrl.train.models has no 'Mean'; valid names:"
+      " Average, Directory, Initial",
     ),
     ("token_weights.x", {"name": "entropy"}, "valid names: entropy_quantile"),
     ("rewards.format.from", "think", "has no option from; valid options: form"),
@@ -239,7 +310,33 @@ def misspell(field, value):
       1,
       "config.advantage: group_normalised needs at least 2 answers per",
     ),
-    ("rollout.refill.rounds", -1, "rollout.refill.rounds: expected at least 0"),
+    ("rollout.length", 0, "config.rollout.length: expected at least 1"),
+    (
+      *("rollout", refilled(rounds=-1)),
+      "config.rollout: rounds: expected at least 0, found -1",
+    ),
+    (
+      *("rollout", refilled(reward="right")),
+      "config.rollout: reward: expected one of config.rewards that reads texts,"
+      " accuracy, format, found 'right'",
+    ),
+    (
+      *("rollout", refilled(of={"name": "sampled", "top_p": 2.0})),
+      r"config.rollout.of: expected temperature and top_k of at least 0 and"
+      r" top_p in \(0, 1\], found 1.0, 0 and 2.0",
+    ),
+    (
+      *("rollout", refilled(of={"name": "drawn"})),
+      "config.rollout.of: mmrl.rollouts has no 'drawn'; valid names: given,",
+    ),
+    ("rollout.name", "drawn", "config.rollout: mmrl.rollouts has no 'drawn'"),
+    (
+      "rollout.temperature",
+      -1.0,
+      r"config.rollout: expected temperature and top_k of at least 0 and top_p"
+      r" in \(0, 1\], found -1.0, 0 and 1.0",
+    ),
+    ("rollout.top_k", -1, "config.rollout: expected temperature and top_k"),
     ("advantage.scale", "grup", "config.advantage: scale must be 'group', 'b"),
     (
       "token_weights.x",
@@ -247,14 +344,10 @@ def misspell(field, value):
       r"config.token_weights.x: quantile must be in \[0, 1\), got 1.5",
     ),
     (
-      "probes.nucleus",
-      {"name": "nucleus", "top_p": 2.0},
-      r"config.probes.nucleus: top_p must be in \(0, 1\], got 2.0",
-    ),
-    (
       "losses.kl",
       {"name": "distillation_kl", "weight": 1.0, "reduce": "token_mean"},
-      "needs logits_teacher, which this run doesn't have; add probe 'teacher'",
+      "needs logits_teacher, which this run doesn't have; add a model 'teacher'"
+      " to config.models",
     ),
     (
       "losses.policy.clip_low",
@@ -279,7 +372,10 @@ def misspell(field, value):
     ("rollout.prompts", 5, "config.rollout.prompts: expected a multiple of"),
     ("attention.row", "own", "expected 'self' or 'emit', found 'own'"),
     ("attention.layers", (99,), "expected layers of a .*-layer decoder"),
-    ("model.dtype", "float16", "expected 'float32' or 'bfloat16'"),
+    (
+      *("models.policy.dtype", "float16"),
+      "config.models.policy.dtype: expected 'float32' or 'bfloat16'",
+    ),
   ],
 )
 def test_run_refuses_a_mistake_in_the_config(field, value, message):
@@ -290,10 +386,21 @@ def test_run_refuses_a_mistake_in_the_config(field, value, message):
   assert re.search(message, one_line(error)), one_line(error)
 
 
+def test_run_refuses_a_mistake_in_a_probe_that_is_read():
+  config = config_lib.get_config()
+  config.probes.nucleus = {"name": "nucleus", "top_p": 2.0}
+  config.token_weights.tor = {"name": "perception_reasoning"}
+  with pytest.raises(UserError) as error:
+    run_lib.build_run(config, jax.devices()[:1])
+  assert one_line(error) == (
+    "config.probes.nucleus: top_p must be in (0, 1], got 2.0"
+  )
+
+
 @pytest.mark.parametrize("name", ["leave_one_out", "reinforce_plus_plus"])
 def test_a_penalty_needs_its_reference(name):
   config = config_lib.get_config()
-  del config.losses["kl"], config.probes["reference"]
+  del config.losses["kl"]
   config.advantage = {"name": name, "beta": 0.1}
   with pytest.raises(UserError) as error:
     run_lib.build_run(config, jax.devices()[:1])
@@ -303,25 +410,91 @@ def test_a_penalty_needs_its_reference(name):
   )
 
 
+# All but the rewards that read texts, on the host.
+TRACED = [
+  (package, name, options)
+  for package, name, options in METHODS
+  if not answers.reads_texts(getattr(package, name))
+]
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, list[set[str]]]:
+  """For each function of a slot, the arguments of its calls in built runs.
+
+  One run has all terms, token weights, rewards and probes; a second one has
+  them with experts, and there is one for each other advantage.
+  """
+  calls: dict[str, list[set[str]]] = {}
+
+  def spy_on(function, name):
+    @functools.wraps(function)
+    def spy(**data):
+      if inspect.signature(function).return_annotation is Stateful:
+        made = function(**data)
+        return made._replace(term=spy_on(made.term, name))
+      calls.setdefault(name, []).append({*data})
+      return function(**data)
+
+    return spy
+
+  options = {name: {"name": name, **options} for _, name, options in TRACED}
+
+  def with_everything(advantage: str):
+    config = config_lib.get_config()
+    config.models.teacher = {"name": "Directory", "path": "tiny"}
+    config.advantage = options[advantage]
+    for package, name, _ in TRACED:
+      if package is losses:
+        ranks = {
+          "P G R": "token_mean",
+          "P G": "answer_mean",
+          "P": "prompt_mean",
+        }
+        returned = inspect.signature(getattr(losses, name)).return_annotation
+        rank = getattr(returned, "dim_str", "P G R")
+        config.losses[name] = options[name] | {
+          "weight": 1.0,
+          "reduce": ranks[rank],
+        }
+      elif package is token_weights:
+        config.token_weights[name] = options[name]
+      elif package is rewards:
+        config.rewards[name] = options[name] | {"weight": 1.0}
+    return config
+
+  def with_little(advantage: str):
+    config = config_lib.get_config()  # whose KL reads the reference
+    config.advantage = options[advantage]
+    config.shares.every = 0
+    return config
+
+  experts = with_everything("expert_group_normalised")
+  config_lib.wrap_rollout(
+    experts, name="with_experts", path="", accuracy="accuracy"
+  )
+  experts.shares.every = 0
+  configs = [experts, with_everything("difficulty_aware")]
+  configs += [
+    with_little(name)
+    for name in advantages.__all__
+    if name not in ("expert_group_normalised", "difficulty_aware")
+  ]
+  with pytest.MonkeyPatch.context() as patch:
+    for package, name, _ in TRACED:
+      patch.setattr(package, name, spy_on(getattr(package, name), name))
+    for config in configs:
+      walk.check(build_parts(config))
+  return calls
+
+
 @pytest.mark.parametrize(
-  "function",
-  [
-    getattr(package, name)
-    for package in (advantages, losses, token_weights)
-    for name in package.__all__
-  ],
+  ("package", "name"),
+  [row[:2] for row in TRACED],
+  ids=lambda x: x if isinstance(x, str) else x.__name__.split(".")[-1],
 )
-def test_every_method_is_rehearsed(function):
-  """None is left out because its data can't be made up."""
-  calls = []
-
-  @functools.wraps(function)
-  def spy(**data):
-    calls.append(data)
-    return function(**data)
-
-  parameters = inspect.signature(function).parameters.values()
-  needs = [p.name for p in parameters if p.kind != p.KEYWORD_ONLY]
-  bound = build.Bound("", spy, tuple(needs), {})
-  rehearsal.rehearse(bound, "", {"P": 2, "G": 3, "R": 5})
-  assert len(calls) == 1
+def test_every_function_is_traced_before_a_run(traced, package, name):
+  """With all data that it may have: its options are checked, and its shapes."""
+  parameters = inspect.signature(getattr(package, name)).parameters.values()
+  wanted = {p.name for p in parameters if p.kind != p.KEYWORD_ONLY}
+  assert any(wanted <= found for found in traced[name])

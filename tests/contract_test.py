@@ -14,7 +14,6 @@ import ast
 import dataclasses
 import functools
 import importlib.util
-import inspect
 import json
 import pathlib
 import re
@@ -31,6 +30,7 @@ from mmrl import (
   build,
   losses,
   models,
+  names,
   probes,
   rewards,
   token_weights,
@@ -38,12 +38,16 @@ from mmrl import (
 from mmrl import config as config_lib
 from mmrl.losses import reduce
 from mmrl.machines import sharding
+from mmrl.names import SCORES
+from mmrl.plan.programs import read_architecture
 from mmrl.probes.policies import Scorer
-from mmrl.rollouts.answers import HOST_DATA, TEXT_DATA
-from mmrl.train import method
+from mmrl.rollouts import answers as answers_lib
+from mmrl.train import models as models_lib
+from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
-from mmrl.train.step import SCORES, State
-from mmrl.types import Attention, Batch, Logits, Prefix, Prompt, Rollout, Scores
+from mmrl.train import walk
+from mmrl.train.state import State
+from mmrl.types import Attention, Batch, Logits, Prefix, Prompt, Scores
 
 # Package, name, options that a spec may set.
 METHODS = [
@@ -158,8 +162,8 @@ def test_every_experiment_has_a_row():
   found = set()
   for path in FOLDER.glob("*.py"):
     body = ast.parse(path.read_text("utf-8")).body
-    names = {node.name for node in body if isinstance(node, ast.FunctionDef)}
-    if "get_config" in names:
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    if "get_config" in defined:
       found.add(path.stem)
   rows: dict[str, set[str]] = {}
   for name, arm in EXPERIMENTS:
@@ -168,16 +172,6 @@ def test_every_experiment_has_a_row():
   assert set(rows) == found, message
   for name in found:
     assert rows[name] >= arms(name), message
-
-
-@pytest.mark.parametrize("row", LARGE, ids=title)
-def test_every_large_arm_binds(row):
-  """The slots of a config whose model isn't here get what they name."""
-  name, arm = row
-  config = load(name).get_config(arm)
-  bound = method.bind(config)
-  assert bound.terms
-  assert bound.rewards
 
 
 # Data of every kind that a method may name.
@@ -201,10 +195,14 @@ def make_policies(seed: int):
   return jax.nn.softmax(jnp.asarray(logits))
 
 
+def make_sampled():
+  """The last answer of each group is an expert's."""
+  return jnp.ones((P, G), bool).at[:, -1].set(False)
+
+
 @functools.cache
 def make_fields() -> dict:
   logprobs = -jnp.abs(normal(P, G, R, seed=1))
-  expert = jnp.zeros((P, G), bool).at[:, -1].set(True)
 
   def logits(width, seed):
     hidden, head = normal(P, G, R, width, seed=seed), normal(V, width, seed=9)
@@ -230,7 +228,7 @@ def make_fields() -> dict:
     "nucleus_entropies_old": jnp.abs(normal(P, G, R, seed=16)),
     "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
     "pictured": jnp.arange(P) % 3 > 0,
-    "expert": expert,
+    "sampled": make_sampled(),
   }
 
 
@@ -320,13 +318,17 @@ def make_prompt() -> Prompt:
   )
 
 
-def make_rollout(scorer: Scorer, params, data) -> Rollout:
+def make_batch(scorer: Scorer, params, data) -> Batch:
   prefix = scorer.prefill(params, data["prompt"], None)
-  return Rollout(
+  return Batch(
+    prompt=data["prompt"],
+    visual=normal(P, 2, D, seed=31),
     tokens=data["tokens"],
     mask=data["mask"],
-    logprobs=scorer(params, prefix, data["tokens"]).logprobs,
-    visual=normal(P, 2, D, seed=31),
+    fields={
+      "ended": data["mask"].sum(-1) < R,
+      "logprobs_sampler": scorer(params, prefix, data["tokens"]).logprobs,
+    },
     prefix=prefix,
   )
 
@@ -339,7 +341,7 @@ def make_inputs() -> dict:
     "params_old": jax.tree.map(
       lambda x, y: x + 0.1 * y, make_params(20), make_params(30)
     ),
-    "params_ref": make_params(40),
+    "params_reference": make_params(40),
     "data": {
       "prompt": make_prompt(),
       "tokens": make_tokens(P, G, R, seed=12),
@@ -379,13 +381,14 @@ class Case:
 
 
 def bound_method(package, name, options) -> build.Bound:
-  provided = {
-    *make_fields(),
-    *method.REWARD_DATA,
-    *method.PROBE_DATA,
-    *method.TEACHER_DATA,
-    "key",
-  }
+  provided = {*make_fields(), "tokens", "prompt", "length", "ended", "key"}
+  if package is probes:
+    models_named = ("reference", "teacher")
+    provided = {
+      *names.given(names.PROBES),
+      *(f"params_{model}" for model in models_named),
+      *(f"scorer_{model}" for model in models_named),
+    }
   return build.bind(
     package, {"name": name, **options}, f"{name}", provided=provided
   )
@@ -433,18 +436,16 @@ def probe_case(row) -> Case:
   @jax.jit
   def function(inputs):
     data = inputs["data"]
-    rollout = make_rollout(scorer, inputs["params"], data)
-    context = {
-      "scorer": scorer,
-      "params": inputs["params"],
-      "params_ref": inputs["params_ref"],
-      "prompt": data["prompt"],
-      "rollout": rollout,
-      "scores_old": scorer(inputs["params"], rollout.prefix, data["tokens"]),
-      "scorer_teacher": scorer,
-      "params_teacher": inputs["params"],
-      "tokens": data["tokens"],
-    }
+    batch = make_batch(scorer, inputs["params"], data)
+    context = batch.context(
+      scorer=scorer,
+      params=inputs["params"],
+      scores_old=scorer(inputs["params"], batch.prefix, data["tokens"]),
+      scorer_reference=scorer,
+      params_reference=inputs["params_reference"],
+      scorer_teacher=scorer,
+      params_teacher=inputs["params"],
+    )
     fields = bound(context)._asdict()
     assert tuple(fields) == build.provides(bound.function)
 
@@ -472,13 +473,12 @@ def experiment_config(name: str, arm: str):
   plain = config_lib.get_config()
   with config.unlocked():
     config.train.minibatches = 1
-    config.rollout.refill.rounds = 0  # in the loop, around the programs
-    if config.teacher.path:
-      config.teacher.path = "tiny"
-    if config.experts.path:
-      config.experts.path = str(EXPERTS)
-    if config.model.path != "tiny":
-      config.model.path = "tiny"
+    if "teacher" in config.models:
+      config.models.teacher.path = "tiny"
+    if "path" in config.rollout:
+      config.rollout.path = str(EXPERTS)
+    if config.models.policy.path != "tiny":
+      config.models.policy.path = "tiny"
       config.attention.layers = (-1,)
     if config.data.train.name != "EasyVQA":
       config.data.train = plain.data.train
@@ -486,50 +486,89 @@ def experiment_config(name: str, arm: str):
   return config
 
 
-def experiment_case(row, devices: int = 1) -> Case:
-  with mock.patch.object(run_lib, "Scorer", Table):
-    run = run_lib.build_run(experiment_config(*row), jax.devices()[:devices])
-  programs, scorer = run.programs, run.scorer
+def build_parts(config) -> parts_lib.Parts:
+  """The parts of a run on one device, whose models needn't be here."""
+  sizes = {"data": 1, "fsdp": 1, "tensor": 1}
+  mesh = sharding.make_mesh(sizes, jax.devices()[:1])
+  return parts_lib.build_parts(
+    config,
+    models_lib.compute_as(config, read_architecture(config.models.policy.path)),
+    sharding.Layout(mesh, config.train.minibatches),
+    models_lib.read_architectures(config, read_architecture),
+  )
+
+
+def make_step(parts: parts_lib.Parts):
+  """The programs of a step after the answers, of a policy that is a table."""
+  programs, scorer = parts.programs, parts.scorer
+  fixed_names = [
+    name
+    for name, model in parts.method.models.items()
+    if not isinstance(model.source, models_lib.Average)
+  ]
 
   def state_of(params) -> State:
     return State(
       step=jnp.zeros((), jnp.int32),
       trainable=params,
       frozen={},
-      optimizer=run.optimizer.init(params),
+      optimizer=parts.optimizer.init(params),
+      running={},
+      averages={},
     )
 
-  @jax.jit
   def function(inputs):
     data, old = inputs["data"], state_of(inputs["params_old"])
-    rollout = make_rollout(scorer, inputs["params_old"], data)
-    if run.experts:
-      expert = jnp.zeros(data["mask"].shape[:2], bool).at[:, -1].set(True)
-      rollout = dataclasses.replace(rollout, expert=expert)
-    fields, probed = programs.probe(
-      old, inputs["params_ref"], data["prompt"], rollout
-    )
-    if run.params_teacher is not None:
-      fields |= programs.teach(
-        inputs["params_ref"], data["prompt"], rollout.tokens
-      )
+    fixed = dict.fromkeys(fixed_names, inputs["params_reference"])
+    batch = make_batch(scorer, inputs["params_old"], data)
+    if "sampled" in parts.source.fields:
+      batch = batch.with_fields(sampled=make_sampled())
+    fields, probed = programs.probe(old, fixed, batch)
+    batch = batch.with_fields(**fields)
+    for name, program in programs.probes_apart.items():
+      there = dataclasses.replace(batch, visual=None, fields={}, prefix=None)
+      batch = batch.with_fields(**program(fixed[name], there))
+    batch = dataclasses.replace(batch, visual=None, prefix=None)
     key = jax.random.key(0)
-    fields = programs.prepare(fields, data["rewards"], data["mask"], key)
-    batch = Batch(data["prompt"], None, data["tokens"], data["mask"], fields)
+    mask, fields = programs.prepare(batch, data["rewards"], key)
+    batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
     state = state_of(inputs["params"])
-    shares = programs.shares(state, batch, 0)
-    state, measured = programs.update(state, batch, 0)
+    shares = programs.shares(state, fixed, batch, 0)
+    state, measured = programs.update(state, fixed, batch, 0)
     return probed | shares | measured, state.trainable
 
-  return Case(function, make_inputs())
+  return function
+
+
+def experiment_case(row, devices: int = 1) -> Case:
+  with (
+    mock.patch.object(parts_lib, "Scorer", Table),
+    mock.patch.object(walk, "check"),  # traces the shapes of a model
+  ):
+    run = run_lib.build_run(experiment_config(*row), jax.devices()[:devices])
+  return Case(jax.jit(make_step(run)), make_inputs())
+
+
+@pytest.mark.parametrize("row", LARGE, ids=title)
+def test_every_large_arm_binds(row):
+  """The slots of a config whose model isn't here get what they name."""
+  name, arm = row
+  config = load(name).get_config(arm)
+  # As many as the prompts here divide into.
+  config.train.minibatches = 1
+  config.train.accumulate = min(config.train.accumulate, 2)
+  with mock.patch.object(parts_lib, "Scorer", Table):
+    parts = build_parts(config)
+  assert parts.method.terms
+  assert parts.method.rewards
+  jax.eval_shape(make_step(parts), make_inputs())
 
 
 def reads_texts(row) -> bool:
   """Whether a row is a reward that runs on the host."""
   if row[0] is not rewards:
     return False
-  names = inspect.signature(getattr(*row[:2])).parameters
-  return bool(set(TEXT_DATA) & set(names))
+  return answers_lib.reads_texts(getattr(*row[:2]))
 
 
 ROWS = [row for row in METHODS if not reads_texts(row)] + EXPERIMENTS
@@ -660,7 +699,7 @@ def test_reward_is_a_number_for_any_text(row):
     rewards,
     {"name": row[1], **row[2]},
     row[1],
-    provided=HOST_DATA,
+    provided=[*names.given(names.TEXTS), "ended"],
   )
   texts = ["", "<answer>B</answer>", "<answer>", "</answer><think>", "é\x00\n"]
   context = {

@@ -18,7 +18,7 @@ from mmrl import hub
 from mmrl.errors import UserError
 from mmrl.export import export
 from mmrl.models import parameters
-from mmrl.train.step import State
+from mmrl.train.state import State
 from mmrl.workdir import checkpoint
 
 FROZEN = ("vision/",)
@@ -45,7 +45,7 @@ def train(tmp_path, config, **changes) -> Run:
   model = small_models.make_model(config)
   hub.save(model, source)
   settings = config_lib.get_config()
-  settings.model.path = str(source)
+  settings.models.policy.path = str(source)
   settings.frozen = FROZEN
   settings.update(changes)
   workdir.mkdir()
@@ -59,6 +59,8 @@ def train(tmp_path, config, **changes) -> Run:
       trainable=trainable,
       frozen=frozen,
       optimizer=({"mu": jnp.zeros(4)}, ()),
+      running={},
+      averages={},
     )
     saved.save(state, {"next_index": 0})
   saved.wait()
@@ -121,7 +123,7 @@ def test_checkpoint_of_another_model(run, tmp_path):
   """The run's config was changed by hand, or its model replaced."""
   settings = json.loads(pathlib.Path(run.path, "config.json").read_text())
   other = train(tmp_path, small_models.small_config())
-  settings["model"]["path"] = other.source
+  settings["models"]["policy"]["path"] = other.source
   path = tmp_path / "mixed"
   path.mkdir()
   (path / "config.json").write_text(json.dumps(settings))

@@ -12,7 +12,6 @@ import pytest
 from experiments import quickstart
 from mmrl import rewards, token_weights
 from mmrl.errors import UserError
-from mmrl.train import method
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -37,14 +36,19 @@ def blocks(monkeypatch):
 def test_a_config_binds_them(blocks):
   config = quickstart.get_config("ral")
   exec(blocks[1] + blocks[4], {"config": config})
-  found = method.bind(config)
+  found = contract_test.build_parts(config).method
   assert found.token_weights[0].options == {"scale": 2.0}
   assert found.rewards[-1].name == "looked" and not found.rewards[-1].on_host
-  del config.probes["reference"], config.losses["kl"]
+  assert "reference" in [probe.name for probe in found.probes]
+  del config.losses["kl"]
+  found = contract_test.build_parts(config).method
+  assert "reference" in [probe.name for probe in found.probes]
+  del config.models["reference"]
   with pytest.raises(
-    UserError, match="trusted needs logprobs_ref.*; add probe"
+    UserError,
+    match="trusted needs logprobs_ref.*; add a model 'reference' to config.mod",
   ):
-    method.bind(config)
+    contract_test.build_parts(config)
 
 
 @pytest.mark.parametrize("block", [2, 5])

@@ -31,8 +31,9 @@ from mmrl.models import parameters
 from mmrl.plan import flops
 from mmrl.probes.policies import Scorer
 from mmrl.train import objective, step
-from mmrl.train import optimizer as optimizer_lib
-from mmrl.types import Batch, Prompt, Rollout
+from mmrl.train.parts import make_optimizer
+from mmrl.train.state import State
+from mmrl.types import Batch, Prompt
 
 
 def parse_flags() -> argparse.Namespace:
@@ -67,11 +68,13 @@ def make_arguments(flags: argparse.Namespace, scorer: Scorer, optimizer):
     lambda x: shape(*x.shape, dtype=flags.dtype), parameters.shapes(model)
   )
   trainable, frozen = parameters.partition(params, ("vision/.*",))
-  state = step.State(
+  state = State(
     step=shape(dtype="int32"),
     trainable=trainable,
     frozen=frozen,
     optimizer=jax.eval_shape(optimizer.init, trainable),
+    running={},
+    averages={},
   )
   prompt = Prompt(
     tokens=shape(1, length, dtype="int32"),
@@ -83,23 +86,17 @@ def make_arguments(flags: argparse.Namespace, scorer: Scorer, optimizer):
     patches=None,
   )
   visual = shape(1, flags.visual, width, dtype=flags.dtype)
-  rollout = Rollout(
-    tokens=shape(*new, dtype="int32"),
-    mask=shape(*new, dtype="bool"),
-    logprobs=shape(*new),
-    visual=visual,
-    prefix=jax.eval_shape(scorer.prefill, params, prompt, visual),
-  )
+  tokens = shape(*new, dtype="int32")
+  prefix = jax.eval_shape(scorer.prefill, params, prompt, visual)
   old = jax.eval_shape(
-    lambda *arrays: probes.behaviour(scorer(*arrays)),
-    *(params, rollout.prefix, rollout.tokens),
+    lambda *arrays: probes.behaviour(scorer(*arrays)), params, prefix, tokens
   )
   fields = old._asdict() | {
     "logprobs_ref": shape(*new),
     "advantages": shape(*new[:2]),
     "token_weights": shape(*new),
   }
-  return state, Batch(prompt, visual, rollout.tokens, rollout.mask, fields)
+  return state, Batch(prompt, visual, tokens, shape(*new, dtype="bool"), fields)
 
 
 def compile_update(flags: argparse.Namespace, config, device: jax.Device):
@@ -109,19 +106,21 @@ def compile_update(flags: argparse.Namespace, config, device: jax.Device):
   )
   scorer = Scorer(model, 1.0, tuple(config.attention.layers), "self")
   specs = config.to_dict()
-  optimizer = optimizer_lib.make(
+  optimizer = make_optimizer(
     specs["optimizer"], specs["schedule"], config.clip_norm
   )
   state, batch = make_arguments(flags, scorer, optimizer)
   provided = (*batch.fields, "mask", "logprobs", "entropies", "attention")
-  terms = objective.build_terms(specs["losses"], provided=provided, remedies={})
+  terms = objective.bind_terms(
+    objective.resolve_terms(specs["losses"]), provided=provided, remedies={}
+  )
   loss = step.make_loss(scorer, terms, ())
   layout = sharding.on_one(device)
-  update = step.make_update(loss, terms, optimizer, layout, accumulate=1)
+  update = step.make_update(loss, terms, optimizer, {}, layout, accumulate=1)
   there = layout.everywhere
   arguments = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
-    (state, batch, shape(dtype="int32")),
+    (state, {}, batch, shape(dtype="int32")),
   )
   return update.lower(*arguments).compile()
 

@@ -29,15 +29,13 @@ def compare(configs, steps: int, warmup: int) -> dict[str, float]:
   """Median times of steps of two configs that are run in turn."""
   runs = {name: run_lib.build_run(c) for name, c in configs.items()}
   states = {name: run.initial_state() for name, run in runs.items()}
-  questions = {
-    name: loop.read_questions(configs[name], runs[name]) for name in runs
-  }
+  questions = {name: loop.read_questions(run) for name, run in runs.items()}
   found = {f"{name}_{part}": [] for name in runs for part in ("step", "update")}
   with futures.ThreadPoolExecutor() as pool:
     for number in range(1, steps + 1):
       for name, run in runs.items():
         states[name], row, _ = step.one_step(
-          configs[name], run, states[name], questions[name], number, pool
+          run, states[name], questions[name], number, pool
         )
         if number > warmup:
           found[f"{name}_step"].append(row["step"])

@@ -56,12 +56,10 @@ def main() -> None:
     config = step.build_config(flags, str(folder / "model"), path)
     config.data.lengths, config.data.patches = (256,), (512,)
     run = run_lib.build_run(config)
-    state, questions = run.initial_state(), loop.read_questions(config, run)
+    state, questions = run.initial_state(), loop.read_questions(run)
     with futures.ThreadPoolExecutor() as pool:
       for number in range(1, flags.steps + 1):
-        state, _, samples = step.one_step(
-          config, run, state, questions, number, pool
-        )
+        state, _, samples = step.one_step(run, state, questions, number, pool)
         index = samples.prompt.visual_index
         seen.add((int(samples.prompt.mask.sum()), int((index >= 0).sum())))
         counts.append(compilations.count)

@@ -23,6 +23,7 @@ timed in this process just before the steps (`experiments.bench.peak`).
 
 import argparse
 from concurrent import futures
+import functools
 import json
 import pathlib
 import random
@@ -187,7 +188,7 @@ def step_flops(config, run, samples) -> dict[str, int]:
   return {"step_flops": sum(work.values()), "update_flops": work["update"]}
 
 
-def one_step(config, run, state, questions, step: int, pool):
+def one_step(run, state, questions, step: int, pool):
   """(the state after a step, its timings, its questions)."""
   began = time.perf_counter()
   samples = next(questions)
@@ -215,7 +216,7 @@ def time_steps(flags, config, run, compilations):
   rows, compiled = [], 0
   with futures.ThreadPoolExecutor() as pool:
     for step in range(1, flags.steps + 1):
-      state, row, samples = one_step(config, run, state, questions, step, pool)
+      state, row, samples = one_step(run, state, questions, step, pool)
       rows.append(row | step_flops(config, run, samples))
       if step == flags.warmup:
         compiled = compilations.count

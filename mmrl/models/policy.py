@@ -1,9 +1,8 @@
 """Two policies of a model: over tokens, and over positions to attend to.
 
-`Forward` is a model bound to its parameters, for passes of a function's own.
-
 Behaviour, current, reference and teacher all go through `score`, at the same
-precision, or a divergence between them would measure noise.
+precision, or a divergence between them would measure noise. `Forward` is a
+model bound to its parameters, for passes of a function's own.
 """
 
 import dataclasses

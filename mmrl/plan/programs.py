@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import jax
+from jax.extend import core
 import ml_collections
 
 from mmrl import build
@@ -76,6 +77,14 @@ def _bytes(shapes: PyTree) -> dict[int, int]:
     for x in jax.tree.leaves(shapes)
     if getattr(x, "sharding", None)  # not the random key
   }
+
+
+def _read(jaxpr: core.Jaxpr, arguments: PyTree) -> list[PyTree]:
+  """Returns the arguments that a program reads: JAX takes the others out."""
+  used = [x for equation in jaxpr.eqns for x in equation.invars]
+  names = {x for x in (*used, *jaxpr.outvars) if isinstance(x, core.Var)}
+  leaves = zip(jaxpr.invars, jax.tree.leaves(arguments), strict=True)
+  return [leaf for name, leaf in leaves if name in names]
 
 
 class Compiler:
@@ -156,8 +165,9 @@ class Compiler:
     """
     began = time.perf_counter()
     function: Any = call.function
-    lowered = function.lower(*call.arguments)
-    resident = self._resident(call)
+    traced = function.trace(*call.arguments)
+    lowered = traced.lower()
+    resident = self._resident(call, _read(traced.jaxpr.jaxpr, call.arguments))
     output, name = call.traced(), call.name
     try:
       compiled = lowered.compile()
@@ -189,14 +199,18 @@ class Compiler:
     placed = walk.placed(output, compiled.output_shardings)
     return self._program(name, memory, total, moved, seconds), placed
 
-  def _resident(self, call: Call) -> int:
+  def _resident(self, call: Call, read: list[PyTree]) -> int:
     """Counts bytes a chip that the run holds besides a program's arguments.
 
     The state and the models that don't change stay all the time; a program runs
-    beside those of them that it isn't given.
+    beside those of them that it doesn't read.
+
+    Args:
+      call: of the program.
+      read: its arguments that XLA counts as such.
     """
     held = _bytes((self.state, self.fixed, call.held))
-    return sum(held[x] for x in set(held) - set(_bytes(call.arguments)))
+    return sum(held[x] for x in set(held) - set(_bytes(read)))
 
   def _fits(self, total: int) -> bool:
     return not self.chip or total <= self.chip.memory

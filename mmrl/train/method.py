@@ -169,10 +169,9 @@ def _bind_slots(
   slots: _Slots, provided: Callable[[str], list[str]], remedies
 ) -> Method:
   """Binds all functions but probes and measures."""
-  on_host = [*names.given(names.TEXTS), "ended"]
   rewarding = {
     name: slot.bind(
-      on_host if _on_host(slot) else provided(names.REWARDS), remedies
+      provided(names.TEXTS if _on_host(slot) else names.REWARDS), remedies
     )
     for name, slot in slots.rewards.items()
   }

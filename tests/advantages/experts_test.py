@@ -15,12 +15,12 @@ mixed = jax.jit(
 
 # Four sampled answers and a right expert; the fourth question's isn't kept,
 # and its reward isn't a number.
-SAMPLED = [
+ANSWERS = [
   *([0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1], [0, 1, 0, 1])
 ]
-REWARDS = jnp.array([[*row, 1] for row in SAMPLED], jnp.float32)
+REWARDS = jnp.array([[*row, 1] for row in ANSWERS], jnp.float32)
 REWARDS = REWARDS.at[3, 4].set(jnp.nan)
-EXPERT = jnp.zeros((5, 5), bool).at[:, 4].set(True)
+SAMPLED = jnp.ones((5, 5), bool).at[:, 4].set(False)
 MASK = jnp.ones((5, 5, 3), bool).at[3, 4].set(False)
 # The first answer counts without tokens; the last question was dropped. One
 # expert is shorter than others.
@@ -55,15 +55,15 @@ MASK = MASK.at[0, 0].set(False).at[4].set(False).at[1, 4, 1:].set(False)
   ],
 )
 def test_golden(scale, expected):
-  values = mixed(REWARDS, MASK, EXPERT, scale=scale)
+  values = mixed(REWARDS, MASK, SAMPLED, scale=scale)
   np.testing.assert_allclose(values, expected, atol=2e-6)
   assert (values[2::2] == 0).all() and values[3, 4] == 0
 
 
 def test_epsilon_is_added_to_the_deviation():
   """Rewards 0 and 2 deviate by 1: 1 / (1 + 3), which is not 1 / root 4."""
-  mask, expert = jnp.ones((1, 2, 1), bool), jnp.array([[False, True]])
-  values = mixed(jnp.array([[0.0, 2.0]]), mask, expert, epsilon=3.0, ddof=0)
+  mask, sampled = jnp.ones((1, 2, 1), bool), jnp.array([[True, False]])
+  values = mixed(jnp.array([[0.0, 2.0]]), mask, sampled, epsilon=3.0, ddof=0)
   np.testing.assert_allclose(values, [[-0.25, 0.25]], rtol=1e-6)
 
 
@@ -72,16 +72,16 @@ def test_equal_rewards_that_count_give_exactly_zero(reward):
   """In float32 the mean of eight times 0.9 isn't 0.9."""
   rewards = jnp.full((1, 10), reward, jnp.float32).at[0, 9].set(0.0)
   mask = jnp.ones((1, 10, 2), bool).at[0, 9].set(False)
-  expert = jnp.zeros((1, 10), bool).at[:, 8:].set(True)
-  assert (mixed(rewards, mask, expert) == 0).all()
+  sampled = jnp.ones((1, 10), bool).at[:, 8:].set(False)
+  assert (mixed(rewards, mask, sampled) == 0).all()
 
 
 def test_one_row_that_counts_has_zero():
   rewards = jnp.array([[0.3, 1.0]], jnp.float32)
   mask = jnp.array([[[True], [False]]])
-  expert = jnp.array([[False, True]])
+  sampled = jnp.array([[True, False]])
   for scale in ("group", "none"):
-    assert (mixed(rewards, mask, expert, scale=scale) == 0).all()
+    assert (mixed(rewards, mask, sampled, scale=scale) == 0).all()
 
 
 @pytest.mark.parametrize("options", [{"scale": "none"}, {"ddof": 0}])
@@ -93,7 +93,7 @@ def test_without_experts_it_is_the_program_of_the_plain_group(options):
   assert one == two
 
 
-@pytest.mark.parametrize("expert", [None, EXPERT])
+@pytest.mark.parametrize("sampled", [None, SAMPLED])
 @pytest.mark.parametrize(
   ("options", "message"),
   [
@@ -101,9 +101,9 @@ def test_without_experts_it_is_the_program_of_the_plain_group(options):
     ({"ddof": 2}, r"ddof must be 0 \(n\) or 1 .*, got 2"),
   ],
 )
-def test_mistakes_are_refused(options, message, expert):
+def test_mistakes_are_refused(options, message, sampled):
   with pytest.raises(ValueError, match=message):
-    experts.expert_group_normalised(REWARDS, MASK, expert, **options)
+    experts.expert_group_normalised(REWARDS, MASK, sampled, **options)
 
 
 def test_one_answer_is_refused():

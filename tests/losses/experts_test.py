@@ -17,7 +17,7 @@ OLD = jnp.array([[[-0.6, -1, -0.3], [NAN, NAN, NAN]]], jnp.float32)
 ADVANTAGES = jnp.array([[-0.5, 1.5]], jnp.float32)
 WEIGHTS = jnp.array([[[1, 1, 1], [0.8, 1.2, NAN]]], jnp.float32)
 MASK = jnp.array([[[True, True, True], [True, True, False]]])
-EXPERT = jnp.array([[False, True]])
+SAMPLED = jnp.array([[True, False]])
 SPREAD = jnp.where(MASK, ADVANTAGES[..., None], NAN)
 
 
@@ -25,7 +25,7 @@ SPREAD = jnp.where(MASK, ADVANTAGES[..., None], NAN)
 @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
 def mean_loss(logprobs, advantages, weights, mask=MASK):
   terms = experts.expert_shaped(
-    logprobs, OLD, advantages, weights, mask, EXPERT
+    logprobs, OLD, advantages, weights, mask, SAMPLED
   )
   return reduce.total(terms, reduce.token_mean(mask)), terms
 
@@ -69,7 +69,7 @@ def test_shaped_probability_golden(probability, value, slope):
   def minus_term(logprobs):
     one = jnp.ones((1, 1, 1))
     return -experts.expert_shaped(
-      logprobs, -one, one[0], one, one > 0, one[0] > 0
+      logprobs, -one, one[0], one, one > 0, one[0] < 0
     ).sum()
 
   with np.errstate(divide="ignore"):
@@ -91,10 +91,10 @@ def test_without_experts_it_is_the_program_of_clipped_ratio(options):
   assert one == two
 
 
-@pytest.mark.parametrize("expert", [None, EXPERT])
+@pytest.mark.parametrize("sampled", [None, SAMPLED])
 @pytest.mark.parametrize("shape", [0.0, -0.1])
-def test_shape_outside_its_range_is_refused(shape, expert):
+def test_shape_outside_its_range_is_refused(shape, sampled):
   with pytest.raises(ValueError, match=f"must be above 0, got {shape}"):
     experts.expert_shaped(
-      LOGPROBS, OLD, ADVANTAGES, WEIGHTS, MASK, expert, shape=shape
+      LOGPROBS, OLD, ADVANTAGES, WEIGHTS, MASK, sampled, shape=shape
     )

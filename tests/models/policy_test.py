@@ -45,7 +45,7 @@ def test_rows_and_scores_of_sampled_answers(row):
   mask = np.asarray(rollout.mask)
   assert mask.sum() > 10
   np.testing.assert_allclose(
-    scores.logprobs[mask], rollout.logprobs[mask], atol=2e-5
+    scores.logprobs[mask], rollout.fields["logprobs_sampler"][mask], atol=2e-5
   )
 
 

@@ -21,7 +21,7 @@ from mmrl import hub, models
 from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.prompts.packing import Encoded
 from mmrl.rollouts import sampler
-from mmrl.types import Output, Prompt, Rollout
+from mmrl.types import Batch, Output, Prompt
 from parity import oracle
 
 pytestmark = pytest.mark.parity
@@ -63,7 +63,7 @@ class Pair:
   ours: hub.Model
   theirs: oracle.Torch
   apply: Callable[[Prompt], Output]
-  generate: Callable[[Prompt], Rollout]
+  generate: Callable[[Prompt], Batch]
 
 
 @dataclasses.dataclass(frozen=True)

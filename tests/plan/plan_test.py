@@ -176,7 +176,7 @@ def test_memory_is_the_compilers(printed):
 def test_flops_are_the_formulas(printed):
   """One update's; a frozen tower is not run in it."""
   config = make_config()
-  model = programs.architecture(config)
+  model = programs.read_architecture(config.models.policy.path)
   work = flops.step(
     model,
     grids=[(1, 8, 8)] * 32,
@@ -204,21 +204,25 @@ def taught(tmp_path_factory):
   model = dataclasses.replace(model, text=text)
   config_json.write(model, path, "float32")
   config = make_config()
-  config.rollout.refill.rounds = 1
-  config.experts.path = "experts.jsonl"
+  config_lib.wrap_rollout(config, name="refilled", rounds=1, reward="accuracy")
+  config_lib.wrap_rollout(
+    config, name="with_experts", path="experts.jsonl", accuracy="accuracy"
+  )
   config.advantage = {"name": "expert_group_normalised", "scale": "group"}
-  config.teacher.path = str(path)
-  config.teacher.param_dtype = "bfloat16"
-  config.teacher.mesh = {"data": 1, "fsdp": 4, "tensor": 2}
-  config.probes.teacher = {"name": "teacher"}
+  config.models.teacher = {
+    "name": "Directory",
+    "path": str(path),
+    "param_dtype": "bfloat16",
+    "mesh": {"data": 1, "fsdp": 4, "tensor": 2},
+  }
   for name in ("distillation_kl", "attention_distillation"):
     config.losses[name] = {"name": name, "weight": 1.0, "reduce": "token_mean"}
   compiler, given = programs.Compiler(config, jax.devices()), {}
   compile_one = compiler.compile
 
-  def spy(name, function, *arguments):
-    given[name] = arguments
-    return compile_one(name, function, *arguments)
+  def spy(call):
+    given[call.name] = call.arguments
+    return compile_one(call)
 
   compiler.compile = spy
   found = {program.name: program for program in compiler.programs()}
@@ -230,29 +234,29 @@ def test_a_teacher_is_planned(taught):
   """On its own mesh, and beside every other program."""
   compiler, found, _ = taught
   assert list(found) == [
-    *("evaluate", "rollout", "exchange", "probe", "teach", "prepare"),
+    *("evaluate", "rollout", "exchange", "probe", "teacher", "prepare"),
     "update",
   ]
-  leaves = jax.tree.leaves(compiler.params_teacher)
+  leaves = jax.tree.leaves(compiler.fixed["teacher"])
   assert {str(x.dtype) for x in leaves} == {"bfloat16"}
-  teacher, params, state = map(
-    programs._bytes,
-    map(
-      jax.tree.leaves,
-      (compiler.params_teacher, compiler.params, compiler.state),
-    ),
+  state = compiler.state
+  # The probes have visual tokens; and nothing but an update reads moments.
+  unread = state.step, state.optimizer, state.frozen
+  teacher, params, unread, state = (
+    sum(programs._bytes(x).values())
+    for x in (compiler.fixed["teacher"], compiler.params, unread, state)
   )
   eighth = sum(x.size for x in leaves) * 2 / 8
   assert eighth <= teacher < 1.2 * eighth
   assert found["update"].memory["resident"] == params + teacher
-  assert found["probe"].memory["resident"] == teacher
-  teach = found["teach"].memory
+  assert found["probe"].memory["resident"] == teacher + unread
+  teach = found["teacher"].memory
   assert teach["arguments"] > teacher
   # The rollout and what the probes found stay, in another layout.
   kept = teach["resident"] - params - state
   assert kept > found["rollout"].memory["output"] / 2
-  assert found["teach"].total == sum(teach.values()) - 2 * teach["alias"]
-  assert found["teach"].collectives["all-gather"]["bytes"] > 0
+  assert found["teacher"].total == sum(teach.values()) - 2 * teach["alias"]
+  assert found["teacher"].collectives["all-gather"]["bytes"] > 0
 
 
 @pytest.mark.full
@@ -260,14 +264,15 @@ def test_flops_of_a_teacher(taught):
   """Those of a reference, whose logits are computed in the update."""
   compiler, found, _ = taught
   sizes = {"grids": [(1, 8, 8)] * 32, "lengths": [40] * 32}
-  sizes |= {"answers": 2, "experts": 1, "count": 10}
+  sizes |= {"answers": 2, "others": 1, "count": 10}
+  teacher = compiler.parts.method.models["teacher"].config
   one, other = (
-    flops.step(compiler.teacher, **sizes, reference=reference)["probe"]
+    flops.step(teacher, **sizes, reference=reference)["probe"]
     for reference in (True, False)
   )
-  head = flops.forward(flops.head(compiler.teacher, 32 * 3 * 10))
-  rows = flops.forward(*(flops.rows(compiler.teacher, 40, 3, 10, 1),) * 32)
-  assert found["teach"].flops == one - other - head + rows
+  head = flops.forward(flops.head(teacher, 32 * 3 * 10))
+  rows = flops.forward(*(flops.rows(teacher, 40, 3, 10, 1),) * 32)
+  assert found["teacher"].flops == one - other - head + rows
   update = flops.step(
     compiler.parts.model_config,
     **sizes,
@@ -280,10 +285,15 @@ def test_flops_of_a_teacher(taught):
 @pytest.mark.full
 def test_drawing_again_is_planned(taught):
   """Two batches of answers at a time; no group leaves its device."""
-  _, found, _ = taught
+  _, found, given = taught
   exchange, rollout = found["exchange"], found["rollout"].memory
   assert exchange.collectives == {} and exchange.flops == 0
-  assert exchange.memory["arguments"] > 2 * rollout["output"]
+  drawn, again, _ = (
+    sum(programs._bytes(x).values()) for x in given["exchange"]
+  )
+  # An output has a table of its arrays besides.
+  assert 0.999 * rollout["output"] < drawn == again <= rollout["output"]
+  assert exchange.memory["arguments"] > 2 * drawn
   assert rollout["resident"] > found["probe"].memory["resident"]
 
 
@@ -291,11 +301,11 @@ def test_drawing_again_is_planned(taught):
 def test_experts_are_planned(taught):
   """Two answers are sampled, three scored and learnt from."""
   compiler, found, given = taught
-  *_, pair, _, _ = given["exchange"]
-  assert pair[1].tokens.shape == (32, 2, 10)
+  drawn, again, _ = given["exchange"]
+  assert drawn.tokens.shape == again.tokens.shape == (32, 2, 10)
   *_, batch, _ = given["update"]
   assert batch.tokens.shape == (32, 3, 10)
-  assert batch.fields["expert"].shape == (32, 3)
+  assert batch.fields["sampled"].shape == (32, 3)
   assert batch.fields["rewards"].shape == (32, 3)
   model = compiler.parts.model_config
   sizes = {"grids": [(1, 8, 8)] * 32, "lengths": [40] * 32, "count": 10}
@@ -369,10 +379,11 @@ def type_of(config, name: str, value: str):
 
 def test_published_models_need_no_hub():
   config = make_config()
-  config.model.path = "Qwen/Qwen2.5-VL-7B-Instruct@main"
-  model = programs.architecture(config)
+  config.models.policy.path = "Qwen/Qwen2.5-VL-7B-Instruct@main"
+  config.models.policy.dtype = "bfloat16"
+  model = programs.Compiler(config, jax.devices()).parts.model_config
   assert model.text.hidden_size == 3584
-  assert model.dtype == config.model.dtype
+  assert model.dtype == "bfloat16"
 
 
 def test_a_plan_wants_sizes():

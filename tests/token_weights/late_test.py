@@ -9,7 +9,7 @@ from mmrl import build, token_weights
 from mmrl import config as config_lib
 from mmrl.errors import UserError
 from mmrl.losses import reduce
-from mmrl.train import method
+from mmrl.train import run as run_lib
 from mmrl.train.step import reads_scores
 
 # Options of late weights besides the defaults.
@@ -79,7 +79,7 @@ def bind(changes, **options):
   config = config_lib.get_config()
   config.token_weights.future = {"name": "future_kl", **options}
   config.update_from_flattened_dict(changes)
-  return method.bind(config)
+  return run_lib.build_run(config, jax.devices()[:1])
 
 
 @pytest.mark.parametrize(
