@@ -224,9 +224,9 @@ def misspell(field, value):
     (
       "rollout",
       with_experts(path=""),
-      "config.advantage: expected one that reads `sampled`, such as"
-      " expert_group_normalised, as groups also have answers that the policy"
-      " didn't sample; found group_normalised",
+      "config.advantage: expected one that reads `sampled`, as groups also have"
+      " answers that the policy didn't sample: expert_group_normalised; found"
+      " group_normalised",
     ),
     (
       *("rollout", with_experts(path="", accuracy="right")),

@@ -8,7 +8,6 @@ import math
 import time
 
 import jax
-from jaxtyping import Array
 
 from mmrl import data
 from mmrl.advantages.group import informative_groups
