@@ -40,7 +40,7 @@ from mmrl.losses import reduce
 from mmrl.machines import sharding
 from mmrl.names import SCORES
 from mmrl.plan.programs import read_architecture
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.rollouts import answers as answers_lib
 from mmrl.train import models as models_lib
 from mmrl.train import parts as parts_lib

@@ -29,7 +29,7 @@ from mmrl import probes
 from mmrl.machines import sharding
 from mmrl.models import parameters
 from mmrl.plan import flops
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.train import objective, step
 from mmrl.train.parts import make_optimizer
 from mmrl.train.state import State

@@ -23,7 +23,7 @@ import transformers
 
 from experiments import tiny_model
 from mmrl import data, hub
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.rollouts import sampler
 from mmrl.types import Prompt
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
-from mmrl.losses import policy
+from mmrl.losses import surrogates
 
 
 def penalty(
@@ -24,7 +24,7 @@ def penalty(
     logprobs_ref: of the frozen reference; may be None if beta is 0.
     mask: True on answer tokens.
     beta: at least 0.
-    estimator: see `mmrl.losses.policy.reference_kl`.
+    estimator: see `mmrl.losses.surrogates.reference_kl`.
 
   Raises:
     UserError: if beta is negative, or positive without a reference, or there is
@@ -39,6 +39,6 @@ def penalty(
       f"beta={beta} needs logprobs_ref, which this run doesn't have; add probe"
       " 'reference' to config.probes or set beta to 0"
     )
-  return beta * policy.reference_kl(
+  return beta * surrogates.reference_kl(
     logprobs_old, logprobs_ref, mask, estimator=estimator
   )

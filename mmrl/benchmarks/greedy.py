@@ -11,8 +11,8 @@ import numpy as np
 from mmrl import data, models
 from mmrl.benchmarks.contract import Answer, Benchmark
 from mmrl.machines.sharding import Layout
-from mmrl.probes.policies import Scorer
 from mmrl.probes.region import region_share
+from mmrl.probes.scores import Scorer
 from mmrl.prompts.processor import Processor
 from mmrl.rollouts import sampler
 from mmrl.types import Prompt, PyTree

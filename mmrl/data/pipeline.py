@@ -63,7 +63,7 @@ def collate(
   *,
   lengths: Sequence[int],
   patches: Sequence[int],
-  group: int,
+  pack: int,
 ) -> Samples:
   """Pads encoded examples to one batch; see `Processor.__call__`.
 
@@ -72,11 +72,11 @@ def collate(
     processor: the model's.
     lengths: buckets of S.
     patches: buckets of M per prompt.
-    group: prompts whose pictures are packed together.
+    pack: prompts whose pictures are packed together.
   """
   examples, encoded = zip(*rows, strict=True)
   prompt = processor.collate(
-    encoded, lengths=lengths, patches=patches, rows=len(rows) // group
+    encoded, lengths=lengths, patches=patches, rows=len(rows) // pack
   )
   merge = processor.config.vision.spatial_merge_size
   grids = [
@@ -96,7 +96,7 @@ def take(
   answer_length: int,
   lengths: Sequence[int] = (),
   patches: Sequence[int] = (),
-  group: int = 1,
+  pack: int = 1,
 ) -> Samples:
   """Encodes chosen examples of a source and pads them to one batch.
 
@@ -107,10 +107,10 @@ def take(
     answer_length: R, which a right answer must fit.
     lengths: buckets of S.
     patches: buckets of M per prompt.
-    group: prompts whose pictures are packed together; divides their number.
+    pack: prompts whose pictures are packed together; divides their number.
   """
   rows = [encode(source[int(i)], processor, answer_length) for i in indices]
-  return collate(rows, processor, lengths=lengths, patches=patches, group=group)
+  return collate(rows, processor, lengths=lengths, patches=patches, pack=pack)
 
 
 def batches(
@@ -256,7 +256,7 @@ def in_order(
     count = len(chosen)
     chosen += chosen[-1:] * (batch_size - count)
     yield (
-      take(chosen, source, processor, group=batch_size // rows, **sizes),
+      take(chosen, source, processor, pack=batch_size // rows, **sizes),
       count,
     )
 

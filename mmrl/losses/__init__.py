@@ -6,15 +6,15 @@ state is made by a function that returns a `Stateful`: see `mmrl.losses.state`.
 
 from mmrl.losses.attention import attention_jsd
 from mmrl.losses.distillation import attention_distillation, distillation_kl
-from mmrl.losses.experts import expert_shaped
 from mmrl.losses.likelihood import likelihood
-from mmrl.losses.policy import (
+from mmrl.losses.sequence import clipped_sequence_ratio
+from mmrl.losses.shaped import expert_shaped
+from mmrl.losses.surrogates import (
   clipped_ratio,
   clipped_weight,
   policy_gradient,
   reference_kl,
 )
-from mmrl.losses.sequence import clipped_sequence_ratio
 
 __all__ = [
   "attention_distillation",

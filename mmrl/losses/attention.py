@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mmrl.losses.policy import per_token, upcast
+from mmrl.losses.surrogates import per_token, upcast
 from mmrl.models.rows import map_rows
 from mmrl.types import Attention
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mmrl.losses import policy
+from mmrl.losses import surrogates
 
 
 def likelihood(
@@ -20,4 +20,4 @@ def likelihood(
   Returns:
     The unreduced loss, 0 on padding.
   """
-  return -jnp.where(mask, policy.upcast(logprobs), 0.0)
+  return -jnp.where(mask, surrogates.upcast(logprobs), 0.0)

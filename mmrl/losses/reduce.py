@@ -1,17 +1,17 @@
 """Reductions of loss terms to one number, over masks and devices.
 
-No other module handles masks and device axes. A reduction is a weight for
+No other module handles masks and device axes. A reduction is a coefficient for
 every answer token, computed from the mask alone:
 
-    loss = sum_{p,g,r} weight[p,g,r] * term[p,g,r]
+    loss = sum_{p,g,r} c[p,g,r] * term[p,g,r]
 
 A term of a whole answer [P, G] is reduced by `answer_mean`, one of a prompt [P]
 (a preference between two answers, say) by `prompt_mean`, in the same way.
 
-The weights of a minibatch are computed once, with denominators over the whole
-minibatch on all devices, and then sliced. Gradient accumulation and sharding
-therefore sum parts; they never average averages, which is wrong where lengths
-differ. Answers without a valid token count in no denominator, unless
+The coefficients of a minibatch are computed once, with denominators over the
+whole minibatch on all devices, and then sliced. Gradient accumulation and
+sharding therefore sum parts; they never average averages, which is wrong where
+lengths differ. Answers without a valid token count in no denominator, unless
 `count_empty` is set; the loss of a minibatch without any is 0.
 
 Names in other libraries: `token_mean` is verl's token-mean and TRL's dapo,
@@ -107,7 +107,7 @@ def _count_answers(
 def token_mean(
   mask: Bool[Array, "P *rest"], axis_name: str | None = None
 ) -> Float[Array, "P *rest"]:
-  """Returns the weights of the mean over all tokens: `mask / sum(mask)`."""
+  """Returns the coefficients of the mean over tokens: `mask / sum(mask)`."""
   mask = mask.astype(jnp.float32)
   return _divide(mask, _total(mask, axis_name))
 
@@ -115,7 +115,7 @@ def token_mean(
 def token_sum(
   mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G R"]:
-  """Returns the weights of the sum over all tokens, which scales with them."""
+  """Returns the coefficients of the sum over tokens, which scales with them."""
   return mask.astype(jnp.float32)
 
 
@@ -125,7 +125,7 @@ def sequence_mean(
   *,
   count_empty: bool = False,
 ) -> Float[Array, "P G R"]:
-  """Returns the weights of the mean over answers of each answer's token mean.
+  """Returns the coefficients of the mean over answers of their token means.
 
   Args:
     mask: True on answer tokens.
@@ -145,7 +145,7 @@ def sequence_sum(
   horizon: int = 1,
   count_empty: bool = False,
 ) -> Float[Array, "P G R"]:
-  """Returns the weights of the mean over answers of token sum / `horizon`.
+  """Returns the coefficients of the mean over answers of token sum / `horizon`.
 
   Args:
     mask: True on answer tokens.
@@ -167,23 +167,23 @@ def sequence_sum(
 def answer_mean(
   mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G"]:
-  """Returns the weights of the mean over answers that have a token."""
+  """Returns the coefficients of the mean over answers that have a token."""
   return token_mean(mask.any(-1), axis_name)
 
 
 def prompt_mean(
   mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P"]:
-  """Returns the weights of the mean over prompts with a token in each answer.
+  """Returns the coefficients of the mean over prompts with whole groups.
 
-  A term that compares the answers to a prompt needs all of them.
+  A term that compares the answers to a prompt needs a token in each of them.
   """
   return token_mean(mask.any(-1).all(-1), axis_name)
 
 
 def total(
   values: Float[Array, "P *rest"],
-  weights: Float[Array, "P *rest"],
+  coefficients: Float[Array, "P *rest"],
   *,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -192,16 +192,16 @@ def total(
   Where the weight is 0 the value is replaced before the product, so that
   values on padding reach neither the sum nor the gradient.
   """
-  values = jnp.where(weights > 0, values, 0.0)
-  return _total(values * weights, axis_name)
+  values = jnp.where(coefficients > 0, values, 0.0)
+  return _total(values * coefficients, axis_name)
 
 
 def largest(
   values: Float[Array, "P G R"],
-  weights: Float[Array, "P G R"],
+  coefficients: Float[Array, "P G R"],
   *,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
   """Returns the largest value of non-zero weight over devices; at least 0."""
-  found = jnp.where(weights > 0, values, 0.0).max()
+  found = jnp.where(coefficients > 0, values, 0.0).max()
   return jax.lax.pmax(found, axis_name) if axis_name else found

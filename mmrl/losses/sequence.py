@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
-from mmrl.losses import policy
+from mmrl.losses import surrogates
 
 # Upper bound of the log-ratio, as in verl: its exponential is finite.
 _MAX_LOG_RATIO = 10.0
@@ -64,26 +64,26 @@ def clipped_sequence_ratio(
   Differs from the paper: ln s is clamped from above at 10, as in verl; TRL
   doesn't.
   """
-  policy.check_clip(clip_low, clip_high)
+  surrogates.check_clip(clip_low, clip_high)
   if level not in ("sequence", "token"):
     raise UserError(f"level must be 'sequence' or 'token', got {level!r}")
   if level == "token" and not length_normalize:
     raise UserError("level 'token' must have length_normalize, got False")
-  log_ratio = policy.log_ratio(logprobs, logprobs_old, mask)
+  log_ratio = surrogates.log_ratio(logprobs, logprobs_old, mask)
   log_ratio = log_ratio.sum(-1, keepdims=True)
   if length_normalize:
     log_ratio /= jnp.maximum(mask.sum(-1, keepdims=True), 1)
   if level == "token":
     # Its value is 0, its gradient that of the token.
-    own = policy.log_ratio(logprobs, jax.lax.stop_gradient(logprobs), mask)
+    own = surrogates.log_ratio(logprobs, jax.lax.stop_gradient(logprobs), mask)
     log_ratio = jax.lax.stop_gradient(log_ratio) + own
   ratio = jnp.exp(jnp.minimum(log_ratio, _MAX_LOG_RATIO))
   # Padding must not reach the product: its NaN would reach the whole answer.
   advantages, token_weights = jax.lax.stop_gradient(
     (
-      jnp.where(mask, policy.per_token(advantages), 0.0),
+      jnp.where(mask, surrogates.per_token(advantages), 0.0),
       jnp.where(mask, token_weights, 0.0),
     )
   )
-  loss = policy.surrogate(ratio, advantages, clip_low, clip_high)
+  loss = surrogates.surrogate(ratio, advantages, clip_low, clip_high)
   return loss * token_weights

@@ -146,7 +146,7 @@ class Compiler:
       call = Call("evaluate", self.parts.answer, arguments)
       program, _ = self.compile(call)
       yield program
-    prompt = self._prompt(prompts, prompts // self.parts.group)
+    prompt = self._prompt(prompts, prompts // self.parts.pack)
     calls = walk.walk(self.parts, prompt, self.state, self.fixed)
     try:
       call = next(calls)

@@ -3,7 +3,7 @@
 from mmrl.probes.blind import image_blind
 from mmrl.probes.entropy import visual_entropy
 from mmrl.probes.nucleus import nucleus
-from mmrl.probes.policies import behaviour, reference
+from mmrl.probes.scores import behaviour, reference
 from mmrl.probes.teacher import teacher
 
 __all__ = [

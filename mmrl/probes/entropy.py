@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.machines import sharding
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.types import Prompt
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int
 
 from mmrl.models import rows
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.types import Attention, Logits, Prompt, PyTree
 
 

@@ -24,7 +24,7 @@ class WithExperts(Source):
   def __init__(self, setup: Setup, inner: Source, path: str, count: int, keep):
     self._setup, self._inner, self._path = setup, inner, path
     self._count, self._keep = count, keep
-    self._experts: data.Experts | None = None
+    self._experts: data.Trajectories | None = None
     self.group = inner.group + count
     self.temperature, self.draws = inner.temperature, inner.draws
     self.fields = (*inner.fields, "sampled")
@@ -33,7 +33,7 @@ class WithExperts(Source):
 
   def open(self, questions, processor):
     self._inner.open(questions, processor)
-    self._experts = data.Experts(
+    self._experts = data.Trajectories(
       self._path,
       known=questions.names(),
       processor=processor,
@@ -135,7 +135,9 @@ def with_experts(
   return WithExperts(setup, inner, path, count, keep)
 
 
-def append(answers: Answers, experts: data.Experts, layout: Layout) -> Answers:
+def append(
+  answers: Answers, experts: data.Trajectories, layout: Layout
+) -> Answers:
   """Appends the experts' rows to the policy's own answers of each group."""
   rows = experts.rows(answers.examples)
   tokens = np.concatenate([answers.tokens, rows.tokens], axis=1)

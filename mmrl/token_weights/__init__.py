@@ -8,11 +8,14 @@ weight is computed once per rollout batch.
 """
 
 from mmrl.token_weights.entropy import entropy_quantile
-from mmrl.token_weights.experts import expert_low_probability, expert_visual
 from mmrl.token_weights.future_kl import future_kl
 from mmrl.token_weights.mismatch import sampler_mismatch
 from mmrl.token_weights.perception import perception_reasoning
 from mmrl.token_weights.probability import low_probability
+from mmrl.token_weights.trajectories import (
+  expert_low_probability,
+  expert_visual,
+)
 
 __all__ = [
   "entropy_quantile",

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
 from mmrl.losses import reduce
-from mmrl.losses.policy import log_ratio, per_token, token_ratio
+from mmrl.losses.surrogates import log_ratio, per_token, token_ratio
 
 
 def discounted_sum(

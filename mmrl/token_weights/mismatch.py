@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
-from mmrl.losses import policy
+from mmrl.losses import surrogates
 
 
 def sampler_mismatch(
@@ -61,7 +61,7 @@ def sampler_mismatch(
     raise UserError(
       f"lower must be in [0, cap], and 0 for kind 'truncate', got {lower}"
     )
-  log_ratio = policy.log_ratio(logprobs_old, logprobs_sampler, mask)
+  log_ratio = surrogates.log_ratio(logprobs_old, logprobs_sampler, mask)
   if level == "sequence":
     log_ratio = log_ratio.sum(-1, keepdims=True)
   ratio = jnp.exp(jnp.clip(log_ratio, -20.0, 20.0))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
-from mmrl.losses.policy import per_token, upcast
+from mmrl.losses.surrogates import per_token, upcast
 
 _SIGNS = ("both", "positive", "negative")
 

@@ -135,7 +135,7 @@ def read_questions(run: Run):
     seed=config.seed,
     lengths=config.data.lengths,
     patches=config.data.patches,
-    group=run.group,
+    pack=run.pack,
     threads=config.data.threads,
     workers=config.data.workers,
   )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from mmrl import build, losses, names
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
-from mmrl.losses import policy, reduce
+from mmrl.losses import reduce, surrogates
 from mmrl.losses.state import Stateful
 from mmrl.types import PyTree
 
@@ -41,7 +41,7 @@ class Term:
 
   @property
   def reduction(self) -> str:
-    """Returns the key of the reduction's weights: name, options and rows."""
+    """Returns the key of the coefficients: reduction, options and rows."""
     options = sorted(self.reduce.options.items())
     rows = ["all"] if self.reads_all else []
     parts = [self.reduce.name, *(f"{k}={v}" for k, v in options), *rows]
@@ -194,18 +194,18 @@ def _bind_reduction(spec: Any, where: str) -> build.Bound:
   return build.bind(reduce, spec, where, provided=("mask", "axis_name"))
 
 
-def reduction_weights(
+def reduction_coefficients(
   terms: Sequence[Term],
   mask: Bool[Array, "P G R"],
   fields: Mapping[str, Array],
   *,
   axis_name: str | None = None,
 ) -> dict[str, Array]:
-  """Computes the weights of every reduction in use over the whole minibatch.
+  """Computes the coefficients of every reduction over the whole minibatch.
 
   A term that doesn't read `sampled` is reduced over the answers that are, as it
-  would be without others in the group. Metrics use up to three more weights
-  over those answers: `token_mean` and, where attention is measured, the means
+  would be without others in the group. Metrics use up to three more reductions
+  of those answers: `token_mean` and, where attention is measured, the means
   over `good` answers (advantage above 0) and `bad` ones (below 0).
 
   Args:
@@ -217,17 +217,17 @@ def reduction_weights(
   own = mask
   if "sampled" in fields:
     own = mask & fields["sampled"][..., None]
-  weights = {"token_mean": reduce.token_mean(own, axis_name)}
+  coefficients = {"token_mean": reduce.token_mean(own, axis_name)}
   if any(term.needs_moved for term in terms):
-    advantages = policy.per_token(fields["advantages"])
-    weights["good"] = reduce.token_mean(own & (advantages > 0), axis_name)
-    weights["bad"] = reduce.token_mean(own & (advantages < 0), axis_name)
+    advantages = surrogates.per_token(fields["advantages"])
+    coefficients["good"] = reduce.token_mean(own & (advantages > 0), axis_name)
+    coefficients["bad"] = reduce.token_mean(own & (advantages < 0), axis_name)
   for term in terms:
-    if term.reduction not in weights:
+    if term.reduction not in coefficients:
       rows = mask if term.reads_all else own
       context = {"mask": rows, "axis_name": axis_name}
-      weights[term.reduction] = term.reduce(context)
-  return weights
+      coefficients[term.reduction] = term.reduce(context)
+  return coefficients
 
 
 def minibatch(
@@ -242,7 +242,7 @@ def minibatch(
 def objective(
   terms: Sequence[Term],
   context: Mapping[str, Any],
-  weights: Mapping[str, Array],
+  coefficients: Mapping[str, Array],
   *,
   axis_name: str | None = None,
 ) -> tuple[Array, tuple[dict[str, Array], dict[str, PyTree]]]:
@@ -252,15 +252,15 @@ def objective(
     terms: from `bind_terms`.
     context: from `Batch.context`, with the scores of the current parameters;
       `learned` and `running` hold those of all terms, by name.
-    weights: from `reduction_weights`, sliced like the fields.
+    coefficients: from `reduction_coefficients`, sliced like the fields.
     axis_name: device axis that sums run over.
 
   Returns:
-    (loss, (metrics, statistics)). Metrics are sums over tokens, whose weights
-    include the denominator so that micro-batches add up, and maxima: see
-    `add_metrics`. Statistics are those of each stateful term, by its name. The
-    divergence of attention is a metric only if a term reads it; it is never
-    computed for metrics alone.
+    (loss, (metrics, statistics)). Metrics are sums over tokens, whose
+    coefficients include the denominator so that micro-batches add up, and
+    maxima: see `add_metrics`. Statistics are those of each stateful term, by
+    its name. The divergence of attention is a metric only if a term reads it;
+    it is never computed for metrics alone.
   """
   context = dict(context)
   if any(term.needs_moved for term in terms):
@@ -275,14 +275,16 @@ def objective(
     values, found = term(context | own)
     if term.init:
       statistics[term.name] = jax.lax.stop_gradient(found)
-    value = reduce.total(values, weights[term.reduction], axis_name=axis_name)
+    value = reduce.total(
+      values, coefficients[term.reduction], axis_name=axis_name
+    )
     loss += term.weight * value
     metrics[f"loss/{term.name}"] = value
   metrics["loss/total"] = loss
 
-  metrics |= _policy_metrics(context, weights, axis_name)
+  metrics |= _policy_metrics(context, coefficients, axis_name)
   if MOVED in context:
-    metrics |= _attention_metrics(context[MOVED], weights, axis_name)
+    metrics |= _attention_metrics(context[MOVED], coefficients, axis_name)
   return loss, (metrics, statistics)
 
 
@@ -299,15 +301,15 @@ def add_metrics(
 
 
 def _policy_metrics(
-  context: Mapping[str, Any], weights: Mapping[str, Array], axis_name
+  context: Mapping[str, Any], coefficients: Mapping[str, Array], axis_name
 ) -> dict[str, Array]:
   def mean(values):
     values = jax.lax.stop_gradient(values)
-    return reduce.total(values, weights["token_mean"], axis_name=axis_name)
+    return reduce.total(values, coefficients["token_mean"], axis_name=axis_name)
 
   metrics = {"policy/entropy": mean(context["entropies"])}
   if "logprobs_old" in context:
-    ratio = policy.token_ratio(
+    ratio = surrogates.token_ratio(
       context["logprobs"], context["logprobs_old"], context["mask"]
     )
     metrics["policy/ratio_deviation"] = mean(jnp.abs(ratio - 1.0))
@@ -315,19 +317,19 @@ def _policy_metrics(
 
 
 def _attention_metrics(
-  moved: Float[Array, "P G R"], weights: Mapping[str, Array], axis_name
+  moved: Float[Array, "P G R"], coefficients: Mapping[str, Array], axis_name
 ) -> dict[str, Array]:
   """Computes the divergence's maximum and means (all, good, bad answers)."""
   moved = jax.lax.stop_gradient(moved)
 
   def mean(kind):
-    return reduce.total(moved, weights[kind], axis_name=axis_name)
+    return reduce.total(moved, coefficients[kind], axis_name=axis_name)
 
   return {
     "attention/jsd_mean": mean("token_mean"),
     "attention/jsd_good": mean("good"),
     "attention/jsd_bad": mean("bad"),
     "attention/jsd_max": reduce.largest(
-      moved, weights["token_mean"], axis_name=axis_name
+      moved, coefficients["token_mean"], axis_name=axis_name
     ),
   }

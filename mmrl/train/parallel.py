@@ -37,10 +37,10 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 def _local(loss: Callable, terms: Sequence[Term], axis_name: str | None):
   def local(params: PyTree, batch: Batch):
-    weights = objective.reduction_weights(
+    coefficients = objective.reduction_coefficients(
       terms, batch.mask, batch.fields, axis_name=axis_name
     )
-    value, (metrics, _) = loss(params, batch, weights, axis_name=axis_name)
+    value, (metrics, _) = loss(params, batch, coefficients, axis_name=axis_name)
     return value, metrics
 
   return local

@@ -18,7 +18,7 @@ from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.rollouts.source import Setup, Source
 from mmrl.train import method as method_lib
 from mmrl.train import models as models_lib
@@ -46,7 +46,7 @@ class Parts:
     optimizer: the optax transformation.
     frozen: expressions that match the paths of frozen parameters.
     frozen_vision: whether visual tokens remain valid after an update.
-    group: number of prompts whose pictures are packed together.
+    pack: number of prompts whose pictures are packed together.
     layout: sharding of the run's arrays.
   """
 
@@ -60,7 +60,7 @@ class Parts:
   optimizer: Any
   frozen: tuple[str, ...]
   frozen_vision: bool
-  group: int
+  pack: int
   layout: Layout
 
   def first_state(self, params: PyTree) -> State:
@@ -148,7 +148,7 @@ def build_parts(
     optimizer=optimizer,
     frozen=frozen,
     frozen_vision=not any(path.startswith("vision/") for path in trainable),
-    group=_group(config, layout, source, method),
+    pack=_pack(config, layout, source, method),
     layout=layout,
   )
 
@@ -250,7 +250,7 @@ def _programs(
   )
 
 
-def _group(
+def _pack(
   config: ml_collections.ConfigDict,
   layout: Layout,
   source: Source,

@@ -16,7 +16,7 @@ from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.models.policy import Forward
 from mmrl.names import SCORES
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.rollouts.answers import Reward
 from mmrl.train import models as models_lib
 from mmrl.train import objective as objective_lib
@@ -210,7 +210,7 @@ def make_loss(
   def loss(
     params: PyTree,
     batch: Batch,
-    weights: Mapping[str, Array],
+    coefficients: Mapping[str, Array],
     *,
     known: Mapping[str, Any] = NOTHING,
     axis_name: str | None = None,
@@ -228,7 +228,9 @@ def make_loss(
     for bound in late:
       weight = jax.lax.stop_gradient(bound(context))
       context["token_weights"] = context["token_weights"] * weight
-    return objective_lib.objective(terms, context, weights, axis_name=axis_name)
+    return objective_lib.objective(
+      terms, context, coefficients, axis_name=axis_name
+    )
 
   return loss
 
@@ -252,17 +254,17 @@ def make_update(
 ) -> Callable:
   """Makes the program of one optimiser update, in `accumulate` parts.
 
-  The minibatch is one of `layout.parts` of the rollout batch. The weights of
-  reductions are computed over the whole minibatch before it is cut, so the
+  The minibatch is one of `layout.parts` of the rollout batch. The coefficients
+  of reductions are computed over the whole minibatch before it is cut, so the
   parts add up to exactly the loss of the whole.
   """
 
-  def gradient(state: State, fixed: Fixed, batch: Batch, weights):
+  def gradient(state: State, fixed: Fixed, batch: Batch, coefficients):
     known = _known(terms, state, fixed)
 
     def of_trainable(trainable):
       params = parameters.merge(trainable, state.frozen)
-      return loss(params, batch, weights, known=known, parts=accumulate)
+      return loss(params, batch, coefficients, known=known, parts=accumulate)
 
     return jax.grad(of_trainable, has_aux=True)(state.trainable)
 
@@ -270,14 +272,16 @@ def make_update(
     state: State, fixed: Fixed, batch: Batch, minibatch: Int[Array, ""]
   ):
     batch = layout.cut(batch, layout.parts, minibatch)
-    weights = objective_lib.reduction_weights(terms, batch.mask, batch.fields)
+    coefficients = objective_lib.reduction_coefficients(
+      terms, batch.mask, batch.fields
+    )
     if accumulate == 1:
-      grads, found = gradient(state, fixed, batch, weights)
+      grads, found = gradient(state, fixed, batch, coefficients)
     else:
 
       def of_part(part):
         return gradient(
-          state, fixed, *layout.cut((batch, weights), accumulate, part)
+          state, fixed, *layout.cut((batch, coefficients), accumulate, part)
         )
 
       grads, found = _accumulate(of_part, accumulate)
@@ -352,14 +356,16 @@ def make_shares(
     norms = {}
     for term in terms:
       loss = make_loss(scorer, (term,), token_weights)
-      weights = objective_lib.reduction_weights(
+      coefficients = objective_lib.reduction_coefficients(
         (term,), batch.mask, batch.fields
       )
       known = _known((term,), state, fixed)
 
-      def of_trainable(trainable, loss=loss, weights=weights, known=known):
+      def of_trainable(
+        trainable, loss=loss, coefficients=coefficients, known=known
+      ):
         params = parameters.merge(trainable, state.frozen)
-        return loss(params, batch, weights, known=known)[0]
+        return loss(params, batch, coefficients, known=known)[0]
 
       norms[term.name] = optax.tree.norm(
         jax.grad(of_trainable)(state.trainable)
@@ -375,7 +381,7 @@ def take_prompts(batch: Batch, start: int, count: int) -> Batch:
   """Slices prompts `start` to `start + count` of a batch, and their pictures.
 
   Both numbers are multiples of the prompts whose pictures are packed together
-  (`Run.group`).
+  (`Run.pack`).
   """
   prompts = batch.mask.shape[0]
 

@@ -74,7 +74,7 @@ def check(parts: Parts) -> None:
   prompt = prompt_shapes(
     parts,
     prompts,
-    prompts // parts.group,
+    prompts // parts.pack,
     length=min(sizes.lengths, default=64),
     patches=min(sizes.patches, default=64),
   )

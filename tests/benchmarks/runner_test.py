@@ -11,7 +11,7 @@ from mmrl import data, hub
 from mmrl.benchmarks import greedy, runner
 from mmrl.errors import UserError
 from mmrl.machines import sharding
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 
 
 @pytest.fixture(scope="module")

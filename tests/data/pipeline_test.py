@@ -206,7 +206,7 @@ def test_videos_and_pictures_are_packed_by_group(processor, tmp_path):
     batch_size=4,
     answer_length=10,
     seed=0,
-    group=2,
+    pack=2,
   )
   samples = next(iterator)
   which = [int(name.rpartition(":")[2]) - 1 for name in names(samples)]

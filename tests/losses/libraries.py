@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrl.advantages import group, reinforce, rloo
-from mmrl.losses import policy, reduce, sequence
+from mmrl.losses import reduce, sequence, surrogates
 from mmrl.token_weights import mismatch
 
 P, G, R = 3, 4, 6
@@ -81,14 +81,14 @@ def of_inputs(loss, **defaults):
   return function
 
 
-clipped = of_inputs(policy.clipped_ratio, **CLIPS)
+clipped = of_inputs(surrogates.clipped_ratio, **CLIPS)
 whole = of_inputs(sequence.clipped_sequence_ratio, **SEQUENCE)
-weighed = of_inputs(policy.clipped_weight)
+weighed = of_inputs(surrogates.clipped_weight)
 
 
 def kl(x, **options):
   """`reference_kl` of the inputs."""
-  return policy.reference_kl(
+  return surrogates.reference_kl(
     x["logprobs"], x["logprobs_ref"], x["mask"], **options
   )
 
@@ -188,7 +188,7 @@ def compute(inputs: dict) -> dict:
 
     results[name] = jax.value_and_grad(total)(inputs["logprobs"])
   for name, function in VALUES.items():
-    results[name] = jnp.where(mask, policy.per_token(function(inputs)), 0.0)
+    results[name] = jnp.where(mask, surrogates.per_token(function(inputs)), 0.0)
   return results
 
 

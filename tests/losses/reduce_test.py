@@ -129,7 +129,7 @@ def test_specs():
   other = {"name": "sequence_sum", "horizon": 4}
   specs = "sequence_sum", {"name": "sequence_sum"}, whole, dict(whole), other
   terms = build(*specs)
-  weights = objective.reduction_weights(terms, MASK, {})
+  weights = objective.reduction_coefficients(terms, MASK, {})
   assert len(weights) == 4
   np.testing.assert_array_equal(weights["token_mean"], reduce.token_mean(MASK))
   expected = [16 / 3, 16 / 3, 4 / 3, 4 / 3, 4 / 3]

@@ -11,7 +11,7 @@ import small_models
 from mmrl.models import tower
 from mmrl.models.kernels import attention
 from mmrl.probes import blind
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.types import Batch
 
 FAMILIES = small_models.one_family(["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])

@@ -12,7 +12,7 @@ import small_models
 from mmrl.machines import sharding
 from mmrl.models import tower
 from mmrl.probes import entropy
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.types import Prompt
 
 spectral_entropy = jax.jit(entropy.spectral_entropy)

@@ -10,9 +10,9 @@ import small_models
 from mmrl import models
 from mmrl.errors import UserError
 from mmrl.models import policy
-from mmrl.probes import policies
+from mmrl.probes import scores as scores_lib
 from mmrl.probes.nucleus import nucleus
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 
 TEMPERATURE = 0.7
 
@@ -37,7 +37,7 @@ def run(**options):
   @jax.jit
   def probe(params, batch):
     scores = scorer(params, batch.prefix, batch.tokens)
-    return nucleus(scores, **options), policies.behaviour(scores)
+    return nucleus(scores, **options), scores_lib.behaviour(scores)
 
   found, behaviour = probe(params, batch)
   return found.nucleus_entropies_old, behaviour.entropies_old

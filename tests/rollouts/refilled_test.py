@@ -295,7 +295,7 @@ def take(run: run_lib.Run, number: int) -> data.Samples:
     answer_length=LENGTH,
     lengths=config.data.lengths,
     patches=config.data.patches,
-    group=run.group,
+    pack=run.pack,
   )
 
 

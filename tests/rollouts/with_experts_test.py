@@ -31,7 +31,7 @@ from rollouts.refilled_test import (
 # Two questions, two answers and two experts, three tokens.
 
 
-class FakeExperts(data.Experts):
+class FakeExperts(data.Trajectories):
   """Rows by the name of the question, of no file."""
 
   ROWS = {"a": [[7, 8, 9], [7, 8, 0]], "b": [[5, 0, 0], [0, 0, 0]]}
@@ -41,7 +41,7 @@ class FakeExperts(data.Experts):
 
   def rows(self, examples):
     tokens = np.array([self.ROWS[e.name] for e in examples], np.int32)
-    return data.experts.Rows(tokens, tokens > 0, [])
+    return data.trajectories.Rows(tokens, tokens > 0, [])
 
 
 def fake_answers(layout: sharding.Layout) -> Answers:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmrl.errors import UserError
-from mmrl.losses import policy
+from mmrl.losses import surrogates
 from mmrl.token_weights.future_kl import discounted_sum, future_kl
 
 weights_of = jax.jit(
@@ -134,7 +134,7 @@ def test_log_ratio_is_clamped(sign):
 
 def test_a_ratio_on_its_bounds_is_in_the_sum_and_safe():
   d, mask = jnp.full((1, 1, 1), 0.1), jnp.ones((1, 1, 1), bool)
-  ratio = policy.token_ratio(d, 0 * d, mask)
+  ratio = surrogates.token_ratio(d, 0 * d, mask)
   bounds = {"ratio_max": ratio.item(), "safety": ratio.item()}
   weights = future_kl(d, 0 * d, -jnp.ones((1, 1)), mask, **bounds)
   np.testing.assert_allclose(weights, ratio, rtol=1e-6)

@@ -15,7 +15,7 @@ from mmrl import losses, models
 from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.models import parameters
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.train import objective, walk
 from mmrl.train import parts as parts_lib
 from mmrl.train import step as step_lib

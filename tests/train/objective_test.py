@@ -57,7 +57,7 @@ def objective_of(terms, scores, fields, weights):
 
 
 def value_of(terms, scores=SCORES, fields=FIELDS):
-  weights = objective.reduction_weights(terms, fields["mask"], fields)
+  weights = objective.reduction_coefficients(terms, fields["mask"], fields)
   return objective_of(terms, scores, fields, weights)
 
 
@@ -175,7 +175,7 @@ def test_parts_add_up_to_the_whole(reduction):
   terms = build(
     **{name: spec | {"reduce": reduction} for name, spec in SPECS.items()}
   )
-  weights = objective.reduction_weights(terms, MASK, FIELDS)
+  weights = objective.reduction_coefficients(terms, MASK, FIELDS)
 
   @jax.jit
   def gradient(scores, fields, weights):
@@ -221,7 +221,7 @@ def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   specs = {"own": POLICY | {"reduce": reduction}, "shaped": shaped}
   own, shaped = bind(specs, provided)
   fields = {"sampled": sampled}
-  weights = objective.reduction_weights([own, shaped], mask, fields)
+  weights = objective.reduction_coefficients([own, shaped], mask, fields)
   spec = {"name": reduction} if isinstance(reduction, str) else reduction
   options = {k: v for k, v in spec.items() if k != "name"}
   of = functools.partial(getattr(reduce, spec["name"]), **options)
@@ -237,8 +237,10 @@ def test_metrics_add_up_but_maxima():
     assert objective.add_metrics(*pair) == {"x": 3, "x_max": 2}
 
 
-def test_reduction_weights_are_those_in_use_and_the_metrics():
-  weights = objective.reduction_weights(build(attention=LOOK), MASK, FIELDS)
+def test_reduction_coefficients_are_those_in_use_and_the_metrics():
+  weights = objective.reduction_coefficients(
+    build(attention=LOOK), MASK, FIELDS
+  )
   assert set(weights) == {"token_mean", "sequence_mean", "good", "bad"}
-  weights = objective.reduction_weights(build(kl=KL), MASK, FIELDS)
+  weights = objective.reduction_coefficients(build(kl=KL), MASK, FIELDS)
   assert set(weights) == {"token_mean"}

@@ -12,7 +12,7 @@ import small_models
 
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.probes.policies import Scorer
+from mmrl.probes.scores import Scorer
 from mmrl.rollouts import sampler
 from mmrl.train import objective, parallel, step
 from mmrl.types import Batch
@@ -86,7 +86,7 @@ def one_device(weight: float):
   loss, terms, params, batch = make(weight)
 
   def whole(params, batch):
-    weights = objective.reduction_weights(terms, batch.mask, batch.fields)
+    weights = objective.reduction_coefficients(terms, batch.mask, batch.fields)
     value, (metrics, _) = loss(params, batch, weights)
     return value, metrics
 

@@ -66,7 +66,7 @@ def make_samples(run: run_lib.Run) -> data.Samples:
   examples = [example(i) for i in range(UPDATES)]
   rows = [(e, run.processor.encode(e.messages, e.name)) for e in examples]
   return pipeline.collate(
-    rows, run.processor, lengths=(), patches=(), group=run.group
+    rows, run.processor, lengths=(), patches=(), pack=run.pack
   )
 
 

@@ -156,7 +156,7 @@ def test_nothing_but_answers_that_were_cut_off_is_no_gradient():
   prompt = Prompt(*7 * [None])
   mask = jnp.zeros(MASK.shape, bool)
   batch = small_models.make_batch(prompt, TOKENS, mask, **fields)
-  weights = objective.reduction_weights(terms, batch.mask, batch.fields)
+  weights = objective.reduction_coefficients(terms, batch.mask, batch.fields)
 
   def loss(logprobs, attention):
     scores = Scores(logprobs, jnp.ones(MASK.shape), attention)

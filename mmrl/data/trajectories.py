@@ -29,7 +29,7 @@ class Rows(NamedTuple):
   texts: list[list[str | None]]
 
 
-class Experts:
+class Trajectories:
   """A JSON Lines file (local, or gs://) of expert trajectories.
 
   Each line is an object with `name`, that of a question (`Example.name`), and

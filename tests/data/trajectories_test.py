@@ -8,7 +8,7 @@ import pytest
 import small_models
 
 from mmrl import data
-from mmrl.data import experts, sources
+from mmrl.data import sources, trajectories
 from mmrl.errors import UserError
 
 # Every byte is a token: a text has as many as it has letters, and its end.
@@ -38,7 +38,7 @@ def example(name):
 @pytest.fixture
 def read(tmp_path, processor):
   def read(*lines, length=6, count=2):
-    return experts.Experts(
+    return trajectories.Trajectories(
       write(tmp_path, *lines),
       known=iter(NAMES),
       processor=processor,
@@ -112,7 +112,7 @@ def test_unknown_tokens_are_refused(tmp_path, processor):
   """A vocabulary without the letter z, which it reads as <unk>."""
   lacking = dataclasses.replace(processor, tokenizer=Lacking(processor))
   with pytest.raises(UserError, match=r"jsonl:1: .* found the token '<unk>'"):
-    experts.Experts(
+    trajectories.Trajectories(
       write(tmp_path, line("a", "xyz")),
       known=NAMES,
       processor=lacking,
@@ -138,7 +138,7 @@ def test_nothing_to_read(read, tmp_path, processor):
   with pytest.raises(UserError, match="at most 6 tokens .* and 1 longer ones"):
     read(line("a", "123456"))
   with pytest.raises(UserError, match="readable file of expert trajectories"):
-    experts.Experts(
+    trajectories.Trajectories(
       str(tmp_path / "none.jsonl"),
       known=NAMES,
       processor=processor,

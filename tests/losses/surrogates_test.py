@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmrl.errors import UserError
-from mmrl.losses import policy, reduce
+from mmrl.losses import reduce, surrogates
 
 NAN = np.nan
 # Two answers, one of three tokens and one of two; [P=2, G=1, R=3]. Padding
@@ -28,10 +28,10 @@ def test_whole_loss_golden():
   @jax.value_and_grad
   def loss(logprobs):
     weights = reduce.sequence_mean(MASK)
-    clipped = policy.clipped_ratio(
+    clipped = surrogates.clipped_ratio(
       logprobs, OLD, ADVANTAGES, ONES, MASK, dual_clip=3.0
     )
-    kl = policy.reference_kl(logprobs, REFERENCE, MASK)
+    kl = surrogates.reference_kl(logprobs, REFERENCE, MASK)
     return reduce.total(clipped, weights) + 0.04 * reduce.total(kl, weights)
 
   value, found = loss(LOGPROBS)
@@ -43,7 +43,7 @@ def test_whole_loss_golden():
 def test_ratio_is_clamped():
   mask = jnp.ones((1, 1, 2), bool)
   new = jnp.array([[[500.0, -500.0]]], jnp.float32)
-  ratio = policy.token_ratio(new, jnp.zeros_like(new), mask)
+  ratio = surrogates.token_ratio(new, jnp.zeros_like(new), mask)
   np.testing.assert_allclose(ratio, np.exp([[[20.0, -20.0]]]), rtol=1e-6)
 
 
@@ -69,7 +69,7 @@ NO_WIDTH = {"clip_low": 0.0, "clip_high": 0.0}
 def test_clips_golden(options, advantage, ratio, expected):
   ones = jnp.ones((1, 1, 1))
   data = np.log(ratio) * ones, 0 * ones, advantage * ones[0], ones, ones > 0
-  value = policy.clipped_ratio(*data, **options)
+  value = surrogates.clipped_ratio(*data, **options)
   np.testing.assert_allclose(value, expected * ones, rtol=1e-6)
 
 
@@ -102,7 +102,7 @@ EDGE = np.exp(20) - 21
 def test_reference_kl_golden(estimator, k, bound, expected, slope):
   def kl(logprobs):
     zeros, mask = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1), bool)
-    return policy.reference_kl(
+    return surrogates.reference_kl(
       logprobs, zeros, mask, estimator=estimator, bound=bound
     ).sum()
 
@@ -128,7 +128,7 @@ def test_reference_kl_golden(estimator, k, bound, expected, slope):
 )
 def test_clipped_weight_golden(options, weights, expected):
   def loss(logprobs):
-    values = policy.clipped_weight(
+    values = surrogates.clipped_weight(
       logprobs, OLD, ADVANTAGES, ONES, MASK, **options
     )
     return reduce.total(values, reduce.token_mean(MASK)), values
@@ -150,7 +150,7 @@ def test_clipped_weight_golden(options, weights, expected):
 def test_weight_is_bounded(options, expected):
   """A ratio of e^2 = 7.4, times -A ln pi = 1: at most 5 by default."""
   ones = jnp.ones((1, 1, 1))
-  values = policy.clipped_weight(
+  values = surrogates.clipped_weight(
     -ones, -3 * ones, ones[0], ones, ones > 0, **options
   )
   np.testing.assert_allclose(values, expected * ones, rtol=1e-6)
@@ -167,7 +167,7 @@ def test_policy_gradient_golden():
   @functools.partial(jax.value_and_grad, has_aux=True)
   def loss(logprobs):
     ones = jnp.where(mask, 1.0, NAN)
-    values = policy.policy_gradient(logprobs, advantages, ones, mask)
+    values = surrogates.policy_gradient(logprobs, advantages, ones, mask)
     return reduce.total(values, reduce.sequence_sum(mask)), values
 
   (value, values), gradient = loss(logprobs)
@@ -178,11 +178,16 @@ def test_policy_gradient_golden():
 
 
 @pytest.mark.parametrize(
-  "loss", [policy.policy_gradient, policy.clipped_ratio, policy.clipped_weight]
+  "loss",
+  [
+    surrogates.policy_gradient,
+    surrogates.clipped_ratio,
+    surrogates.clipped_weight,
+  ],
 )
 def test_on_policy_the_gradient_is_the_score_functions(loss):
   """Of ratios of one; the loss of clipped_ratio is then -A: (-3 + 2) / 5."""
-  old = () if loss is policy.policy_gradient else (OLD,)
+  old = () if loss is surrogates.policy_gradient else (OLD,)
 
   def total(logprobs):
     values = loss(logprobs, *old, ADVANTAGES, ONES, MASK)
@@ -191,16 +196,18 @@ def test_on_policy_the_gradient_is_the_score_functions(loss):
   value, gradient = jax.jit(jax.value_and_grad(total))(OLD)
   expected = np.where(MASK, -ADVANTAGES[..., None] / 5, 0)
   np.testing.assert_allclose(gradient, expected, atol=1e-7)
-  if loss is policy.clipped_ratio:
+  if loss is surrogates.clipped_ratio:
     np.testing.assert_allclose(value, -0.2, atol=1e-7)
 
 
 @pytest.mark.parametrize(
   "loss",
   [
-    functools.partial(policy.clipped_ratio, dual_clip=1.5),
-    functools.partial(policy.clipped_weight, weight_min=0.8, weight_max=1.28),
-    lambda logprobs, old, *data: policy.policy_gradient(logprobs, *data),
+    functools.partial(surrogates.clipped_ratio, dual_clip=1.5),
+    functools.partial(
+      surrogates.clipped_weight, weight_min=0.8, weight_max=1.28
+    ),
+    lambda logprobs, old, *data: surrogates.policy_gradient(logprobs, *data),
   ],
 )
 def test_advantages_and_weights(loss):
@@ -221,9 +228,9 @@ def test_advantages_and_weights(loss):
     assert all((x == 0).all() for x in slopes)
 
 
-CLIPPED = policy.clipped_ratio, OLD, ADVANTAGES, ONES
-WEIGHTED = policy.clipped_weight, OLD, ADVANTAGES, ONES
-KL = policy.reference_kl, REFERENCE
+CLIPPED = surrogates.clipped_ratio, OLD, ADVANTAGES, ONES
+WEIGHTED = surrogates.clipped_weight, OLD, ADVANTAGES, ONES
+KL = surrogates.reference_kl, REFERENCE
 NO_ESTIMATOR = "k1, k2, k3, k1\\+, k3\\+, got"
 
 

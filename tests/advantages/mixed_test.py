@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrl.advantages import experts, group
+from mmrl.advantages import group, mixed
 
 mixed = jax.jit(
-  experts.expert_group_normalised, static_argnames=("scale", "epsilon", "ddof")
+  mixed.expert_group_normalised, static_argnames=("scale", "epsilon", "ddof")
 )
 
 # Four sampled answers and a right expert; the fourth question's isn't kept,
@@ -88,7 +88,7 @@ def test_one_row_that_counts_has_zero():
 def test_without_experts_it_is_the_program_of_the_plain_group(options):
   one, two = (
     str(jax.make_jaxpr(functools.partial(function, **options))(REWARDS, MASK))
-    for function in (experts.expert_group_normalised, group.group_normalised)
+    for function in (mixed.expert_group_normalised, group.group_normalised)
   )
   assert one == two
 
@@ -103,9 +103,9 @@ def test_without_experts_it_is_the_program_of_the_plain_group(options):
 )
 def test_mistakes_are_refused(options, message, sampled):
   with pytest.raises(ValueError, match=message):
-    experts.expert_group_normalised(REWARDS, MASK, sampled, **options)
+    mixed.expert_group_normalised(REWARDS, MASK, sampled, **options)
 
 
 def test_one_answer_is_refused():
   with pytest.raises(ValueError, match="at least 2 answers per prompt, got 1"):
-    experts.expert_group_normalised(REWARDS[:, :1], MASK[:, :1])
+    mixed.expert_group_normalised(REWARDS[:, :1], MASK[:, :1])

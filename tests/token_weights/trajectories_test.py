@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrl.token_weights import experts
+from mmrl.token_weights import trajectories
 
-visual = jax.jit(experts.expert_visual, static_argnames="strength")
-unlikely = jax.jit(experts.expert_low_probability, static_argnames="alpha")
+visual = jax.jit(trajectories.expert_visual, static_argnames="strength")
+unlikely = jax.jit(trajectories.expert_low_probability, static_argnames="alpha")
 
 
 # One prompt, experts alone; a row of each kind. Padding is 0: were it read, it
@@ -101,6 +101,6 @@ def test_other_rows_weigh_one(method):
 @pytest.mark.parametrize("sampled", [None, SAMPLED])
 def test_hyper_parameters_outside_their_range_are_refused(sampled):
   with pytest.raises(ValueError, match="strength must be at least 0, got -1"):
-    experts.expert_visual(OLD, BLIND, MASK, sampled, strength=-1.0)
+    trajectories.expert_visual(OLD, BLIND, MASK, sampled, strength=-1.0)
   with pytest.raises(ValueError, match="alpha must be at least -1, got -2"):
-    experts.expert_low_probability(OLD, MASK, sampled, alpha=-2.0)
+    trajectories.expert_low_probability(OLD, MASK, sampled, alpha=-2.0)

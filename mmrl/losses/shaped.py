@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl.errors import UserError
-from mmrl.losses import policy
+from mmrl.losses import surrogates
 
 
 def expert_shaped(
@@ -65,7 +65,7 @@ def expert_shaped(
     raise UserError(f"shape must be above 0, got {shape}")
 
   def clipped(mask):
-    return policy.clipped_ratio(
+    return surrogates.clipped_ratio(
       logprobs,
       logprobs_old,
       advantages,
@@ -80,8 +80,8 @@ def expert_shaped(
     return clipped(mask)
   expert = ~sampled[..., None]
   # Each formula reads only its own rows: the other rows may hold anything.
-  read = jnp.where(mask & expert, policy.upcast(logprobs), 0.0)
+  read = jnp.where(mask & expert, surrogates.upcast(logprobs), 0.0)
   shaped = jax.nn.sigmoid(read - math.log(shape))
-  scale = policy.per_token(advantages) * token_weights
+  scale = surrogates.per_token(advantages) * token_weights
   taught = -shaped * jax.lax.stop_gradient(scale)
   return jnp.where(expert, taught, clipped(mask & ~expert))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrl.losses import experts, policy, reduce
+from mmrl.losses import reduce, shaped, surrogates
 
 # A sampled answer of three tokens and an expert of two; [P=1, G=2, R=3]. What
 # isn't read is not a number: NaN in a product would reach the gradient.
@@ -24,7 +24,7 @@ SPREAD = jnp.where(MASK, ADVANTAGES[..., None], NAN)
 @jax.jit
 @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
 def mean_loss(logprobs, advantages, weights, mask=MASK):
-  terms = experts.expert_shaped(
+  terms = shaped.expert_shaped(
     logprobs, OLD, advantages, weights, mask, SAMPLED
   )
   return reduce.total(terms, reduce.token_mean(mask)), terms
@@ -68,7 +68,7 @@ def test_expert_left_out_golden():
 def test_shaped_probability_golden(probability, value, slope):
   def minus_term(logprobs):
     one = jnp.ones((1, 1, 1))
-    return -experts.expert_shaped(
+    return -shaped.expert_shaped(
       logprobs, -one, one[0], one, one > 0, one[0] < 0
     ).sum()
 
@@ -86,7 +86,7 @@ def test_without_experts_it_is_the_program_of_clipped_ratio(options):
   data = LOGPROBS, OLD, ADVANTAGES, WEIGHTS, MASK
   one, two = (
     str(jax.make_jaxpr(functools.partial(function, **options))(*data))
-    for function in (policy.clipped_ratio, experts.expert_shaped)
+    for function in (surrogates.clipped_ratio, shaped.expert_shaped)
   )
   assert one == two
 
@@ -95,6 +95,6 @@ def test_without_experts_it_is_the_program_of_clipped_ratio(options):
 @pytest.mark.parametrize("shape", [0.0, -0.1])
 def test_shape_outside_its_range_is_refused(shape, sampled):
   with pytest.raises(ValueError, match=f"must be above 0, got {shape}"):
-    experts.expert_shaped(
+    shaped.expert_shaped(
       LOGPROBS, OLD, ADVANTAGES, WEIGHTS, MASK, sampled, shape=shape
     )
