@@ -117,7 +117,9 @@ def test_processes_that_disagree_on_the_config(folder):
 def test_a_working_directory_in_use(folder):
   """Said by every process of the second run; the first isn't disturbed."""
   ours = folder / "shared"
-  with runs.start(folder, ours, 1) as first:
+  # More steps than there are until the second run has traced its own.
+  long = ("--config.train.steps=100000",)
+  with runs.start(folder, ours, 1, arguments=long) as first:
     assert first.until((ours / "config.json").exists), first.error()
     with runs.start(folder, ours, 2) as second:
       assert second.wait(NOTICED_SECONDS) == [2, 2], second.error(0)
