@@ -397,6 +397,24 @@ def test_run_refuses_a_mistake_in_a_probe_that_is_read():
   )
 
 
+def test_run_refuses_a_mistake_in_a_term_with_state(monkeypatch):
+  """Its options are read where it is made."""
+
+  def remembered(*, decay: float) -> Stateful:
+    raise UserError(f"decay must be below 1, got {decay}")
+
+  monkeypatch.setattr(losses, "remembered", remembered, raising=False)
+  monkeypatch.setattr(losses, "__all__", [*losses.__all__, "remembered"])
+  config = config_lib.get_config()
+  spec = {"name": "remembered", "weight": 1.0, "reduce": "token_mean"}
+  config.losses.own = {**spec, "decay": 2.0}
+  with pytest.raises(UserError) as error:
+    run_lib.build_run(config, jax.devices()[:1])
+  assert one_line(error) == (
+    "config.losses.own: decay must be below 1, got 2.0"
+  )
+
+
 @pytest.mark.parametrize("name", ["leave_one_out", "reinforce_plus_plus"])
 def test_a_penalty_needs_its_reference(name):
   config = config_lib.get_config()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mmrl import build, losses, names
+from mmrl import build, errors, losses, names
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import reduce, surrogates
@@ -129,7 +129,8 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
     function, options = build.resolve(losses, spec, where)
     term = Resolved(name, spec, function, options, float(weight), reduction)
     if inspect.signature(function).return_annotation is Stateful:
-      made = function(**options)
+      with errors.of_field(where):
+        made = function(**options)
       term = dataclasses.replace(
         term,
         function=made.term,
