@@ -11,9 +11,9 @@ class Stateful(NamedTuple):
   from its options. State is saved in checkpoints and resumed.
 
   Attributes:
-    init: (key, model config) -> (learned, running), two trees of arrays.
-      `learned` is trained with the policy's parameters, by the same optimiser;
-      `running` changes by `update` only.
+    init: (key, model config) -> (learned, running): nested dicts of arrays, and
+      a tree of arrays. `learned` is trained with the policy's parameters, by
+      the same optimiser; `running` changes by `update` only.
     term: a function of named data, among them `learned` and `running`; returns
       (unreduced term, statistics), a tree of sums over what it has read.
     update: (running, statistics) -> running, after each optimiser update. The

@@ -90,7 +90,8 @@ class Resolved:
     spec: of its function.
     function: takes data by name.
     options: its hyper-parameters.
-    weight, reduction: of the config.
+    weight: of the config.
+    reduce: the reduction.
     init, update: see `Term`.
   """
 
@@ -99,7 +100,7 @@ class Resolved:
   function: Callable
   options: Mapping[str, Any]
   weight: float
-  reduction: Any
+  reduce: build.Bound
   init: Callable | None = None
   update: Callable | None = None
 
@@ -121,12 +122,13 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
   for name, given in specs.items():
     where, spec = f"config.losses.{name}", dict(given)
     try:
-      weight, reduction = spec.pop("weight"), spec.pop("reduce")
+      weight, reduce_ = spec.pop("weight"), spec.pop("reduce")
     except KeyError as error:
       raise UserError(f"{where}: expected a {error} beside the name") from error
     if not isinstance(weight, int | float):
       raise UserError(f"{where}.weight: expected a number, found {weight!r}")
     function, options = build.resolve(losses, spec, where)
+    reduction = _bind_reduction(reduce_, f"{where}.reduce")
     term = Resolved(name, spec, function, options, float(weight), reduction)
     if inspect.signature(function).return_annotation is Stateful:
       with errors.of_field(where):
@@ -176,9 +178,8 @@ def bind_terms(
       provided=[*provided, *derived, *own],
       remedies=remedies,
     )
-    reduction = _bind_reduction(one.reduction, f"{where}.reduce")
     terms.append(
-      Term(one.name, bound, one.weight, reduction, one.init, one.update)
+      Term(one.name, bound, one.weight, one.reduce, one.init, one.update)
     )
   return tuple(terms)
 
@@ -272,7 +273,11 @@ def objective(
   for term in terms:
     own = {}
     if term.init:
-      own = {k: context[k][term.name] for k in ("learned", "running")}
+      own = {
+        # A term without parameters of its own has no entry.
+        "learned": context["learned"].get(term.name, {}),
+        "running": context["running"][term.name],
+      }
     values, found = term(context | own)
     if term.init:
       statistics[term.name] = jax.lax.stop_gradient(found)
