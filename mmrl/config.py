@@ -13,10 +13,11 @@ from mmrl.errors import UserError
 
 # Fields of `rollout` that aren't options of where answers come from.
 ROLLOUT_SIZES = ("prompts", "answers", "length", "mask_truncated")
-# Fields that were renamed, and what they are now.
+# Fields that were renamed: what they are now, and how, where they are part of
+# another field.
 MOVED: dict[str, str] = {
   "model": "models.policy",
-  "teacher": "models.teacher, a Directory",
+  "teacher": "models, as its entry 'teacher'",
   "experts": "rollout, as with_experts (config.wrap_rollout)",
   "rollout.refill": "rollout, as refilled (config.wrap_rollout)",
   "data.test": "evaluation.benchmarks.test.data",

@@ -63,6 +63,7 @@ METHODS = [
   (losses, "clipped_weight", {"weight_max": 1.5}),
   (losses, "distillation_kl", {"beta": 0.5, "temperature": 2.0}),
   (losses, "expert_shaped", {"shape": 0.2}),
+  (losses, "likelihood", {}),
   (losses, "policy_gradient", {}),
   (losses, "reference_kl", {"estimator": "k3"}),
   (probes, "behaviour", {}),
@@ -103,6 +104,7 @@ EXPERIMENTS = [
   ("ral_zero", "runlocal"),
   ("reinforce_plus_plus", "runlocal"),
   ("rloo", "runlocal"),
+  ("sft", "data"),
   ("tgrl", "EXPERTS,runlocal"),
   ("tor", "runlocal"),
   ("tor", "runlocal,dapo"),
@@ -116,7 +118,8 @@ LARGE = [
 
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
-EXPERTS = pathlib.Path(__file__).parent / "testdata" / "experts.jsonl"
+TESTDATA = pathlib.Path(__file__).parent / "testdata"
+EXPERTS, ANSWERS = TESTDATA / "experts.jsonl", TESTDATA / "answers.jsonl"
 P, G, S, R, V, D = 8, 3, 6, 5, 11, 4
 KEYS = S + R
 
@@ -483,6 +486,8 @@ def experiment_config(name: str, arm: str):
     if config.data.train.name != "EasyVQA":
       config.data.train = plain.data.train
       config.evaluation = plain.evaluation
+    if config.rollout.name == "given":
+      config.data.train = {"name": "JsonLines", "path": str(ANSWERS)}
   return config
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mmrl.advantages import group, mixed
 
-mixed = jax.jit(
+advantage = jax.jit(
   mixed.expert_group_normalised, static_argnames=("scale", "epsilon", "ddof")
 )
 
@@ -55,7 +55,7 @@ MASK = MASK.at[0, 0].set(False).at[4].set(False).at[1, 4, 1:].set(False)
   ],
 )
 def test_golden(scale, expected):
-  values = mixed(REWARDS, MASK, SAMPLED, scale=scale)
+  values = advantage(REWARDS, MASK, SAMPLED, scale=scale)
   np.testing.assert_allclose(values, expected, atol=2e-6)
   assert (values[2::2] == 0).all() and values[3, 4] == 0
 
@@ -63,7 +63,9 @@ def test_golden(scale, expected):
 def test_epsilon_is_added_to_the_deviation():
   """Rewards 0 and 2 deviate by 1: 1 / (1 + 3), which is not 1 / root 4."""
   mask, sampled = jnp.ones((1, 2, 1), bool), jnp.array([[True, False]])
-  values = mixed(jnp.array([[0.0, 2.0]]), mask, sampled, epsilon=3.0, ddof=0)
+  values = advantage(
+    jnp.array([[0.0, 2.0]]), mask, sampled, epsilon=3.0, ddof=0
+  )
   np.testing.assert_allclose(values, [[-0.25, 0.25]], rtol=1e-6)
 
 
@@ -73,7 +75,7 @@ def test_equal_rewards_that_count_give_exactly_zero(reward):
   rewards = jnp.full((1, 10), reward, jnp.float32).at[0, 9].set(0.0)
   mask = jnp.ones((1, 10, 2), bool).at[0, 9].set(False)
   sampled = jnp.ones((1, 10), bool).at[:, 8:].set(False)
-  assert (mixed(rewards, mask, sampled) == 0).all()
+  assert (advantage(rewards, mask, sampled) == 0).all()
 
 
 def test_one_row_that_counts_has_zero():
@@ -81,7 +83,7 @@ def test_one_row_that_counts_has_zero():
   mask = jnp.array([[[True], [False]]])
   sampled = jnp.array([[True, False]])
   for scale in ("group", "none"):
-    assert (mixed(rewards, mask, sampled, scale=scale) == 0).all()
+    assert (advantage(rewards, mask, sampled, scale=scale) == 0).all()
 
 
 @pytest.mark.parametrize("options", [{"scale": "none"}, {"ddof": 0}])

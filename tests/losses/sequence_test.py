@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from losses.policy_test import ADVANTAGES, LOGPROBS, MASK, OLD, ONES
+from losses.surrogates_test import ADVANTAGES, LOGPROBS, MASK, OLD, ONES
 from mmrl.errors import UserError
 from mmrl.losses import reduce, sequence
 

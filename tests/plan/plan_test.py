@@ -134,7 +134,7 @@ def test_no_evaluation_without_benchmarks(monkeypatch):
   config = make_config()
   config.evaluation.benchmarks = {}
   compiler = programs.Compiler(config, jax.devices())
-  monkeypatch.setattr(compiler, "compile", lambda name, *_: (name, None))
+  monkeypatch.setattr(compiler, "compile", lambda call: (call.name, None))
   assert next(compiler.programs()) == "rollout"
 
 

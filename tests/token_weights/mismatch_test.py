@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from losses.policy_test import MASK, OLD
+from losses.surrogates_test import MASK, OLD
 import numpy as np
 import pytest
 

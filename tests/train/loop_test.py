@@ -216,12 +216,12 @@ def test_evaluate_without_a_model(tmp_path):
 
 
 def test_a_benchmark_is_not_called_as_what_is_logged():
-  config, state = config_lib.get_config(), mock.Mock(State)
-  run = mock.Mock(run_lib.Run)
+  run, state = mock.Mock(run_lib.Run), mock.Mock(State)
+  run.config = config_lib.get_config()
   run.benchmarks = {"reward": None, "test": None}
-  assert loop._evaluated(config, run, state, 1, {"loss/total": 1.0}) == {}
+  assert loop._evaluated(run, state, 1, {"loss/total": 1.0}) == {}
   with pytest.raises(UserError, match="evaluation.benchmarks: .*'reward'"):
-    loop._evaluated(config, run, state, 1, {"reward/total": 1.0})
+    loop._evaluated(run, state, 1, {"reward/total": 1.0})
 
 
 class Broken:
