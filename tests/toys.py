@@ -73,6 +73,12 @@ def peakedness(attention_old, mask):
   return jnp.where(mask, largest, 0.0).sum(-1) / count
 
 
+def sureness(logprobs_sampler, mask):
+  """The mean log-probability of an answer, a reward on the devices."""
+  total = jnp.where(mask, logprobs_sampler, 0.0).sum(-1)
+  return total / jnp.maximum(mask.sum(-1), 1)
+
+
 SEEN: list[tuple[int, int]] = []
 
 
@@ -88,7 +94,7 @@ def install() -> None:
   """Adds the functions to the packages, where configs name them."""
   for package, functions in (
     (losses, (value_head, drift, preference, mean_likelihood, again)),
-    (rewards, (peakedness, whole_batch)),
+    (rewards, (peakedness, sureness, whole_batch)),
   ):
     for function in functions:
       setattr(package, function.__name__, function)

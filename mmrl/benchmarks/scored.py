@@ -11,7 +11,7 @@ from mmrl.benchmarks import blind
 from mmrl.benchmarks.contract import Answer, Values, means
 from mmrl.data import Example
 from mmrl.errors import UserError
-from mmrl.rollouts.answers import reads_texts
+from mmrl.rollouts.answers import reads_texts, text_context
 
 
 class Questions:
@@ -79,13 +79,12 @@ class Questions:
     answers: Sequence[Answer],
     examples: Sequence[Example],
   ) -> Values:
-    context = {
-      "text": [[answer.text] for answer in answers],
-      "answer": [example.answer for example in examples],
-      "example": list(examples),
-      "length": np.array([[answer.length] for answer in answers], np.int32),
-      "ended": np.array([[answer.ended] for answer in answers]),
-    }
+    context = text_context(
+      examples,
+      [[answer.text] for answer in answers],
+      np.array([[answer.length] for answer in answers], np.int32),
+      np.array([[answer.ended] for answer in answers], bool),
+    )
     kinds = np.array([example.kind for example in examples])
     values = {}
     for name, bound in scores.items():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
@@ -70,6 +71,29 @@ class Answers:
     return cls(examples, batch, tokens, mask)
 
 
+def text_context(
+  examples: Sequence[data.Example],
+  texts: Sequence[Sequence[str]],
+  length: Int[np.ndarray, "P G"],
+  ended: Bool[np.ndarray, "P G"],
+) -> dict[str, Any]:
+  """Returns the data that rewards of texts name, by name.
+
+  Args:
+    examples: the questions.
+    texts: P lists of G answers.
+    length: number of an answer's tokens.
+    ended: whether it has its end of sequence.
+  """
+  return {
+    "text": texts,
+    "answer": [example.answer for example in examples],
+    "example": list(examples),
+    "length": length,
+    "ended": ended,
+  }
+
+
 def grade(
   answers: Answers,
   rewards: Sequence[Reward],
@@ -97,15 +121,12 @@ def grade(
   if not group or not graded:
     return answers
   texts = processor.decode(tokens, mask)
-  context = {
-    "text": [
-      texts[p * group : (p + 1) * group] for p in range(len(answers.examples))
-    ],
-    "answer": [example.answer for example in answers.examples],
-    "example": list(answers.examples),
-    "length": mask.sum(-1),
-    "ended": layout.local(answers.batch.fields["ended"])[:, known:],
-  }
+  context = text_context(
+    answers.examples,
+    [texts[p * group : (p + 1) * group] for p in range(len(answers.examples))],
+    mask.sum(-1),
+    layout.local(answers.batch.fields["ended"])[:, known:],
+  )
   parts = {}
   for reward in graded:
     values = checked(reward, reward.bound(context), answers.examples, group)

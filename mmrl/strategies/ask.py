@@ -53,7 +53,7 @@ class Reply:
     prompt_tokens: tokens that the model read, those of pictures included.
     completion_tokens: tokens that it wrote.
     ended: False if the reply was cut off at its longest length.
-    notes: what else the model says about it.
+    notes: what else the model returns.
   """
 
   text: str

@@ -175,7 +175,7 @@ def _evaluation(run: Run, params, path: epath.Path) -> dict[str, Result]:
 def _evaluated(
   run: Run, state: State, step: int, logged: Mapping[str, float]
 ) -> dict[str, float]:
-  """Evaluates the parameters after a step, at those that the config says.
+  """Evaluates the parameters after a step, if the config asks for it.
 
   Raises:
     UserError: at the first step, if a benchmark has the name of a group of what

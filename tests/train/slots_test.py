@@ -247,6 +247,11 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
       "config.rollout: expected data with answers to learn, found EasyVQA",
     ),
     (
+      {"rewards.sure": {"name": "sureness", "weight": 1.0}},
+      "config.rewards.sure: sureness needs logprobs_sampler, which this run"
+      " doesn't have; provided are",
+    ),
+    (
       {"models.extra": {"name": "Average", "decay": 0.9}},
       "config.models.extra: expected a probe, a reward or a loss that reads"
       " params_extra, found none",
