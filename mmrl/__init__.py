@@ -6,10 +6,10 @@ The pipeline, one package per link:
   data           questions with pictures, in batches
   prompts        a conversation to padded tokens and packed patches [P]
   models         vision once per picture, prefill once per prompt, extend G
-  rollouts       G answers per prompt, in one compiled loop, and their rewards
-  rewards        [P, G] on the host, from the text of an answer
-  advantages     [P, G] relative to the other answers of the prompt
+  rollouts       where G answers per prompt come from: sampled, given, ...
   probes         fields from passes without gradient: behaviour, reference
+  rewards        [P, G], of texts on the host, of arrays on the devices
+  advantages     [P, G] relative to the other answers of the prompt
   token_weights  [P, G, R]
   losses         unreduced terms, and the one place that reduces them
   train          method, objective, updates, loop
@@ -18,6 +18,7 @@ The pipeline, one package per link:
 
 Beside it, `hub` reads and writes models as directories in the Hugging Face
 layout, `machines` shares arrays out over devices and processes, `strategies`
-combines models when they answer, and `plan` computes what a run needs. The
+answers in several calls of one or more models, and `plan` computes what a run
+needs. `names` lists the data that functions of the slots ask for by name. The
 commands are `python -m mmrl.train`, `evaluate`, `sample`, `export` and `plan`.
 """
