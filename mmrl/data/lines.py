@@ -67,7 +67,7 @@ def _report(kinds: list[list[tuple[int, str]]]) -> str:
       listed = ", ".join(str(number) for number, _ in others[:_LISTED])
       more = ", .." if len(others) > _LISTED else ""
       noun = "line" if len(others) == 1 else "lines"
-      text += f" (and {len(others)} more {noun}: {listed}{more})"
+      text += f" (and on {len(others)} more {noun}: {listed}{more})"
     shown.append(text)
   rest = sum(map(len, kinds[_KINDS:]))
   if rest:
@@ -201,7 +201,7 @@ def check_keys(
     return
   shown = []
   for key in unknown[:5]:
-    near = difflib.get_close_matches(key[:40].lower(), known, 1)
+    near = difflib.get_close_matches(key[:40].lower(), known, 1, 0.75)
     near = [meant[key.lower()]] if key.lower() in meant else near
     shown.append(f"{key!r:.40}" + "".join(f" (is it {n!r}?)" for n in near))
   more = ", .." if len(unknown) > 5 else ""

@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import pathlib
 import re
 from typing import Any, NoReturn
 
@@ -44,7 +43,7 @@ class Media:
   def __init__(self, folder: epath.Path):
     """Looks for files from `folder` on, which may be in a store."""
     self._folder = folder
-    self._local = pathlib.Path(os.fspath(folder))
+    self._local = "" if str(folder) == "." else str(folder)
     self._remote = storage.is_remote(folder)
     self._listed: dict[str, frozenset[str]] = {}
 
@@ -66,6 +65,11 @@ class Media:
       raise UserError(
         f"expected {_ONE[kind]} as a path, found {value!r:.80}; write its path"
       )
+    source = value.get(kind)
+    if (
+      len(value) == 2 and isinstance(source, str) and value.get("type") == kind
+    ):
+      return {"type": kind, kind: self._source(kind, source)}
     part = self.options(kind, value)
     given = [key for key in _SOURCES[kind] if key in value]
     if "bytes" in given:
@@ -91,7 +95,8 @@ class Media:
     """Returns type and option of a part, its keys checked."""
     option = _OPTION[kind]
     known = ("type", *_SOURCES[kind], option)
-    lines.check_keys(value, known, _ONE[kind], _MEANT)
+    if not value.keys() <= {*known}:
+      lines.check_keys(value, known, _ONE[kind], _MEANT)
     if value.get("type", kind) != kind:
       raise UserError(
         f"expected {_ONE[kind]}, found type {value['type']!r:.80}; list it with"
@@ -125,20 +130,20 @@ class Media:
     if "://" in text:
       if not storage.is_remote(text) and not text.startswith("file://"):
         raise UserError(
-          f"expected {_ONE[kind]} on this machine, found {text:.80}; download"
+          f"expected {_ONE[kind]} on this machine, found {text!r:.80}; download"
           " it first and write its path"
         )
       text = text.removeprefix("file://")
     if self._remote or storage.is_remote(text):
       remote = storage.is_remote(text)
       file = storage.path(text) if remote else self._folder / text
-      if self._is_stored(file):
-        return str(file)
+      path, there = str(file), self._is_stored(file)
     else:
-      file = self._local / text
-      if os.path.isfile(file):
-        return str(file)
-    _refuse(kind, text, file)
+      path = os.path.join(self._local, text)
+      there = os.path.isfile(path)
+    if not there:
+      _refuse(kind, text, path)
+    return path
 
   def _is_stored(self, file: epath.Path) -> bool:
     """Tells whether a file exists, by one request per folder of a store."""
@@ -150,13 +155,13 @@ class Media:
     return file.name in self._listed[folder]
 
 
-def _refuse(kind: str, text: str, file: os.PathLike) -> NoReturn:
+def _refuse(kind: str, text: str, file: str) -> NoReturn:
   if len(text) > _LONGEST_PATH or text.startswith(_BASE64):
     raise UserError(
       f"expected {_ONE[kind]} as a path, found bare base64 or another long"
       f" text, {text[:40]!r}..; write a picture as data:image/png;base64,.."
     )
-  shown = repr(os.fspath(file))[1:-1]
+  shown = repr(file)[1:-1]
   if len(shown) > 200:
     shown = f"{shown[:80]}..{shown[-80:]}"
   found = "a folder" if os.path.isdir(file) else "no file"

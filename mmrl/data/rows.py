@@ -1,6 +1,5 @@
 """Rows of data files to examples: every key is read, or the row refused."""
 
-from collections.abc import Sequence
 import re
 from typing import Any
 
@@ -28,6 +27,7 @@ _MEANT = {
   **dict.fromkeys(("bbox", "box"), "region"),
 }
 _ROLES = ("system", "user", "assistant")
+_MESSAGE = frozenset(("role", "content"))
 _MARK = re.compile("<(image|video)>")
 
 
@@ -111,8 +111,7 @@ class Reader:
       question = row["question"]
       messages = self._asked(question, parts)
     else:
-      messages = self._conversation(row["messages"], _Shown(parts))
-      question = _last_text(messages)
+      messages, question = self._conversation(row["messages"], _Shown(parts))
     example = Example(
       name=name,
       question=question,
@@ -152,8 +151,14 @@ class Reader:
     shown.check()
     return [{"role": "user", "content": content}]
 
-  def _conversation(self, messages: Any, shown: _Shown) -> list[dict]:
-    """Checks messages and puts pictures and videos where their marks are."""
+  def _conversation(
+    self, messages: Any, shown: _Shown
+  ) -> tuple[list[dict], str]:
+    """Checks messages and puts pictures and videos where their marks are.
+
+    Returns:
+      (messages, text of the last one).
+    """
     if not isinstance(messages, list) or not messages:
       raise UserError(
         "expected at least one message in a list 'messages', found"
@@ -168,15 +173,13 @@ class Reader:
         f" {last['role']!r}; take it out, since the model is to write the"
         " answer"
       )
-    if not _last_text(found).strip() and all(
-      isinstance(part, str) or part["type"] == "text"
-      for part in last["content"]
-    ):
-      raise UserError("expected text in the last message, found none")
-    return found
+    text, content = _text(last["content"]), last["content"]
+    if not text.strip() and _is_text(content):
+      raise UserError("expected a question in the last message, found none")
+    return found, text
 
   def _message(self, message: Any, shown: _Shown) -> dict:
-    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+    if not isinstance(message, dict) or not message.keys() >= _MESSAGE:
       raise UserError(
         f"expected messages with 'role' and 'content', found {message!r:.80}"
       )
@@ -195,9 +198,9 @@ class Reader:
       raise UserError(
         f"expected 'content' as text or a list of parts, found {content!r:.80}"
       )
-    parts = [
-      made for part in content for made in self._message_parts(part, shown)
-    ]
+    parts: list[dict] = []
+    for part in content:
+      parts += self._message_parts(part, shown)
     return {"role": role, "content": parts}
 
   def _message_parts(self, part: Any, shown: _Shown) -> list[dict]:
@@ -212,7 +215,8 @@ class Reader:
       if media.has_source(part):
         return [self._media.part(kind, part)]
       return [shown.take(kind) | self._media.options(kind, part)]
-    lines.check_keys(part, ("type", "text"), "a part of type 'text'")
+    if len(part) > 2:
+      lines.check_keys(part, ("type", "text"), "a part of type 'text'")
     text = part.get("text")
     if not isinstance(text, str):
       raise UserError(
@@ -260,8 +264,13 @@ def _mark(picture: dict | None, region: Any) -> None:
   picture["region"] = region
 
 
-def _last_text(messages: Sequence[dict]) -> str:
-  content = messages[-1]["content"]
+def _text(content: str | list[dict]) -> str:
+  """Returns the text of a message."""
   if isinstance(content, str):
     return content
-  return " ".join(p["text"] for p in content if p["type"] == "text")
+  return " ".join([p["text"] for p in content if p["type"] == "text"])
+
+
+def _is_text(content: str | list[dict]) -> bool:
+  """Tells whether a message shows neither picture nor video."""
+  return isinstance(content, str) or all(p["type"] == "text" for p in content)
