@@ -114,7 +114,7 @@ def questions(
   """Builds a benchmark of a source's questions.
 
   Args:
-    data: spec of `mmrl.data`.
+    data: spec of `mmrl.data.sources`.
     scores: specs of those `mmrl.rewards` that read texts, by name of the score.
     questions: how many, spread evenly over the source; 0 for all.
     field: the field of the config, for errors.

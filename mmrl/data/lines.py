@@ -18,6 +18,10 @@ T = TypeVar("T")
 
 # Kinds of mistakes that an error shows, and lines that it lists of each.
 _KINDS, _LISTED = 5, 20
+_DEEP = (
+  "expected a row, found lists or objects within each other, hundreds deep;"
+  " take them out"
+)
 # What a line of JSON needs to hold a character that is refused.
 _SUSPECT = re.compile(r"\\[ubf]|[\x7f-\x9f]")
 _REFUSED = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -46,8 +50,10 @@ def each(
       name = f"{path}:{number}"
       try:
         made.append(make(_parse(line, name), name))
-      except UserError as error:
+      except (UserError, RecursionError) as error:
         text = str(error)
+        if isinstance(error, RecursionError):
+          text = f"{name}: {_DEEP}"
         kind = " ".join(text.removeprefix(name).split()[:5])
         wrong.setdefault(kind, []).append((number, text))
   except OSError as error:
@@ -140,11 +146,6 @@ def _parse(line: str, name: str) -> Any:
     ) from error
   except ValueError as error:  # A number with thousands of digits.
     raise UserError(f"{name}: expected a line of JSON: {error}") from error
-  except RecursionError as error:
-    raise UserError(
-      f"{name}: expected a row, found lists or objects within each other,"
-      " hundreds deep; take them out"
-    ) from error
   return value
 
 

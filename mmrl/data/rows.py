@@ -86,11 +86,6 @@ class Reader:
       return self._example(row, name)
     except UserError as error:
       raise UserError(f"{name}: {error}") from error
-    except RecursionError as error:
-      raise UserError(
-        f"{name}: expected a row, found lists or objects within each other,"
-        " hundreds deep; take them out"
-      ) from error
 
   def _example(self, row: Any, name: str) -> Example:
     if not isinstance(row, dict):

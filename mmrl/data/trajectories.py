@@ -133,6 +133,11 @@ def _checked(row: Any, known: frozenset[str], where: str) -> tuple[str, str]:
       f"{where}: expected an object with strings 'name' and 'text', found"
       f" {row!r:.80}"
     )
+  if len(row) > 2:
+    try:
+      lines.check_keys(row, ("name", "text"), "a trajectory")
+    except UserError as error:
+      raise UserError(f"{where}: {error}") from error
   name, text = row["name"], row["text"]
   if name not in known:
     raise UserError(
