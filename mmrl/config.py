@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
       # fsdp, parameters over fsdp x tensor: `mmrl.machines.sharding`.
       "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
       "data": {
-        # Specs of `mmrl.data`; "{question}" in a prompt is the question.
+        # Spec of `mmrl.data.sources`; a prompt's "{question}" is the question.
         "train": {
           "name": "EasyVQA",
           "split": "train",

@@ -114,7 +114,7 @@ def questions(
   """Builds a benchmark of a source's questions.
 
   Args:
-    data: spec of `mmrl.data`.
+    data: spec of `mmrl.data.sources`.
     scores: specs of those `mmrl.rewards` that read texts, by name of the score.
     questions: how many, spread evenly over the source; 0 for all.
     field: the field of the config, for errors.
@@ -136,7 +136,7 @@ def questions(
     name: _scorer(spec, f"{field}.scores.{name}")
     for name, spec in scores.items()
   }
-  source = build.construct(data_lib, data, f"{field}.data")
+  source = build.construct(data_lib.sources, data, f"{field}.data")
   if not len(source):
     raise UserError(f"{field}.data: expected at least one question, found none")
   indices = data_lib.spread(len(source), questions or len(source))

@@ -1,7 +1,8 @@
 """Sources of questions, and padded batches of them."""
 
+from mmrl.data.example import Example
 from mmrl.data.pipeline import Samples, batches, in_order, spread
-from mmrl.data.sources import EasyVQA, Example, JsonLines
+from mmrl.data.sources import EasyVQA, JsonLines
 from mmrl.data.trajectories import Trajectories
 
 __all__ = [

@@ -16,7 +16,7 @@ import jax
 from jaxtyping import Int
 import numpy as np
 
-from mmrl.data.sources import Example
+from mmrl.data.example import Example
 from mmrl.errors import UserError
 from mmrl.prompts.packing import Encoded
 from mmrl.prompts.processor import Processor

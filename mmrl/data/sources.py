@@ -5,55 +5,18 @@ example is asked for.
 """
 
 from collections.abc import Iterator, Sequence
-import dataclasses
-import json
-from typing import Any
 
-from etils import epath
 import numpy as np
 from PIL import Image
 
 from mmrl import storage
+from mmrl.data import lines, rows
+from mmrl.data.example import Example, ask
 from mmrl.errors import UserError
 from mmrl.types import Box
 
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """One question with a verifiable answer.
-
-  Attributes:
-    name: what errors and reports call it.
-    question: as asked, for people to read.
-    messages: the conversation that is put to the model; an image part may
-      carry "region", a box x0, y0, x1, y1 in pixels of its picture.
-    answer: the exact answer.
-    kind: group of questions that scores are also reported for.
-    answers: whole texts to learn from, where the data give some.
-  """
-
-  name: str
-  question: str
-  messages: Sequence[dict]
-  answer: str
-  kind: str = "all"
-  answers: Sequence[str] = ()
-
-  @property
-  def picture(self) -> dict | None:
-    """First image part of the messages; None if there is none."""
-    for message in self.messages:
-      if not isinstance(message["content"], str):
-        for part in message["content"]:
-          if part["type"] == "image":
-            return part
-    return None
-
-
-def ask(question: str, prompt: str, shown: Sequence[dict]) -> list[dict]:
-  """Builds one user turn: pictures, videos, then the question in its prompt."""
-  text = {"type": "text", "text": prompt.replace("{question}", question)}
-  return [{"role": "user", "content": [*shown, text]}]
+# What `config.data` and benchmarks may name.
+__all__ = ["EasyVQA", "JsonLines"]
 
 
 def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
@@ -150,11 +113,14 @@ class EasyVQA:
 class JsonLines:
   """A JSON Lines file (local, or gs://) of questions about pictures and videos.
 
-  Each line is an object with `answer`, and either `question` and optionally
-  `images` and `videos` (paths, relative to the file), or `messages` in the
-  form of chat templates, whose image and video parts hold paths. `region` (a
-  box in pixels of the first picture), `kind` and `answers` (whole texts to
-  learn from, as the policy is to write them) are optional.
+  Each line is an object with `answer`, and either `question` or `messages` in
+  the form of chat templates, which end with the user's. `images` and `videos`
+  are lists of paths, relative to the file, or of `data:image/png;base64,..`;
+  they stand where a text has `<image>` and `<video>`, or messages have parts
+  without a path; before a question that has none. `region` (a box in pixels of
+  the first picture), `kind` and `answers` (whole texts to learn from, as the
+  policy is to write them) are optional. Null counts as absent; other keys are
+  refused.
   """
 
   def __init__(self, *, path: str, prompt: str = "{question}"):
@@ -166,19 +132,11 @@ class JsonLines:
         line has messages.
 
     Raises:
-      UserError: naming file and line of what is wrong.
+      UserError: naming file and line of what is wrong first, and the other
+        lines that are wrong.
     """
-    self._path = storage.path(path)
-    self._listed: dict[str, frozenset[str]] = {}
-    try:
-      lines = storage.read_text(self._path).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f"expected a readable data file: {error}") from error
-    self._examples = [
-      self._parse(line, f"{path}:{number}", prompt)
-      for number, line in enumerate(lines, 1)
-      if line.strip()
-    ]
+    reader = rows.Reader(storage.path(path).parent, prompt)
+    self._examples = lines.each(path, "a readable data file", reader.example)
     if not self._examples:
       raise UserError(f"expected at least one question in {path}, found none")
 
@@ -199,107 +157,3 @@ class JsonLines:
   def given(self) -> Iterator[tuple[str, Sequence[str]]]:
     """Yields name and texts to learn from of every example."""
     return ((e.name, e.answers) for e in self._examples)
-
-  def _parse(self, line: str, name: str, prompt: str) -> Example:
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise UserError(f"{name}: expected a line of JSON: {error}") from error
-    if not isinstance(row, dict) or "answer" not in row:
-      raise UserError(
-        f"{name}: expected an object with 'answer', found {line:.80}"
-      )
-    if ("question" in row) == ("messages" in row):
-      raise UserError(
-        f"{name}: expected either 'question' or 'messages', found {sorted(row)}"
-      )
-    if "question" in row:
-      shown = [
-        self._file({"type": kind, kind: path}, name)
-        for kind in ("image", "video")
-        for path in row.get(f"{kind}s", [])
-      ]
-      messages = ask(row["question"], prompt, shown)
-    else:
-      messages = [self._message(message, name) for message in row["messages"]]
-      if not messages:
-        raise UserError(f"{name}: expected at least one message, found none")
-    example = Example(
-      name=name,
-      question=row.get("question") or _last_text(messages),
-      messages=messages,
-      answer=str(row["answer"]),
-      kind=row.get("kind", "all"),
-      answers=_texts(row.get("answers", ()), name),
-    )
-    # In the image part, so that it is scaled with its picture.
-    if "region" in row and example.picture is not None:
-      example.picture["region"] = _box(row["region"], name)
-    return example
-
-  def _file(self, part: Any, name: str) -> Any:
-    """Resolves the path of a picture or video part against the data file."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in ("image", "video"):
-      return part
-    rest = dict(part)
-    source = rest.pop(kind, None) or rest.pop("path", None)
-    # A video may be given as its frames.
-    listed = source if isinstance(source, list) else [source]
-    found = [self._path.parent / str(path) for path in listed]
-    for file in found:
-      if not self._is_file(file):
-        what = {"image": "a picture", "video": "a video"}[kind]
-        raise UserError(f"{name}: expected {what} at {file}, found no file")
-    files = [str(file) for file in found]
-    return rest | {kind: files if listed is source else files[0]}
-
-  def _is_file(self, file: epath.Path) -> bool:
-    """Tells whether a file exists; in a store, by one request per folder."""
-    if not storage.is_remote(file):
-      return file.is_file()
-    folder = str(file.parent)
-    if folder not in self._listed:
-      self._listed[folder] = storage.names(folder)
-    return file.name in self._listed[folder]
-
-  def _message(self, message: Any, name: str) -> dict:
-    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-      raise UserError(
-        f"{name}: expected messages with 'role' and 'content', found"
-        f" {message!s:.80}"
-      )
-    content = message["content"]
-    if isinstance(content, str):
-      return message
-    return message | {"content": [self._file(part, name) for part in content]}
-
-
-def _texts(values: Any, name: str) -> tuple[str, ...]:
-  """Checks the texts to learn from."""
-  if not isinstance(values, list | tuple) or not all(
-    isinstance(text, str) and text.strip() for text in values
-  ):
-    raise UserError(
-      f"{name}: expected 'answers' as a list of texts that aren't empty, found"
-      f" {values!s:.80}"
-    )
-  return tuple(values)
-
-
-def _box(values: Any, name: str) -> Box:
-  try:
-    x0, y0, x1, y1 = map(float, values)
-  except (TypeError, ValueError) as error:
-    raise UserError(
-      f"{name}: expected 'region' as four numbers x0, y0, x1, y1, found"
-      f" {values!s:.80}"
-    ) from error
-  return x0, y0, x1, y1
-
-
-def _last_text(messages: Sequence[dict]) -> str:
-  content = messages[-1]["content"]
-  if isinstance(content, str):
-    return content
-  return " ".join(p["text"] for p in content if p.get("type") == "text")

@@ -1,15 +1,15 @@
 """Answers that stronger models wrote to the questions of a source."""
 
 from collections.abc import Iterable, Sequence
-import json
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Int
 import numpy as np
 
 from mmrl import storage
-from mmrl.data.sources import Example
+from mmrl.data import lines
+from mmrl.data.example import Example
 from mmrl.errors import UserError
 from mmrl.prompts.processor import Processor
 
@@ -78,18 +78,14 @@ class Trajectories:
     self._config, self._length, self._count = processor.config, length, count
     self._kept: dict[str, list[tuple[str, Sequence[int]]]] = {}
     self.too_long = self.surplus = 0
-    try:
-      lines = storage.read_text(path).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(
-        f"expected a readable file of expert trajectories: {error}"
-      ) from error
-    for number, line in enumerate(lines, 1):
-      if line.strip():
-        where = f"{path}:{number}"
-        name, text = _parse(line, known, where)
-        ids = processor.encode_text(text, sys.maxsize, where)
-        self._add(name, text, ids)
+
+    def tokenised(row: Any, where: str) -> tuple[str, str, Sequence[int]]:
+      name, text = _checked(row, known, where)
+      return name, text, processor.encode_text(text, sys.maxsize, where)
+
+    what = "a readable file of expert trajectories"
+    for trajectory in lines.each(path, what, tokenised):
+      self._add(*trajectory)
     self.questions = len(self._kept)
     self.trajectories = sum(map(len, self._kept.values()))
     if not self.trajectories:
@@ -128,19 +124,20 @@ class Trajectories:
     return Rows(tokens, mask, texts)
 
 
-def _parse(line: str, known: frozenset[str], where: str) -> tuple[str, str]:
-  """Parses name and text of a line."""
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise UserError(f"{where}: expected a line of JSON: {error}") from error
+def _checked(row: Any, known: frozenset[str], where: str) -> tuple[str, str]:
+  """Returns name and text of a row."""
   if not isinstance(row, dict) or not all(
     isinstance(row.get(key), str) for key in ("name", "text")
   ):
     raise UserError(
       f"{where}: expected an object with strings 'name' and 'text', found"
-      f" {line:.80}"
+      f" {row!r:.80}"
     )
+  if len(row) > 2:
+    try:
+      lines.check_keys(row, ("name", "text"), "a trajectory")
+    except UserError as error:
+      raise UserError(f"{where}: {error}") from error
   name, text = row["name"], row["text"]
   if name not in known:
     raise UserError(

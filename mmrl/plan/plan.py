@@ -96,7 +96,7 @@ def _padding(compiler: Compiler) -> float | None:
       directory.find(policy), compiler.parts.model_config
     )
     processor = models_lib.with_budget(config, processor)
-    source = build.construct(data, config.data.train.to_dict(), "")
+    source = build.construct(data.sources, config.data.train.to_dict(), "")
     chosen = [source[i] for i in data.spread(len(source), _SAMPLE)]
     lengths = [len(processor.encode(e.messages, e.name).tokens) for e in chosen]
   except UserError:

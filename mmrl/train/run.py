@@ -93,7 +93,7 @@ def build_run(
     models_lib.read_architectures(config),
   )
   train_source = build.construct(
-    data, config.data.train.to_dict(), "config.data.train"
+    data.sources, config.data.train.to_dict(), "config.data.train"
   )
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
   walk.check(parts)

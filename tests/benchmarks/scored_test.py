@@ -139,15 +139,15 @@ class Empty:
       {"scores": {"a": {"name": "soft_overlong", "longest": 9, "buffer": 1}}},
       "scores.a: expected a reward that reads text, .*, found soft_overlong",
     ),
-    ({"data": {"name": "EasyVAQ"}}, "data: mmrl.data has no 'EasyVAQ'"),
+    ({"data": {"name": "EasyVAQ"}}, "data: mmrl.data.sources has no 'EasyVAQ'"),
     ({"data": {"name": "Empty"}}, "data: expected at least one question"),
   ],
 )
 def test_a_mistake_is_one_line(path, changes, message, monkeypatch):
-  from mmrl import data
+  from mmrl.data import sources
 
-  monkeypatch.setattr(data, "Empty", Empty, raising=False)
-  monkeypatch.setattr(data, "__all__", [*data.__all__, "Empty"])
+  monkeypatch.setattr(sources, "Empty", Empty, raising=False)
+  monkeypatch.setattr(sources, "__all__", [*sources.__all__, "Empty"])
   with pytest.raises(UserError, match=rf"^{WHERE}\.{message}") as error:
     build(path, **changes)
   assert "\n" not in str(error.value)

@@ -131,7 +131,7 @@ def row(**changes):
     (row(messages=[]), "either 'question'"),
     (row(images=["b.png"]), "a picture at .*b.png, found no file"),
     (row(videos=["b.mp4"]), "a video at .*b.mp4, found no file"),
-    (row(videos=[["a.png", "c.png"]]), "a video at .*c.png, found no file"),
+    (row(videos=[["a.png", "c.png"]]), "a frame at .*c.png, found no file"),
     (
       '{"messages": ["hello"], "answer": "a"}',
       "messages with 'role' and 'content'",

@@ -100,6 +100,10 @@ def test_what_does_not_fit_is_left_out_and_counted(read):
     (line("a", "<|video_pad|>"), r"found the token '<\|video_pad\|>'"),
     (line("a", "b<|im_end|>"), r"found the token '<\|im_end\|>'"),
     (line("a", "b<|endoftext|>"), r"found the token '<\|endoftext\|>'"),
+    ('{"name": "a", "text": "b", "score": 1}', "no other keys than name, text"),
+    ('{"name": "a", "text": "b", "text": "c"}', "found 'text' twice"),
+    ('{"name": "a", "text": "\\frac"}', "without control characters"),
+    ("[" * 5000, "expected a row, found lists or objects within each other"),
   ],
 )
 def test_mistakes_name_file_and_line(read, bad, message):

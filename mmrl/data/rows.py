@@ -1,0 +1,271 @@
+"""Rows of data files to examples: every key is read, or the row refused."""
+
+import re
+from typing import Any
+
+from etils import epath
+
+from mmrl.data import lines, media
+from mmrl.data.example import Example, ask
+from mmrl.errors import UserError
+
+KEYS = (
+  *("question", "messages", "images", "videos"),
+  *("answer", "answers", "kind", "region"),
+)
+_KEYS = frozenset(KEYS)
+# Names that other projects' files have for these.
+_MEANT = {
+  **dict.fromkeys(("problem", "prompt", "query", "instruction"), "question"),
+  **dict.fromkeys(("conversations", "conversation"), "messages"),
+  **dict.fromkeys(("image", "img", "imgs", "image_path"), "images"),
+  **dict.fromkeys(("picture", "pictures", "image_paths"), "images"),
+  **dict.fromkeys(("video", "video_path", "video_paths"), "videos"),
+  **dict.fromkeys(("solution", "label", "target", "ground_truth"), "answer"),
+  **dict.fromkeys(("response", "responses", "completions"), "answers"),
+  **dict.fromkeys(("category", "problem_type", "type", "group"), "kind"),
+  **dict.fromkeys(("bbox", "box"), "region"),
+}
+_ROLES = ("system", "user", "assistant")
+_MESSAGE = frozenset(("role", "content"))
+_MARK = re.compile("<(image|video)>")
+
+
+class _Shown:
+  """Pictures and videos of a row, which its marks take in order."""
+
+  def __init__(self, parts: dict[str, list[dict]]):
+    self._parts, self._taken = parts, {"image": 0, "video": 0}
+
+  def take(self, kind: str) -> dict:
+    """Returns the next part; an empty one where there are too few."""
+    at = self._taken[kind]
+    self._taken[kind] += 1
+    parts = self._parts[kind]
+    return parts[at] if at < len(parts) else {"type": kind}
+
+  def check(self) -> None:
+    """Refuses marks without a picture, and pictures without a mark."""
+    for kind, parts in self._parts.items():
+      if self._taken[kind] != len(parts):
+        raise UserError(
+          f"expected as many marks <{kind}> in the text as '{kind}s', found"
+          f" {self._taken[kind]} and {len(parts)}; give one to each"
+        )
+
+  def split(self, text: str) -> list[dict]:
+    """Splits a text at its marks, which become pictures and videos."""
+    found = []
+    for i, piece in enumerate(_MARK.split(text)):
+      if i % 2:
+        found.append(self.take(piece))
+      elif piece:
+        found.append({"type": "text", "text": piece})
+    return found
+
+
+class Reader:
+  """Makes examples of the rows of a file."""
+
+  def __init__(self, folder: epath.Path, prompt: str):
+    """Reads rows.
+
+    Args:
+      folder: of the file; paths are relative to it.
+      prompt: text of the user's turn, with "{question}" in it.
+    """
+    self._media, self._prompt = media.Media(folder), prompt
+
+  def example(self, row: Any, name: str) -> Example:
+    """Makes an example of a row, which has no nulls.
+
+    Raises:
+      UserError: naming the row and what of it is wrong.
+    """
+    try:
+      return self._example(row, name)
+    except UserError as error:
+      raise UserError(f"{name}: {error}") from error
+
+  def _example(self, row: Any, name: str) -> Example:
+    if not isinstance(row, dict):
+      raise UserError(f"expected an object with 'answer', found {row!r:.80}")
+    if not row.keys() <= _KEYS:
+      lines.check_keys(row, KEYS, "a row", _MEANT)
+    if "answer" not in row:
+      raise UserError(
+        f"expected an object with 'answer', found {sorted(row)}; null counts"
+        " as absent"
+      )
+    if ("question" in row) == ("messages" in row):
+      raise UserError(
+        f"expected either 'question' or 'messages', found {sorted(row)}"
+      )
+    parts = {kind: self._parts(row, kind) for kind in ("image", "video")}
+    if "question" in row:
+      question = row["question"]
+      messages = self._asked(question, parts)
+    else:
+      messages, question = self._conversation(row["messages"], _Shown(parts))
+    example = Example(
+      name=name,
+      question=question,
+      messages=messages,
+      answer=_word(row["answer"], "answer"),
+      kind=_word(row["kind"], "kind") if "kind" in row else "all",
+      answers=_answers(row["answers"]) if "answers" in row else (),
+    )
+    if "region" in row:
+      _mark(example.picture, row["region"])
+    return example
+
+  def _parts(self, row: dict[str, Any], kind: str) -> list[dict]:
+    """Returns the parts of a row's pictures or videos."""
+    key = f"{kind}s"
+    if key not in row:
+      return []
+    values = row[key]
+    if not isinstance(values, list):
+      raise UserError(
+        f"expected {key!r} as a list of paths, found {values!r:.80}; put it in"
+        " brackets"
+      )
+    return [self._media.part(kind, value) for value in values]
+
+  def _asked(self, question: Any, parts: dict[str, list[dict]]) -> list[dict]:
+    """Asks a question about pictures and videos, at its marks or in front."""
+    if not isinstance(question, str) or not question.strip():
+      raise UserError(
+        f"expected 'question' as text that isn't empty, found {question!r:.80}"
+      )
+    text = self._prompt.replace("{question}", question)
+    if "<" not in text or not _MARK.search(text):
+      return ask(question, self._prompt, parts["image"] + parts["video"])
+    shown = _Shown(parts)
+    content = shown.split(text)
+    shown.check()
+    return [{"role": "user", "content": content}]
+
+  def _conversation(
+    self, messages: Any, shown: _Shown
+  ) -> tuple[list[dict], str]:
+    """Checks messages and puts pictures and videos where their marks are.
+
+    Returns:
+      (messages, text of the last one).
+    """
+    if not isinstance(messages, list) or not messages:
+      raise UserError(
+        "expected at least one message in a list 'messages', found"
+        f" {messages!r:.80}"
+      )
+    found = [self._message(message, shown) for message in messages]
+    shown.check()
+    last = found[-1]
+    if last["role"] != "user":
+      raise UserError(
+        "expected the user's message at the end, found one of role"
+        f" {last['role']!r}; take it out, since the model is to write the"
+        " answer"
+      )
+    text, content = _text(last["content"]), last["content"]
+    if not text.strip() and _is_text(content):
+      raise UserError("expected a question in the last message, found none")
+    return found, text
+
+  def _message(self, message: Any, shown: _Shown) -> dict:
+    if not isinstance(message, dict) or not message.keys() >= _MESSAGE:
+      raise UserError(
+        f"expected messages with 'role' and 'content', found {message!r:.80}"
+      )
+    if len(message) > 2:
+      lines.check_keys(message, ("role", "content"), "a message")
+    role, content = message["role"], message["content"]
+    if role not in _ROLES:
+      raise UserError(
+        f"expected a role of {', '.join(_ROLES)}, found {role!r:.80}"
+      )
+    if isinstance(content, str):
+      if _MARK.search(content):
+        content = shown.split(content)
+      return {"role": role, "content": content}
+    if not isinstance(content, list) or not content:
+      raise UserError(
+        f"expected 'content' as text or a list of parts, found {content!r:.80}"
+      )
+    parts: list[dict] = []
+    for part in content:
+      parts += self._message_parts(part, shown)
+    return {"role": role, "content": parts}
+
+  def _message_parts(self, part: Any, shown: _Shown) -> list[dict]:
+    """Checks one part; a text may have marks, and so become several."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("text", "image", "video"):
+      raise UserError(
+        "expected message parts of type 'text', 'image' or 'video', found"
+        f" {part!r:.80}"
+      )
+    if kind != "text":
+      if media.has_source(part):
+        return [self._media.part(kind, part)]
+      return [shown.take(kind) | self._media.options(kind, part)]
+    if len(part) > 2:
+      lines.check_keys(part, ("type", "text"), "a part of type 'text'")
+    text = part.get("text")
+    if not isinstance(text, str):
+      raise UserError(
+        f"expected the text of a part of type 'text', found {text!r:.80}"
+      )
+    return shown.split(text) if _MARK.search(text) else [part]
+
+
+def _word(value: Any, key: str) -> str:
+  """Returns the text of a row's answer or kind; whole numbers have one."""
+  if isinstance(value, str) and value.strip():
+    return value
+  if type(value) is int:
+    return str(value)
+  if isinstance(value, list):
+    raise UserError(
+      f"expected one {key!r}, found a list, {value!r:.80}; write one text"
+    )
+  raise UserError(
+    f"expected {key!r} as text that isn't empty or a whole number, found"
+    f" {value!r:.80}; write it as the text that is meant"
+  )
+
+
+def _answers(values: Any) -> tuple[str, ...]:
+  """Checks the texts to learn from."""
+  if not isinstance(values, list) or not all(
+    isinstance(text, str) and text.strip() for text in values
+  ):
+    raise UserError(
+      "expected 'answers' as a list of texts that aren't empty, found"
+      f" {values!r:.80}"
+    )
+  return tuple(values)
+
+
+def _mark(picture: dict | None, region: Any) -> None:
+  """Marks a region in the image part, so that it is scaled with its picture."""
+  region = media.box(region)
+  if picture is None or "region" in picture:
+    raise UserError(
+      "expected 'region' beside a picture without one, found"
+      f" {'no picture' if picture is None else 'one of its own'}; leave it out"
+    )
+  picture["region"] = region
+
+
+def _text(content: str | list[dict]) -> str:
+  """Returns the text of a message."""
+  if isinstance(content, str):
+    return content
+  return " ".join([p["text"] for p in content if p["type"] == "text"])
+
+
+def _is_text(content: str | list[dict]) -> bool:
+  """Tells whether a message shows neither picture nor video."""
+  return isinstance(content, str) or all(p["type"] == "text" for p in content)
