@@ -87,6 +87,8 @@ def read(source: Any, name: str) -> Image.Image:
     raise UserError(
       f"{name}: expected a picture {expected}, found {shown}{found}; {remedy}"
     ) from error
+  except UserError as error:
+    raise UserError(f"{name}: {error}") from error
   except UnidentifiedImageError as error:
     raise UserError(
       f"{name}: expected a readable picture, found {shown} (in no format that"

@@ -120,7 +120,8 @@ class Processor:
         `{"type": "video", "video"}` with a path or bytes of a file, of which
         "fps" frames a second are taken (the processor's number by default),
         or with frames taken already, an array or a list of pictures, and
-        "fps", how many of them make a second.
+        "fps", how many of them make a second. Of a video with fewer frames
+        than `video.frames`, all whole patches are taken.
       lengths: allowed S; multiples of 32 if empty.
       patches: allowed M per prompt of a row, on average; multiples of 64 if
         empty.
@@ -234,9 +235,13 @@ class Processor:
           return np.arange(total)
         try:
           return family.sample_frames(total, fps, video, span)
-        except ValueError:
+        except ValueError as error:
           if not video.frames:
-            raise
+            raise UserError(
+              "expected config.models.policy.video.max_frames of at least"
+              f" {span}, the frames of a patch, found {video.max_frames}; raise"
+              " it"
+            ) from error
         # Shorter than the number asked for: all of its whole patches.
         count = min(max(video.frames, span), total // span * span)
         fewer = dataclasses.replace(video, frames=count)

@@ -131,6 +131,8 @@ def _decode(source: storage.Name | bytes, name: str, sample: Sample) -> Clip:
           f" frames it has {track.total}, which are used",
           file=sys.stderr,
         )
+  except UserError as error:
+    raise UserError(f"{name}: {error}") from error
   except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
     raise UserError(
       f"{name}: expected a readable video, found {shown}"

@@ -364,6 +364,17 @@ def test_a_video_shorter_than_asked_for(processor, there, asked, taken):
   assert cut.grid[0] * 2 == taken
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_fewer_frames_than_a_patch_has(family, path):
+  """The config is at fault, not the video."""
+  config = small_models.small_config(family=family)
+  one = small_models.make_processor(config)
+  settings = dataclasses.replace(one.video, max_frames=1, min_frames=1)
+  one = dataclasses.replace(one, video=settings)
+  with pytest.raises(UserError, match=r"^q7: expected config\..*max_frames of"):
+    one.encode(video(path), "q7")
+
+
 def test_a_video_of_one_frame(processor):
   """It is shown twice, which a patch needs, from a file or not."""
   still = frames_of(1)
