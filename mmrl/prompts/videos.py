@@ -94,11 +94,13 @@ class _Track:
     total: how many there are.
     rate: frames per second, on average; 0 if they have no times.
     times: of each, in seconds, if the rate is uneven; else empty.
+    seconds: from the first to the end of the last.
   """
 
   total: int
   rate: float
   times: Float[np.ndarray, "frames"]
+  seconds: float = 0.0
 
 
 def _track(total: int, rate: float, times: Sequence[float]) -> _Track:
@@ -109,26 +111,29 @@ def _track(total: int, rate: float, times: Sequence[float]) -> _Track:
     return _Track(total, rate, np.zeros(0))
   ordered -= ordered[0]
   measured = (total - 1) / span
+  seconds = total / measured
   if np.abs(ordered * measured - np.arange(total)).max() < 1:
-    return _Track(total, rate, np.zeros(0))
-  return _Track(total, measured, ordered)
+    return _Track(total, rate, np.zeros(0), seconds)
+  return _Track(total, measured, ordered, seconds)
 
 
 def _decode(source: storage.Name | bytes, name: str, sample: Sample) -> Clip:
   shown = files.shown(source)
   try:
     source = files.fetched(source)
-    track, promised = _headline(source)
+    track, duration = _headline(source)
+    promised = track.total
     clip = _take(source, track, sample) if track.total else None
     if clip is None:
       # No count, or one that is too high: the file breaks off.
       track = _measure(source)
       usable = track.total and track.rate
       clip = _take(source, track, sample) if usable else None
-      if clip and track.total < 0.9 * promised:
+      short = 0 < track.seconds < 0.9 * duration
+      if clip and (short or track.total < 0.9 * promised):
         print(
-          f"{name}: {shown} breaks off or was trimmed: of {promised:.0f}"
-          f" frames it has {track.total}, which are used",
+          f"{name}: {shown} breaks off or was trimmed: it is shorter than it"
+          f" says, and the {track.total} frames that it has are used",
           file=sys.stderr,
         )
   except UserError as error:
@@ -173,14 +178,13 @@ def _headline(source) -> tuple[_Track, float]:
   """Reads frame count and rate as the container says, and packets' times.
 
   Returns:
-    (the track, of 0 frames where the container has no count; how many frames
-    there are to be by count or duration, 0 if neither is said)
+    (the track, of 0 frames where the container has no count; its duration in
+    seconds where only that is said, else 0)
   """
   with _open(source) as (container, stream):
-    rate = float(stream.average_rate or 0)
-    promised = float(stream.frames)
-    if not promised and len(container.streams) == 1:
-      promised = (container.duration or 0) / av.time_base * rate
+    rate, duration = float(stream.average_rate or 0), 0.0
+    if not stream.frames and len(container.streams) == 1:
+      duration = (container.duration or 0) / av.time_base
     times: list[float] = []
     if stream.frames:
       with contextlib.suppress(av.error.FFmpegError):
@@ -189,7 +193,7 @@ def _headline(source) -> tuple[_Track, float]:
           for packet in container.demux(stream)
           if packet.pts is not None
         ]
-    return _track(stream.frames, rate, times), promised
+    return _track(stream.frames, rate, times), duration
 
 
 def _measure(source) -> _Track:
