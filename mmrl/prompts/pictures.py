@@ -6,17 +6,21 @@ A picture is a video of one frame; `mmrl.prompts.videos` reads longer ones.
 import dataclasses
 import io
 import math
+import re
+import struct
+import sys
 from typing import Any
+import warnings
 
 from jaxtyping import Float, Int, UInt8
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.models.config import VisionConfig
 from mmrl.models.families import Span, sizes
 from mmrl.models.families.family import Grid
+from mmrl.prompts import files
 from mmrl.types import Box
 
 
@@ -35,44 +39,149 @@ class PictureConfig:
   std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
 
-# Pillow raises the third of these on None, the fourth on broken PNGs.
-_UNREADABLE = (OSError, ValueError, AttributeError, SyntaxError, TypeError)
+# Pixels that a picture may have: reading it takes 8 bytes for each, and 16
+# where it is transparent.
+MOST_PIXELS = 64_000_000
+
+# What Pillow's decoders raise on broken files of one format or another.
+_UNREADABLE = (
+  *(OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError),
+  *(LookupError, ArithmeticError, NotImplementedError, struct.error),
+)
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+# `read` refuses what this warns of.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Formats of which a line has said that only the first picture is used.
+_said: set[str] = set()
+
+
+class _Unfit(Exception):
+  """A picture that can't be used: (expected, found, what to do)."""
 
 
 def read(source: Any, name: str) -> Image.Image:
-  """Opens a picture: a path, bytes, a PIL image or a uint8 array.
+  """Opens a picture: a path, bytes, a PIL image or an array.
 
-  As in Transformers, files are turned upright as their EXIF data says, lose
-  an alpha channel, and what else is transparent is composited on white.
+  Files are turned upright as their EXIF data says. What is transparent is
+  composited on white, be it a file, an array or a PIL image; Transformers'
+  own loader drops the alpha channel of files, which often leaves black.
+  Values of 16 bits are divided by 256 (Pillow cuts them off at 255); values
+  of 32 bits and floats have no range of their own and are refused. Of a file
+  with several pictures, such as an animation, the first is used, and a line
+  on stderr says so once per format.
 
   Args:
-    source: the picture; a path may be gs://.
+    source: the picture; a path may be gs://, an array is uint8, uint16 or
+      bool.
     name: what to call the sample in an error.
 
   Raises:
-    UserError: if there is no such file or it can't be decoded.
+    UserError: if there is no such file, it is no regular file, it can't be
+      decoded, or it has more than `MOST_PIXELS`.
   """
+  shown = files.shown(source)
   try:
-    content = storage.fetched(source)
-    if isinstance(content, Image.Image):
-      picture = content
-    elif isinstance(content, np.ndarray):
-      picture = Image.fromarray(content)
-    else:
-      file = io.BytesIO(content) if isinstance(content, bytes) else content
-      with Image.open(file) as opened:
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
-    if picture.has_transparency_data:
-      picture = picture.convert("RGBA")
-      white = Image.new("RGBA", picture.size, "white")
-      picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
-  except (*_UNREADABLE, Image.DecompressionBombError) as error:
-    what = "bytes" if isinstance(source, bytes) else source
+    return _rgb(files.fetched(source), name)
+  except _Unfit as error:
+    expected, found, remedy = error.args
     raise UserError(
-      f"{name}: expected a readable picture, found {what!s:.200}"
-      f" ({error}); repair or remove the sample"
+      f"{name}: expected a picture {expected}, found {shown}{found}; {remedy}"
     ) from error
+  except UserError as error:
+    raise UserError(f"{name}: {error}") from error
+  except UnidentifiedImageError as error:
+    raise UserError(
+      f"{name}: expected a readable picture, found {shown} (in no format that"
+      " Pillow reads); repair or remove the sample"
+    ) from error
+  except _UNREADABLE as error:
+    raise UserError(
+      f"{name}: expected a readable picture, found {shown}"
+      f" ({files.reason(error)}); repair or remove the sample"
+    ) from error
+
+
+def _rgb(content: Any, name: str) -> Image.Image:
+  """Decodes a picture, upright and without transparency."""
+  if isinstance(content, np.ndarray):
+    return _flat(_of_array(content))
+  if isinstance(content, Image.Image):
+    return _flat(content)
+  file = io.BytesIO(content) if isinstance(content, bytes) else content
+  try:
+    opened = Image.open(file)
+  except _BOMBS as error:
+    pixels = re.search(r"\d+", str(error))
+    raise _too_large(int(pixels[0]) if pixels else 0) from error
+  with opened:
+    _check_size(opened)
+    # The first picture of a .psd is all of its layers together.
+    if getattr(opened, "is_animated", False) and opened.format != "PSD":
+      _say_first(opened.format or "", name)
+    ImageOps.exif_transpose(opened, in_place=True)
+    return _flat(opened)
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+  """Converts any picture to RGB, on white where it is transparent."""
+  _check_size(picture)
+  if picture.mode.startswith("I;16"):
+    values = np.array(picture)
+    clear = picture.info.get("transparency")
+    if clear is not None:
+      values[values == clear] = 0xFFFF
+    picture = _of_array(values)
+  if picture.mode in ("I", "F"):
+    raise _Unfit(
+      "of 8 or 16 bits a channel",
+      f" of 32 (mode {picture.mode})",
+      "scale it to 8 bits",
+    )
+  if picture.has_transparency_data:
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture)
+  return picture.convert("RGB")
+
+
+def _of_array(values: np.ndarray) -> Image.Image:
+  if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+    values = (values >> 8).astype(np.uint8)
+  if values.dtype not in (np.uint8, np.bool_):
+    raise _Unfit(
+      "of uint8, uint16 or bool values", "", "scale it to 0 .. 255, as uint8"
+    )
+  return Image.fromarray(values)
+
+
+def _check_size(picture: Image.Image) -> None:
+  """Refuses a picture without pixels, or too many, before it is decoded."""
+  width, height = picture.size
+  if not width * height:
+    raise _Unfit(
+      "with pixels", f" of {width} x {height}", "repair or remove the sample"
+    )
+  if width * height > MOST_PIXELS:
+    raise _too_large(width * height, f" ({width:,} x {height:,})")
+
+
+def _too_large(pixels: int, sides: str = "") -> _Unfit:
+  return _Unfit(
+    f"of at most {MOST_PIXELS / 1e6:g} million pixels",
+    f" with {pixels:,}{sides}",
+    "scale it down or cut it into several",
+  )
+
+
+def _say_first(kind: str, name: str) -> None:
+  """Says, once per format, that only the first picture of a file is used."""
+  if kind not in _said:
+    _said.add(kind)
+    print(
+      f"{name}: a file of several pictures ({kind}), of which the first is"
+      " used; said once per format",
+      file=sys.stderr,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ the chat template sets for each is replaced by exactly as many ids as it has
 visual tokens, and every position has the index of its visual token.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import re
@@ -18,7 +18,14 @@ from mmrl import json_files, storage
 from mmrl.errors import UserError
 from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES, VideoConfig
-from mmrl.prompts import packing, pictures, preprocessor_json, videos
+from mmrl.prompts import (
+  files,
+  packing,
+  parts,
+  pictures,
+  preprocessor_json,
+  videos,
+)
 from mmrl.prompts.packing import Encoded
 from mmrl.types import Prompt
 
@@ -113,7 +120,8 @@ class Processor:
         `{"type": "video", "video"}` with a path or bytes of a file, of which
         "fps" frames a second are taken (the processor's number by default),
         or with frames taken already, an array or a list of pictures, and
-        "fps", how many of them make a second.
+        "fps", how many of them make a second. Of a video with fewer frames
+        than `video.frames`, all whole patches are taken.
       lengths: allowed S; multiples of 32 if empty.
       patches: allowed M per prompt of a row, on average; multiples of 64 if
         empty.
@@ -142,7 +150,7 @@ class Processor:
     """
     cuts = tuple(
       self._cut(part, name)
-      for part in _parts(conversation, name)
+      for part in parts.each(conversation, name)
       if part["type"] != "text"
     )
     tokens = self._tokenize(conversation, cuts, name)
@@ -205,7 +213,7 @@ class Processor:
 
   def _cut(self, part: Mapping[str, Any], name: str) -> pictures.Cut:
     config, kind = self.config, part["type"]
-    source = _source(part, name)
+    source = parts.source(part, name)
     try:
       if kind == "image":
         return pictures.cut(
@@ -216,14 +224,28 @@ class Processor:
           part.get("region"),
         )
       video, family = self.video, FAMILIES[config.family]
-      fps = float(part.get("fps") or 0)
+      fps = parts.fps(part, name)
       if fps:
         # A part's own rate replaces a fixed number of frames.
         video = dataclasses.replace(video, fps=fps, frames=0)
 
       def sample(total, fps):
         span = config.vision.temporal_patch_size
-        return family.sample_frames(total, fps, video, span)
+        if total < span:
+          return np.arange(total)
+        try:
+          return family.sample_frames(total, fps, video, span)
+        except ValueError as error:
+          if not video.frames:
+            raise UserError(
+              "expected config.models.policy.video.max_frames of at least"
+              f" {span}, the frames of a patch, found {video.max_frames}; raise"
+              " it"
+            ) from error
+        # Shorter than the number asked for: all of its whole patches.
+        count = min(max(video.frames, span), total // span * span)
+        fewer = dataclasses.replace(video, frames=count)
+        return family.sample_frames(total, fps, fewer, span)
 
       clip = videos.read(source, name, sample, fps)
       marks = (
@@ -235,7 +257,9 @@ class Processor:
     except UserError:
       raise
     except ValueError as error:
-      raise UserError(f"{name}: {error}; change the {kind}") from error
+      raise UserError(
+        f"{name}: {error} in {files.shown(source)}; change the {kind}"
+      ) from error
 
   def _tokenize(
     self,
@@ -348,40 +372,3 @@ class Processor:
   def collate(self, encoded: Sequence[Encoded], **buckets) -> Prompt:
     """Pads conversations to one batch; see `packing.collate`."""
     return packing.collate(encoded, self.config, **buckets)
-
-
-def _parts(conversation: Sequence[dict], name: str) -> Iterator[dict]:
-  """Yields the message parts of a conversation, checked."""
-  for message in conversation:
-    if isinstance(message["content"], str):
-      continue
-    for part in message["content"]:
-      kind = part.get("type") if isinstance(part, Mapping) else None
-      if kind not in ("text", "image", "video"):
-        raise UserError(
-          f"{name}: expected message parts of type 'text', 'image' or"
-          f" 'video', found {part!s:.80}"
-        )
-      yield part
-
-
-def _source(part: Mapping[str, Any], name: str) -> Any:
-  """Returns the source of a picture or video part, under any usual key."""
-  kind = part["type"]
-  for key in (kind, "path", "url"):
-    if part.get(key) is not None:
-      source = part[key]
-      break
-  else:
-    raise UserError(
-      f"{name}: expected the part to hold {kind!r} or 'path', found"
-      f" {sorted(part)}"
-    )
-  if isinstance(source, str):
-    if re.match(r"https?://", source):
-      raise UserError(
-        f"{name}: expected a {kind} on this machine, found {source:.200};"
-        " download it first"
-      )
-    source = source.removeprefix("file://")
-  return source

@@ -497,11 +497,21 @@ SOURCES = {
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_of_pictures(name, source, tmp_path):
-  """Each library reads the picture."""
+  """Each library reads the picture.
+
+  But for two kinds: theirs drops the alpha channel of files, not of pictures
+  that were opened, and cuts 16 bits off at 255.
+  """
   ours = make_processor("qwen2_5_vl")
+  path = save(name, tmp_path)
+  image, their_image = SOURCES[source](path)
+  if name in ("alpha.png", "grey_alpha.png", "transparent.png"):
+    their_image = Image.open(path)
+  elif name == "deep.png":
+    their_image = first_frame("carphone_pristine").convert("L")
   chat, theirs = (
-    small_models.user("What is ", {"type": "image", "image": image}, "?")
-    for image in SOURCES[source](save(name, tmp_path))
+    small_models.user("What is ", {"type": "image", "image": one}, "?")
+    for one in (image, their_image)
   )
   oracle.check(
     ours.encode(chat, name),

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 import pytest
 import small_models
 from transformers import Qwen2VLImageProcessorPil
@@ -11,6 +11,7 @@ from transformers import Qwen2VLImageProcessorPil
 from mmrl.errors import UserError
 from mmrl.models.families import sizes
 from mmrl.prompts import pictures
+from prompts.unusual import unusual
 
 VISION = small_models.small_config().vision
 
@@ -131,19 +132,124 @@ def test_sources_of_a_picture(tmp_path):
     None,
     3,
     np.zeros((4, 4, 7), np.uint8),
-    np.zeros((4, 4, 3), np.float32),
   ],
-  ids=range(13),
+  ids=range(12),
 )
 def test_broken_pictures_name_the_sample(source):
   with pytest.raises(UserError, match="sample 7: expected a readable picture"):
     pictures.read(source, "sample 7")
 
 
-def test_huge_pictures_name_the_sample(monkeypatch):
-  """Pillow refuses what looks like a decompression bomb."""
-  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-  test_broken_pictures_name_the_sample(encoded("PNG"))
+def refused(source, message):
+  with pytest.raises(UserError, match=f"sample 7: .*{message}") as error:
+    pictures.read(source, "sample 7")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG", "TIFF"])
+def test_huge_pictures_are_refused_undecoded(kind, monkeypatch, tmp_path):
+  """Of files, PIL images and arrays; by Pillow's limit, too."""
+  path = tmp_path / "a.x"
+  path.write_bytes(encoded(kind))
+  monkeypatch.setattr(pictures, "MOST_PIXELS", 1599)
+  array = np.zeros((40, 40), np.uint8)
+  refused(array, r"found an array of uint8 \[40, 40\] with 1,600 \(40 x 40\)")
+  decode = pytest.fail
+  monkeypatch.setattr(Image.Image, "convert", decode)
+  monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
+  with Image.open(path) as lazy:
+    for source in (path, lazy):
+      refused(source, r"found .*a\.x with 1,600 \(40 x 40\); scale it down")
+  for least in (1000, 100):  # where it warns, and where it refuses
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", least)
+    refused(path, r"found .*a\.x with 1,600; scale it down")
+
+
+def test_the_largest_pictures_are_read(monkeypatch):
+  monkeypatch.setattr(pictures, "MOST_PIXELS", 1600)
+  assert pictures.read(encoded("PNG"), "x").size == (40, 40)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_pictures_without_pixels(size):
+  for source in (Image.new("RGB", size), np.zeros((*size, 3), np.uint8)):
+    refused(source, r"expected a picture with pixels, found .* of \d x \d;")
+
+
+@pytest.mark.parametrize(
+  "kind, reason",
+  [
+    ("empty", "it is empty"),
+    ("page", "in no format that Pillow reads"),
+    ("half", "truncated"),
+    ("none", "No such file"),
+    *[(kind, "a folder, not a file") for kind in ("folder", "folder link")],
+    *[(kind, "a pipe, socket or dev") for kind in ("fifo", "link", "device")],
+  ],
+)
+def test_files_that_are_no_picture_are_named(kind, reason, tmp_path):
+  """What isn't a regular file isn't opened, which would wait for ever."""
+  path = unusual(tmp_path, kind, cut_short(encoded("PNG")))
+  refused(path, f"found {path} \\(.*{reason}.*; repair or remove the sample")
+
+
+@pytest.mark.parametrize(
+  "source",
+  [
+    *[np.zeros((4, 4), kind) for kind in (np.float32, np.int32, np.int64)],
+    np.zeros((4, 4, 3), np.float64),
+    *[Image.new(mode, (4, 4)) for mode in ("I", "F")],
+  ],
+  ids=range(6),
+)
+def test_values_without_a_range(source):
+  """Nothing says what white is."""
+  refused(source, r"expected a picture of .*; scale it to ")
+
+
+def test_floats_in_a_file(tmp_path):
+  Image.new("F", (4, 4)).save(tmp_path / "f.tiff")
+  refused(
+    tmp_path / "f.tiff", r"8 or 16 bits .* found .*f\.tiff of 32 \(mode F\)"
+  )
+
+
+def test_deep_pictures_are_scaled(tmp_path):
+  """16 bits: grey and colours, files and arrays; 255 is nearly black."""
+  deep = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+  wanted = np.array([[0, 0, 1, 128, 255]])[..., None].repeat(3, axis=-1)
+  for name in ("a.png", "a.tiff"):
+    Image.fromarray(deep).save(tmp_path / name)
+    found = pictures.read(tmp_path / name, "x")
+    np.testing.assert_array_equal(found, wanted)
+  colours = deep[..., None].repeat(3, axis=-1)
+  for source in (deep, deep.astype(">u2"), colours, Image.fromarray(deep)):
+    np.testing.assert_array_equal(pictures.read(source, "x"), wanted)
+
+
+def test_pictures_for_print(tmp_path):
+  """CMYK, which is none of the colours when all are 0."""
+  inks = Image.new("CMYK", (8, 8))
+  inks.save(tmp_path / "a.jpg", quality=100)
+  for source in (inks, tmp_path / "a.jpg"):
+    assert np.asarray(pictures.read(source, "x")).min() > 250
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp", "tiff", "mpo", "avif"])
+def test_the_first_of_several_pictures(kind, tmp_path, monkeypatch, capsys):
+  """Said once per format, and not of a file with a single picture."""
+  monkeypatch.setattr(pictures, "_said", set())
+  first, others = Image.new("RGB", (16, 16), "red"), ["blue", "green"]
+  frames = [Image.new("RGB", (16, 16), colour) for colour in others]
+  path, single = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
+  first.save(path, save_all=True, append_images=frames)
+  first.save(single)
+  for source in (single, path, path.read_bytes(), path):
+    red = np.asarray(pictures.read(source, "sample 7"))[0, 0]
+    assert (np.abs(red - [255.0, 0, 0]) < 4).all()
+  said = capsys.readouterr().err.splitlines()
+  assert len(said) == 1
+  assert "sample 7: a file of several pictures" in said[0]
 
 
 def test_photographs_stand_upright(tmp_path):
@@ -160,12 +266,57 @@ def test_photographs_stand_upright(tmp_path):
     np.testing.assert_array_equal(pictures.read(opened, "x"), pixels)
 
 
-def test_transparent_pictures_are_laid_on_white():
+@pytest.mark.parametrize(
+  "mode, kinds",
+  [
+    ("RGBA", ["png", "webp", "tiff"]),
+    ("LA", ["png"]),
+    ("P", ["png", "gif"]),
+    *[(mode, ["png"]) for mode in ("RGB", "L", "1", "I;16")],
+  ],
+)
+def test_transparent_pictures_are_laid_on_white(mode, kinds, tmp_path):
+  """Black on clear black: by alpha, palette or colour key; file or not."""
+  clear = np.zeros((8, 8), bool)
+  clear[:4] = True
+  options = {}
+  if mode in ("RGBA", "LA"):
+    alpha = np.where(clear, 0, 255)[..., None]
+    black = np.zeros((8, 8, len(mode) - 1), int)
+    values = np.concatenate([black, alpha], -1).astype(np.uint8)
+    picture = Image.fromarray(values, mode)
+    sources = [values, picture]
+  elif mode == "I;16":
+    options["transparency"] = 9
+    picture = Image.fromarray(np.where(clear, 9, 0).astype(np.uint16))
+    sources = []
+  else:
+    white_key = Image.fromarray(np.where(clear, 255, 0).astype(np.uint8))
+    picture = white_key.convert("P") if mode == "P" else white_key.convert(mode)
+    options["transparency"] = (255, 255, 255) if mode == "RGB" else 255
+    if mode == "P":
+      picture.putpalette(bytes(768))
+    sources = []
+  for kind in kinds:
+    path = tmp_path / f"a.{kind}"
+    exact = {"lossless": True} if kind == "webp" else {}
+    picture.save(path, **options, **exact)
+    with Image.open(path) as opened:
+      opened.load()
+    sources += [path, path.read_bytes(), opened]
+  wanted = np.where(clear, 255, 0)[..., None].repeat(3, axis=-1)
+  for source in sources:
+    np.testing.assert_array_equal(pictures.read(source, "x"), wanted)
+
+
+def test_half_transparent_pictures(tmp_path):
   pixels = np.zeros((2, 2, 4), np.uint8)
   pixels[0, 0] = 10, 20, 30, 255
   pixels[1, 1] = 0, 0, 0, 128
   wanted = np.full((2, 2, 3), 255)
   wanted[0, 0] = 10, 20, 30
   wanted[1, 1] = 127
-  for source in (pixels, Image.fromarray(pixels)):
+  picture = Image.fromarray(pixels)
+  picture.save(tmp_path / "a.png")
+  for source in (pixels, picture, tmp_path / "a.png"):
     np.testing.assert_array_equal(pictures.read(source, "x"), wanted)
