@@ -8,6 +8,9 @@ A reward with array arguments only runs on the devices. It may read `length`
 `mask`, `tokens`, `prompt`, and the fields that the run's probes add, such as
 `attention_old`. Those on the host are also what benchmarks score answers by.
 
+A function may carry a `check` of its options and a `hint`, which is printed if
+it is 0 for all of a run's first batch; see `mmrl.rewards.marks`.
+
 Rewards that compare answers read the last closed `<answer>` block after the
 thought, of a text and of a right answer that has one. Pairs, right and given,
 that are equal to them:

@@ -65,7 +65,8 @@ def box_iou(
   Args:
     text: P lists of G answers.
     answer: the right box of each question.
-    example: the questions (`mmrl.data.Example`), whose first picture's size `thousandths` needs.
+    example: the questions (`mmrl.data.Example`), whose first picture's size
+      `thousandths` needs.
     units: "same" if the model's boxes are measured as the right ones are, both
       in pixels or both in thousandths of the picture; "thousandths" if the
       model's are, 0 to 1000, and the right ones are in pixels.

@@ -226,9 +226,10 @@ def _hint(
   hint = getattr(bound.function, "hint", None)
   if hint is None or values.any() or jax.process_index():
     return
+  text = hint if isinstance(hint, str) else hint(**bound.options)
   print(
     f"{bound.where}: {bound.name} is 0 for all {values.size} answers of the"
-    f" first batch; {hint(**bound.options)}. The first answer begins"
+    f" first batch; {text}. The first answer begins"
     f" {texts[0][0][:80]!r}"
   )
 

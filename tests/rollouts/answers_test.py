@@ -2,6 +2,7 @@
 
 import dataclasses
 import fractions
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from mmrl import build, data, names, rewards
 from mmrl import config as config_lib
 from mmrl.errors import UserError
 from mmrl.machines import sharding
+from mmrl.rewards import words
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Reward
 from mmrl.train import parts as parts_lib
@@ -273,6 +275,13 @@ def test_a_hint_is_printed_once_if_the_first_batch_has_none(capsys):
   )
 
 
+def test_a_hint_may_be_a_text(capsys):
+  reward = hinting([np.zeros((2, 2))])
+  reward.bound.function.hint = "no reason"
+  grade([reward])
+  assert "first batch; no reason. The" in capsys.readouterr().out
+
+
 def test_a_hint_is_not_printed_later(capsys):
   some, none = np.eye(2), np.zeros((2, 2))
   reward = hinting([some, none])
@@ -306,6 +315,23 @@ def test_a_reward_is_not_called_while_a_run_is_built(monkeypatch):
 )
 def test_options_are_checked_while_a_run_is_built(spec, message):
   with pytest.raises(UserError, match=message):
+    build_parts({"x": spec | {"weight": 1.0}})
+
+
+@pytest.mark.parametrize(
+  "spec, package",
+  [
+    ({"name": "math_answer"}, "math_verify"),
+    ({"name": "accuracy", "kinds": {"all": "math_answer"}}, "math_verify"),
+    ({"name": "rouge"}, "rouge_score"),
+  ],
+)
+def test_missing_packages_are_refused_while_a_run_is_built(
+  spec, package, monkeypatch
+):
+  words._scorer.cache_clear()
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UserError, match=r"^config.rewards.x: .* pip install 'mm"):
     build_parts({"x": spec | {"weight": 1.0}})
 
 
