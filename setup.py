@@ -42,6 +42,9 @@ setuptools.setup(
   ],
   extras_require={
     "examples": ["easy-vqa==1.0"],
+    # What the rewards math_answer and rouge compute with.
+    "math": ["math-verify[antlr4-13-2]>=0.8"],
+    "rouge": ["rouge-score>=0.1.2"],
     "test": [
       "beartype>=0.22",
       "easy-vqa==1.0",

@@ -125,6 +125,8 @@ def resolve(
 ) -> tuple[Callable, dict[str, Any]]:
   """Looks up a slot's function and checks the options of its spec.
 
+  A function that carries a `check` has that called with the options, too.
+
   Args:
     package: the slot's package.
     spec: "name" and hyper-parameters.
@@ -141,6 +143,10 @@ def resolve(
   parameters = inspect.signature(function).parameters.values()
   keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
   _check_options(function, options, keywords, where)
+  check = getattr(function, "check", None)
+  if check is not None:
+    with errors.of_field(where):
+      check(**options)
   return function, options
 
 

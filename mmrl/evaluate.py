@@ -4,11 +4,10 @@ Evaluates the model that a run has trained.
 """
 
 import dataclasses
-import json
 
 import ml_collections
 
-from mmrl import commands
+from mmrl import commands, json_files
 from mmrl.config import check_fields
 from mmrl.errors import UserError
 
@@ -48,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   raw = {name: dataclasses.asdict(result) for name, result in found.items()}
   for result in raw.values():
     del result["shown"]
-  print(json.dumps(raw, indent=2))
+  print(json_files.text(raw))
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""JSON files of a model directory, read into dataclasses."""
+"""JSON files: those of a model directory, read into dataclasses."""
 
 from collections.abc import Mapping
 import json
+import math
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mmrl import storage
@@ -28,6 +29,21 @@ def read(path: storage.Name, what: str) -> dict[str, Any]:
   if not isinstance(raw, dict):
     raise UserError(f"{path}: expected a JSON object, found {raw!s:.80}")
   return raw
+
+
+def text(value: Any) -> str:
+  """Formats a value as JSON, numbers that aren't finite as null."""
+  return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {key: _finite(one) for key, one in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(one) for one in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
 
 
 def without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:

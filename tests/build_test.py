@@ -293,7 +293,7 @@ def misspell(field, value):
     ("token_weights.x", {"name": "entropy"}, "valid names: entropy_quantile"),
     ("rewards.format.from", "think", "has no option from; valid options: form"),
     ("rewards.format.weight", None, "config.rewards.format: expected a weight"),
-    ("rewards.accuracy.name", "exact", "valid names: answer_format, exact"),
+    ("rewards.accuracy.name", "exact", "valid names: accuracy, answer_f"),
     ("optimizer.name", "adamx", "config.optimizer: optax has no 'adamx'"),
     ("schedule.name", "linear", "config.schedule: optax has no 'linear'"),
     ("data.train.name", "VQA", "valid names: EasyVQA"),

@@ -36,6 +36,7 @@ from mmrl import (
   token_weights,
 )
 from mmrl import config as config_lib
+from mmrl.data import Example
 from mmrl.losses import reduce
 from mmrl.machines import sharding
 from mmrl.names import SCORES
@@ -72,9 +73,18 @@ METHODS = [
   (probes, "reference", {}),
   (probes, "teacher", {}),
   (probes, "visual_entropy", {}),
+  (rewards, "accuracy", {"kinds": {"all": "choice"}}),
   (rewards, "answer_format", {"form": "answer"}),
+  (rewards, "box_iou", {"threshold": 0.5}),
+  (rewards, "choice", {}),
+  (rewards, "closeness", {}),
   (rewards, "exact_answer", {}),
+  (rewards, "lenient_answer", {}),
+  (rewards, "math_answer", {}),
+  (rewards, "number", {"tolerance": 0.01}),
+  (rewards, "rouge", {}),
   (rewards, "soft_overlong", {"longest": 4, "buffer": 3}),
+  (rewards, "word_error_rate", {}),
   (token_weights, "entropy_quantile", {"quantile": 0.5}),
   (token_weights, "expert_low_probability", {"alpha": 0.3}),
   (token_weights, "expert_visual", {"strength": 2.0}),
@@ -116,6 +126,15 @@ LARGE = [
   ("tor", "data,dapo"),
 ]
 
+# Right answers of rewards that take only some; and what computes them, where
+# that is an extra.
+RIGHT = {
+  "box_iou": ["[0, 0, 1, 1]", "[1, 1, 9, 9]"],
+  "closeness": ["1", "2"],
+  "number": ["1", "2"],
+  "rouge": ["a red circle", "blue"],
+}
+EXTRAS = {"math_answer": "math_verify", "rouge": "rouge_score"}
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
@@ -700,22 +719,26 @@ def test_eight_devices_equal_one(index):
 )
 def test_reward_is_a_number_for_any_text(row):
   """White space around a text is its padding."""
+  if row[1] in EXTRAS:
+    pytest.importorskip(EXTRAS[row[1]])
   bound = build.bind(
     rewards,
     {"name": row[1], **row[2]},
     row[1],
     provided=[*names.given(names.TEXTS), "ended"],
   )
-  texts = ["", "<answer>B</answer>", "<answer>", "</answer><think>", "é\x00\n"]
+  right = RIGHT.get(row[1], ["B", "C"])
+  block = f"<answer>{right[0]}</answer>"
+  texts = ["", block, "<answer>", "</answer><think>", "é\x00\n"]
   context = {
     "text": [texts, texts],
-    "answer": ["B", "C"],
-    "example": [None] * 2,
+    "answer": right,
+    "example": [Example("file:1", "?", [], "")] * 2,
   }
   context |= {"length": jnp.full((2, 5), 17), "ended": jnp.ones((2, 5), bool)}
   values = bound(context)
   assert values.shape == (2, 5) and values.dtype == np.float32
-  assert (np.abs(values) <= 1).all()
+  assert (np.abs(values) <= 1).all() and values[0, 1] == 1
   spaced = [[f"\n {text}\n" for text in texts]] * 2
   np.testing.assert_array_equal(bound(context | {"text": spaced}), values)
 

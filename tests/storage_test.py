@@ -450,6 +450,21 @@ def evaluation():
   return {"test": results.Result(8, half, none, [shown])}
 
 
+def test_an_evaluation_with_odd_numbers_is_json(tmp_path):
+  """What isn't finite is null, and NaN when it is read."""
+  path = tmp_path / "before.json"
+  shown = results.Shown(0, "", {"x": np.inf}, [[np.nan, 0.5]], None)
+  odd = {"x": Estimate(1.0, np.nan, np.inf)}
+  results.save({"test": results.Result(1, odd, {}, [shown])}, path)
+
+  def refuse(constant):
+    raise AssertionError(constant)
+
+  json.loads(path.read_text(), parse_constant=refuse)
+  number = results.load(path)["test"].numbers["x"]
+  assert number.value == 1 and np.isnan([number.low, number.high]).all()
+
+
 @pytest.mark.parametrize("place", small_models.first("local", "gs://b/run"))
 def test_evaluations(tmp_path, store, place):
   path = storage.path(tmp_path if place == "local" else place) / "before.json"

@@ -40,13 +40,13 @@ def estimate(
     values: of each item, {name: [N]}.
 
   Returns:
-    {name: estimate} of every number that isn't NaN.
+    {name: estimate} of every number that isn't NaN; none of no items.
 
   Raises:
     ValueError: if the values aren't of the same items.
   """
   shapes = {np.shape(x) for x in values.values()}
-  if not shapes:
+  if shapes <= {(0,)}:
     return {}
   items = max(shapes)[0] if {len(shape) for shape in shapes} == {1} else 0
   if len(shapes) > 1 or not items:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
+import math
+from typing import Any
 
-from mmrl import storage
+from mmrl import json_files, storage
 from mmrl.benchmarks.intervals import Estimate
 from mmrl.errors import UserError
 
@@ -53,9 +55,9 @@ Results = Mapping[str, Result]
 
 
 def save(results: Results, path: storage.Name) -> None:
-  """Writes results as JSON."""
+  """Writes results as JSON; numbers that aren't finite are null."""
   raw = {name: dataclasses.asdict(one) for name, one in results.items()}
-  storage.write_text(path, json.dumps(raw, indent=2) + "\n")
+  storage.write_text(path, json_files.text(raw) + "\n")
 
 
 def load(path: storage.Name) -> dict[str, Result]:
@@ -66,7 +68,10 @@ def load(path: storage.Name) -> dict[str, Result]:
   """
 
   def numbers(raw):
-    return {name: Estimate(**one) for name, one in raw.items()}
+    return {name: Estimate(**_nans(one)) for name, one in raw.items()}
+
+  def shown(raw):
+    return Shown(**_nans(raw) | {"region": raw["region"]})
 
   try:
     raw = json.loads(storage.read_text(path))
@@ -75,7 +80,7 @@ def load(path: storage.Name) -> dict[str, Result]:
         items=one["items"],
         numbers=numbers(one["numbers"]),
         baseline=numbers(one["baseline"]),
-        shown=[Shown(**shown) for shown in one["shown"]],
+        shown=[shown(x) for x in one["shown"]],
       )
       for name, one in raw.items()
     }
@@ -87,6 +92,15 @@ def load(path: storage.Name) -> dict[str, Result]:
       f"expected results of an evaluation at {path}, found: {error!s:.200};"
       " delete the file to have them evaluated again"
     ) from error
+
+
+def _nans(value: Any) -> Any:
+  """Returns what was read from JSON with NaN for null."""
+  if isinstance(value, dict):
+    return {key: _nans(one) for key, one in value.items()}
+  if isinstance(value, list):
+    return [_nans(one) for one in value]
+  return math.nan if value is None else value
 
 
 def flat(results: Results) -> dict[str, float]:

@@ -91,7 +91,7 @@ def evaluate(
     "attention/region": np.array([one.region for one in answered]),
     "attention/region_uniform": np.array([one.uniform for one in answered]),
   }
-  items = len(next(iter(values.values())))
+  items = len(next(iter(values.values()), ()))
   return Result(
     items=items,
     numbers=numbers | estimate(means, looked),

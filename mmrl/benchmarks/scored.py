@@ -11,7 +11,7 @@ from mmrl.benchmarks import blind
 from mmrl.benchmarks.contract import Answer, Values, means
 from mmrl.data import Example
 from mmrl.errors import UserError
-from mmrl.rollouts.answers import reads_texts, text_context
+from mmrl.rollouts.answers import reads_texts, score, text_context
 
 
 class Questions:
@@ -50,7 +50,12 @@ class Questions:
   def grade(
     self, answers: Sequence[Answer], examples: Sequence[Example]
   ) -> Values:
-    """Scores every answer, and again by the kind of its question."""
+    """Scores every answer, and again by the kind of its question.
+
+    Raises:
+      UserError: naming the score and the question, if a score raises or isn't
+        a number; it may be NaN for an answer that it doesn't apply to.
+    """
     return self._grade(self._scores, answers, examples)
 
   def baseline(self, train: Any, examples: Sequence[Example]) -> Values:
@@ -79,6 +84,8 @@ class Questions:
     answers: Sequence[Answer],
     examples: Sequence[Example],
   ) -> Values:
+    if not answers:
+      return {name: np.zeros(0) for name in scores}
     context = text_context(
       examples,
       [[answer.text] for answer in answers],
@@ -86,16 +93,10 @@ class Questions:
       np.array([[answer.ended] for answer in answers], bool),
     )
     kinds = np.array([example.kind for example in examples])
-    values = {}
-    for name, bound in scores.items():
-      found = np.asarray(bound(context), np.float64)
-      if found.shape != (len(answers), 1):
-        raise UserError(
-          f"{self._field}.scores.{name}: expected {bound.name} to return a"
-          f" number for each of {len(answers)} x 1 answers, found shape"
-          f" {found.shape}"
-        )
-      values[name] = found[:, 0]
+    values = {
+      name: score(bound, context, nan=True)[:, 0].astype(np.float64)
+      for name, bound in scores.items()
+    }
     several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
     return values | {
       f"{name}/{kind}": np.where(kinds == kind, values[name], np.nan)

@@ -7,9 +7,49 @@ A reward with array arguments only runs on the devices. It may read `length`
 [P, G] (number of sampled tokens), `ended` [P, G] (whether the answer ends),
 `mask`, `tokens`, `prompt`, and the fields that the run's probes add, such as
 `attention_old`. Those on the host are also what benchmarks score answers by.
+
+A function may carry a `check` of its options and a `hint`, which is printed if
+it is 0 for all of a run's first batch; see `mmrl.rewards.marks`.
+
+Rewards that compare answers read the last closed `<answer>` block after the
+thought, of a text and of a right answer that has one. Pairs, right and given,
+that are equal to them:
+
+| reward | beside equal texts | extra |
+|---|---|---|
+| `exact_answer` | none | |
+| `lenient_answer` | red, Red; red, "red."; 3, \\boxed{3}; 3, $3$ | |
+| `choice` | B, b; B, (B); B, B.; B, Answer: B; B, B) red; (B), B. red | |
+| `number` | 3, 3.0; 1,000, 1000; 0.5, 1/2; 50%, 0.5; 12, 12 cm; x=3, 3 | |
+| `math_answer` | those of `number`; 50%, 50; (x+1)^2, x^2+2x+1 | `math` |
+| `closeness` | in part: numbers that are near | |
+| `box_iou` | in part: boxes that overlap | |
+| `word_error_rate` | in part: texts with the same words in order | |
+| `rouge` | in part: texts with the same words | `rouge` |
+| `accuracy` | those of the reward for its question's kind | as that one |
 """
 
 from mmrl.rewards.answer import answer_format, exact_answer
+from mmrl.rewards.boxes import box_iou
+from mmrl.rewards.choices import choice
+from mmrl.rewards.kinds import accuracy
 from mmrl.rewards.length import soft_overlong
+from mmrl.rewards.lenient import lenient_answer
+from mmrl.rewards.mathematics import math_answer
+from mmrl.rewards.numbers import closeness, number
+from mmrl.rewards.words import rouge, word_error_rate
 
-__all__ = ["answer_format", "exact_answer", "soft_overlong"]
+__all__ = [
+  "accuracy",
+  "answer_format",
+  "box_iou",
+  "choice",
+  "closeness",
+  "exact_answer",
+  "lenient_answer",
+  "math_answer",
+  "number",
+  "rouge",
+  "soft_overlong",
+  "word_error_rate",
+]

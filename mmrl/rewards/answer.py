@@ -1,13 +1,18 @@
-"""Verifiable rewards of an answer's text.
+"""Verifiable rewards of an answer's text: the block, and the form around it.
+
+Every reward here that compares answers, and every evaluation, reads the same
+block: the last closed one after the thought; see `extract`.
 
 Reference: Reinforced Attention Learning, arXiv 2602.04884, section 3, whose
 reward is 0.9 accuracy + 0.1 format.
 Reconstructed: the paper doesn't specify how strings are compared. Outer white
-space is ignored, case counts, the first closed answer block is the answer,
-and each tag may occur only once.
+space is ignored, case counts, the last closed answer block after the thought is
+the answer (once it was the first of the text; outputs with one block after one
+thought are scored alike), and each tag may occur only once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import re
 from typing import Literal
 
@@ -15,26 +20,55 @@ from jaxtyping import Float
 import numpy as np
 
 from mmrl.errors import UserError
+from mmrl.rewards.marks import marked
 
 Form = Literal["think", "answer"]
-
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_FORMS = {
-  "think": (
-    re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL),
-    ("<think>", "</think>", "<answer>", "</answer>"),
-  ),
-  "answer": (
-    re.compile(r"<answer>.*</answer>", re.DOTALL),
-    ("<answer>", "</answer>"),
-  ),
-}
+ThinkTags = Literal["text", "open"]
+Tag = Literal["think", "thinking"]
 
 
 def extract(text: str) -> str | None:
-  """Returns a text's first closed answer block, stripped; None without one."""
-  found = _ANSWER.search(text)
-  return found.group(1).strip() if found else None
+  """Returns a text's answer block, stripped; None without one.
+
+  It is the last closed block after the last `</think>`, or of the whole text
+  where that tag isn't in it. So blocks that a thought mentions don't count,
+  and of several attempts the last one does.
+  """
+  after = text.rpartition("</think>")[2]
+  for part in reversed(after.split("</answer>")[:-1]):
+    if "<answer>" in part:
+      return part.rpartition("<answer>")[2].strip()
+  return None
+
+
+def label(answer: str) -> str:
+  """Returns a right answer that is bare or in a block of its own, stripped."""
+  found = extract(answer)
+  return answer.strip() if found is None else found
+
+
+def score(
+  text: Sequence[Sequence[str]],
+  answer: Sequence[str],
+  compare: Callable[[str, str], float],
+) -> Float[np.ndarray, "P G"]:
+  """Scores the answer block of every text; 0 where it is missing or empty.
+
+  Args:
+    text: P lists of G answers.
+    answer: the right one of each question, see `label`; an empty one is never
+      matched.
+    compare: what is in a block, and the right answer -> a score.
+  """
+  rights = [label(right) for right in answer]
+  found = [
+    [
+      compare(block, right) if right and (block := extract(one)) else 0.0
+      for one in group
+    ]
+    for group, right in zip(text, rights, strict=True)
+  ]
+  return np.array(found, np.float32)
 
 
 def is_right(text: str, answer: str) -> bool:
@@ -44,29 +78,8 @@ def is_right(text: str, answer: str) -> bool:
     text: what the model wrote; an empty or missing block is wrong.
     answer: the right answer, bare or in an answer block of its own.
   """
-  gold = extract(answer)
-  gold = answer.strip() if gold is None else gold
   given = extract(text)
-  return bool(given) and given == gold
-
-
-def is_formed(text: str, form: str) -> bool:
-  """Tells whether a whole output has exactly the given form.
-
-  Args:
-    text: what the model wrote.
-    form: "think" for `<think>...</think><answer>...</answer>` with white
-      space allowed between, "answer" for just `<answer>...</answer>`
-      (RAL-zero).
-
-  Raises:
-    UserError: if there is no such form.
-  """
-  if form not in _FORMS:
-    raise UserError(f"form must be one of {sorted(_FORMS)}, got {form!r}")
-  pattern, tags = _FORMS[form]
-  once = all(text.count(tag) == 1 for tag in tags)
-  return once and pattern.fullmatch(text.strip()) is not None
+  return bool(given) and given == label(answer)
 
 
 def exact_answer(
@@ -78,22 +91,107 @@ def exact_answer(
     text: P lists of G answers.
     answer: the right one of each question; see `is_right`.
   """
-  pairs = zip(text, answer, strict=True)
-  found = [[is_right(one, right) for one in group] for group, right in pairs]
-  return np.array(found, np.float32)
+  return score(text, answer, lambda given, right: float(given == right))
 
 
+@functools.cache
+def _form(
+  form: str, think_tags: ThinkTags, tag: Tag
+) -> tuple[re.Pattern[str], dict[str, int]]:
+  """Returns a form's pattern, and how often each tag occurs in it."""
+  counts = {"<answer>": 1, "</answer>": 1}
+  block = "<answer>.*</answer>"
+  if form == "answer":
+    return re.compile(block, re.DOTALL), counts
+  written = int(think_tags == "text")
+  counts |= {f"<{tag}>": written, f"</{tag}>": 1}
+  begin = f"<{tag}>" * written
+  pattern = rf"{begin}.*</{tag}>\s*{block}"
+  return re.compile(pattern, re.DOTALL), counts
+
+
+def is_formed(
+  text: str,
+  form: str = "think",
+  think_tags: ThinkTags = "text",
+  tag: Tag = "think",
+) -> bool:
+  """Tells whether a whole output has exactly the given form.
+
+  Args:
+    text: what the model wrote.
+    form: "think" for `<think>...</think><answer>...</answer>` with white
+      space allowed between, "answer" for just `<answer>...</answer>`
+      (RAL-zero).
+    think_tags: "text" if the model writes both tags of the thought, "open" if
+      the chat template has opened it, so that the text begins inside of it.
+    tag: name of the thought's tag.
+
+  Raises:
+    UserError: if there is no such form.
+  """
+  if form not in ("answer", "think"):
+    raise UserError(
+      f"form must be one of ['answer', 'think'], got {form!r:.80}"
+    )
+  pattern, counts = _form(form, think_tags, tag)
+  whole = all(text.count(tag) == count for tag, count in counts.items())
+  return whole and pattern.fullmatch(text.strip()) is not None
+
+
+def _check_form(
+  *,
+  form: Form = "think",
+  think_tags: ThinkTags | None = None,
+  tag: Tag | None = None,
+) -> None:
+  if form == "answer" and (think_tags or tag):
+    raise UserError(
+      "expected think_tags and tag with form 'think' only, found them with form"
+      " 'answer', which has no thought; leave them out"
+    )
+
+
+def _form_hint(
+  *, form: Form = "think", think_tags: ThinkTags = "text", tag: Tag = "think"
+) -> str:
+  if form == "answer":
+    return (
+      "it wants <answer>...</answer> and nothing else: let the prompt ask for"
+      ' that, or use form="think"'
+    )
+  begin = f"<{tag}>" if think_tags == "text" else ""
+  other = "thinking" if tag == "think" else "think"
+  opened = (
+    f'if the chat template opens <{tag}> itself, set think_tags="open"'
+    if think_tags == "text"
+    else f'if the model writes <{tag}> itself, set think_tags="text"'
+  )
+  return (
+    f"it wants {begin}...</{tag}><answer>...</answer>, each tag once: let the"
+    " prompt ask for these tags, whether they are tokens of their own or not;"
+    f' {opened}; if the model writes <{other}>, set tag="{other}"'
+  )
+
+
+@marked(check=_check_form, hint=_form_hint)
 def answer_format(
-  text: Sequence[Sequence[str]], *, form: Form = "think"
+  text: Sequence[Sequence[str]],
+  *,
+  form: Form = "think",
+  think_tags: ThinkTags = "text",
+  tag: Tag = "think",
 ) -> Float[np.ndarray, "P G"]:
   """Rewards answers of the given form with 1, others with 0.
 
   Args:
     text: P lists of G answers.
-    form: see `is_formed`.
+    form, think_tags, tag: see `is_formed`.
 
   Raises:
     UserError: if there is no such form.
   """
-  found = [[is_formed(one, form) for one in group] for group in text]
+  found = [
+    [is_formed(one, form, think_tags, tag) for one in group] for group in text
+  ]
   return np.array(found, np.float32)

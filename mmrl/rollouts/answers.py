@@ -1,10 +1,15 @@
 """Answers on the host, and their grading by rewards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import inspect
+import itertools
+import numbers
+import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
@@ -14,6 +19,8 @@ from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.types import Batch
 
+# Seconds spent on finding the answer that a reward raises for.
+_SEARCH = 10.0
 _TEXTS = {n for n, x in names.NAMES.items() if x.slots == (names.TEXTS,)}
 
 
@@ -25,11 +32,17 @@ class Reward:
     name: its key in `config.rewards`.
     weight: its factor in the total.
     bound: the function with its options.
+    first: whether the next batch is the first one that it grades.
   """
 
   name: str
   weight: float
   bound: build.Bound
+  first: Iterator[bool] = dataclasses.field(
+    default_factory=lambda: itertools.chain([True], itertools.repeat(False)),
+    repr=False,
+    compare=False,
+  )
 
   @property
   def on_host(self) -> bool:
@@ -111,8 +124,8 @@ def grade(
     layout: of the batch.
 
   Raises:
-    UserError: if a reward returns another shape, or a non-finite value; see
-      `checked`.
+    UserError: if a reward raises, or returns another shape or anything that
+      isn't a finite number; see `score`.
   """
   graded = [reward for reward in rewards if reward.on_host]
   known = next((x.shape[1] for x in answers.parts.values()), 0)
@@ -129,36 +142,158 @@ def grade(
   )
   parts = {}
   for reward in graded:
-    values = checked(reward, reward.bound(context), answers.examples, group)
+    values = score(reward.bound, context)
+    if next(reward.first):
+      _hint(reward.bound, values, context["text"])
     before = answers.parts.get(reward.name, values[:, :0])
     parts[reward.name] = np.concatenate([before, values], axis=1)
   return dataclasses.replace(answers, parts=parts)
 
 
+def score(
+  bound: build.Bound, context: Mapping[str, Any], *, nan: bool = False
+) -> Float[np.ndarray, "P G"]:
+  """Calls a reward of texts, and checks what it returns.
+
+  Args:
+    bound: the reward.
+    context: from `text_context`.
+    nan: whether a value may be NaN, of an answer that it doesn't apply to.
+
+  Raises:
+    UserError: if it raises, or returns anything but one number per answer;
+      names the reward, and the question, number and text of the answer.
+  """
+  try:
+    values = bound(context)
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(
+      f"{bound.where}: expected {bound.name} to return numbers, found"
+      f" {_described(error)}{_place(bound, context, error)}; repair it"
+    ) from error
+  examples, texts = context["example"], context["text"]
+  return checked(bound, values, examples, len(texts[0]), texts=texts, nan=nan)
+
+
+def _described(error: Exception) -> str:
+  message = " ".join(str(error).split())
+  return f"{type(error).__name__}: {message:.200}"
+
+
+def _place(
+  bound: build.Bound, context: Mapping[str, Any], error: Exception
+) -> str:
+  """Finds the answer that a reward raises for, by calling it for each alone."""
+  texts, end = context["text"], time.monotonic() + _SEARCH
+  for p, group in enumerate(texts):
+    for g in range(len(group)):
+      if time.monotonic() > end:
+        return ""
+      alone = {
+        "text": [[group[g]]],
+        "answer": context["answer"][p : p + 1],
+        "example": context["example"][p : p + 1],
+        "length": context["length"][p : p + 1, g : g + 1],
+        "ended": context["ended"][p : p + 1, g : g + 1],
+      }
+      try:
+        bound(alone)
+      except Exception as again:
+        if type(again) is type(error):
+          return " for " + _answer(context["example"], texts, p, g)
+  return ""
+
+
+def _answer(
+  examples: Sequence[data.Example],
+  texts: Sequence[Sequence[str]] | None,
+  p: int,
+  g: int,
+) -> str:
+  """Describes an answer, for errors."""
+  text = "" if texts is None else f", {texts[p][g][:80]!r}"
+  return f"answer {g} to question {examples[p].name}{text}"
+
+
+def _hint(
+  bound: build.Bound,
+  values: Float[np.ndarray, "P G"],
+  texts: Sequence[Sequence[str]],
+) -> None:
+  """Prints a reward's hint, if it has one and all its values are 0."""
+  hint = getattr(bound.function, "hint", None)
+  if hint is None or values.any() or jax.process_index():
+    return
+  text = hint if isinstance(hint, str) else hint(**bound.options)
+  print(
+    f"{bound.where}: {bound.name} is 0 for all {values.size} answers of the"
+    f" first batch; {text}. The first answer begins"
+    f" {texts[0][0][:80]!r}"
+  )
+
+
 def checked(
-  reward: Reward, values, examples: Sequence[data.Example], group: int
+  bound: build.Bound,
+  values: Any,
+  examples: Sequence[data.Example],
+  group: int,
+  *,
+  texts: Sequence[Sequence[str]] | None = None,
+  nan: bool = False,
 ) -> Float[np.ndarray, "P G"]:
   """Checks a reward's values and returns them as float32.
 
+  Args:
+    bound: the reward.
+    values: what it returned; True and False are 1 and 0.
+    examples: P questions.
+    group: G.
+    texts: the answers, where there are texts.
+    nan: see `score`.
+
   Raises:
     UserError: if they aren't one finite number per answer; names the reward,
-      and the question of an answer without one.
+      and an answer without one.
   """
-  where, shape = f"config.rewards.{reward.name}", (len(examples), group)
-  values = np.asarray(values, np.float32)
-  if values.shape != shape:
+  expected = f"{bound.where}: expected {bound.name} to return a number"
+  shape = (len(examples), group)
+  found = _numbers(values)
+  if found is None:
+    found = np.asarray(values, object)
+  if found.shape != shape:
+    what = repr(values) if values is None else f"shape {found.shape}"
     raise UserError(
-      f"{where}: expected {reward.bound.name} to return a number for each of"
-      f" {shape[0]} x {shape[1]} answers, found shape {values.shape}"
+      f"{expected} for each of {shape[0]} x {shape[1]} answers, found {what};"
+      " return a list of numbers for every question"
     )
-  wrong = np.argwhere(~np.isfinite(values))
-  if len(wrong):
-    p, g = wrong[0]
+  for p, g in np.ndindex(shape) if found.dtype == object else ():
+    if not isinstance(found[p, g], numbers.Real | np.bool_):
+      raise UserError(
+        f"{expected}, found {found[p, g]!r:.80} for"
+        f" {_answer(examples, texts, p, g)}; return 0.0 where it doesn't apply"
+      )
+  with np.errstate(over="ignore"):
+    found = found.astype(np.float32)
+  wrong = ~(np.isfinite(found) | (np.isnan(found) & nan))
+  for p, g in np.argwhere(wrong).tolist():
     raise UserError(
-      f"{where}: expected numbers from {reward.bound.name}, found"
-      f" {values[p, g]} for answer {g} to question {examples[p].name}"
+      f"{expected}, found {found[p, g]} for {_answer(examples, texts, p, g)};"
+      " return 0.0 where it doesn't apply"
     )
-  return values
+  return found
+
+
+def _numbers(values: Any) -> np.ndarray | None:
+  """Returns values as an array of numbers; None if they aren't such."""
+  try:
+    found = np.asarray(values)
+  except ValueError:  # lists of several lengths
+    return None
+  kinds = (np.floating, np.integer, np.bool_)
+  known = any(jnp.issubdtype(found.dtype, kind) for kind in kinds)
+  return found if known else None
 
 
 def total(

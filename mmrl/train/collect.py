@@ -124,7 +124,10 @@ def _grade_on_devices(
   group = answers.mask.shape[1]
   parts = {
     reward.name: answers_lib.checked(
-      reward, run.layout.local(found[reward.name]), answers.examples, group
+      reward.bound,
+      run.layout.local(found[reward.name]),
+      answers.examples,
+      group,
     )
     for reward in read
   }

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmrl import storage
+from mmrl import json_files, storage
 from mmrl.benchmarks import results
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
@@ -60,7 +60,7 @@ def write(
   if jax.process_index():
     return summary
   workdir = storage.path(workdir)
-  text = json.dumps(summary, indent=2) + "\n"
+  text = json_files.text(summary) + "\n"
   storage.write_text(workdir / "summary.json", text)
   _write_report(workdir, config, benchmarks, before, after, wall_seconds)
   for name, result in after.items():

@@ -63,6 +63,10 @@ def test_a_number_that_no_item_has_is_left_out():
   assert estimate(means, {}) == {}
 
 
+def test_no_items_have_no_numbers():
+  assert estimate(means, {"x": np.ones(0), "y": np.ones(0)}) == {}
+
+
 @pytest.mark.parametrize("other", [np.ones(3), np.ones((2, 1)), np.ones(0)])
 def test_values_of_other_items_are_refused(other):
   with pytest.raises(ValueError, match="values \\[N\\] of the same items"):

@@ -129,7 +129,7 @@ class Empty:
     ({"scores": {}}, "scores: expected at least one reward, found none; add"),
     (
       {"scores": {"a": {"name": "exact"}}},
-      "scores.a: mmrl.rewards has no 'exact'; valid names: answer_format",
+      "scores.a: mmrl.rewards has no 'exact'; valid names: accuracy",
     ),
     (
       {"scores": {"a": {"name": "answer_format", "from": "think"}}},
@@ -151,3 +151,31 @@ def test_a_mistake_is_one_line(path, changes, message, monkeypatch):
   with pytest.raises(UserError, match=rf"^{WHERE}\.{message}") as error:
     build(path, **changes)
   assert "\n" not in str(error.value)
+
+
+def test_no_answers_have_no_values(path):
+  found = build(path).grade([], [])
+  assert {name: len(x) for name, x in found.items()} == {
+    "right": 0,
+    "formed": 0,
+  }
+
+
+@pytest.mark.parametrize(
+  ("value", "message"),
+  [
+    (np.inf, r"found inf for answer 0 to question \S+:2, 'b'"),
+    (None, r"found None for answer 0 to question \S+:2, 'b'"),
+  ],
+)
+def test_a_score_that_is_no_number_is_refused(
+  path, monkeypatch, value, message
+):
+  def one(text):
+    return [[0.0], [value], [0.0]]
+
+  monkeypatch.setattr(rewards, "one", one, raising=False)
+  monkeypatch.setattr(rewards, "__all__", [*rewards.__all__, "one"])
+  benchmark = build(path, scores={"mine": {"name": "one"}})
+  with pytest.raises(UserError, match=rf"{WHERE}.scores.mine: .*{message}"):
+    benchmark.grade(answers("a", "b", "c"), [*benchmark])

@@ -12,7 +12,8 @@ TABLE = [
   (f"{THOUGHT}<answer>C</answer>", 0, 1, 0),
   ("<answer>B</answer>", 1, 0, 1),
   (f"{THOUGHT}<answer>B</answer> done", 1, 0, 0),
-  (f"{THOUGHT}<answer>B</answer><answer>C</answer>", 1, 0, 0),
+  (f"{THOUGHT}<answer>B</answer><answer>C</answer>", 0, 0, 0),
+  (f"{THOUGHT}<answer>C</answer><answer>B</answer>", 1, 0, 0),
   (f"{THOUGHT}<answer>B", 0, 0, 0),
   (f"{THOUGHT}<answer></answer>", 0, 1, 0),
   ("B", 0, 0, 0),
@@ -22,7 +23,10 @@ TABLE = [
   (f"{THOUGHT}<answer>B B</answer>", 0, 1, 0),
   (f"{THOUGHT} so <answer>B</answer>", 1, 0, 0),
   (f"{THOUGHT}{THOUGHT}<answer>B</answer>", 1, 0, 0),
-  ("<answer>B</answer><think>x</think>", 1, 0, 0),
+  ("<answer>B</answer><think>x</think>", 0, 0, 0),
+  ("<think>I write <answer>..</answer></think><answer>B</answer>", 1, 0, 0),
+  ("<think><answer>B</answer></think>", 0, 0, 0),
+  ("<thinking>x</thinking><answer>B</answer>", 1, 0, 0),
   ("<think>one\ntwo\n\nthree</think>\n\n<answer>\nB\n</answer>", 1, 1, 0),
   ("<answer>\nB\n</answer>\n", 1, 0, 1),
   ("<think></think><answer>B</answer>", 1, 1, 0),
@@ -44,6 +48,19 @@ def test_table(text, accuracy, think, bare, label):
     ("<answer></answer>", ""),
     ("<answer>B", None),
     ("B</answer>", None),
+    # The last closed block, of several and of nested ones.
+    ("<answer>2</answer> wait <answer>3</answer>", "3"),
+    ("<answer>2</answer> wait <answer>3", "2"),
+    ("<answer>to write <answer>3</answer>", "3"),
+    ("<answer>3</answer> so </answer>", "3"),
+    # After the last thought, and not before or inside of it.
+    ("<think><answer>2</answer></think><answer>3</answer>", "3"),
+    ("<think>a</think><answer>2</answer><think>b</think>", None),
+    ("<answer>2</answer></think>", None),
+    ("<think><answer>2</answer>", "2"),
+    # Another tag isn't the thought's.
+    ("<answer>2</answer></thinking>", "2"),
+    ("<answer>2</answer></thinking></think><answer>3</answer>", "3"),
   ],
 )
 def test_extract(text, content):
@@ -67,3 +84,61 @@ def test_of_a_batch():
 def test_unknown_form_is_refused():
   with pytest.raises(ValueError, match=r"\['answer', 'think'\], got 'essay'"):
     answer.is_formed("B", form="essay")
+
+
+@pytest.mark.parametrize(
+  ("text", "tags", "tag", "formed"),
+  [
+    (f"{THOUGHT}<answer>B</answer>", "text", "think", 1),
+    (f"{THOUGHT}<answer>B</answer>", "open", "think", 0),
+    ("x</think><answer>B</answer>", "open", "think", 1),
+    ("x</think>\n<answer>B</answer>\n", "open", "think", 1),
+    ("x</think><answer>B</answer>", "text", "think", 0),
+    ("x</think></think><answer>B</answer>", "open", "think", 0),
+    ("<thinking>x</thinking><answer>B</answer>", "text", "thinking", 1),
+    ("<thinking>x</thinking><answer>B</answer>", "text", "think", 0),
+    ("<thinking>x</think><answer>B</answer>", "text", "think", 0),
+    (f"{THOUGHT}<answer>B</answer>", "text", "thinking", 0),
+    ("x</thinking><answer>B</answer>", "open", "thinking", 1),
+  ],
+)
+def test_tags_of_the_thought(text, tags, tag, formed):
+  found = answer.answer_format([[text]], think_tags=tags, tag=tag)
+  np.testing.assert_array_equal(found, [[formed]])
+
+
+@pytest.mark.parametrize("option", [{"think_tags": "open"}, {"tag": "think"}])
+def test_tags_of_no_thought_are_refused(option):
+  with pytest.raises(ValueError, match="found them with form 'answer'"):
+    answer.answer_format.check(form="answer", **option)
+  answer.answer_format.check(form="answer")
+  answer.answer_format.check(form="think", **option)
+
+
+@pytest.mark.parametrize(
+  ("options", "texts"),
+  [
+    ({}, ["wants <think>...</think><answer>", 'think_tags="open"']),
+    ({"think_tags": "open"}, ["wants ...</think>", 'think_tags="text"']),
+    ({"tag": "thinking"}, ["<thinking>...</thinking>", 'tag="think"']),
+    ({"form": "answer"}, ["wants <answer>", 'form="think"']),
+  ],
+)
+def test_the_hint_names_causes_and_remedies(options, texts):
+  hint = answer.answer_format.hint(**options)
+  assert all(text in hint for text in texts) and "\n" not in hint
+
+
+def test_score_compares_blocks_that_are_there():
+  texts = [["<answer>1</answer>", "<answer></answer>", "1"], ["", "", ""]]
+  calls = []
+
+  def compare(given, right):
+    calls.append((given, right))
+    return 0.5
+
+  found = answer.score(texts, ["<answer>2</answer>", ""], compare)
+  np.testing.assert_array_equal(found, [[0.5, 0, 0], [0, 0, 0]])
+  assert calls == [("1", "2")]
+  with pytest.raises(ValueError, match="shorter"):
+    answer.score(texts, ["2"], compare)

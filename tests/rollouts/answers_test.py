@@ -1,6 +1,8 @@
 """Tests of grading: every reward is given what it names, once a batch."""
 
 import dataclasses
+import fractions
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from mmrl import build, data, names, rewards
 from mmrl import config as config_lib
 from mmrl.errors import UserError
 from mmrl.machines import sharding
+from mmrl.rewards import words
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Reward
 from mmrl.train import parts as parts_lib
@@ -157,17 +160,134 @@ def test_answers_that_come_later_are_graded_alone():
       r" answers, found shape \(\)",
     ),
     (np.zeros((2, 3)), r"of 2 x 2 answers, found shape \(2, 3\)"),
+    ([[0, 1], [2]], r"of 2 x 2 answers, found shape \(2,\)"),
+    ([[[0], [1]], [[2], [3]]], r"of 2 x 2 answers, found shape \(2, 2, 1\)"),
+    (None, r"of 2 x 2 answers, found None; return a list of numbers"),
     (
       [[0, 1], [2, np.nan]],
-      "config.rewards.x: expected numbers from x, found nan for answer 1 to"
-      " question a$",
+      "config.rewards.x: expected x to return a number, found nan for answer 1"
+      " to question a, 'a'; return 0.0 where it doesn't apply$",
     ),
-    ([[0, np.inf], [2, 1]], "found inf for answer 1 to question ab$"),
+    ([[0, np.inf], [2, 1]], "found inf for answer 1 to question ab, 'abcd';"),
+    ([[0, 1e39], [2, 1]], "found inf for answer 1 to question ab, 'abcd';"),
+    ([[0, 1], [None, 1]], "found None for answer 0 to question a, '';"),
+    ([[0, 1], ["1", 1]], "found '1' for answer 0 to question a, '';"),
+    ([["1", "2"], ["1", "1"]], "found '1' for answer 0 to question ab, 'ab';"),
+    ([[0, 1], [[2], 1]], r"found \[2\] for answer 0 to question a, '';"),
+    ([[0, 1j], [2, 1]], "found 1j for answer 1 to question ab, 'abcd';|0j"),
   ],
 )
 def test_no_number_for_each_answer_is_refused(value, message):
-  with pytest.raises(UserError, match=message):
+  with pytest.raises(UserError, match=message) as error:
     grade([naming(lambda text: value, "text")])
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "value",
+  [
+    [[True, False], [0, 1]],
+    np.array([[1, 0], [0, 1]], bool),
+    np.array([[1, 0], [0, 1]], np.int64),
+    jnp.array([[1, 0], [0, 1]], jnp.bfloat16),
+    [[jnp.ones(()), 0], [0.0, np.float64(1)]],
+    [[fractions.Fraction(1), 0], [0, np.True_]],
+  ],
+)
+def test_any_kind_of_number_is_taken(value):
+  found = grade([naming(lambda text: value, "text")]).parts["x"]
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, [[1, 0], [0, 1]])
+
+
+def test_only_the_text_s_first_characters_are_shown():
+  examples, texts = EXAMPLES[:1], [[80 * "a" + "b"]]
+  bound = naming(len, "text").bound
+  with pytest.raises(UserError, match=f"question ab, '{80 * 'a'}'; return"):
+    answers_lib.checked(bound, [[None]], examples, 1, texts=texts)
+  with pytest.raises(UserError, match="answer 0 to question ab; return"):
+    answers_lib.checked(bound, [[None]], examples, 1)
+
+
+def test_a_value_may_be_nan_where_that_is_said():
+  bound, values = naming(len, "text").bound, [[np.nan, 1]]
+  found = answers_lib.checked(bound, values, EXAMPLES[:1], 2, nan=True)
+  np.testing.assert_array_equal(found, values)
+  with pytest.raises(UserError, match="found inf"):
+    answers_lib.checked(bound, [[np.inf, 1]], EXAMPLES[:1], 2, nan=True)
+
+
+def test_an_exception_in_a_reward_names_the_answer():
+  def raising(text, answer, length):
+    for group in text:
+      for one in group:
+        if one == "abcd":
+          raise KeyError("no\nkey")
+    return np.zeros((len(text), len(text[0])))
+
+  with pytest.raises(
+    UserError,
+    match="^config.rewards.x: expected x to return numbers, found KeyError:"
+    r" .*key.* for answer 1 to question ab, 'abcd'; repair it$",
+  ) as error:
+    grade([naming(raising, "text", "answer", "length")])
+  assert isinstance(error.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("seconds", [10.0, -1.0])
+def test_an_exception_that_no_answer_causes(seconds, monkeypatch):
+  """Or one whose cause isn't found in time."""
+
+  def raising(text):
+    if len(text) > 1 or seconds < 0:
+      raise OSError("no server")
+    return [[0.0]]
+
+  monkeypatch.setattr(answers_lib, "_SEARCH", seconds)
+  with pytest.raises(UserError, match="found OSError: no server; repair it$"):
+    grade([naming(raising, "text")])
+
+
+def test_a_user_s_mistake_in_a_reward_is_told_as_it_is():
+  def raising(text):
+    raise UserError("expected a key")
+
+  with pytest.raises(UserError, match=r"^config.rewards.x: expected a key$"):
+    grade([naming(raising, "text")])
+
+
+def hinting(values):
+  def reward(text, *, level: int = 1):
+    return values.pop(0)
+
+  reward.hint = lambda *, level=1: f"level {level} is too high"
+  return naming(reward, "text")
+
+
+def test_a_hint_is_printed_once_if_the_first_batch_has_none(capsys):
+  zeros = np.zeros((2, 2))
+  reward = hinting([zeros, zeros])
+  grade([reward])
+  grade([reward])
+  assert capsys.readouterr().out == (
+    "config.rewards.x: x is 0 for all 4 answers of the first batch; level 1 is"
+    " too high. The first answer begins 'ab'\n"
+  )
+
+
+def test_a_hint_may_be_a_text(capsys):
+  reward = hinting([np.zeros((2, 2))])
+  reward.bound.function.hint = "no reason"
+  grade([reward])
+  assert "first batch; no reason. The" in capsys.readouterr().out
+
+
+def test_a_hint_is_not_printed_later(capsys):
+  some, none = np.eye(2), np.zeros((2, 2))
+  reward = hinting([some, none])
+  grade([reward])
+  grade([reward])
+  assert capsys.readouterr().out == ""
 
 
 def test_a_reward_is_not_called_while_a_run_is_built(monkeypatch):
@@ -195,6 +315,23 @@ def test_a_reward_is_not_called_while_a_run_is_built(monkeypatch):
 )
 def test_options_are_checked_while_a_run_is_built(spec, message):
   with pytest.raises(UserError, match=message):
+    build_parts({"x": spec | {"weight": 1.0}})
+
+
+@pytest.mark.parametrize(
+  "spec, package",
+  [
+    ({"name": "math_answer"}, "math_verify"),
+    ({"name": "accuracy", "kinds": {"all": "math_answer"}}, "math_verify"),
+    ({"name": "rouge"}, "rouge_score"),
+  ],
+)
+def test_missing_packages_are_refused_while_a_run_is_built(
+  spec, package, monkeypatch
+):
+  words._scorer.cache_clear()
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UserError, match=r"^config.rewards.x: .* pip install 'mm"):
     build_parts({"x": spec | {"weight": 1.0}})
 
 

@@ -1,0 +1,32 @@
+"""What a reward's function may carry besides its signature."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable)
+
+
+def marked(
+  *,
+  check: Callable[..., Any] | None = None,
+  hint: Callable[..., str] | str | None = None,
+) -> Callable[[F], F]:
+  """Marks a reward's function, as a decorator.
+
+  Args:
+    check: called with the options of a spec while a run is built; raises a
+      `UserError` where they don't go together, or a package is missing.
+    hint: a text, or what makes one of the options. It is printed once, if the
+      reward is 0 for all answers of a run's first batch: likely causes, and
+      what to do.
+  """
+
+  def mark(function: F) -> F:
+    target: Any = function
+    if check is not None:
+      target.check = check
+    if hint is not None:
+      target.hint = hint
+    return function
+
+  return mark

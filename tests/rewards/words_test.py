@@ -1,0 +1,74 @@
+"""Tests of the rewards of texts by their words."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from mmrl.errors import UserError
+from mmrl.rewards import rouge, word_error_rate, words
+
+
+@pytest.mark.parametrize(
+  ("given", "right", "count"),
+  [
+    ("a b c", "a b c", 0),
+    ("a c", "a b c", 1),
+    ("a b x c", "a b c", 1),
+    ("a x c", "a b c", 1),
+    ("b a", "a b", 2),
+    ("", "a b", 2),
+    ("a b", "", 2),
+    ("kitten", "sitting", 1),
+    ("x a b c d", "a b c d y", 2),
+  ],
+)
+def test_errors(given, right, count):
+  assert words.errors(given.split(), right.split()) == count
+  assert words.errors(right.split(), given.split()) == count
+
+
+@pytest.mark.parametrize(
+  ("given", "value"),
+  [
+    ("a b c d", 1),
+    ("a  b\nc d", 1),
+    ("a b c", 0.75),
+    ("A b c d", 0.75),
+    ("x y z w v u t", 0),  # more errors than words
+  ],
+)
+def test_word_error_rate(given, value):
+  found = word_error_rate([[f"<answer>{given}</answer>"]], ["a b c d"])
+  assert found == value and found.dtype == np.float32
+
+
+def test_nothing_is_never_matched():
+  texts = [["", "<answer></answer>", "<answer>a</answer>"]]
+  for right in ("", "  "):
+    np.testing.assert_array_equal(word_error_rate(texts, [right]), [[0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+  ("given", "right", "value"),
+  [
+    ("a red circle", "a red circle", 1),
+    ("A red circle.", "a red circle", 1),
+    ("a red circles", "a red circle", 1),  # stems
+    ("blue", "a red circle", 0),
+    # By hand: unigrams 2 of 3 and 2 of 2, F 0.8; bigrams 1 of 2 and 1 of 1,
+    # F 2/3; the longest common subsequence 2, F 0.8.
+    ("a red", "a red circle", (0.8 + 2 / 3 + 0.8) / 3),
+  ],
+)
+def test_rouge(given, right, value):
+  pytest.importorskip("rouge_score")
+  found = rouge([[f"<answer>{given}</answer>", given]], [right])
+  np.testing.assert_allclose(found, [[value, 0]], rtol=1e-6)
+
+
+def test_a_missing_package_is_refused_with_the_command(monkeypatch):
+  monkeypatch.setitem(sys.modules, "rouge_score", None)
+  words._scorer.cache_clear()
+  with pytest.raises(UserError, match=r"pip install 'mmrl\[rouge\]'$"):
+    rouge.check()
