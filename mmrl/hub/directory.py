@@ -10,7 +10,7 @@ import jax
 
 from mmrl import storage
 from mmrl.errors import UserError
-from mmrl.hub import config_json, weights
+from mmrl.hub import config_json, end_tokens, weights
 from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
 from mmrl.types import PyTree
@@ -150,5 +150,7 @@ def save(
     ) from error
   dtype = str(jax.tree.leaves(model.params)[0].dtype)
   model.processor.save(path)
+  config = model.config
+  end_tokens.write(config.end_token_ids, config.pad_token_id, path)
   # Last, so that a directory that has it is complete.
-  config_json.write(model.config, path, dtype)
+  config_json.write(config, path, dtype)

@@ -175,7 +175,7 @@ class Processor:
     ids = self.encode_answer(text, length, name)
     refused = {
       *self.config.banned_token_ids,
-      self.config.eos_token_id,
+      *self.config.end_token_ids,
       self.config.pad_token_id,
       self.tokenizer.unk_token_id,
     }
@@ -189,7 +189,7 @@ class Processor:
 
   def decode(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
     """Decodes [.., R] answers to texts, without the closing end of sequence."""
-    keep = np.asarray(mask) & (np.asarray(tokens) != self.config.eos_token_id)
+    keep = np.asarray(mask) & ~self.config.ends(np.asarray(tokens))
     rows = [
       row[kept].tolist()
       for row, kept in zip(

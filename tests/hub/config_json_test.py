@@ -392,7 +392,7 @@ def test_not_json(tmp_path, content):
   """Nor is a folder."""
   file = tmp_path / "config.json"
   file.mkdir() if content is None else file.write_bytes(content)
-  with pytest.raises(UserError, match="config.json is not readable JSON"):
+  with pytest.raises(UserError, match="config.json is not readable"):
     config_json.read(tmp_path)
 
 

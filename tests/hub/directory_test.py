@@ -96,6 +96,7 @@ def test_saving_what_was_loaded_writes_the_same_bytes(
   assert names == {
     "model.safetensors",
     "config.json",
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",

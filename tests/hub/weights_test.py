@@ -175,15 +175,15 @@ TYPES = {
 @pytest.mark.parametrize("dtype", small_models.first(*reversed(TYPES)))
 def test_types(tmp_path, one, dtype):
   """Tensors of all types, even of one parameter: bit for bit those of the file,
-  or rounded once. Infinities, NaNs, signed zeros and subnormals are kept."""
+  or rounded once. Signed zeros and subnormals are kept."""
   tensors = {}
   kinds = itertools.cycle(TYPES.values())
   for name, tensor in small_models.weights(one).items():
     kind = next(kinds)
     tensors[name] = tensor.astype(kind)
     info = jnp.finfo(kind)
-    tensors[name].reshape(-1)[:6] = np.array(
-      [np.inf, -np.inf, np.nan, 0.0, -0.0, info.smallest_subnormal], kind
+    tensors[name].reshape(-1)[:3] = np.array(
+      [0.0, -0.0, info.smallest_subnormal], kind
     )
   write(tmp_path, tensors)
   loaded = weights.load_params(tmp_path, one, dtype=dtype)
@@ -199,7 +199,6 @@ def test_types(tmp_path, one, dtype):
     (np.int8, "I8"),
     (np.uint8, "U8"),
     (ml_dtypes.float8_e4m3fn, "F8_E4M3"),
-    (np.float64, "F64"),
   ],
 )
 def test_quantised_weights_are_refused(tmp_path, one, dtype, called):
