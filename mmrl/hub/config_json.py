@@ -167,9 +167,11 @@ def _check_model(config: ModelConfig, path: epath.Path) -> None:
       f"{path}: expected hidden_act of the vision tower to be one of"
       f" {sorted(layers.ACTIVATIONS)}, found {tower.hidden_act!r}"
     )
-  ids = [("eos_token_id", value) for value in config.other_end_token_ids]
+  label = f"eos_token_id (here or in {end_tokens.FILE})"
+  ids = [(label, value) for value in config.other_end_token_ids]
   for name, value in [*dataclasses.asdict(config).items(), *ids]:
-    if name.endswith("token_id") and not 0 <= value < text.vocab_size:
+    an_id = name == label or name.endswith("token_id")
+    if an_id and not 0 <= value < text.vocab_size:
       raise UserError(
         f"{path}: expected {name} in a vocabulary of {text.vocab_size}, found"
         f" {value}"
