@@ -78,7 +78,7 @@ def _closing(ids: tuple[int, ...], path: epath.Path) -> int:
     shown = str(found.get("chat_template"))
   end = settings.get("eos_token")
   end = end.get("content") if isinstance(end, dict) else end
-  written = [i for i in ids if of_id.get(i) and of_id[i] in shown]
+  written = [i for i in ids if of_id.get(i) and str(of_id[i]) in shown]
   closing = [i for i in ids if of_id.get(i) == end]
   both = [i for i in closing if i in written]
   return (both or written or closing or ids)[0]
