@@ -30,9 +30,18 @@ def check_regular(path: storage.Name) -> None:
   if not stat.S_ISREG(mode):
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
     raise UserError(
-      f"{path} is not readable: expected a file, found"
-      f" {kind}; download the model's files again"
+      f"{path} is not readable: expected a file, found {kind}; download the"
+      " model's files again"
     )
+
+
+def is_there(path: storage.Name) -> bool:
+  """Tells whether a folder lists a file; not if the store can't be reached."""
+  path = storage.path(path)
+  try:
+    return path.name in storage.names(path.parent)
+  except OSError:
+    return False
 
 
 def read(path: storage.Name, what: str) -> dict[str, Any]:
@@ -42,17 +51,34 @@ def read(path: storage.Name, what: str) -> dict[str, Any]:
     UserError: if there is no such file or it isn't one, naming `what` it is.
   """
   try:
-    check_regular(path)
-    if not storage.is_remote(path) and os.stat(path).st_size > _MOST_BYTES:
-      raise ValueError(f"it has more than {_MOST_BYTES} bytes")
-    raw = json.loads(storage.read_text(path))
-  except UserError:
-    raise
+    return _load(path)
   except FileNotFoundError as error:
     raise UserError(
       f"expected {what} at {path}, found no file; pass a directory in the"
       " Hugging Face layout"
     ) from error
+
+
+def optional(path: storage.Name) -> dict[str, Any]:
+  """Reads a JSON object from a file; empty if there is no such file.
+
+  Raises:
+    UserError: if it isn't one.
+  """
+  try:
+    return _load(path)
+  except FileNotFoundError:
+    return {}
+
+
+def _load(path: storage.Name) -> dict[str, Any]:
+  try:
+    check_regular(path)
+    if not storage.is_remote(path) and os.stat(path).st_size > _MOST_BYTES:
+      raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+    raw = json.loads(storage.read_text(path))
+  except (UserError, FileNotFoundError):
+    raise
   except RecursionError as error:
     raise UserError(
       f"{path} is not readable JSON: its objects are nested too deeply;"

@@ -40,7 +40,7 @@ def read(path: storage.Name) -> ModelConfig:
   """
   folder = storage.path(path)
   path = folder / "config.json"
-  if (folder / _ADAPTER).exists():
+  if json_files.is_there(folder / _ADAPTER):
     raise UserError(
       f"{folder}: expected a whole model, found {_ADAPTER}: a LoRA adapter;"
       " merge it into its base model (PEFT: merge_and_unload) and save that"
@@ -133,6 +133,8 @@ def _rope(raw: dict, text: dict, path: epath.Path) -> dict[str, Any]:
       " rope_parameters or rope_scaling of text_config or on top, found"
       f" {sections or rope!s:.160}; use the config.json of the published model"
     )
+  if "rope_theta" not in rope:
+    raise LookupError("rope_theta")
   return rope
 
 

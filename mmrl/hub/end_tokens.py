@@ -33,12 +33,11 @@ def read(named: Any, path: epath.Path) -> tuple[int, ...]:
   """
   ids = _ids(named, "eos_token_id")
   file = path / FILE
-  if file.exists():
-    more = json_files.read(file, "settings of sampling").get("eos_token_id")
-    try:
-      ids += _ids(more, "eos_token_id") if more is not None else ()
-    except TypeError as error:
-      raise UserError(f"{file}: {error}") from error
+  more = json_files.optional(file).get("eos_token_id")
+  try:
+    ids += _ids(more, "eos_token_id") if more is not None else ()
+  except TypeError as error:
+    raise UserError(f"{file}: {error}; mend or remove it") from error
   ids = tuple(dict.fromkeys(ids))
   if len(ids) == 1:
     return ids
@@ -55,13 +54,8 @@ def _ids(named: Any, field: str) -> tuple[int, ...]:
 
 def _closing(ids: tuple[int, ...], path: epath.Path) -> int:
   """Finds the id that closes an answer; the first if no file says."""
-
-  def optional(name: str) -> dict[str, Any]:
-    file = path / name
-    return json_files.read(file, "") if file.exists() else {}
-
-  settings = optional("tokenizer_config.json")
-  added = optional("tokenizer.json").get("added_tokens")
+  settings = json_files.optional(path / "tokenizer_config.json")
+  added = json_files.optional(path / "tokenizer.json").get("added_tokens")
   of_id = {
     token.get("id"): token.get("content")
     for token in (added if isinstance(added, list) else ())
@@ -70,16 +64,18 @@ def _closing(ids: tuple[int, ...], path: epath.Path) -> int:
     and isinstance(token.get("content"), str)
   }
   template = path / "chat_template.jinja"
-  if template.exists():
+  try:
     json_files.check_regular(template)
     shown = storage.read_bytes(template).decode("utf-8", "replace")
-  else:
-    found = optional("chat_template.json") or settings
+  except FileNotFoundError:
+    found = json_files.optional(path / "chat_template.json") or settings
     shown = str(found.get("chat_template"))
+  except OSError as error:
+    raise UserError(f"expected a readable {template}: {error}") from error
   end = settings.get("eos_token")
   end = end.get("content") if isinstance(end, dict) else end
   written = [i for i in ids if of_id.get(i) and str(of_id[i]) in shown]
-  closing = [i for i in ids if of_id.get(i) == end]
+  closing = [i for i in ids if end and of_id.get(i) == end]
   both = [i for i in closing if i in written]
   return (both or written or closing or ids)[0]
 

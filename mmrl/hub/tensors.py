@@ -23,6 +23,7 @@ from mmrl.models.families import FAMILIES
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_POINTER = b"version https://git-lfs"
 _NUMBERED = r"-\d+-of-(\d+)\.safetensors$"
 # As safetensors itself allows.
 _MOST_HEADER = 100_000_000
@@ -184,6 +185,14 @@ def opened(file: epath.Path):
 
 
 def _unreadable(file: epath.Path, error: Exception) -> UserError:
+  if not storage.is_remote(file) and file.exists():
+    with file.open("rb") as stream:
+      # By its type in etils it may be text.
+      if stream.read(len(_POINTER)) == _POINTER:  # type: ignore[comparison-overlap]
+        return UserError(
+          f"expected safetensors weights at {file}, found a pointer of Git LFS"
+          " to them; run git lfs pull in the folder"
+        )
   return UserError(
     f"expected safetensors weights at {file}: {error}; download the model's"
     " files again"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import math
 from typing import Any
 
 from etils import epath
@@ -17,6 +18,14 @@ _PICTURES = "preprocessor_config.json"
 _VIDEOS = "video_preprocessor_config.json"
 # Transformers 5 may put both into one file.
 _BOTH = "processor_config.json"
+# What is done to pictures; a model that needs something else isn't known.
+_FIXED: Mapping[str, float] = {
+  "do_resize": True,
+  "do_rescale": True,
+  "do_normalize": True,
+  "resample": 3,  # bicubic
+  "rescale_factor": 1 / 255,
+}
 # Far above what models have been shown.
 _MOST_PIXELS = 2**30
 _MOST_VIDEO_PIXELS = 2**37
@@ -151,12 +160,26 @@ def _check(
     "temporal_patch_size": tower.temporal_patch_size,
     "merge_size": tower.spatial_merge_size,
   }
-  for name, value in ours.items():
-    if raw.get(name, value) != value:
+  for name, size in ours.items():
+    if raw.get(name, size) != size:
       raise UserError(
-        f"{path}: expected {name} {value} as in config.json, found"
-        f" {raw[name]!r:.80}"
-        " in the preprocessor's; the files belong to different models"
+        f"{path}: expected {name} {size} as in config.json, found"
+        f" {raw[name]!r:.80} in the preprocessor's; the files belong"
+        " to different models"
+      )
+  for name, value in _FIXED.items():
+    found = raw.get(name, value)
+    if isinstance(value, bool):
+      equal = found is value
+    else:
+      equal = isinstance(found, int | float) and math.isclose(
+        found, value, rel_tol=1e-3
+      )
+    if not equal:
+      raise UserError(
+        f"{path}: expected {name} {value!s:.8} of the preprocessor's, found"
+        f" {found!r:.80}; pictures are always prepared so: use the published"
+        " model's settings"
       )
 
 

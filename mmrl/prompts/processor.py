@@ -304,8 +304,9 @@ class Processor:
     wanted = [cut.kind for cut in cuts]
     if found != wanted:
       raise UserError(
-        f"{name}: the chat template made placeholders for {found}, expected"
-        f" {wanted}; use a template that makes one per picture and video"
+        f"{name}: the chat template in {self.template_file} made placeholders"
+        f" for {found!s:.200}, expected {wanted!s:.200}; use"
+        " a template that makes one per picture and video"
       )
     pieces[1::2] = ["".join(span.text for span in cut.spans) for cut in cuts]
     return "".join(pieces)

@@ -259,6 +259,7 @@ REFUSED = [
   ),
   ("qwen2_vl", "rope", {"mrope_section": None}, UNSCALED, "mrope_section"),
   ("qwen2_vl", DECODER, {"rope_parameters": None}, UNSCALED),
+  ("qwen3_vl", "rope", {"rope_theta": None}, "missing or mistyped: rope_theta"),
   (
     *("qwen3_vl", DECODER, {"use_sliding_window": True}),
     *("found use_sliding_window", "aren't computed"),

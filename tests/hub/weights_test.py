@@ -618,6 +618,12 @@ def test_other_files(tmp_path, one, files, messages):
   refused(tmp_path, one, f"expected safetensors weights at {file}", *messages)
 
 
+def test_a_pointer_of_git_lfs(tmp_path, one):
+  text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+  (tmp_path / "model.safetensors").write_text(text)
+  refused(tmp_path, one, "found a pointer of Git LFS", "git lfs pull")
+
+
 def test_one_file_and_an_index_of_others(tmp_path, one_sharded, one_saved, one):
   path = shutil.copytree(one_sharded, tmp_path / "copy")
   shutil.copy(one_saved / "model.safetensors", path)

@@ -251,6 +251,19 @@ def settings(raw):
     (settings({"fps": 10**400}), ["fps is 1000"]),
     (settings({"num_frames": 10**9}), ["num_frames is 1000000000, not"]),
     (settings({"min_frames": 9, "max_frames": 3}), ["9 and 3, not in this"]),
+    # Not what is done to pictures.
+    *[
+      (settings({name: value}), [f"expected {name} ", f"found {value!r};"])
+      for name, value in [
+        ("do_resize", False),
+        ("do_rescale", False),
+        ("do_normalize", 0),
+        ("resample", 2),
+        ("resample", "bicubic"),
+        ("rescale_factor", 1.0),
+        ("rescale_factor", math.nan),
+      ]
+    ],
     (settings({"max_frames": 10**12}), ["min_frames and max_frames are"]),
   ],
 )
