@@ -21,7 +21,8 @@ _IDS = {
   "vision_start_token_id": 151652,
   "vision_end_token_id": 151653,
 }
-_ADAPTER = "adapter_config.json"
+# Of PEFT; a folder that has it is an adapter to those who read it.
+ADAPTER = "adapter_config.json"
 _WHOLE = (*_IDS, "pad_token_id", "tie_word_embeddings")
 
 
@@ -40,9 +41,9 @@ def read(path: storage.Name) -> ModelConfig:
   """
   folder = storage.path(path)
   path = folder / "config.json"
-  if json_files.is_there(folder / _ADAPTER):
+  if json_files.is_there(folder / ADAPTER):
     raise UserError(
-      f"{folder}: expected a whole model, found {_ADAPTER}: a LoRA adapter;"
+      f"{folder}: expected a whole model, found {ADAPTER}: a LoRA adapter;"
       " merge it into its base model (PEFT: merge_and_unload) and save that"
     )
   raw = json_files.read(path, "a model directory with config.json")

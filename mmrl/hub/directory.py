@@ -8,7 +8,7 @@ from etils import epath
 import huggingface_hub
 import jax
 
-from mmrl import storage
+from mmrl import json_files, storage
 from mmrl.errors import UserError
 from mmrl.hub import config_json, end_tokens, weights
 from mmrl.models.config import ModelConfig
@@ -137,6 +137,11 @@ def save(
     UserError: if it can't be written.
   """
   path = storage.path(path)
+  if json_files.is_there(path / config_json.ADAPTER):
+    raise UserError(
+      f"expected to write a model to a folder of its own, found a LoRA adapter"
+      f" in {path}; choose another folder"
+    )
   try:
     with storage.errors(path):
       path.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def read(
     picture, video = _build(*_files(path), config, path)
     _check_numbers(picture, video)
     return picture, video
-  except (TypeError, ValueError) as error:
+  except (ArithmeticError, TypeError, ValueError) as error:
     if isinstance(error, UserError):
       raise
     raise UserError(

@@ -64,6 +64,8 @@ class Processor:
       with storage.local(path, files) as folder:
         # Of this class whatever the files ask for: no code of theirs is run.
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+      # Settings of a wrong type show when they are used.
+      _ = tokenizer.encode("a"), tokenizer.unk_token_id
     except UserError:
       raise
     except Exception as error:  # The tokenizers package raises bare ones.

@@ -201,6 +201,9 @@ def test_missing_files(changed, name, message):
     ("tokenizer.json", "{"),
     ("tokenizer.json", '{"version": "1.0"}'),
     ("tokenizer_config.json", "{"),
+    ("tokenizer_config.json", '{"model_max_length": "x"}'),
+    ("tokenizer_config.json", '{"unk_token": ""}'),
+    ("tokenizer_config.json", '{"eos_token": 5}'),
   ],
 )
 def test_broken_files(changed, name, content):
@@ -460,3 +463,11 @@ def test_pipes_are_not_opened(changed, name):
   os.mkfifo(changed / name)
   with pytest.raises(UserError, match=f"{name} is not readable: expected a fi"):
     hub.load(changed)
+
+
+def test_an_adapter_is_not_written_over(model, tmp_path):
+  """The folder would still be an adapter's."""
+  (tmp_path / "adapter_config.json").write_text("{}")
+  with pytest.raises(UserError, match="found a LoRA adapter in .*; choose"):
+    hub.save(model, tmp_path)
+  assert os.listdir(tmp_path) == ["adapter_config.json"]

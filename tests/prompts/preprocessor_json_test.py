@@ -249,6 +249,7 @@ def settings(raw):
     (settings({"fps": -1}), ["fps is -1.0, not above 0"]),
     (settings({"fps": math.inf}), ["fps is inf"]),
     (settings({"fps": 10**400}), ["fps is 1000"]),
+    (settings({"rescale_factor": 10**400}), ["too large"]),
     (settings({"num_frames": 10**9}), ["num_frames is 1000000000, not"]),
     (settings({"min_frames": 9, "max_frames": 3}), ["9 and 3, not in this"]),
     # Not what is done to pictures.
