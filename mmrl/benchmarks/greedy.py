@@ -110,7 +110,7 @@ def ask(
     outputs = answer(params, layout.put_whole(samples.prompt))
     tokens, mask, heat, shares = map(np.asarray, outputs)
     texts = processor.decode(tokens, mask)
-    ended = (tokens == processor.config.eos_token_id).any((1, 2))
+    ended = (mask & processor.config.ends(tokens)).any((1, 2))
     prompt = samples.prompt
     visual = np.asarray(prompt.visual_index) >= 0
     # Rows from `count` on only fill up the last batch.

@@ -8,6 +8,7 @@ from etils import epath
 
 from mmrl import json_files, storage
 from mmrl.errors import UserError
+from mmrl.hub import end_tokens, limits
 from mmrl.models import layers
 from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
 from mmrl.models.families import FAMILIES
@@ -20,6 +21,8 @@ _IDS = {
   "vision_start_token_id": 151652,
   "vision_end_token_id": 151653,
 }
+# Of PEFT; a folder that has it is an adapter to those who read it.
+ADAPTER = "adapter_config.json"
 _WHOLE = (*_IDS, "pad_token_id", "tie_word_embeddings")
 
 
@@ -36,15 +39,23 @@ def read(path: storage.Name) -> ModelConfig:
     UserError: if the file is missing, isn't JSON, is of another family, lacks
       a field, or needs something that isn't computed here.
   """
-  path = storage.path(path) / "config.json"
+  folder = storage.path(path)
+  path = folder / "config.json"
+  if json_files.is_there(folder / ADAPTER):
+    raise UserError(
+      f"{folder}: expected a whole model, found {ADAPTER}: a LoRA adapter;"
+      " merge it into its base model (PEFT: merge_and_unload) and save that"
+    )
   raw = json_files.read(path, "a model directory with config.json")
   family = FAMILIES.get(str(raw.get("model_type")))
   if family is None:
     raise UserError(
       f"{path}: expected model_type {' or '.join(map(repr, FAMILIES))}, found"
-      f" {raw.get('model_type')!r}; models of other families can't be loaded"
+      f" {raw.get('model_type')!r:.80}; other families can't be loaded"
     )
-  if raw.get("quantization_config"):
+  inner = raw.get("text_config")
+  inner = inner if isinstance(inner, dict) else {}
+  if any(part.get("quantization_config") for part in (raw, inner)):
     raise UserError(
       f"{path}: expected plain weights, found a quantised checkpoint; use the"
       " unquantised model"
@@ -68,10 +79,11 @@ def _build(
   """Builds the configuration from `raw`; errors name `path`."""
   raw = json_files.without_nulls(raw)
   text = json_files.part(raw, "text_config") or raw
-  rope = json_files.part(text, "rope_parameters")
-  rope = rope or json_files.part(text, "rope_scaling")
   tower = json_files.part(raw, "vision_config")
-  _check_decoder(text, rope, path)
+  rope = _rope(raw, text, path)
+  _check_decoder(text, path)
+  for part in (raw, text, rope, tower):
+    limits.check(part)
   text_config = json_files.build(
     TextConfig,
     {"num_key_value_heads": text["num_attention_heads"]}
@@ -80,10 +92,10 @@ def _build(
     | family.text(text),
   )
   vision_config = json_files.build(VisionConfig, tower | family.vision(tower))
+  limits.check_shapes(text_config, vision_config)
   # Ids and the like are outside of the decoder's part, or in both.
   whole = text | raw
-  eos = whole.get("eos_token_id", 151645)
-  eos = eos[0] if isinstance(eos, list) else eos
+  eos, *others = end_tokens.read(whole.get("eos_token_id", 151645), path.parent)
   return json_files.build(
     ModelConfig,
     _IDS
@@ -93,18 +105,41 @@ def _build(
       "text": text_config,
       "vision": vision_config,
       "eos_token_id": eos,
+      "other_end_token_ids": others,
       "family": family.model_type,
     },
   )
 
 
-def _check_decoder(text: dict, rope: dict, path: epath.Path) -> None:
-  kind = rope.get("rope_type", rope.get("type", "default"))
-  if kind not in ("default", "mrope") or "mrope_section" not in rope:
+def _rope(raw: dict, text: dict, path: epath.Path) -> dict[str, Any]:
+  """Merges what the file says of rotary positions, under any usual name."""
+  found = [
+    json_files.part(part, name)
+    for part in (raw, text)
+    for name in ("rope_scaling", "rope_parameters")
+  ]
+  rope = {k: v for k, v in (raw | text).items() if k == "rope_theta"}
+  for one in found:
+    rope |= one
+    kinds = [one.get(name, "default") for name in ("rope_type", "type")]
+    if any(kind not in ("default", "mrope") for kind in kinds):
+      raise UserError(
+        f"{path}: expected plain M-RoPE, found {one!s:.160}; scaled positions"
+        " (YaRN) aren't computed"
+      )
+  sections = [one["mrope_section"] for one in found if "mrope_section" in one]
+  if not sections or any(other != sections[0] for other in sections):
     raise UserError(
-      f"{path}: expected plain M-RoPE with its mrope_section, found {rope};"
-      " scaled positions (YaRN) aren't computed"
+      f"{path}: expected plain M-RoPE with one mrope_section, in"
+      " rope_parameters or rope_scaling of text_config or on top, found"
+      f" {sections or rope!s:.160}; use the config.json of the published model"
     )
+  if "rope_theta" not in rope:
+    raise LookupError("rope_theta")
+  return rope
+
+
+def _check_decoder(text: dict, path: epath.Path) -> None:
   if text.get("use_sliding_window"):
     raise UserError(
       f"{path}: expected attention over the whole context, found"
@@ -113,7 +148,7 @@ def _check_decoder(text: dict, rope: dict, path: epath.Path) -> None:
   if text.get("hidden_act", "silu") != "silu":
     raise UserError(
       f"{path}: expected hidden_act 'silu' in the decoder, found"
-      f" {text['hidden_act']!r}"
+      f" {text['hidden_act']!r:.80}"
     )
 
 
@@ -135,8 +170,11 @@ def _check_model(config: ModelConfig, path: epath.Path) -> None:
       f"{path}: expected hidden_act of the vision tower to be one of"
       f" {sorted(layers.ACTIVATIONS)}, found {tower.hidden_act!r}"
     )
-  for name, value in dataclasses.asdict(config).items():
-    if name.endswith("token_id") and not 0 <= value < text.vocab_size:
+  label = f"eos_token_id (here or in {end_tokens.FILE})"
+  ids = [(label, value) for value in config.other_end_token_ids]
+  for name, value in [*dataclasses.asdict(config).items(), *ids]:
+    an_id = name == label or name.endswith("token_id")
+    if an_id and not 0 <= value < text.vocab_size:
       raise UserError(
         f"{path}: expected {name} in a vocabulary of {text.vocab_size}, found"
         f" {value}"
@@ -166,11 +204,12 @@ def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   }
   if text.pop("mrope_interleaved"):
     rope["mrope_interleaved"] = True
+  ends = end_tokens.to_json(config.end_token_ids)
   ids = {
     name: value
     for name, value in dataclasses.asdict(config).items()
     if name.endswith("token_id")
-  }
+  } | {"eos_token_id": ends}
   return {
     "architectures": [family.architecture],
     "model_type": family.model_type,
@@ -183,7 +222,7 @@ def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
       "hidden_act": "silu",
       "tie_word_embeddings": config.tie_word_embeddings,
       "bos_token_id": config.pad_token_id,
-      "eos_token_id": config.eos_token_id,
+      "eos_token_id": ends,
       "pad_token_id": config.pad_token_id,
       **text,
       **family.text_json,

@@ -8,9 +8,9 @@ from etils import epath
 import huggingface_hub
 import jax
 
-from mmrl import storage
+from mmrl import json_files, storage
 from mmrl.errors import UserError
-from mmrl.hub import config_json, weights
+from mmrl.hub import config_json, end_tokens, weights
 from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
 from mmrl.types import PyTree
@@ -137,6 +137,11 @@ def save(
     UserError: if it can't be written.
   """
   path = storage.path(path)
+  if json_files.is_there(path / config_json.ADAPTER):
+    raise UserError(
+      f"expected to write a model to a folder of its own, found a LoRA adapter"
+      f" in {path}; choose another folder"
+    )
   try:
     with storage.errors(path):
       path.mkdir(parents=True, exist_ok=True)
@@ -150,5 +155,7 @@ def save(
     ) from error
   dtype = str(jax.tree.leaves(model.params)[0].dtype)
   model.processor.save(path)
+  config = model.config
+  end_tokens.write(config.end_token_ids, config.pad_token_id, path)
   # Last, so that a directory that has it is complete.
-  config_json.write(model.config, path, dtype)
+  config_json.write(config, path, dtype)

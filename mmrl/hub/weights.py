@@ -13,6 +13,7 @@ import os
 import pathlib
 import tempfile
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
@@ -22,7 +23,7 @@ import safetensors.numpy
 from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.hub import tensors as tensors_lib
-from mmrl.hub.tensors import FILE, INDEX, Tensor, canonical
+from mmrl.hub.tensors import FILE, INDEX, Found, Tensor, canonical
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.types import PyTree
@@ -33,6 +34,8 @@ Placement = Callable[[str, tuple[int, ...]], Sharding]
 _SHARD = "model-{:05}-of-{:05}.safetensors"
 # What parameters may be held in.
 _DTYPES = ("float32", "float16", "bfloat16")
+# Values that are compared at once.
+_COMPARED = 2**20
 
 
 def load_params(
@@ -54,8 +57,8 @@ def load_params(
 
   Raises:
     UserError: if a file is missing, tensors are missing, extra, of the wrong
-      shape or not floating point, or `dtype` isn't. Nothing has been placed
-      then.
+      shape or not floating point, a tied head is another one, or `dtype` isn't
+      known: nothing has been placed then. Or if a weight is NaN or infinite.
   """
   path = storage.path(path)
   if dtype not in _DTYPES:
@@ -68,6 +71,8 @@ def load_params(
   }
   found = tensors_lib.scan(files)
   tensors_lib.check(path, wanted, found, config.tie_word_embeddings)
+  if config.tie_word_embeddings and tensors_lib.HEAD in found:
+    _check_tied(found[tensors_lib.HEAD], found[tensors_lib.TABLE], path)
   leaves, treedef = jax.tree_util.tree_flatten_with_path(
     parameters.shapes(config)
   )
@@ -86,7 +91,7 @@ def load_params(
           continue
         ours = tensor.leaf
         read = functools.partial(
-          _read, tensors.get_slice(found[name].key), tensor, target
+          _read, tensors.get_slice(found[name].key), tensor, target, found[name]
         )
         shape = shapes[ours]
         if tensor.layer is None:
@@ -104,7 +109,66 @@ def load_params(
   )
 
 
-def _read(stored, tensor: Tensor, dtype, index: tuple[slice, ...]):
+def _check_tied(head: Found, table: Found, path: epath.Path) -> None:
+  """Refuses a stored head that isn't the embedding table, to which it is tied.
+
+  Raises:
+    UserError: if they differ.
+  """
+  equal = head.shape == table.shape
+  if equal:
+    with (
+      tensors_lib.opened(head.file) as of_head,
+      tensors_lib.opened(table.file) as of_table,
+    ):
+      one, other = of_head.get_slice(head.key), of_table.get_slice(table.key)
+      count = head.shape[0]
+      rows = max(1, _COMPARED // head.shape[1])
+      spans = [slice(i, min(i + rows, count)) for i in range(0, count, rows)]
+      equal = all(
+        np.array_equal(
+          one[span].astype(np.float64),
+          other[span].astype(np.float64),
+          equal_nan=True,
+        )
+        for span in spans
+      )
+  if not equal:
+    raise UserError(
+      f"{path}: expected the head to be the embedding table, as config.json"
+      f" has tie_word_embeddings true, found another {head.key}; set"
+      " tie_word_embeddings to false there to use it, or remove it"
+    )
+
+
+def _check_finite(array: np.ndarray, found: Found, read: np.ndarray) -> None:
+  """Refuses NaNs and infinities, which would make every answer nonsense.
+
+  Raises:
+    UserError: if a value isn't finite, or doesn't fit the type.
+  """
+  # Their exponents are all ones; on bits, as bfloat16 is slow otherwise.
+  bits = array.reshape(-1).view(f"u{array.dtype.itemsize}")
+  ones = np.array(np.inf, array.dtype).reshape(1).view(bits.dtype)
+  for start in range(0, bits.size, _COMPARED):
+    if ((bits[start : start + _COMPARED] & ones) == ones).any():
+      break
+  else:
+    return
+  if np.isfinite(read.astype(np.float64)).all():
+    raise UserError(
+      f"{found.file}: expected weights that {array.dtype} can hold, found"
+      f" {np.abs(read).max()} in {found.key}; load the model in another type"
+    )
+  raise UserError(
+    f"{found.file}: expected numbers, found NaN or infinity in {found.key};"
+    " use weights from before the training that diverged"
+  )
+
+
+def _read(
+  stored, tensor: Tensor, dtype, found: Found, index: tuple[slice, ...]
+):
   """Reads the part `index` of a parameter, or of one layer, from its tensor."""
   if len(tensor.shape) == 5:  # the patch embedding
     array = stored[...].reshape(tensor.shape[0], -1).T[index]
@@ -112,7 +176,10 @@ def _read(stored, tensor: Tensor, dtype, index: tuple[slice, ...]):
     array = stored[index[::-1]].T
   else:
     array = stored[index]
-  return np.ascontiguousarray(array, dtype=dtype)
+  with np.errstate(over="ignore"):
+    cast = np.ascontiguousarray(array, dtype=dtype)
+  _check_finite(cast, found, array)
+  return cast
 
 
 def _place(shape: tuple[int, ...], where: Sharding, read) -> jax.Array:
@@ -211,14 +278,15 @@ def save_params(
       # safetensors lets nobody else read; this is as open as other files.
       os.chmod(folder / file, (folder / INDEX).stat().st_mode)
       storage.move(folder / file, path / file)
-  if len(names) == 1:
-    (path / INDEX).unlink()
+  # Before the index goes, which says that they don't count.
   for stale in [
     path / FILE,
     *path.glob("model-*-of-*.safetensors"),
   ]:
     if stale.name not in names:
       stale.unlink(missing_ok=True)
+  if len(names) == 1:
+    (path / INDEX).unlink()
 
 
 def _shards(

@@ -4,6 +4,7 @@ How a family writes them there is in `mmrl.models.families`.
 """
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +132,10 @@ class ModelConfig:
     tie_word_embeddings: whether the output head is the embedding table.
     image_token_id, video_token_id: placeholders for visual tokens.
     vision_start_token_id, vision_end_token_id: the marks around them.
-    eos_token_id: the token that ends an answer.
+    eos_token_id: the token that ends an answer, and closes those that weren't
+      sampled.
     pad_token_id: the token that fills padding.
+    other_end_token_ids: further tokens that end a sampled answer.
     family: name of its module in `mmrl.models.families`: how it is stored and
       how it is shown videos. What it computes is in the fields above.
     dtype: compute type of matrix products; softmax, norms, log-probabilities
@@ -149,6 +152,7 @@ class ModelConfig:
   vision_end_token_id: int
   eos_token_id: int
   pad_token_id: int
+  other_end_token_ids: tuple[int, ...] = ()
   family: str = "qwen2_5_vl"
   dtype: str = "float32"
   remat: bool = True
@@ -157,3 +161,15 @@ class ModelConfig:
   def banned_token_ids(self) -> tuple[int, ...]:
     """Ids of placeholders; never sampled, as they would have no picture."""
     return (self.image_token_id, self.video_token_id)
+
+  @property
+  def end_token_ids(self) -> tuple[int, ...]:
+    """All ids that end a sampled answer; the first closes other answers."""
+    return (self.eos_token_id, *self.other_end_token_ids)
+
+  def ends(self, tokens: Any) -> Any:
+    """Tells which tokens, in an array of NumPy or JAX, end an answer."""
+    found = tokens == self.eos_token_id
+    for other in self.other_end_token_ids:
+      found = found | (tokens == other)
+    return found

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import math
 from typing import Any
 
 from etils import epath
@@ -17,6 +18,20 @@ _PICTURES = "preprocessor_config.json"
 _VIDEOS = "video_preprocessor_config.json"
 # Transformers 5 may put both into one file.
 _BOTH = "processor_config.json"
+# What is done to pictures; a model that needs something else isn't known.
+_FIXED: Mapping[str, float] = {
+  "do_resize": True,
+  "do_rescale": True,
+  "do_normalize": True,
+  "resample": 3,  # bicubic
+  "rescale_factor": 1 / 255,
+}
+# Far above what models have been shown.
+_MOST_PIXELS = 2**30
+_MOST_VIDEO_PIXELS = 2**37
+_MOST_COLOUR = 1000.0
+_MOST_RATE = 1000.0
+_MOST_FRAMES = 2**20
 
 
 def read(
@@ -29,13 +44,56 @@ def read(
   """
   path = storage.path(path)
   try:
-    return _build(*_files(path), config, path)
-  except (TypeError, ValueError) as error:
+    picture, video = _build(*_files(path), config, path)
+    _check_numbers(picture, video)
+    return picture, video
+  except (ArithmeticError, TypeError, ValueError) as error:
     if isinstance(error, UserError):
       raise
     raise UserError(
-      f"{path}: expected settings of pictures and videos; mistyped: {error}"
+      f"{path}: expected settings of pictures and videos; mistyped: {error};"
+      f" mend {_PICTURES} or {_VIDEOS}"
     ) from error
+
+
+def _check_numbers(picture: PictureConfig, video: VideoConfig) -> None:
+  """Refuses sizes that would take all memory, or none.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  for kind, budget, most in (
+    ("pictures", picture, _MOST_PIXELS),
+    ("videos", video, _MOST_VIDEO_PIXELS),
+  ):
+    low, high = budget.min_pixels, budget.max_pixels
+    if not 0 < low <= high <= most:
+      raise ValueError(
+        f"min_pixels and max_pixels of {kind} are {low!r:.40} and"
+        f" {high!r:.40}, not in this order and between 1 and {most}"
+      )
+  if len(picture.mean) != len(picture.std) or not all(
+    abs(mean) <= _MOST_COLOUR and 0 < std <= _MOST_COLOUR
+    for mean, std in zip(picture.mean, picture.std, strict=False)
+  ):
+    raise ValueError(
+      f"image_mean and image_std are {picture.mean!s:.80} and"
+      f" {picture.std!s:.80}, not as many numbers, and the latter above 0"
+    )
+  if not 0 < video.fps <= _MOST_RATE:
+    raise ValueError(
+      f"fps is {video.fps}, not above 0 and at most {_MOST_RATE}"
+    )
+  if not 0 <= video.frames <= _MOST_FRAMES:
+    raise ValueError(
+      f"num_frames is {video.frames!r:.40}, not between 0 and {_MOST_FRAMES}"
+    )
+  if not 0 < video.min_frames <= video.max_frames <= _MOST_FRAMES:
+    raise ValueError(
+      f"min_frames and max_frames are {video.min_frames!r:.40} and"
+      f" {video.max_frames!r:.40}, not in this order and between 1 and"
+      f" {_MOST_FRAMES}"
+    )
 
 
 def _files(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,10 +125,11 @@ def _build(
   picture = json_files.build(PictureConfig, default | _pixels(raw) | found)
   for name, value in (("image_mean", picture.mean), ("image_std", picture.std)):
     other = raw_video.get(name, value)
-    if list(other) != list(value):
+    other = tuple(other) if isinstance(other, list) else other
+    if other != tuple(value):
       raise UserError(
         f"{path}: expected the same {name} for pictures and videos, found"
-        f" {value} and {tuple(other)}"
+        f" {value!s:.80} and {other!s:.80}"
       )
   default = dataclasses.asdict(FAMILIES[config.family].video)
   found = {k: v for k, v in raw_video.items() if k in default}
@@ -101,11 +160,26 @@ def _check(
     "temporal_patch_size": tower.temporal_patch_size,
     "merge_size": tower.spatial_merge_size,
   }
-  for name, value in ours.items():
-    if raw.get(name, value) != value:
+  for name, size in ours.items():
+    if raw.get(name, size) != size:
       raise UserError(
-        f"{path}: expected {name} {value} as in config.json, found {raw[name]}"
-        " in the preprocessor's; the files belong to different models"
+        f"{path}: expected {name} {size} as in config.json, found"
+        f" {raw[name]!r:.80} in the preprocessor's; the files belong"
+        " to different models"
+      )
+  for name, value in _FIXED.items():
+    found = raw.get(name, value)
+    if isinstance(value, bool):
+      equal = found is value
+    else:
+      equal = isinstance(found, int | float) and math.isclose(
+        found, value, rel_tol=1e-3
+      )
+    if not equal:
+      raise UserError(
+        f"{path}: expected {name} {value!s:.8} of the preprocessor's, found"
+        f" {found!r:.80}; pictures are always prepared so: use the published"
+        " model's settings"
       )
 
 

@@ -24,6 +24,7 @@ from mmrl.prompts import (
   parts,
   pictures,
   preprocessor_json,
+  templates,
   videos,
 )
 from mmrl.prompts.packing import Encoded
@@ -44,12 +45,14 @@ class Processor:
     config: the model it belongs to.
     picture: pixel budget and normalisation; `dataclasses.replace` changes it.
     video: which frames of a video are taken, and their pixel budget.
+    template_file: what errors call the chat template's file.
   """
 
   tokenizer: Any
   config: ModelConfig
   picture: pictures.PictureConfig
   video: VideoConfig
+  template_file: str = "chat_template.jinja"
 
   @classmethod
   def load(cls, path: storage.Name, config: ModelConfig) -> "Processor":
@@ -64,32 +67,32 @@ class Processor:
       )
     try:
       files = [n for n in storage.names(path) if n.endswith(_FILES)]
+      for file in files:
+        json_files.check_regular(path / file)
       with storage.local(path, files) as folder:
         # Of this class whatever the files ask for: no code of theirs is run.
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+      # Settings of a wrong type show when they are used.
+      _ = tokenizer.encode("a"), tokenizer.unk_token_id
+    except UserError:
+      raise
     except Exception as error:  # The tokenizers package raises bare ones.
+      reason = " ".join(str(error).split())
       raise UserError(
-        f"expected a readable tokenizer in {path}: {error!s:.200}; download"
+        f"expected a readable tokenizer in {path}: {reason:.200}; download"
         " the model's files again"
       ) from error
     # It would save these: where it was read from, and code that isn't run.
     for name in ("auto_map", "is_local", "local_files_only"):
       tokenizer.init_kwargs.pop(name, None)
-    apart = path / "chat_template.json"
-    if apart.exists() and not (path / "chat_template.jinja").exists():
-      template = json_files.read(apart, "a chat template")
-      tokenizer.chat_template = template.get("chat_template")
-    if tokenizer.chat_template is None:
-      raise UserError(
-        f"expected a chat template in {path}, found none; add"
-        " chat_template.jinja"
-      )
+    template = templates.read(path, tokenizer)
     if len(tokenizer) > config.text.vocab_size:
       raise UserError(
         f"{path}: the tokenizer has {len(tokenizer)} entries, the model only"
         f" {config.text.vocab_size}; they don't belong together"
       )
-    return cls(tokenizer, config, *preprocessor_json.read(path, config))
+    settings = preprocessor_json.read(path, config)
+    return cls(tokenizer, config, *settings, template)
 
   def save(self, path: storage.Name) -> None:
     """Writes tokenizer, chat template and settings to a directory."""
@@ -183,7 +186,7 @@ class Processor:
     ids = self.encode_answer(text, length, name)
     refused = {
       *self.config.banned_token_ids,
-      self.config.eos_token_id,
+      *self.config.end_token_ids,
       self.config.pad_token_id,
       self.tokenizer.unk_token_id,
     }
@@ -197,7 +200,7 @@ class Processor:
 
   def decode(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
     """Decodes [.., R] answers to texts, without the closing end of sequence."""
-    keep = np.asarray(mask) & (np.asarray(tokens) != self.config.eos_token_id)
+    keep = np.asarray(mask) & ~self.config.ends(np.asarray(tokens))
     rows = [
       row[kept].tolist()
       for row, kept in zip(
@@ -299,11 +302,12 @@ class Processor:
         ]
       }
 
-    open_answer = conversation[-1]["role"] != "assistant"
-    text = self.tokenizer.apply_chat_template(
+    text = templates.render(
+      self.tokenizer,
       [plain(message) for message in conversation],
-      tokenize=False,
-      add_generation_prompt=open_answer,
+      open_answer=conversation[-1]["role"] != "assistant",
+      name=name,
+      file=self.template_file,
     )
     text = self._expand(text, cuts, name)
     ids: list[int] = []
@@ -327,8 +331,9 @@ class Processor:
     wanted = [cut.kind for cut in cuts]
     if found != wanted:
       raise UserError(
-        f"{name}: the chat template made placeholders for {found}, expected"
-        f" {wanted}; use a template that makes one per picture and video"
+        f"{name}: the chat template in {self.template_file} made placeholders"
+        f" for {found!s:.200}, expected {wanted!s:.200}; use"
+        " a template that makes one per picture and video"
       )
     pieces[1::2] = ["".join(span.text for span in cut.spans) for cut in cuts]
     return "".join(pieces)

@@ -55,7 +55,7 @@ class State:
     step: tokens drawn so far, the same for every unfinished answer.
     tokens: drawn ids; arbitrary after an answer's end.
     records: values that `draw` returns with each token.
-    done: whether the answer has drawn its end of sequence.
+    done: whether the answer has drawn an end of sequence.
     working: indices of the answers that are decoded, W of each prompt.
     caches: each model's keys and values of all drawn tokens but the newest.
   """
@@ -146,7 +146,7 @@ def begin(
     step=jnp.ones((), jnp.int32),
     tokens=first(token, config.pad_token_id),
     records=jax.tree.map(first, records),
-    done=token == config.eos_token_id,
+    done=config.ends(token),
     working=jnp.broadcast_to(jnp.arange(answers), (prompts, answers)),
     caches=tuple(
       decoding.empty_cache(decoder.layers, answers, rooms(length)[0])
@@ -183,7 +183,7 @@ def advance(
   def put(x, new):
     return x.at[:, :, at].set(decoding.put(x[:, :, at], working, new))
 
-  ended = token == config.eos_token_id
+  ended = config.ends(token)
   ended |= decoding.take(state.done, working)
   return dataclasses.replace(
     state,
@@ -246,7 +246,7 @@ def decode_answers(
     state = run(room, few, state)
     for width, few in zip(narrower, fewer, strict=True):
       state = _narrow(state, width, functools.partial(run, room, few))
-  ends = state.tokens == config.eos_token_id
+  ends = config.ends(state.tokens)
   mask = jnp.cumsum(ends, axis=-1) - ends == 0
   mask &= jnp.arange(length)[None, None] < state.step
   records = jax.tree.map(

@@ -81,7 +81,7 @@ def rollout(
     params, config, prompt, visual, attention_layers=attention_layers
   )
   tokens, mask, logprobs = generate(params, config, prefix, key, **options)
-  ended = (mask & (tokens == config.eos_token_id)).any(-1)
+  ended = (mask & config.ends(tokens)).any(-1)
   return Batch(
     prompt=prompt,
     visual=visual,

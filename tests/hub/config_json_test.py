@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import math
+import os
 import pathlib
+import time
 
 import pytest
 import small_models
@@ -179,7 +182,7 @@ def test_ids_left_out(tmp_path, family):
 
 def test_ids_of_the_decoder(tmp_path, family):
   """Taken where the top says nothing, and only there. Of several ends the first
-  ends an answer, and pads where nothing else does."""
+  closes answers, and pads where nothing else does."""
   raw = nested(family, eos_token_id=None, pad_token_id=None)
   raw = inside(raw, "text_config", eos_token_id=7, pad_token_id=8)
   config = read(tmp_path, raw)
@@ -189,6 +192,9 @@ def test_ids_of_the_decoder(tmp_path, family):
   raw = inside(raw, "text_config", pad_token_id=None)
   config = read(tmp_path, raw | {"eos_token_id": [258, 256]})
   assert (config.eos_token_id, config.pad_token_id) == (258, 258)
+  assert config.end_token_ids == (258, 256)
+  config_json.write(config, tmp_path, "float32")
+  assert config_json.read(tmp_path) == config
 
 
 def test_tying(tmp_path):
@@ -253,6 +259,7 @@ REFUSED = [
   ),
   ("qwen2_vl", "rope", {"mrope_section": None}, UNSCALED, "mrope_section"),
   ("qwen2_vl", DECODER, {"rope_parameters": None}, UNSCALED),
+  ("qwen3_vl", "rope", {"rope_theta": None}, "missing or mistyped: rope_theta"),
   (
     *("qwen3_vl", DECODER, {"use_sliding_window": True}),
     *("found use_sliding_window", "aren't computed"),
@@ -392,7 +399,7 @@ def test_not_json(tmp_path, content):
   """Nor is a folder."""
   file = tmp_path / "config.json"
   file.mkdir() if content is None else file.write_bytes(content)
-  with pytest.raises(UserError, match="config.json is not readable JSON"):
+  with pytest.raises(UserError, match="config.json is not readable"):
     config_json.read(tmp_path)
 
 
@@ -405,3 +412,203 @@ def test_long_json_is_cut_short(tmp_path):
   with pytest.raises(UserError) as error:
     read(tmp_path, list(range(10**5)))
   assert len(str(error.value)) < 200 + len(str(tmp_path))
+
+
+# Several ends of an answer.
+
+
+def put_tokenizer(path, template, end=None):
+  tokens = [{"id": i, "content": t} for t, i in small_models.SPECIALS.items()]
+  (path / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
+  settings = {"eos_token": end} if end else {}
+  (path / "tokenizer_config.json").write_text(json.dumps(settings))
+  (path / "chat_template.jinja").write_text(template)
+
+
+@pytest.mark.parametrize(
+  "named, generation, template, end, found",
+  [
+    # Both files count.
+    (258, [258, 256], "", None, (258, 256)),
+    (258, None, "", None, (258,)),
+    (258, 258, "", None, (258,)),
+    ([258, 258], 256, "", None, (258, 256)),
+    # The one that the template writes closes answers, whatever the order,
+    ([256, 258], None, "a<|im_end|>", None, (258, 256)),
+    (256, [258, 256], "a<|im_end|>", "<|endoftext|>", (258, 256)),
+    # of those that it writes the tokenizer's,
+    ([256, 258], None, "<|endoftext|><|im_end|>", "<|im_end|>", (258, 256)),
+    # and the tokenizer's where it writes none.
+    ([256, 258], None, "", "<|im_end|>", (258, 256)),
+    ([256, 258], None, "", {"content": "<|im_end|>"}, (258, 256)),
+    ([256, 258], None, "", "<|im_start|>", (256, 258)),
+  ],
+)
+def test_ends(tmp_path, named, generation, template, end, found):
+  put_tokenizer(tmp_path, template, end)
+  if generation:
+    text = json.dumps({"eos_token_id": generation})
+    (tmp_path / "generation_config.json").write_text(text)
+  raw = nested(eos_token_id=named)
+  assert read(tmp_path, raw).end_token_ids == found
+
+
+def test_a_template_in_another_file(tmp_path):
+  raw = nested(eos_token_id=[256, 258])
+  put_tokenizer(tmp_path, "")
+  (tmp_path / "chat_template.jinja").unlink()
+  settings = {"chat_template": "<|im_end|>", "added": "<|endoftext|>"}
+  file = tmp_path / "tokenizer_config.json"
+  file.write_text(json.dumps(settings))
+  assert read(tmp_path, raw).eos_token_id == 258
+  (tmp_path / "chat_template.json").write_text(
+    json.dumps({"chat_template": "<|endoftext|>"})
+  )
+  assert read(tmp_path, raw).eos_token_id == 256
+
+
+@pytest.mark.parametrize(
+  "content, message",
+  [
+    ("{", "generation_config.json is not readable JSON"),
+    ('{"eos_token_id": []}', "generation_config.json: eos_token_id is []"),
+    ('{"eos_token_id": [true]}', "eos_token_id is [True]"),
+    ('{"eos_token_id": "a"}', "eos_token_id is 'a'"),
+    ('{"eos_token_id": [258, 999]}', "generation_config.json) in a vocabulary"),
+    (json.dumps({"eos_token_id": [7] * 99}), "eos_token_id is [7, 7"),
+  ],
+)
+def test_broken_ends(tmp_path, content, message):
+  (tmp_path / "generation_config.json").write_text(content)
+  with pytest.raises(UserError) as error:
+    read(tmp_path, nested())
+  assert message in str(error.value)
+  assert str(tmp_path) in str(error.value)
+
+
+# Positions on top.
+
+
+def test_positions_on_top(tmp_path):
+  """Older names, beside the decoder's part instead of in it."""
+  raw = nested()
+  rope = raw["text_config"].pop("rope_parameters")
+  raw["rope_scaling"] = {
+    "type": "mrope",
+    "mrope_section": rope["mrope_section"],
+  }
+  raw["rope_theta"] = rope["rope_theta"]
+  assert read(tmp_path, raw) == small_models.small_config()
+  raw["rope_scaling"]["type"] = "yarn"
+  refused(tmp_path, raw, UNSCALED, "'yarn'")
+
+
+def test_positions_that_disagree(tmp_path):
+  raw = nested() | {"rope_scaling": {"mrope_section": [2, 1, 1]}}
+  refused(tmp_path, raw, UNSCALED, "[[2, 1, 1], [1, 1, 2]]")
+  raw = nested() | {"rope_scaling": {"type": "yarn", "factor": 2.0}}
+  refused(tmp_path, raw, UNSCALED, "'yarn'")
+
+
+# Hostile files.
+
+DEEP: list = []
+for _ in range(50):
+  DEEP = [DEEP]
+NASTY = [
+  *(None, -1, 0, 1, 10**9, 10**400, 1e308, math.nan, math.inf, -0.5, 1e-320),
+  *("", "x", "1", [], {}, [1], {"a": 1}, True, False, DEEP, [10**9] * 9),
+  *([-1], [math.nan] * 3, ["x"], [[1], [2]], [True, True, True]),
+]
+
+
+def places(raw, *path):
+  """Paths of all fields, inside of parts too."""
+  for name, value in raw.items():
+    yield *path, name
+    if isinstance(value, dict):
+      yield from places(value, *path, name)
+
+
+def replaced(raw, path, value):
+  name, *rest = path
+  return raw | {name: replaced(raw[name], rest, value) if rest else value}
+
+
+def test_any_field_may_be_nonsense(tmp_path, family):
+  """A configuration or one line, at once, and never anything else."""
+  raw = nested(family)
+  file, accepted = tmp_path / "config.json", 0
+  for path in places(raw):
+    for value in NASTY:
+      file.write_text(json.dumps(replaced(raw, path, value)))
+      began = time.perf_counter()
+      try:
+        config = config_json.read(tmp_path)
+      except UserError as error:
+        text = str(error)
+        assert "\n" not in text and len(text) < 600 + len(str(tmp_path))
+        assert str(file) in text
+      else:
+        accepted += 1
+        sizes = [*dataclasses.astuple(config.text)]
+        assert all(not isinstance(x, float) or 0 < x < 1e30 for x in sizes)
+      assert time.perf_counter() - began < 1, (path, value)
+  assert accepted
+
+
+@pytest.mark.parametrize(
+  "family, part, changes, message",
+  [
+    ("qwen2_vl", DECODER, {"num_hidden_layers": 10**9}, "num_hidden_layers is"),
+    ("qwen2_vl", TOWER, {"depth": 0}, "depth is 0, not a whole number of 1"),
+    ("qwen2_vl", TOWER, {"mlp_ratio": math.inf}, "mlp_ratio is inf, not"),
+    ("qwen2_vl", TOWER, {"embed_dim": -8}, "embed_dim is -8, not"),
+    ("qwen3_vl", DECODER, {"rms_norm_eps": math.nan}, "rms_norm_eps is nan"),
+    ("qwen3_vl", "rope", {"rope_theta": 0}, "rope_theta is 0, not"),
+    ("qwen3_vl", "rope", {"mrope_section": [-1, 3, 4]}, "mrope_section is"),
+    ("qwen3_vl", TOWER, {"num_position_embeddings": 24}, "24, not a square"),
+    ("qwen3_vl", TOWER, {"deepstack_visual_indexes": [9]}, "blocks 0 to 3"),
+    ("qwen3_vl", TOWER, {"deepstack_visual_indexes": [1, 1]}, "each once"),
+    ("qwen2_5_vl", DECODER, {"num_key_value_heads": 3}, "not a multiple of"),
+    ("qwen2_5_vl", TOWER, {"num_heads": 7}, "not a multiple of its num_heads"),
+    ("qwen2_5_vl", TOWER, {"num_heads": 4}, "6 channels"),
+    ("qwen2_5_vl", TOWER, {"window_size": 7}, "window_size is 7, less than"),
+    ("qwen2_5_vl", TOWER, {"window_size": 0}, "window_size is 0, not a whole"),
+    ("qwen2_5_vl", "", {TOWER: []}, "vision_config is [], not an object"),
+  ],
+)
+def test_absurd_numbers(tmp_path, family, part, changes, message):
+  refused(tmp_path, changed(family, part, changes), message)
+
+
+def test_deep_nesting(tmp_path):
+  (tmp_path / "config.json").write_text('{"a":' * 10**5)
+  with pytest.raises(UserError, match="nested too deeply"):
+    config_json.read(tmp_path)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file(tmp_path, kind, linked):
+  """It isn't even opened, which would wait for a writer."""
+  file = tmp_path / "config.json"
+  there = tmp_path / "other" if linked else file
+  if kind == "device":
+    file.symlink_to("/dev/zero")
+  else:
+    (os.mkfifo if kind == "pipe" else os.mkdir)(there)
+    if linked:
+      file.symlink_to(there)
+  with pytest.raises(UserError, match="expected a file, found a "):
+    config_json.read(tmp_path)
+
+
+def test_an_adapter(tmp_path):
+  """Also beside a whole model, to which others would add it."""
+  (tmp_path / "adapter_config.json").write_text("{}")
+  for whole in (False, True):
+    if whole:
+      (tmp_path / "config.json").write_text(json.dumps(nested()))
+    with pytest.raises(UserError, match="a LoRA adapter; merge it into"):
+      config_json.read(tmp_path)

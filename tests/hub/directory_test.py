@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_models
+import transformers
 
 from mmrl import hub
 from mmrl.errors import UserError
@@ -96,6 +97,7 @@ def test_saving_what_was_loaded_writes_the_same_bytes(
   assert names == {
     "model.safetensors",
     "config.json",
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
@@ -125,6 +127,24 @@ def test_saving_over_a_model(changed):
   loaded = hub.load(changed)
   assert loaded.config == config
   assert_same(loaded.params, model.params)
+
+
+def test_several_ends_are_saved(model, tmp_path):
+  """For whatever reads them next, the one that closes answers first."""
+  config = dataclasses.replace(model.config, other_end_token_ids=(256, 65))
+  processor = dataclasses.replace(model.processor, config=config)
+  hub.save(hub.Model(config, model.params, processor), tmp_path)
+  settings = json.loads((tmp_path / "generation_config.json").read_text())
+  assert settings == {"eos_token_id": [258, 256, 65], "pad_token_id": 256}
+  raw = json.loads((tmp_path / "config.json").read_text())
+  assert raw["eos_token_id"] == raw["text_config"]["eos_token_id"]
+  assert raw["eos_token_id"] == [258, 256, 65]
+  loaded = hub.load(tmp_path)
+  assert loaded.config == config
+  theirs = transformers.GenerationConfig.from_pretrained(tmp_path)
+  assert theirs.eos_token_id == [258, 256, 65]
+  hub.save(model, tmp_path)
+  assert hub.load(tmp_path).config == model.config
 
 
 def test_placement_is_handed_on(directory):
@@ -181,6 +201,9 @@ def test_missing_files(changed, name, message):
     ("tokenizer.json", "{"),
     ("tokenizer.json", '{"version": "1.0"}'),
     ("tokenizer_config.json", "{"),
+    ("tokenizer_config.json", '{"model_max_length": "x"}'),
+    ("tokenizer_config.json", '{"unk_token": ""}'),
+    ("tokenizer_config.json", '{"eos_token": 5}'),
   ],
 )
 def test_broken_files(changed, name, content):
@@ -195,6 +218,7 @@ def test_tokenizer_of_a_larger_model(changed):
   ids = dict.fromkeys(small_models.IDS, 7)
   text = raw["text_config"] | {"vocab_size": 200}
   edit(changed / "config.json", text_config=text, **ids)
+  (changed / "generation_config.json").unlink()
   message = "tokenizer has 263 entries, the model only 200; they don't belong"
   with pytest.raises(UserError, match=message):
     hub.load(changed)
@@ -412,3 +436,38 @@ def test_a_template_file_without_a_template(changed):
   (changed / "chat_template.json").write_text("{}")
   with pytest.raises(UserError, match="expected a chat template in"):
     hub.load(changed)
+
+
+@pytest.mark.parametrize("content", ['{"chat_template": 5}', '["x"]'])
+def test_a_template_that_is_no_text(changed, content):
+  (changed / "chat_template.jinja").unlink()
+  (changed / "chat_template.json").write_text(content)
+  with pytest.raises(UserError, match=r"chat_template\.json: expected a ") as e:
+    hub.load(changed)
+  assert str(changed) in str(e.value)
+
+
+def test_a_failing_template_is_named_by_its_file(changed):
+  (changed / "chat_template.jinja").write_text("{{ 1 / 0 }}")
+  processor = hub.load(changed).processor
+  with pytest.raises(UserError, match=r"copy/chat_template\.jinja to write"):
+    processor(small_models.conversations())
+
+
+@pytest.mark.parametrize(
+  "name", ["tokenizer.json", "chat_template.jinja", "added_tokens.json"]
+)
+def test_pipes_are_not_opened(changed, name):
+  """Where they would wait for a writer."""
+  (changed / name).unlink(missing_ok=True)
+  os.mkfifo(changed / name)
+  with pytest.raises(UserError, match=f"{name} is not readable: expected a fi"):
+    hub.load(changed)
+
+
+def test_an_adapter_is_not_written_over(model, tmp_path):
+  """The folder would still be an adapter's."""
+  (tmp_path / "adapter_config.json").write_text("{}")
+  with pytest.raises(UserError, match="found a LoRA adapter in .*; choose"):
+    hub.save(model, tmp_path)
+  assert os.listdir(tmp_path) == ["adapter_config.json"]

@@ -162,6 +162,91 @@ def test_a_tied_head_may_be_stored(tmp_path, one, one_params):
   assert_same(weights.load_params(tmp_path, one), one_params)
 
 
+def test_another_head_than_the_tied_one(tmp_path, one):
+  """Of other values anywhere, or of another shape, type or file."""
+  tensors = small_models.weights(one)
+  table = tensors["model.embed_tokens.weight"]
+  other = table.copy()
+  other[-1, -1] += 1
+  for head in (-table, other, table[:-1], table.astype(np.float16)):
+    write(tmp_path, tensors | {"lm_head.weight": head})
+    refused(tmp_path, one, "tie_word_embeddings true, found another lm_head.w")
+  write(tmp_path, tensors | {"lm_head.weight": table.astype(np.int8)})
+  refused(tmp_path, one, "I8 in lm_head.weight")
+  (tmp_path / "model.safetensors").unlink()
+  shards = {
+    "a.safetensors": tensors,
+    "b.safetensors": {"lm_head.weight": table},
+  }
+  write_shards(tmp_path, shards)
+  weights.load_params(tmp_path, one)
+  shards["b.safetensors"]["lm_head.weight"] = other
+  write_shards(tmp_path, shards)
+  refused(tmp_path, one, "found another lm_head.weight")
+
+
+def test_a_tied_head_of_a_wider_type(tmp_path, one):
+  """The same values are the same head."""
+  tensors = small_models.weights(one)
+  table = tensors["model.embed_tokens.weight"].astype(ml_dtypes.bfloat16)
+  head = table.astype(np.float32)
+  both = {"model.embed_tokens.weight": table, "lm_head.weight": head}
+  write(tmp_path, tensors | both)
+  weights.load_params(tmp_path, one)
+
+
+# Names with more levels.
+
+
+@pytest.mark.parametrize(
+  "level", ["base_model.model.", "_orig_mod.", "module.", "module._orig_mod."]
+)
+def test_a_level_around_the_model(tmp_path, capsys, one, one_params, level):
+  tensors = small_models.weights(one)
+  write(tmp_path, {level + name: tensor for name, tensor in tensors.items()})
+  assert_same(weights.load_params(tmp_path, one), one_params)
+  said = capsys.readouterr().out
+  assert f"{tmp_path}: weights are read without {level!r}" in said
+  write(tmp_path, tensors)
+  weights.load_params(tmp_path, one)
+  assert not capsys.readouterr().out
+
+
+def test_a_level_around_the_decoder(tmp_path, config, params):
+  """As language_model.model.layers, with the head as language_model.lm_head."""
+  tensors = small_models.weights(config)
+  tensors = {flat(name): tensor for name, tensor in tensors.items()}
+  renamed = {
+    name if name.startswith("visual.") else f"language_model.{name}": tensor
+    for name, tensor in tensors.items()
+  }
+  write(tmp_path, renamed)
+  assert_same(weights.load_params(tmp_path, config), params)
+
+
+def test_an_unknown_level_is_named(tmp_path, one):
+  tensors = small_models.weights(one)
+  write(tmp_path, {"student." + name: t for name, t in tensors.items()})
+  refused(
+    *(tmp_path, one, f"found {len(tensors)} missing tensors: model."),
+    f"; beside {len(tensors)} tensors that the model doesn't have: student.",
+  )
+  # One that only some have isn't left out.
+  name = "model.norm.weight"
+  some = {k: v for k, v in tensors.items() if k != name}
+  write(tmp_path, some | {"module." + name: tensors[name]})
+  refused(tmp_path, one, "found 1 missing tensors", f"have: module.{name};")
+
+
+def test_tensors_of_an_adapter(tmp_path, one):
+  tensors = small_models.weights(one)
+  name = "model.layers.0.self_attn.q_proj"
+  tensors[f"{name}.base_layer.weight"] = tensors.pop(f"{name}.weight")
+  tensors[f"{name}.lora_A.weight"] = np.zeros((2, 32), np.float32)
+  write(tmp_path, {f"base_model.model.{k}": v for k, v in tensors.items()})
+  refused(tmp_path, one, "found a LoRA adapter's", "merge_and_unload")
+
+
 # Types.
 
 
@@ -175,15 +260,15 @@ TYPES = {
 @pytest.mark.parametrize("dtype", small_models.first(*reversed(TYPES)))
 def test_types(tmp_path, one, dtype):
   """Tensors of all types, even of one parameter: bit for bit those of the file,
-  or rounded once. Infinities, NaNs, signed zeros and subnormals are kept."""
+  or rounded once. Signed zeros and subnormals are kept."""
   tensors = {}
   kinds = itertools.cycle(TYPES.values())
   for name, tensor in small_models.weights(one).items():
     kind = next(kinds)
     tensors[name] = tensor.astype(kind)
     info = jnp.finfo(kind)
-    tensors[name].reshape(-1)[:6] = np.array(
-      [np.inf, -np.inf, np.nan, 0.0, -0.0, info.smallest_subnormal], kind
+    tensors[name].reshape(-1)[:3] = np.array(
+      [0.0, -0.0, info.smallest_subnormal], kind
     )
   write(tmp_path, tensors)
   loaded = weights.load_params(tmp_path, one, dtype=dtype)
@@ -193,13 +278,45 @@ def test_types(tmp_path, one, dtype):
   assert_same(read(tmp_path), wanted)
 
 
+def test_wider_types(tmp_path, one, one_params):
+  """Rounded to what parameters are held in."""
+  tensors = small_models.weights(one)
+  write(tmp_path, {k: v.astype(np.float64) for k, v in tensors.items()})
+  assert_same(weights.load_params(tmp_path, one), one_params)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", TYPES)
+def test_what_is_no_number(tmp_path, one, kind, value):
+  """Named by its tensor, wherever in it."""
+  name = "model.layers.1.mlp.up_proj.weight"
+  tensors = small_models.weights(one)
+  tensors = {k: v.astype(TYPES[kind]) for k, v in tensors.items()}
+  tensors[name][-1, -1] = value
+  write(tmp_path, tensors)
+  for dtype in TYPES:
+    with pytest.raises(UserError, match=f"NaN or infinity in {name};") as error:
+      weights.load_params(tmp_path, one, dtype=dtype)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_number_above_a_narrower_type(tmp_path, one):
+  """The file is right, the type isn't."""
+  tensors = small_models.weights(one)
+  tensors["model.norm.weight"][3] = -1e5
+  write(tmp_path, tensors)
+  weights.load_params(tmp_path, one, dtype="bfloat16")
+  message = r"float16 can hold, found 100000\.0 in model\.norm\.weight; load"
+  with pytest.raises(UserError, match=message):
+    weights.load_params(tmp_path, one, dtype="float16")
+
+
 @pytest.mark.parametrize(
   "dtype, called",
   [
     (np.int8, "I8"),
     (np.uint8, "U8"),
     (ml_dtypes.float8_e4m3fn, "F8_E4M3"),
-    (np.float64, "F64"),
   ],
 )
 def test_quantised_weights_are_refused(tmp_path, one, dtype, called):
@@ -474,6 +591,72 @@ def test_a_tensor_twice(tmp_path, one, form):
   refused(
     tmp_path, one, f"{file}: expected each tensor once, found {twice} in a.safe"
   )
+
+
+# Which files.
+
+
+@pytest.mark.parametrize(
+  "files, messages",
+  [
+    ([], ["found none; download"]),
+    (["notes.txt"], ["found none; download"]),
+    (["pytorch_model.bin", "b.pt"], ["found b.pt, pytorch_model.bin; convert"]),
+    (["model-q4.gguf"], ["found model-q4.gguf; convert"]),
+    (["tuned.safetensors"], ["found tuned.safetensors; rename the file"]),
+    (
+      [f"model-{i:05}-of-00009.safetensors" for i in range(1, 8)],
+      ["found model-00001-of-00009.safetensors, ", f", ...; add {INDEX}"],
+    ),
+  ],
+)
+def test_other_files(tmp_path, one, files, messages):
+  """Named, with what to do about them."""
+  for name in files:
+    (tmp_path / name).touch()
+  file = tmp_path / "model.safetensors"
+  refused(tmp_path, one, f"expected safetensors weights at {file}", *messages)
+
+
+def test_a_pointer_of_git_lfs(tmp_path, one):
+  text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+  (tmp_path / "model.safetensors").write_text(text)
+  refused(tmp_path, one, "found a pointer of Git LFS", "git lfs pull")
+
+
+def test_one_file_and_an_index_of_others(tmp_path, one_sharded, one_saved, one):
+  path = shutil.copytree(one_sharded, tmp_path / "copy")
+  shutil.copy(one_saved / "model.safetensors", path)
+  messages = ("found model.safetensors and an", INDEX, "remove the older")
+  refused(path, one, *messages)
+  # As little is known without the index.
+  (path / INDEX).unlink()
+  refused(path, one, "model.safetensors and the shards", "remove the older")
+  # Shards that aren't complete are no model.
+  min(path.glob("model-*-of-*")).unlink()
+  weights.load_params(path, one)
+
+
+def test_an_index_of_the_one_file(tmp_path, one, one_params):
+  write_shards(tmp_path, {"model.safetensors": small_models.weights(one)})
+  assert_same(weights.load_params(tmp_path, one), one_params)
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "/a", "", "b\\\\c"])
+def test_an_index_of_files_elsewhere(tmp_path, one, name):
+  (tmp_path / INDEX).write_text(f'{{"weight_map": {{"x": "{name}"}}}}')
+  refused(tmp_path, one, "expected names of files beside it, found")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_weights_that_are_no_file(tmp_path, one, kind):
+  """They aren't opened, which could wait for ever."""
+  file = tmp_path / "model.safetensors"
+  if kind == "device":
+    file.symlink_to("/dev/zero")
+  else:
+    (os.mkfifo if kind == "pipe" else os.mkdir)(file)
+  refused(tmp_path, one, f"{file} is not readable: expected a file, found a ")
 
 
 # Saving over older weights.

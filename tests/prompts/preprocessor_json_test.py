@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import small_models
@@ -234,6 +235,37 @@ def settings(raw):
     (settings({"fps": "x"}), ["fps is 'x'"]),
     (settings({"num_frames": 1.5}), ["frames is 1.5"]),
     ({BOTH: {"image_processor": [1]}}, ["image_processor is [1]"]),
+    # Absurd.
+    (settings({"max_pixels": 10**12}), ["1000000000000, not in this order"]),
+    (settings({"min_pixels": 9000, "max_pixels": 900}), ["9000 and 900, not"]),
+    (settings({"min_pixels": 0}), ["min_pixels and max_pixels of pictures"]),
+    (settings({"min_pixels": -5}), ["are -5 and"]),
+    (settings({"max_pixels": True}), ["max_pixels is True"]),
+    (settings({"size": []}), ["size is [], not an object"]),
+    (settings({"image_std": [1, 0, 1]}), ["the latter above 0"]),
+    (settings({"image_std": [1, 1, math.nan]}), ["std is nan"]),
+    (settings({"image_mean": [0, 0]}), ["not as many numbers"]),
+    (settings({"fps": 0}), ["fps is 0.0, not above 0"]),
+    (settings({"fps": -1}), ["fps is -1.0, not above 0"]),
+    (settings({"fps": math.inf}), ["fps is inf"]),
+    (settings({"fps": 10**400}), ["fps is 1000"]),
+    (settings({"rescale_factor": 10**400}), ["too large"]),
+    (settings({"num_frames": 10**9}), ["num_frames is 1000000000, not"]),
+    (settings({"min_frames": 9, "max_frames": 3}), ["9 and 3, not in this"]),
+    # Not what is done to pictures.
+    *[
+      (settings({name: value}), [f"expected {name} ", f"found {value!r};"])
+      for name, value in [
+        ("do_resize", False),
+        ("do_rescale", False),
+        ("do_normalize", 0),
+        ("resample", 2),
+        ("resample", "bicubic"),
+        ("rescale_factor", 1.0),
+        ("rescale_factor", math.nan),
+      ]
+    ],
+    (settings({"max_frames": 10**12}), ["min_frames and max_frames are"]),
   ],
 )
 def test_refused(tmp_path, files, messages):

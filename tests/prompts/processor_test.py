@@ -260,6 +260,46 @@ def test_region_stands_on_visual_tokens(processor):
   assert encoded.region.sum() == 1
 
 
+RECURSIVE = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"
+
+
+@pytest.mark.parametrize(
+  "template, message",
+  [
+    ("{{ 1", "TemplateSyntaxError"),
+    ("{% for x in y %}", "TemplateSyntaxError"),
+    ("{{ x.y.z }}", "UndefinedError: 'x' is undefined"),
+    ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    ("{{ messages + 1 }}", "TypeError"),
+    ("{{ messages[0].content() }}", "TypeError"),
+    ("{{ raise_exception('roles\nmust alternate') }}", "roles must alternate"),
+    (RECURSIVE, "RecursionError"),
+    ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+    ("{{ 1 | nothing }}", "nothing"),
+    (
+      "{{ 'a' * 2000000 }}",
+      "at most 1000000 characters of its own, found 1999",
+    ),
+    ("{% for i in range(99999) %}{{ i }} 123456 {% endfor %}", "characters"),
+    (5, "failed with"),
+    ({"other": "x"}, "failed with"),
+  ],
+)
+def test_a_template_that_fails(processor, template, message):
+  """In one line that names its file and the conversation."""
+  broken = copy.deepcopy(processor.tokenizer)
+  broken.chat_template = template
+  broken = dataclasses.replace(
+    processor, tokenizer=broken, template_file="a/b.jinja"
+  )
+  with pytest.raises(UserError) as error:
+    broken.encode(user("ab"), "q7")
+  text = str(error.value)
+  assert text.startswith("q7: expected the chat template in a/b.jinja to write")
+  assert message in text
+  assert "\n" not in text and len(text) < 500
+
+
 def test_encode_answer(processor):
   ids = processor.encode_answer("yes", 8, "q7")
   assert ids[-1] == IDS["eos_token_id"]

@@ -332,3 +332,41 @@ def test_casting_once_changes_nothing(params, prefix, monkeypatch):
   monkeypatch.setattr(decoding, "cast", lambda params, config: params)
   jax.clear_caches()
   check_same(run(), jax.tree.map(np.asarray, ahead))
+
+
+def test_answers_end_at_any_of_several_ends(params, prompt, prefix):
+  """With the same tokens up to there; padding may be one of them."""
+  config = dataclasses.replace(CONFIG, other_end_token_ids=(PAD, 65))
+  assert config.end_token_ids == (EOS, PAD, 65)
+  tokens, mask, _ = generate(params, prefix, 1, config.end_token_ids, 3.5)
+  added = np.zeros(CONFIG.text.vocab_size, np.float32)
+  added[list(config.end_token_ids)] = 3.5
+
+  @jax.jit
+  def run(params, prompt, key):
+    def biased(*arguments):
+      return LOGITS(*arguments) + added
+
+    with mock.patch.object(vlm, "logits", biased):
+      return sampler.rollout(
+        params, config, prompt, key, answers=ANSWERS, length=LENGTH
+      )
+
+  batch = run(params, prompt, jax.random.key(1))
+  ends = np.isin(tokens, config.end_token_ids) & mask
+  wanted = mask & (np.cumsum(ends, -1) - ends == 0)
+  np.testing.assert_array_equal(batch.mask, wanted)
+  found = np.asarray(batch.tokens)
+  np.testing.assert_array_equal(found, np.where(wanted, tokens, PAD))
+  ended = (ends & wanted).any(-1)
+  np.testing.assert_array_equal(batch.fields["ended"], ended)
+  # Each ends some, and some don't end.
+  assert {*found[wanted & ends].tolist()} == {*config.end_token_ids}
+  assert not ended.all()
+  processor = small_models.make_processor(config)
+  kept = (wanted & ~ends).reshape(-1, LENGTH)
+  texts = [
+    processor.tokenizer.decode(row[keep])
+    for row, keep in zip(found.reshape(-1, LENGTH), kept, strict=True)
+  ]
+  assert processor.decode(found, wanted) == texts

@@ -126,13 +126,13 @@ class Local:
     decoded = self._decode(prompt, keys, **options)
     tokens, mask, notes = jax.device_get(decoded)
     texts = self._processor.decode(tokens, mask)
-    last = self._processor.config.eos_token_id
+    ended = mask & self._processor.config.ends(tokens)
     return [
       Reply(
         text=texts[row],
         prompt_tokens=int(prompt.mask[row].sum()),
         completion_tokens=int(mask[row].sum()),
-        ended=bool((mask[row] & (tokens[row] == last)).any()),
+        ended=bool(ended[row].any()),
         notes={name: x[row].sum().item() for name, x in notes.items()},
       )
       for row in range(len(names))
