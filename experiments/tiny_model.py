@@ -12,10 +12,11 @@ the easy-VQA train split:
             stopped early, so that reinforcement learning has room
 
 Colour and shape of an object follow from the published questions and answers
-of its picture; pictures whose answers don't settle both are left out. The
-script prints the accuracy on the whole test split as it goes.
+of its picture; pictures whose answers don't settle both are left out. At the
+end the accuracy on the whole test split is printed. It differs much from seed
+to seed, as learning is stopped on its way up.
 
-Takes about eight minutes on two CPU cores. No network. Two variants, with the
+Takes about ten minutes on two CPU cores. No network. Two variants, with the
 tokenizer of the model that ships:
 
   python -m experiments.tiny_model --teacher --output runs/tiny_teacher

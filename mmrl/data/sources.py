@@ -42,6 +42,19 @@ def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
   )
 
 
+def check_prompt(prompt: str) -> None:
+  """Checks that the text of the user's turn holds the question.
+
+  Raises:
+    UserError: if it doesn't, so that no question would be asked.
+  """
+  if "{question}" not in prompt:
+    raise UserError(
+      "prompt: expected a text with {question} in it, found"
+      f" {prompt[:80]!r}; put {{question}} where the question stands"
+    )
+
+
 class EasyVQA:
   """easy-VQA: real published pictures of one shape, 13 exact answers.
 
@@ -80,6 +93,7 @@ class EasyVQA:
     questions = getattr(easy_vqa, f"get_{split}_questions")()
     self.rows = list(zip(*questions, strict=True))
     self.paths = getattr(easy_vqa, f"get_{split}_image_paths")()
+    check_prompt(prompt)
     self._split, self._prompt = split, prompt
 
   def __len__(self) -> int:
@@ -135,6 +149,7 @@ class JsonLines:
       UserError: naming file and line of what is wrong first, and the other
         lines that are wrong.
     """
+    check_prompt(prompt)
     reader = rows.Reader(storage.path(path).parent, prompt)
     self._examples = lines.each(path, "a readable data file", reader.example)
     if not self._examples:

@@ -1,9 +1,8 @@
 """Answers on the host, and their grading by rewards."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
-import itertools
 import numbers
 import time
 from typing import Any
@@ -32,17 +31,11 @@ class Reward:
     name: its key in `config.rewards`.
     weight: its factor in the total.
     bound: the function with its options.
-    first: whether the next batch is the first one that it grades.
   """
 
   name: str
   weight: float
   bound: build.Bound
-  first: Iterator[bool] = dataclasses.field(
-    default_factory=lambda: itertools.chain([True], itertools.repeat(False)),
-    repr=False,
-    compare=False,
-  )
 
   @property
   def on_host(self) -> bool:
@@ -143,8 +136,6 @@ def grade(
   parts = {}
   for reward in graded:
     values = score(reward.bound, context)
-    if next(reward.first):
-      _hint(reward.bound, values, context["text"])
     before = answers.parts.get(reward.name, values[:, :0])
     parts[reward.name] = np.concatenate([before, values], axis=1)
   return dataclasses.replace(answers, parts=parts)
@@ -191,13 +182,13 @@ def _place(
     for g in range(len(group)):
       if time.monotonic() > end:
         return ""
-      alone = {
-        "text": [[group[g]]],
-        "answer": context["answer"][p : p + 1],
-        "example": context["example"][p : p + 1],
-        "length": context["length"][p : p + 1, g : g + 1],
-        "ended": context["ended"][p : p + 1, g : g + 1],
-      }
+      one = slice(p, p + 1), slice(g, g + 1)
+      alone = text_context(
+        context["example"][p : p + 1],
+        [[group[g]]],
+        context["length"][one],
+        context["ended"][one],
+      )
       try:
         bound(alone)
       except Exception as again:
@@ -217,21 +208,30 @@ def _answer(
   return f"answer {g} to question {examples[p].name}{text}"
 
 
-def _hint(
-  bound: build.Bound,
-  values: Float[np.ndarray, "P G"],
-  texts: Sequence[Sequence[str]],
+def print_hints(
+  rewards: Sequence[Reward], answers: Answers, processor: Processor
 ) -> None:
-  """Prints a reward's hint, if it has one and all its values are 0."""
-  hint = getattr(bound.function, "hint", None)
-  if hint is None or values.any() or jax.process_index():
-    return
-  text = hint if isinstance(hint, str) else hint(**bound.options)
-  print(
-    f"{bound.where}: {bound.name} is 0 for all {values.size} answers of the"
-    f" first batch; {text}. The first answer begins"
-    f" {texts[0][0][:80]!r}"
-  )
+  """Prints the hints of rewards that are 0 for all answers of a first batch.
+
+  A reward's function may carry a `hint`: a text, or what makes one of its
+  options, with likely causes and what to do.
+
+  Args:
+    rewards: of the run.
+    answers: graded.
+    processor: decodes the first answer, which is shown.
+  """
+  for reward in rewards:
+    bound, values = reward.bound, answers.parts[reward.name]
+    hint = getattr(bound.function, "hint", None)
+    if hint is None or values.any() or jax.process_index():
+      continue
+    text = hint if isinstance(hint, str) else hint(**bound.options)
+    first = processor.decode(answers.tokens[:1, :1], answers.mask[:1, :1])[0]
+    print(
+      f"{bound.where}: {bound.name} is 0 for all {values.size} answers of the"
+      f" first batch; {text}. The first answer begins {first[:80]!r}"
+    )
 
 
 def checked(

@@ -64,6 +64,8 @@ def collect(
   batch, measured = _probe(run, state, answers.batch)
   probed = pool.submit(_end, (measured, batch.fields))
   answers = _grade_on_devices(run, state, grade(answers), batch)
+  if step == 1:
+    answers_lib.print_hints(run.method.rewards, answers, run.processor)
   values |= _reward_metrics(run, answers, batch)
   batch, chosen = _choose(run, answers, batch)
   values |= chosen

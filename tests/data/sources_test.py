@@ -151,3 +151,15 @@ def test_json_lines_empty_and_missing(folder):
     data.JsonLines(path=write(folder, ""))
   with pytest.raises(UserError, match="readable data file"):
     data.JsonLines(path=str(folder / "none.jsonl"))
+
+
+@pytest.mark.parametrize("prompt", ["", "Answer in one word.", "{Question}"])
+def test_a_prompt_without_the_question_is_refused(prompt, tmp_path):
+  path = tmp_path / "rows.jsonl"
+  path.write_text('{"question": "?", "answer": "a"}\n')
+  for make in (
+    lambda: sources.EasyVQA(split="train", prompt=prompt),
+    lambda: sources.JsonLines(path=str(path), prompt=prompt),
+  ):
+    with pytest.raises(UserError, match="prompt: expected a text with"):
+      make()

@@ -256,38 +256,31 @@ def test_a_user_s_mistake_in_a_reward_is_told_as_it_is():
     grade([naming(raising, "text")])
 
 
-def hinting(values):
+def print_hints(value: float, hint):
+  """Grades the answers by a reward with a hint, and prints it."""
+
   def reward(text, *, level: int = 1):
-    return values.pop(0)
+    return np.full((2, 2), value) * [0, 1]
 
-  reward.hint = lambda *, level=1: f"level {level} is too high"
-  return naming(reward, "text")
+  reward.hint = hint
+  one = naming(reward, "text")
+  processor = small_models.make_processor(small_models.small_config())
+  answers_lib.print_hints([one], grade([one]), processor)
 
 
-def test_a_hint_is_printed_once_if_the_first_batch_has_none(capsys):
-  zeros = np.zeros((2, 2))
-  reward = hinting([zeros, zeros])
-  grade([reward])
-  grade([reward])
+def test_a_hint_is_printed_if_all_answers_have_none(capsys):
+  print_hints(0.0, lambda *, level=1: f"level {level} is too high")
   assert capsys.readouterr().out == (
     "config.rewards.x: x is 0 for all 4 answers of the first batch; level 1 is"
     " too high. The first answer begins 'ab'\n"
   )
+  print_hints(1.0, "one answer has some")
+  assert capsys.readouterr().out == ""
 
 
 def test_a_hint_may_be_a_text(capsys):
-  reward = hinting([np.zeros((2, 2))])
-  reward.bound.function.hint = "no reason"
-  grade([reward])
+  print_hints(0.0, "no reason")
   assert "first batch; no reason. The" in capsys.readouterr().out
-
-
-def test_a_hint_is_not_printed_later(capsys):
-  some, none = np.eye(2), np.zeros((2, 2))
-  reward = hinting([some, none])
-  grade([reward])
-  grade([reward])
-  assert capsys.readouterr().out == ""
 
 
 def test_a_reward_is_not_called_while_a_run_is_built(monkeypatch):
