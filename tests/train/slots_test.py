@@ -150,7 +150,9 @@ def test_terms_of_answers_and_passes_of_their_own():
   assert 0 < values["loss/again"] < 5
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+  "accumulate", [pytest.param(1, marks=pytest.mark.full), 2]
+)
 def test_a_term_with_state(accumulate):
   """Its running mean is that of the rewards; its head learns by the optimiser.
 
@@ -169,7 +171,7 @@ def test_a_term_with_state(accumulate):
   assert np.isfinite(logged[0]["loss/value_head"])
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_an_average_of_the_policy(every):
   config = make_config(policy_gradient="token_mean", drift="prompt_mean")
   config.models.average = {"name": "Average", "decay": 0.75, "every": every}
@@ -192,6 +194,7 @@ def test_an_average_of_the_policy(every):
   assert logged[0]["first/loss/drift"] == 0 < logged[0]["loss/drift"]
 
 
+@pytest.mark.full
 def test_what_terms_add_is_not_the_models(tmp_path):
   """Neither in the model that a run writes nor in one of its checkpoint."""
   config = make_config(value_head="token_mean", drift="prompt_mean")
