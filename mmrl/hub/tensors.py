@@ -38,7 +38,7 @@ HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Parameter that one tensor of a checkpoint is read into.
+  """Parameter that one stored tensor is read into.
 
   Attributes:
     leaf: path of the parameter.
@@ -83,7 +83,7 @@ def of_model(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def canonical(name: str) -> str:
-  """Removes from a tensor's name the levels that only some checkpoints have."""
+  """Removes from a tensor's name the levels that only some directories have."""
   name = name.removeprefix("language_model.")
   name = name.replace("model.language_model.", "model.", 1)
   return name.replace("model.visual.", "visual.", 1)
