@@ -26,7 +26,7 @@ DERIVED = {"attention_moved": ("attention", "attention_old")}
 
 
 class Name(NamedTuple):
-  """What a name holds, which slots may ask for it, and what adds it."""
+  """Entry of the table: content of a name, slots that may ask, its source."""
 
   shape: str
   meaning: str

@@ -34,7 +34,7 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a model achieves on a benchmark.
+  """Numbers of a model on a benchmark, and some of its answers.
 
   Attributes:
     items: how many are graded.

@@ -88,7 +88,7 @@ def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
 
 @dataclasses.dataclass(frozen=True)
 class _Track:
-  """What is known of a file's frames before they are taken.
+  """Properties of a file's frames, known before they are taken.
 
   Attributes:
     total: how many there are.

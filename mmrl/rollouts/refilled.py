@@ -20,7 +20,7 @@ from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.machines.sharding import Layout
 from mmrl.rollouts.answers import Answers
-from mmrl.rollouts.source import Call, Request, Setup, Source, trace
+from mmrl.rollouts.source import Call, Request, Setup, Source, extra_key, trace
 from mmrl.types import Batch, PyTree
 
 
@@ -44,9 +44,7 @@ class Refilled(Source):
     first = trace(self._inner.calls(state, prompt, key), self._setup.layout)
     batch = yield from self._inner.calls(state, prompt, key, (first, held))
     places = (len(prompt.next_position),)
-    source = jax.ShapeDtypeStruct(
-      places, jnp.int32, sharding=self._setup.layout.prompts
-    )
+    source = self._setup.shape(*places, dtype="int32")
     arguments = batch, batch, source
     return (yield Call("exchange", self._exchange, arguments, held))
 
@@ -54,7 +52,8 @@ class Refilled(Source):
     answers, values = self._inner.collect(request)
 
     def again(number: int) -> Answers:
-      key = jax.random.fold_in(request.key, self._setup.extra_key(number))
+      own = extra_key(self._setup.prompts, number)
+      key = jax.random.fold_in(request.key, own)
       fresh = dataclasses.replace(request, samples=request.more(), key=key)
       return request.grade(self._inner.collect(fresh)[0])
 

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray
 import numpy as np
 
@@ -18,7 +19,7 @@ from mmrl.types import Batch, Prompt, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """What a run tells the place that its answers come from.
+  """Settings of a run that a source of answers needs.
 
   Attributes:
     prompts, answers, length: P; G without rows that a wrapper adds; R.
@@ -40,20 +41,27 @@ class Setup:
   buckets: tuple[int, int]
   inner: Callable[[Mapping[str, Any], str], "Source"]
 
-  def extra_key(self, draw: int) -> int:
-    """Returns the number to fold into a step's key for a further draw.
+  def shape(self, *sizes: int, dtype: Any) -> Any:
+    """Returns the shape of an array that leads with P, as it is sharded."""
+    dtype = jnp.dtype(dtype)
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=self.layout.prompts)
 
-    It is at least P: splitting a key folds in 0 to P - 1, for single prompts.
 
-    Args:
-      draw: from 1 on.
-    """
-    return self.prompts + draw
+def extra_key(prompts: int, draw: int) -> int:
+  """Returns the number to fold into a step's key for a further draw.
+
+  It is at least P: splitting a key folds in 0 to P - 1, for single prompts.
+
+  Args:
+    prompts: P.
+    draw: from 1 on.
+  """
+  return prompts + draw
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What a step asks for.
+  """Request of a step for answers to a batch of questions.
 
   Attributes:
     state: of the run; has the policy's `params`.

@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mmrl import data
@@ -46,11 +45,7 @@ class WithExperts(Source):
   def calls(self, state, prompt, key, held=None):
     batch = yield from self._inner.calls(state, prompt, key, held)
     prompts, answers, length = batch.tokens.shape
-    group, there = (prompts, answers + self._count), self._setup.layout.prompts
-
-    def array(*sizes, dtype):
-      return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=there)
-
+    group, array = (prompts, answers + self._count), self._setup.shape
     rows = {
       name: array(*group, *x.shape[2:], dtype=x.dtype)
       for name, x in batch.fields.items()

@@ -1,4 +1,4 @@
-"""What strategies, their runner and models say to each other.
+"""Messages between strategies, their runner and models.
 
 A strategy is a generator function of an example. It yields an `Ask`, or a list
 of them to be answered side by side, is sent one `Reply`, or a list, and returns
@@ -46,7 +46,7 @@ def _is_conversation(messages: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """What a model replied.
+  """Reply of a model to an `Ask`.
 
   Attributes:
     text: the reply.
@@ -65,7 +65,7 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a strategy returns.
+  """Answer that a strategy returns.
 
   Attributes:
     text: the answer.

@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 @dataclasses.dataclass
 class Count:
-  """What a model was asked.
+  """Counts of the requests to a model and of its replies.
 
   Attributes:
     calls: how often it was called.

@@ -31,7 +31,7 @@ from mmrl.strategies.queues import Clock, Count, Pending, Queues
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What became of a question.
+  """Outcome of a question.
 
   Attributes:
     name: of the question.
@@ -48,7 +48,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What became of all questions.
+  """Outcomes of all questions.
 
   Attributes:
     results: one of each example, in order.

@@ -14,7 +14,7 @@ from mmrl.advantages.group import informative_groups
 from mmrl.machines import processes
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Answers
-from mmrl.rollouts.source import Request
+from mmrl.rollouts.source import Request, extra_key
 from mmrl.train import step as step_lib
 from mmrl.train.run import Run
 from mmrl.train.state import State
@@ -74,7 +74,9 @@ def collect(
   mask, fields = run.programs.prepare(
     batch,
     run.layout.put(rewards),
-    jax.random.fold_in(key, run.config.rollout.prompts + run.source.draws + 1),
+    jax.random.fold_in(
+      key, extra_key(run.config.rollout.prompts, run.source.draws + 1)
+    ),
   )
   batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
   # A share of nothing, such as attention on regions where none is marked.
@@ -94,7 +96,8 @@ def _probe(run: Run, state: State, batch: Batch) -> tuple[Batch, dict]:
   fields, measured = run.programs.probe(state, run.fixed, batch)
   for name, program in run.programs.probes_apart.items():
     layout = run.method.models[name].layout
-    found = program(run.fixed[name], step_lib.for_probes_apart(batch, layout))
+    apart = layout.reshard(step_lib.for_probes_apart(batch))
+    found = program(run.fixed[name], apart)
     fields |= run.layout.reshard(found)
   return batch.with_fields(**fields), measured
 

@@ -123,15 +123,9 @@ def make_probe_apart(
   return layout.jit(probe)
 
 
-def for_probes_apart(batch: Batch, layout: Layout) -> Batch:
-  """Reshards what probes on another mesh can read."""
-  return Batch(
-    prompt=layout.reshard(batch.prompt),
-    visual=None,
-    tokens=layout.reshard(batch.tokens),
-    mask=layout.reshard(batch.mask),
-    fields={},
-  )
+def for_probes_apart(batch: Batch) -> Batch:
+  """Returns what probes on another mesh can read, to be resharded there."""
+  return Batch(batch.prompt, None, batch.tokens, batch.mask, {})
 
 
 def make_reward(rewards: Sequence[Reward], layout: Layout) -> Callable:

@@ -16,10 +16,11 @@ import numpy as np
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.rollouts.source import Call, Calls, trace
+from mmrl.train import step as step_lib
 from mmrl.train.models import Initial
 from mmrl.train.parts import Parts
 from mmrl.train.state import State
-from mmrl.types import Batch, Logits, Patches, Prompt, PyTree
+from mmrl.types import Logits, Patches, Prompt, PyTree
 
 
 def walk(
@@ -45,8 +46,8 @@ def walk(
   batch = batch.with_fields(**fields)
   for name, program in programs.probes_apart.items():
     there = parts.method.models[name].layout
-    apart = Batch(batch.prompt, None, batch.tokens, batch.mask, {})
-    arguments = fixed[name], resharded(there, apart)
+    apart = resharded(there, step_lib.for_probes_apart(batch))
+    arguments = fixed[name], apart
     found = yield Call(name, program, arguments, batch)
     batch = batch.with_fields(**resharded(layout, found))
   if not all(reward.on_host for reward in parts.method.rewards):

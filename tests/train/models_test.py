@@ -208,7 +208,7 @@ def test_what_no_loss_names_is_not_there(terms, mesh):
     found = jax.eval_shape(
       parts.programs.probes_apart["teacher"],
       run.fixed["teacher"],
-      step_lib.for_probes_apart(batch, layout),
+      layout.reshard(step_lib.for_probes_apart(batch)),
     )
   else:
     assert not parts.programs.probes_apart
