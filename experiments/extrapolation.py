@@ -59,9 +59,7 @@ def measure(base: hub.Model, trained: hub.Model, flags) -> Iterator[dict]:
   questions = [source[i] for i in data.spread(len(source), flags.questions)]
   for question in questions:
     # No answer could be right if this one is too long.
-    trained.processor.encode_answer(
-      question.answer, flags.length, question.name
-    )
+    data.encode(question, trained.processor, flags.length)
   # The prompts are the trained model's, as in the published code; all are
   # padded to one shape, for one program to decode them.
   base = dataclasses.replace(base, processor=trained.processor)
@@ -91,7 +89,10 @@ def measure(base: hub.Model, trained: hub.Model, flags) -> Iterator[dict]:
     for question, result in zip(questions, found.results, strict=True):
       if result.answer is None:
         raise UserError(str(result.failure))
-      right.append(answer_rewards.is_right(result.answer.text, question.answer))
+      text = result.answer.text
+      right.append(
+        any(answer_rewards.is_right(text, one) for one in question.right)
+      )
       redrawn += result.answer.notes.get("redrawn", 0)
     shares = np.reshape(right, (-1, flags.answers)).mean(1)
     tokens = sum(count.completion_tokens for count in found.counts.values())

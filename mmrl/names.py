@@ -36,7 +36,7 @@ class Name(NamedTuple):
 
 NAMES = {
   "text": Name("P lists of G", "the answers, as written", (TEXTS,)),
-  "answer": Name("P", "the right answers of the data", (TEXTS,)),
+  "answer": Name("P", "a right answer to each question", (TEXTS,)),
   "example": Name("P", "the questions (`mmrl.data.Example`)", (TEXTS,)),
   "length": Name("P G", "number of an answer's tokens", (TEXTS, *_ALL)),
   "ended": Name(

@@ -15,7 +15,7 @@ def guesses(
   among the pairs, it is the most frequent of all.
 
   Args:
-    pairs: (question, answer) of the questions to train on, at least one.
+    pairs: (question, right answer) of the questions to train on, at least one.
     examples: questions to answer.
   """
   answers: dict[str, collections.Counter[str]]

@@ -11,7 +11,13 @@ from mmrl.benchmarks import blind
 from mmrl.benchmarks.contract import Answer, Values, means
 from mmrl.data import Example
 from mmrl.errors import UserError
-from mmrl.rollouts.answers import reads_texts, score, text_context
+from mmrl.rollouts.answers import (
+  READS_RIGHT,
+  reads_texts,
+  require_answers,
+  score,
+  text_context,
+)
 
 
 class Questions:
@@ -64,17 +70,22 @@ class Questions:
     By those scores that compare a text with what is right: a guess has neither
     a form nor a length of its own.
     """
-    right, own = {"answer", "example"}, {"length", "ended"}
+    own = {"length", "ended"}
     scores = {
       name: bound
       for name, bound in self._scores.items()
-      if right & set(bound.needs) and not own & set(bound.needs)
+      if READS_RIGHT & set(bound.needs) and not own & set(bound.needs)
     }
     if not scores or not hasattr(train, "pairs"):
       return {}
+    pairs = [
+      (text, right) for text, right in train.pairs() if right is not None
+    ]
+    if not pairs:
+      return {}
     answers = [
       Answer(f"<answer>{guess}</answer>", 0, True)
-      for guess in blind.guesses(train.pairs(), examples)
+      for guess in blind.guesses(pairs, examples)
     ]
     return self._grade(scores, answers, examples)
 
@@ -140,6 +151,7 @@ def questions(
   source = build.construct(data_lib.sources, data, f"{field}.data")
   if not len(source):
     raise UserError(f"{field}.data: expected at least one question, found none")
+  require_answers(bound.values(), source)
   indices = data_lib.spread(len(source), questions or len(source))
   return Questions(source, indices, bound, field)
 

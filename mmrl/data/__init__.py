@@ -1,7 +1,7 @@
 """Sources of questions, and padded batches of them."""
 
 from mmrl.data.example import Example
-from mmrl.data.pipeline import Samples, batches, in_order, spread
+from mmrl.data.pipeline import Samples, batches, encode, in_order, spread
 from mmrl.data.sources import EasyVQA, JsonLines
 from mmrl.data.trajectories import Trajectories
 
@@ -12,6 +12,7 @@ __all__ = [
   "Samples",
   "Trajectories",
   "batches",
+  "encode",
   "in_order",
   "spread",
 ]

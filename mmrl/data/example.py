@@ -6,24 +6,31 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One question with a verifiable answer.
+  """One question, and what the data say to it.
 
   Attributes:
     name: what errors and reports call it.
     question: as asked, for people to read.
     messages: the conversation that is put to the model; an image part may
       carry "region", a box x0, y0, x1, y1 in pixels of its picture.
-    answer: the exact answer.
+    answer: the right answer; None where the data have texts to learn only.
     kind: group of questions that scores are also reported for.
     answers: whole texts to learn from, where the data give some.
+    also: other answers that are right as well.
   """
 
   name: str
   question: str
   messages: Sequence[dict]
-  answer: str
+  answer: str | None
   kind: str = "all"
   answers: Sequence[str] = ()
+  also: Sequence[str] = ()
+
+  @property
+  def right(self) -> tuple[str, ...]:
+    """All answers that are right; empty where the data have none."""
+    return () if self.answer is None else (self.answer, *self.also)
 
   @property
   def picture(self) -> dict | None:

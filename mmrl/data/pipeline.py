@@ -50,10 +50,17 @@ def encode(
   """Encodes one example to its tokens and patches.
 
   Raises:
-    UserError: if its answer alone has more than `answer_length` tokens: no
-      sampled answer could be right.
+    UserError: if none of its right answers has at most `answer_length` tokens:
+      no sampled answer could be right.
   """
-  processor.encode_answer(example.answer, answer_length, example.name)
+  long = []
+  for right in example.right:
+    try:
+      processor.encode_answer(right, answer_length, example.name)
+    except UserError as error:
+      long.append(error)
+  if example.right and len(long) == len(example.right):
+    raise long[0]
   return example, processor.encode(example.messages, example.name)
 
 

@@ -92,10 +92,10 @@ class Reader:
       raise UserError(f"expected an object with 'answer', found {row!r:.80}")
     if not row.keys() <= _KEYS:
       lines.check_keys(row, KEYS, "a row", _MEANT)
-    if "answer" not in row:
+    if "answer" not in row and "answers" not in row:
       raise UserError(
-        f"expected an object with 'answer', found {sorted(row)}; null counts"
-        " as absent"
+        "expected an object with 'answer', or with 'answers' to learn, found"
+        f" {sorted(row)}; null counts as absent"
       )
     if ("question" in row) == ("messages" in row):
       raise UserError(
@@ -107,11 +107,13 @@ class Reader:
       messages = self._asked(question, parts)
     else:
       messages, question = self._conversation(row["messages"], _Shown(parts))
+    right = _right(row["answer"]) if "answer" in row else (None,)
     example = Example(
       name=name,
       question=question,
       messages=messages,
-      answer=_word(row["answer"], "answer"),
+      answer=right[0],
+      also=right[1:],
       kind=_word(row["kind"], "kind") if "kind" in row else "all",
       answers=_answers(row["answers"]) if "answers" in row else (),
     )
@@ -218,6 +220,18 @@ class Reader:
         f"expected the text of a part of type 'text', found {text!r:.80}"
       )
     return shown.split(text) if _MARK.search(text) else [part]
+
+
+def _right(value: Any) -> tuple[Any, ...]:
+  """Returns a row's right answers, of which there may be a list."""
+  if not isinstance(value, list):
+    return (_word(value, "answer"),)
+  if not value:
+    raise UserError(
+      "expected 'answer' as a text or a list of texts that are all right, found"
+      " an empty list; leave the row out"
+    )
+  return tuple([_word(one, "answer") for one in value])
 
 
 def _word(value: Any, key: str) -> str:

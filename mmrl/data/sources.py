@@ -161,8 +161,8 @@ class JsonLines:
   def __getitem__(self, index: int) -> Example:
     return self._examples[index]
 
-  def pairs(self) -> Iterator[tuple[str, str]]:
-    """Yields (question, answer) of every example."""
+  def pairs(self) -> Iterator[tuple[str, str | None]]:
+    """Yields question and first right answer, if any, of every example."""
     return ((e.question, e.answer) for e in self._examples)
 
   def names(self) -> Iterator[str]:

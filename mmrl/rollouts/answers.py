@@ -1,6 +1,6 @@
 """Answers on the host, and their grading by rewards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import inspect
 import numbers
@@ -20,6 +20,8 @@ from mmrl.types import Batch
 
 # Seconds spent on finding the answer that a reward raises for.
 _SEARCH = 10.0
+# The names of data that hold the right answers.
+READS_RIGHT = frozenset(("answer", "example"))
 _TEXTS = {n for n, x in names.NAMES.items() if x.slots == (names.TEXTS,)}
 
 
@@ -146,6 +148,9 @@ def score(
 ) -> Float[np.ndarray, "P G"]:
   """Calls a reward of texts, and checks what it returns.
 
+  Where a question has several right answers, it is called for each of them,
+  and the largest value counts.
+
   Args:
     bound: the reward.
     context: from `text_context`.
@@ -153,8 +158,72 @@ def score(
 
   Raises:
     UserError: if it raises, or returns anything but one number per answer;
-      names the reward, and the question, number and text of the answer.
+      names the reward, and the question, number and text of the answer. If it
+      reads right answers and a question has none.
   """
+  if not READS_RIGHT & set(bound.needs):
+    return _score(bound, context, nan)
+  examples = context["example"]
+  if "answer" in bound.needs:
+    _require(bound, ((e.name, e.answer) for e in examples))
+  values = _score(bound, context, nan)
+  for rank in range(max(len(example.also) for example in examples)):
+    rows = [p for p, e in enumerate(examples) if len(e.also) > rank]
+    others = text_context(
+      [
+        dataclasses.replace(examples[p], answer=examples[p].also[rank])
+        for p in rows
+      ],
+      [context["text"][p] for p in rows],
+      context["length"][rows],
+      context["ended"][rows],
+    )
+    values[rows] = np.fmax(values[rows], _score(bound, others, nan))
+  return values
+
+
+def require_answers(bounds: Iterable[build.Bound], source: Any) -> None:
+  """Checks that a source's questions have the answers that rewards read.
+
+  Args:
+    bounds: rewards.
+    source: of `mmrl.data`; one that doesn't list its answers (`pairs`, `names`)
+      is checked as its questions are drawn.
+
+  Raises:
+    UserError: naming the reward, and the first question without one.
+  """
+  read = [bound for bound in bounds if "answer" in bound.needs]
+  if read and hasattr(source, "pairs") and hasattr(source, "names"):
+    rights = (right for _, right in source.pairs())
+    _require(read[0], zip(source.names(), rights, strict=True))
+
+
+def _require(
+  bound: build.Bound, answers: Iterable[tuple[str, str | None]]
+) -> None:
+  """Checks that questions have the right answer that a reward reads.
+
+  Args:
+    bound: the reward.
+    answers: name and first right answer, if any, of each question.
+
+  Raises:
+    UserError: naming the reward, and the first question without one.
+  """
+  for name, right in answers:
+    if right is None:
+      raise UserError(
+        f"{bound.where}: expected a right answer to every question, as"
+        f" {bound.name} compares with it, found none to {name}; add 'answer' to"
+        " the data, or take the reward out"
+      )
+
+
+def _score(
+  bound: build.Bound, context: Mapping[str, Any], nan: bool
+) -> Float[np.ndarray, "P G"]:
+  """Calls a reward once, and checks what it returns; see `score`."""
   try:
     values = bound(context)
   except UserError:

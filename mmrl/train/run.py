@@ -18,6 +18,7 @@ from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
+from mmrl.rollouts import answers
 from mmrl.train import models as models_lib
 from mmrl.train import walk
 from mmrl.train.parts import Parts, build_parts
@@ -94,6 +95,9 @@ def build_run(
   )
   train_source = build.construct(
     data.sources, config.data.train.to_dict(), "config.data.train"
+  )
+  answers.require_answers(
+    [reward.bound for reward in parts.method.rewards], train_source
   )
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
   walk.check(parts)

@@ -104,7 +104,7 @@ class Example:
   Attributes:
     picture: the picture, of any size.
     question: the question.
-    gold: the right answer.
+    gold: the right answer; empty if the data have none.
     region: box around the object asked about: x0, y0, x1, y1 in pixels.
     before: the answer before training.
     after: the answer after training.

@@ -158,7 +158,7 @@ def _example(example, before, after) -> report.Example:
   return report.Example(
     picture=np.asarray(picture),
     question=example.question,
-    gold=example.answer,
+    gold=" or ".join(example.right),
     region=part.get("region"),
     before=answer(before),
     after=answer(after),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mmrl import rewards
+from mmrl import data, rewards
 from mmrl.benchmarks import questions
 from mmrl.benchmarks.contract import Answer, Benchmark
 from mmrl.errors import UserError
@@ -104,6 +104,30 @@ def test_baseline_guesses_from_the_questions(path):
 def test_no_baseline_from_a_source_without_pairs(path):
   benchmark = build(path)
   assert benchmark.baseline(object(), [*benchmark]) == {}
+
+
+def with_answer(tmp_path, *found):
+  """A file of questions, some of which have no right answer."""
+  rows = [
+    {"question": "q", "answers": ["t"]} | ({"answer": one} if one else {})
+    for one in found
+  ]
+  file = tmp_path / "some.jsonl"
+  file.write_text("\n".join(map(json.dumps, rows)))
+  return str(file)
+
+
+def test_no_baseline_from_data_without_right_answers(path, tmp_path):
+  learn = data.JsonLines(path=with_answer(tmp_path, None, None))
+  assert build(path).baseline(learn, [*build(path)]) == {}
+
+
+def test_questions_without_a_right_answer_are_refused_at_once(tmp_path):
+  path = with_answer(tmp_path, "a", None)
+  with pytest.raises(UserError, match=rf"{WHERE}.scores.right: .*some.jsonl:2"):
+    build(path)
+  form = {"formed": {"name": "answer_format"}}
+  assert len(build(path, scores=form)) == 2
 
 
 def test_a_score_of_another_shape_is_refused(path, monkeypatch):

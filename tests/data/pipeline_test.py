@@ -65,6 +65,20 @@ def test_position_is_of_what_was_handed_out(source, processor):
   assert [names(next(fresh)) for _ in range(3)] == expected
 
 
+def test_one_of_several_right_answers_must_fit(tmp_path, processor):
+  long = "a long answer of many words"
+  one, several, none = write(
+    tmp_path,
+    {"question": "q", "answer": [long, long]},
+    {"question": "q", "answer": [long, "no"]},
+    {"question": "q", "answers": [long]},
+  )
+  for example in (several, none):
+    data.encode(example, processor, 4)
+  with pytest.raises(UserError, match="data.jsonl:1"):
+    data.encode(one, processor, 4)
+
+
 @pytest.mark.full
 def test_workers_make_the_batches_that_threads_make(source, processor):
   """In the same order; and again after a position, which is of what was handed

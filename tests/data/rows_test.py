@@ -85,6 +85,17 @@ def shown(example, folder):
   return found
 
 
+def test_a_list_of_answers_means_any_of_them(read):
+  one, several, learned = read(
+    {"question": "q", "answer": 3},
+    {"question": "q", "answer": ["red", 3, "crimson"]},
+    {"question": "q", "answers": ["a text"]},
+  )
+  assert one.right == ("3",) and one.also == ()
+  assert several.answer == "red" and several.right == ("red", "3", "crimson")
+  assert learned.answer is None and learned.right == ()
+
+
 @pytest.mark.parametrize(
   ("row", "expected"),
   [
@@ -215,7 +226,9 @@ def test_keys_of_parts_that_nothing_obeys(refused, part):
     ({"answer": 0.5}, "'answer' as text .*, found 0.5"),
     ({"answer": " "}, "'answer' as text .*, found ' '"),
     ({"answer": None}, "an object with 'answer'"),
-    ({"answer": ["a", "b"]}, "one 'answer', found a list"),
+    ({"answer": []}, "'answer' as a text or a list .*, found an empty list"),
+    ({"answer": ["a", 0.5]}, "'answer' as text .*, found 0.5"),
+    ({"answer": ["a", ["b"]]}, "one 'answer', found a list"),
     ({"answers": ["a", None]}, "'answers' as a list of texts"),
     ({"kind": [1]}, "one 'kind', found a list"),
     ({"kind": 1.0}, "'kind' as text"),

@@ -1,8 +1,10 @@
 """A run, built from its config."""
 
 import jax
+import pytest
 
 from mmrl import config as config_lib
+from mmrl.errors import UserError
 from mmrl.train import run
 
 
@@ -17,3 +19,14 @@ def test_initial_state_is_bound_to_its_device():
   ):
     assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
     assert leaf.devices() == {jax.devices()[0]}
+
+
+def test_a_question_without_the_right_answer_that_a_reward_reads(tmp_path):
+  path = tmp_path / "train.jsonl"
+  path.write_text(
+    '{"question": "q", "answer": "a"}\n{"question": "q", "answers": ["t"]}\n'
+  )
+  config = config_lib.get_config()
+  config.data.train = {"name": "JsonLines", "path": str(path)}
+  with pytest.raises(UserError, match="config.rewards.accuracy: .*jsonl:2"):
+    run.build_run(config, jax.devices()[:1])
