@@ -9,7 +9,8 @@ DIR holds train.jsonl and test.jsonl, one question per line:
 Paths are relative to the file; `videos` may stand beside `images` or instead.
 `messages` in the form of chat templates may stand for all three. `region`, a
 box x0, y0, x1, y1 in pixels of the first picture, turns on the measure of
-attention on it. The model is the tiny one, which was trained to think and
+attention on it. An answer is right however it is written (`lenient_answer`).
+The model is the tiny one, which was trained to think and
 answer; for a model that has to be told so, `:DIR,instruct` adds an instruction
 to every question:
 
@@ -50,6 +51,8 @@ def get_config(arg: str = "data"):
   )
   config.data.lengths = (64, 128, 256)
   config.data.patches = (64, 128, 256, 512)
+  config.rewards.accuracy.name = "lenient_answer"
+  config.evaluation.benchmarks.test.scores.accuracy.name = "lenient_answer"
   config.rollout.prompts = 8
   config.rollout.length = 32
   config.train.minibatches = 4

@@ -37,6 +37,9 @@ def get_config(arg: str = "data"):
     arg: DIR.
   """
   config = jsonl.get_config(f"{arg},instruct")
+  # As in the paper.
+  config.rewards.accuracy.name = "exact_answer"
+  config.evaluation.benchmarks.test.scores.accuracy.name = "exact_answer"
   config.models.policy.path = "Qwen/Qwen2.5-VL-3B-Instruct"
   config.models.policy.dtype = "bfloat16"
   config.models.policy.video.fps = 1.0

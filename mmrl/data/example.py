@@ -17,6 +17,8 @@ class Example:
     kind: group of questions that scores are also reported for.
     answers: whole texts to learn from, where the data give some.
     also: other answers that are right as well.
+    shown: width and height in pixels at which the model sees each picture;
+      empty until the question is encoded.
   """
 
   name: str
@@ -26,6 +28,7 @@ class Example:
   kind: str = "all"
   answers: Sequence[str] = ()
   also: Sequence[str] = ()
+  shown: Sequence[tuple[int, int]] = ()
 
   @property
   def right(self) -> tuple[str, ...]:

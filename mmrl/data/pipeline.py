@@ -49,6 +49,9 @@ def encode(
 ) -> tuple[Example, Encoded]:
   """Encodes one example to its tokens and patches.
 
+  Returns:
+    (example with the sizes of its pictures, tokens and patches).
+
   Raises:
     UserError: if none of its right answers has at most `answer_length` tokens:
       no sampled answer could be right.
@@ -61,7 +64,14 @@ def encode(
       long.append(error)
   if example.right and len(long) == len(example.right):
     raise long[0]
-  return example, processor.encode(example.messages, example.name)
+  encoded = processor.encode(example.messages, example.name)
+  side = processor.config.vision.patch_size
+  shown = [
+    (side * cut.grid[2], side * cut.grid[1])
+    for cut in encoded.cuts
+    if cut.kind == "image"
+  ]
+  return dataclasses.replace(example, shown=tuple(shown)), encoded
 
 
 def collate(

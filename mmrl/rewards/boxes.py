@@ -18,7 +18,7 @@ from mmrl.prompts import pictures
 from mmrl.rewards.answer import label, score
 from mmrl.rewards.marks import marked
 
-Units = Literal["same", "thousandths"]
+Units = Literal["same", "thousandths", "resized"]
 Box = tuple[float, float, float, float]
 
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|<[^<>]*>")
@@ -65,11 +65,13 @@ def box_iou(
   Args:
     text: P lists of G answers.
     answer: the right box of each question.
-    example: the questions (`mmrl.data.Example`), whose first picture's size
-      `thousandths` needs.
+    example: the questions (`mmrl.data.Example`), whose first picture is the
+      boxes'.
     units: "same" if the model's boxes are measured as the right ones are, both
-      in pixels or both in thousandths of the picture; "thousandths" if the
-      model's are, 0 to 1000, and the right ones are in pixels.
+      in pixels or both in thousandths of the picture. Otherwise the right ones
+      are in pixels of the picture's file, and the model's in "thousandths" of
+      it, 0 to 1000, as Qwen2-VL and Qwen3-VL write them, or in pixels of the
+      picture as it is shown to the model, "resized", as Qwen2.5-VL does.
     threshold: if positive, the reward is 1 from this overlap on, else 0.
 
   Raises:
@@ -83,16 +85,15 @@ def box_iou(
         f"{one.name}: expected a box x0, y0, x1, y1 with x0 < x1 and y0 < y1 as"
         f" right answer, found {wanted!r:.80}; repair the data"
       )
-    size = _size(one) if units == "thousandths" else (1000.0, 1000.0)
+    scale = (1.0, 1.0) if units == "same" else _scale(one, units)
 
     def compare(
-      given: str, right: str, size: tuple[float, float] = size
+      given: str, right: str, scale: tuple[float, float] = scale
     ) -> float:
       found, box = parse(given), parse(right)
       if found is None or box is None:
         return 0.0
-      x, y = size[0] / 1000, size[1] / 1000
-      x0, y0, x1, y1 = found
+      (x, y), (x0, y0, x1, y1) = scale, found
       shared = overlap((x * x0, y * y0, x * x1, y * y1), box)
       return float(shared >= threshold) if threshold else shared
 
@@ -100,14 +101,15 @@ def box_iou(
   return np.array(rows, np.float32)
 
 
-def _size(example: Any) -> tuple[float, float]:
-  """Returns width and height of a question's first picture."""
+def _scale(example: Any, units: Units) -> tuple[float, float]:
+  """Returns pixels of the picture's file in a unit, across and down."""
   part = example.picture
-  if part is None:
+  if part is None or (units == "resized" and not example.shown):
     raise UserError(
-      f"{example.name}: expected a picture, whose size units='thousandths'"
-      " needs, found none; write right answers in thousandths and use 'same'"
+      f"{example.name}: expected a picture, whose size units={units!r} needs,"
+      " found none; write right answers as the model does and use 'same'"
     )
   source = next(part[key] for key in ("image", "path", "url") if key in part)
   width, height = pictures.read(source, example.name).size
-  return float(width), float(height)
+  across, down = example.shown[0] if units == "resized" else (1000, 1000)
+  return width / across, height / down

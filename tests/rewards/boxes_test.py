@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmrl import data, hub
 from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.rewards import box_iou, boxes
@@ -86,3 +87,21 @@ def test_a_right_answer_that_is_no_box_is_refused():
   with pytest.raises(UserError, match="^file:1: expected a box .* found 'red'"):
     iou("[1, 2, 3, 4]", "red")
   assert iou("[1, 2, 3, 4]", "") == 0
+
+
+def test_pixels_of_the_picture_as_it_is_shown():
+  picture = np.zeros((100, 200, 3), np.uint8)
+  right = "[20, 50, 100, 100]"
+  example = make_example(picture)
+  processor = hub.load("tiny").processor
+  encoded, cuts = data.encode(example, processor, 10)
+  # Multiples of 16 pixels within the tiny model's budget.
+  assert encoded.shown == ((176, 80),)
+  assert cuts.cuts[0].grid == (1, 80 // 8, 176 // 8)
+  texts = [["<answer>[17.6, 40, 88, 80]</answer>", f"<answer>{right}</answer>"]]
+  found = box_iou(texts, [right], [encoded], units="resized")
+  np.testing.assert_allclose(found, [[1, 0.427136]], rtol=1e-5)
+  with pytest.raises(
+    UserError, match="^file:1: expected a picture, whose size"
+  ):
+    box_iou(texts, [right], [example], units="resized")
