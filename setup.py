@@ -48,6 +48,7 @@ setuptools.setup(
     "test": [
       "beartype>=0.22",
       "easy-vqa==1.0",
+      "hypothesis>=6.100",
       "mypy>=2.0",
       "pytest>=8",
       "pytest-xdist>=3.8",

@@ -5,6 +5,8 @@ one line that names its file.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
+import threading
 from typing import Any
 
 from mmrl import json_files, storage
@@ -12,6 +14,8 @@ from mmrl.errors import UserError
 
 # Characters that a template may write besides the texts that it is given.
 _MOST = 10**6
+# Seconds that it may take for one short message, which takes microseconds.
+_SECONDS = 10.0
 
 
 def read(path: storage.Name, tokenizer: Any) -> str:
@@ -43,7 +47,31 @@ def read(path: storage.Name, tokenizer: Any) -> str:
       f"{file}: expected a chat template, a text or one called 'default',"
       f" found {found!r:.80}; download the model's files again"
     )
+  _check_ends(tokenizer, str(file))
   return str(file)
+
+
+def _check_ends(tokenizer: Any, file: str) -> None:
+  """Checks that a template comes to an end.
+
+  Once, for one message: a thread for each conversation would take longer than
+  all else of a prompt.
+  """
+  message = {"role": "user", "content": [{"type": "text", "text": "hello"}]}
+
+  def write() -> None:
+    # What it can't write is said of the conversation that has it.
+    with contextlib.suppress(Exception):
+      tokenizer.apply_chat_template([message], tokenize=False)
+
+  thread = threading.Thread(target=write, daemon=True)
+  thread.start()
+  thread.join(_SECONDS)
+  if thread.is_alive():
+    raise UserError(
+      f"{file}: expected a chat template that writes a message at once, found"
+      f" one that takes more than {_SECONDS:.0f} seconds; mend the template"
+    )
 
 
 def render(

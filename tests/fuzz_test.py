@@ -1,0 +1,11 @@
+"""What people bring, damaged: used, or refused by one line."""
+
+import pytest
+
+from tests import fuzz
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", fuzz.KINDS)
+def test_damaged_inputs_are_used_or_refused(kind):
+  fuzz.check(kind, count=300, seed=0)
