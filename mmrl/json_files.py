@@ -87,7 +87,7 @@ def _load(path: storage.Name) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise UserError(f"{path} is not readable JSON: {error!s:.200}") from error
   if not isinstance(raw, dict):
-    raise UserError(f"{path}: expected a JSON object, found {raw!s:.80}")
+    raise UserError(f"{path}: expected a JSON object, found {raw!r:.80}")
   return raw
 
 

@@ -124,7 +124,7 @@ def _rope(raw: dict, text: dict, path: epath.Path) -> dict[str, Any]:
     kinds = [one.get(name, "default") for name in ("rope_type", "type")]
     if any(kind not in ("default", "mrope") for kind in kinds):
       raise UserError(
-        f"{path}: expected plain M-RoPE, found {one!s:.160}; scaled positions"
+        f"{path}: expected plain M-RoPE, found {one!r:.160}; scaled positions"
         " (YaRN) aren't computed"
       )
   sections = [one["mrope_section"] for one in found if "mrope_section" in one]

@@ -18,7 +18,7 @@ def each(conversation: Sequence[dict], name: str) -> Iterator[dict]:
       if kind not in ("text", "image", "video"):
         raise UserError(
           f"{name}: expected message parts of type 'text', 'image' or"
-          f" 'video', found {part!s:.80}"
+          f" 'video', found {part!r:.80}"
         )
       yield part
 
@@ -53,7 +53,7 @@ def source(part: Mapping[str, Any], name: str) -> Any:
   if isinstance(found, str):
     if re.match(r"https?://", found):
       raise UserError(
-        f"{name}: expected a {kind} on this machine, found {found:.200};"
+        f"{name}: expected a {kind} on this machine, found {found!r:.200};"
         " download it first"
       )
     found = found.removeprefix("file://")

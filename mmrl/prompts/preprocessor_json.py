@@ -129,7 +129,7 @@ def _build(
     if other != tuple(value):
       raise UserError(
         f"{path}: expected the same {name} for pictures and videos, found"
-        f" {value!s:.80} and {other!s:.80}"
+        f" {value!r:.80} and {other!r:.80}"
       )
   default = dataclasses.asdict(FAMILIES[config.family].video)
   found = {k: v for k, v in raw_video.items() if k in default}

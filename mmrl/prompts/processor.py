@@ -250,7 +250,8 @@ class Processor:
         fewer = dataclasses.replace(video, frames=count)
         return family.sample_frames(total, fps, fewer, span)
 
-      clip = videos.read(source, name, sample, fps)
+      fit = videos.fit(video, config)
+      clip = videos.read(source, name, sample, fps, fit)
       marks = (
         self._text(config.video_token_id),
         self._text(config.vision_start_token_id),

@@ -24,6 +24,8 @@ from mmrl.prompts.pictures import Cut, PictureConfig
 
 # (frames of a video, its frames per second) -> which to take.
 Sample = Callable[[int, float], Int[np.ndarray, "frames"]]
+# (frames taken, their height and width) -> height and width to scale them to.
+Fit = Callable[[int, int, int], tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +33,35 @@ class Clip:
   """Frames taken from a video.
 
   Attributes:
-    frames: RGB.
+    frames: RGB, scaled already or not.
     seconds: time of each in the video.
     fps: frames taken per second of video.
+    size: height and width of the video itself.
   """
 
   frames: UInt8[np.ndarray, "frames height width 3"]
   seconds: Float[np.ndarray, "frames"]
   fps: float
+  size: tuple[int, int]
 
 
-def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
+def fit(video: VideoConfig, config: ModelConfig) -> Fit:
+  """Returns what fits frames into a pixel budget.
+
+  Args:
+    video: the budget.
+    config: the model.
+  """
+  tower, family = config.vision, FAMILIES[config.family]
+  cell, span = tower.cell_size, tower.temporal_patch_size
+  return lambda count, height, width: family.fit_video(
+    max(count, span), height, width, cell, span, video
+  )
+
+
+def read(
+  source: Any, name: str, sample: Sample, fps: float, fit: Fit | None = None
+) -> Clip:
   """Reads frames of a video: a file, its bytes, or the frames themselves.
 
   Frames of a file are turned and mirrored as its display matrix says. Where
@@ -56,13 +76,15 @@ def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
     name: what to call the sample in an error.
     sample: which frames of a file to take.
     fps: of frames that were taken already; 0 if that isn't known.
+    fit: scales each frame of a file as it is decoded, so that memory is in
+      proportion to the pixel budget; None keeps them as they are.
 
   Raises:
     UserError: if there is no such file, it is no regular file, nothing in it
       can be decoded, or its frames have no times.
   """
   if isinstance(source, str | os.PathLike | bytes):
-    return _decode(source, name, sample)
+    return _decode(source, name, sample, fit)
   dimensions = source.ndim if isinstance(source, np.ndarray) else 4
   if dimensions != 4 or not isinstance(source, Iterable):
     raise UserError(
@@ -83,7 +105,8 @@ def read(source: Any, name: str, sample: Sample, fps: float) -> Clip:
       f"{name}: expected the time of a video's frames, found frames without"
       ' timestamps; give the part "fps", the frames per second that they are'
     )
-  return Clip(np.stack(frames), np.arange(len(frames)) / fps, fps)
+  seconds = np.arange(len(frames)) / fps
+  return Clip(np.stack(frames), seconds, fps, found[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,18 +140,20 @@ def _track(total: int, rate: float, times: Sequence[float]) -> _Track:
   return _Track(total, measured, ordered, seconds)
 
 
-def _decode(source: storage.Name | bytes, name: str, sample: Sample) -> Clip:
+def _decode(
+  source: storage.Name | bytes, name: str, sample: Sample, fit: Fit | None
+) -> Clip:
   shown = files.shown(source)
   try:
     source = files.fetched(source)
     track, duration = _headline(source)
     promised = track.total
-    clip = _take(source, track, sample) if track.total else None
+    clip = _take(source, track, sample, fit) if track.total else None
     if clip is None:
       # No count, or one that is too high: the file breaks off.
       track = _measure(source)
       usable = track.total and track.rate
-      clip = _take(source, track, sample) if usable else None
+      clip = _take(source, track, sample, fit) if usable else None
       short = 0 < track.seconds < 0.9 * duration
       if clip and (short or track.total < 0.9 * promised):
         print(
@@ -216,7 +241,9 @@ def _measure(source) -> _Track:
   return _track(total, rate, times)
 
 
-def _take(source, track: _Track, sample: Sample) -> Clip | None:
+def _take(
+  source, track: _Track, sample: Sample, fit: Fit | None
+) -> Clip | None:
   """Decodes the wanted frames; None if some are missing or lack times."""
   total, rate = track.total, track.rate
   if not rate:
@@ -227,12 +254,14 @@ def _take(source, track: _Track, sample: Sample) -> Clip | None:
     moments = indices / rate + 1e-6
     picked = np.searchsorted(track.times, moments, side="right") - 1
   wanted = set(picked.tolist())
-  kept = {}
+  kept, size = {}, (0, 0)
   with _open(source) as (container, stream):
     try:
       for number, frame in enumerate(container.decode(stream)):
         if number in wanted and frame.pts is not None:
-          kept[number] = _upright(frame)
+          pixels = _upright(frame)
+          size = pixels.shape[:2]
+          kept[number] = _scaled(pixels, fit, len(indices))
         if number >= picked[-1]:
           break
     except av.error.FFmpegError:
@@ -240,7 +269,18 @@ def _take(source, track: _Track, sample: Sample) -> Clip | None:
   if len(kept) < len(wanted):
     return None
   frames = np.stack([kept[i] for i in picked.tolist()])
-  return Clip(frames, indices / rate, len(indices) / total * rate)
+  return Clip(frames, indices / rate, len(indices) / total * rate, size)
+
+
+def _scaled(
+  pixels: UInt8[np.ndarray, "height width 3"], fit: Fit | None, count: int
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+  """Scales one of `count` frames; leaves one that `cut` is to refuse."""
+  with contextlib.suppress(ValueError):
+    if fit is not None:
+      size = fit(count, *pixels.shape[:2])
+      return np.asarray(pictures.scale(Image.fromarray(pixels), *size))
+  return pixels
 
 
 def _upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
@@ -287,10 +327,11 @@ def cut(
   if len(clip.frames) < tower.temporal_patch_size:
     last = len(clip.frames) - 1
     filled = np.minimum(np.arange(tower.temporal_patch_size), last)
-    clip = Clip(clip.frames[filled], clip.seconds[filled], clip.fps)
-  count, *size = clip.frames.shape[:3]
-  shape = (count, *size, tower.cell_size, tower.temporal_patch_size)
-  height, width = family.fit_video(*shape, video)
+    clip = dataclasses.replace(
+      clip, frames=clip.frames[filled], seconds=clip.seconds[filled]
+    )
+  shape = len(clip.frames), *clip.size
+  height, width = fit(video, config)(*shape)
   unbounded = dataclasses.replace(video, max_pixels=math.inf)
   scaled = [
     np.asarray(pictures.scale(Image.fromarray(frame), height, width))
@@ -312,6 +353,6 @@ def cut(
     spans=tuple(
       family.video_spans(grid, clip.seconds, clip.fps, tower, *marks)
     ),
-    shrunk=(height, width) != family.fit_video(*shape, unbounded),
+    shrunk=(height, width) != fit(unbounded, config)(*shape),
     region=np.zeros(cells, np.float32),
   )

@@ -16,7 +16,7 @@ from small_models import picture, user
 
 from mmrl.errors import UserError
 from mmrl.models.families import FAMILIES, VideoConfig
-from mmrl.prompts import videos
+from mmrl.prompts import pictures, videos
 from prompts.unusual import unusual
 
 HEIGHT, WIDTH, FPS = 32, 48, 10
@@ -424,3 +424,29 @@ def test_a_video_over_its_budget_is_shrunk(processor, path):
 def test_unreadable_video_in_a_prompt_is_named(processor):
   with pytest.raises(UserError, match=r"q7: expected a readable vi.*none\.mp4"):
     processor.encode(video("none.mp4"), "q7")
+
+
+def test_frames_are_scaled_as_they_are_decoded(path):
+  """The same pixels as when all frames are kept and scaled afterwards."""
+
+  def fit(count, height, width):
+    assert (count, height, width) == (12, *frames_of(1).shape[1:3])
+    return height // 2, width
+
+  kept = read(path)
+  scaled = videos.read(path, "sample 7", every, 0.0, fit)
+  height, width = kept.frames.shape[1:3]
+  assert scaled.size == kept.size == (height, width)
+  expected = [
+    np.asarray(pictures.scale(Image.fromarray(frame), height // 2, width))
+    for frame in kept.frames
+  ]
+  np.testing.assert_array_equal(scaled.frames, expected)
+
+
+def test_frames_that_fit_no_budget_are_left_to_be_refused(path):
+  def fit(*_):
+    raise ValueError("too flat")
+
+  scaled = videos.read(path, "sample 7", every, 0.0, fit)
+  np.testing.assert_array_equal(scaled.frames, read(path).frames)
