@@ -14,7 +14,7 @@ thought are scored alike), and each tag may occur only once.
 from collections.abc import Callable, Sequence
 import functools
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float
 import numpy as np
@@ -22,22 +22,40 @@ import numpy as np
 from mmrl.errors import UserError
 from mmrl.rewards.marks import marked
 
-Form = Literal["think", "answer"]
+Form = Literal["think", "answer", "boxed"]
+Block = Literal["answer", "boxed"]
 ThinkTags = Literal["text", "open"]
 Tag = Literal["think", "thinking"]
 
 
-def extract(text: str) -> str | None:
+def extract(text: str, block: Block = "answer") -> str | None:
   """Returns a text's answer block, stripped; None without one.
 
   It is the last closed block after the last `</think>`, or of the whole text
   where that tag isn't in it. So blocks that a thought mentions don't count,
   and of several attempts the last one does.
+
+  Args:
+    text: what the model wrote.
+    block: "answer" for `<answer>...</answer>`, "boxed" for `\\boxed{...}`.
   """
   after = text.rpartition("</think>")[2]
+  if block == "boxed":
+    found = map(_in_braces, reversed(after.split(r"\boxed{")[1:]))
+    return next((one for one in found if one is not None), None)
   for part in reversed(after.split("</answer>")[:-1]):
     if "<answer>" in part:
       return part.rpartition("<answer>")[2].strip()
+  return None
+
+
+def _in_braces(text: str) -> str | None:
+  """Returns what comes before the brace that closes; None without it."""
+  depth = 1
+  for index, character in enumerate(text):
+    depth += (character == "{") - (character == "}")
+    if not depth:
+      return text[:index].strip()
   return None
 
 
@@ -51,6 +69,7 @@ def score(
   text: Sequence[Sequence[str]],
   answer: Sequence[str],
   compare: Callable[[str, str], float],
+  block: Block = "answer",
 ) -> Float[np.ndarray, "P G"]:
   """Scores the answer block of every text; 0 where it is missing or empty.
 
@@ -59,11 +78,12 @@ def score(
     answer: the right one of each question, see `label`; an empty one is never
       matched.
     compare: what is in a block, and the right answer -> a score.
+    block: see `extract`.
   """
   rights = [label(right) for right in answer]
   found = [
     [
-      compare(block, right) if right and (block := extract(one)) else 0.0
+      compare(given, right) if right and (given := extract(one, block)) else 0.0
       for one in group
     ]
     for group, right in zip(text, rights, strict=True)
@@ -99,13 +119,16 @@ def _form(
   form: str, think_tags: ThinkTags, tag: Tag
 ) -> tuple[re.Pattern[str], dict[str, int]]:
   """Returns a form's pattern, and how often each tag occurs in it."""
+  written = int(think_tags == "text")
+  begin = f"<{tag}>" * written
+  if form == "boxed":
+    pattern = rf"{begin}.*</{tag}>.*\\boxed\{{.*\}}.*"
+    return re.compile(pattern, re.DOTALL), {}
   counts = {"<answer>": 1, "</answer>": 1}
   block = "<answer>.*</answer>"
   if form == "answer":
     return re.compile(block, re.DOTALL), counts
-  written = int(think_tags == "text")
   counts |= {f"<{tag}>": written, f"</{tag}>": 1}
-  begin = f"<{tag}>" * written
   pattern = rf"{begin}.*</{tag}>\s*{block}"
   return re.compile(pattern, re.DOTALL), counts
 
@@ -122,7 +145,8 @@ def is_formed(
     text: what the model wrote.
     form: "think" for `<think>...</think><answer>...</answer>` with white
       space allowed between, "answer" for just `<answer>...</answer>`
-      (RAL-zero).
+      (RAL-zero), "boxed" for `<think>...</think>` and then any text with
+      `\\boxed{...}` in it, as EasyR1 has it, which counts no tags.
     think_tags: "text" if the model writes both tags of the thought, "open" if
       the chat template has opened it, so that the text begins inside of it.
     tag: name of the thought's tag.
@@ -130,10 +154,8 @@ def is_formed(
   Raises:
     UserError: if there is no such form.
   """
-  if form not in ("answer", "think"):
-    raise UserError(
-      f"form must be one of ['answer', 'think'], got {form!r:.80}"
-    )
+  if form not in (known := get_args(Form)):
+    raise UserError(f"form must be one of {[*known]}, got {form!r:.80}")
   pattern, counts = _form(form, think_tags, tag)
   whole = all(text.count(tag) == count for tag, count in counts.items())
   return whole and pattern.fullmatch(text.strip()) is not None
@@ -161,6 +183,9 @@ def _form_hint(
       ' that, or use form="think"'
     )
   begin = f"<{tag}>" if think_tags == "text" else ""
+  wanted = f"{begin}...</{tag}><answer>...</answer>, each tag once"
+  if form == "boxed":
+    wanted = f"{begin}...</{tag}>...\\boxed{{...}}"
   other = "thinking" if tag == "think" else "think"
   opened = (
     f'if the chat template opens <{tag}> itself, set think_tags="open"'
@@ -168,8 +193,8 @@ def _form_hint(
     else f'if the model writes <{tag}> itself, set think_tags="text"'
   )
   return (
-    f"it wants {begin}...</{tag}><answer>...</answer>, each tag once: let the"
-    " prompt ask for these tags, whether they are tokens of their own or not;"
+    f"it wants {wanted}: let the prompt ask for these tags, whether they are"
+    " tokens of their own or not;"
     f' {opened}; if the model writes <{other}>, set tag="{other}"'
   )
 

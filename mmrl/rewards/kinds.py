@@ -1,4 +1,10 @@
-"""A reward that compares answers as the kind of their question wants it."""
+"""A reward that compares answers as the kind of their question wants it.
+
+The kinds are Video-R1's (arXiv 2503.21776). Differs from its published code,
+which takes the kind of a batch's first question for all of them, the first
+answer block, choices only where the texts are equal, and numbers that are equal
+when rounded to two decimals and both with or without a point.
+"""
 
 from collections.abc import Mapping, Sequence
 import importlib

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmrl.errors import UserError
 from mmrl.rewards import lenient
-from mmrl.rewards.answer import score
+from mmrl.rewards.answer import Block, score
 from mmrl.rewards.marks import marked
 
 # What takes longer isn't right; an alarm ends it, in the main thread only.
@@ -36,6 +36,11 @@ def _library() -> Any:
       " 'mmrl[math]'"
     ) from error
   return math_verify
+
+
+def _check(*, block: Block = "answer") -> None:
+  del block  # Any of its values will do.
+  _library()
 
 
 def _seconds() -> int | None:
@@ -65,18 +70,23 @@ def same(given: str, right: str) -> bool:
     )
 
 
-@marked(check=_library)
+@marked(check=_check)
 def math_answer(
-  text: Sequence[Sequence[str]], answer: Sequence[str]
+  text: Sequence[Sequence[str]],
+  answer: Sequence[str],
+  *,
+  block: Block = "answer",
 ) -> Float[np.ndarray, "P G"]:
   """Rewards expressions that are equal to the right one with 1, others with 0.
 
   Args:
     text: P lists of G answers; one of more than 500 characters is wrong.
     answer: the right one of each question.
+    block: where an answer stands: in `<answer>...</answer>`, or "boxed", in
+      `\\boxed{...}`.
 
   Raises:
     UserError: if math-verify isn't installed.
   """
   _library()
-  return score(text, answer, same)
+  return score(text, answer, same, block)

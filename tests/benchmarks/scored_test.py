@@ -9,6 +9,7 @@ from mmrl import data, rewards
 from mmrl.benchmarks import questions
 from mmrl.benchmarks.contract import Answer, Benchmark
 from mmrl.errors import UserError
+from mmrl.rewards.answer import extract
 
 WHERE = "config.evaluation.benchmarks.mine"
 SCORES = {
@@ -104,6 +105,19 @@ def test_baseline_guesses_from_the_questions(path):
 def test_no_baseline_from_a_source_without_pairs(path):
   benchmark = build(path)
   assert benchmark.baseline(object(), [*benchmark]) == {}
+
+
+@pytest.mark.parametrize("block", ["answer", "boxed"])
+def test_the_baseline_is_read_in_any_block(path, block, monkeypatch):
+  def mine(text, answer):
+    pairs = zip(text, answer, strict=True)
+    return [[float(extract(t[0], block) == right)] for t, right in pairs]
+
+  monkeypatch.setattr(rewards, "mine", mine, raising=False)
+  monkeypatch.setattr(rewards, "__all__", [*rewards.__all__, "mine"])
+  benchmark = build(path, scores={"mine": {"name": "mine"}})
+  found = benchmark.baseline(benchmark._source, [*benchmark])
+  np.testing.assert_array_equal(found["mine"], [1, 1, 1])
 
 
 def with_answer(tmp_path, *found):

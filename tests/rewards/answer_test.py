@@ -82,7 +82,9 @@ def test_of_a_batch():
 
 
 def test_unknown_form_is_refused():
-  with pytest.raises(ValueError, match=r"\['answer', 'think'\], got 'essay'"):
+  with pytest.raises(
+    ValueError, match="'boxed'.*, got 'essay'"
+  ):
     answer.is_formed("B", form="essay")
 
 
@@ -107,6 +109,26 @@ def test_tags_of_the_thought(text, tags, tag, formed):
   np.testing.assert_array_equal(found, [[formed]])
 
 
+@pytest.mark.parametrize(
+  ("text", "found", "formed"),
+  [
+    (rf"{THOUGHT}so \boxed{{3}}.", "3", 1),
+    (rf"{THOUGHT}\boxed{{1}} no, \boxed{{\frac{{1}}{{2}}}}", r"\frac{1}{2}", 1),
+    (rf"{THOUGHT}\boxed{{1}} or \boxed{{2", "1", 1),
+    (r"\boxed{ 3 }", "3", 0),
+    (rf"{THOUGHT}\boxed{{}}", "", 1),
+    (rf"{THOUGHT}\boxed{{", None, 0),
+    (rf"{THOUGHT}3", None, 0),
+    (r"<think>\boxed{3}</think>", None, 0),
+    (rf"so {THOUGHT}\boxed{{3}}", "3", 0),
+    (rf"{THOUGHT}<answer>2</answer>\boxed{{3}}", "3", 1),
+  ],
+)
+def test_answers_in_a_box(text, found, formed):
+  assert answer.extract(text, "boxed") == found
+  assert answer.is_formed(text, "boxed") == formed
+
+
 @pytest.mark.parametrize("option", [{"think_tags": "open"}, {"tag": "think"}])
 def test_tags_of_no_thought_are_refused(option):
   with pytest.raises(ValueError, match="found them with form 'answer'"):
@@ -122,6 +144,7 @@ def test_tags_of_no_thought_are_refused(option):
     ({"think_tags": "open"}, ["wants ...</think>", 'think_tags="text"']),
     ({"tag": "thinking"}, ["<thinking>...</thinking>", 'tag="think"']),
     ({"form": "answer"}, ["wants <answer>", 'form="think"']),
+    ({"form": "boxed"}, ["wants <think>...</think>...\\boxed{...}: let"]),
   ],
 )
 def test_the_hint_names_causes_and_remedies(options, texts):

@@ -45,3 +45,11 @@ def test_a_missing_package_is_refused_with_the_command(monkeypatch):
     math_answer.check()
   with pytest.raises(UserError, match=r"pip install 'mmrl\[math\]'$"):
     math_answer([["<answer>3</answer>"]], ["3"])
+
+
+def test_answers_in_a_box():
+  texts = [[r"<think>t</think>so \boxed{\frac{1}{2}}", "<answer>1/2</answer>"]]
+  np.testing.assert_array_equal(
+    math_answer(texts, ["0.5"], block="boxed"), [[1, 0]]
+  )
+  np.testing.assert_array_equal(math_answer(texts, ["0.5"]), [[0, 1]])
