@@ -82,9 +82,7 @@ def test_of_a_batch():
 
 
 def test_unknown_form_is_refused():
-  with pytest.raises(
-    ValueError, match="'boxed'.*, got 'essay'"
-  ):
+  with pytest.raises(ValueError, match="'boxed'.*, got 'essay'"):
     answer.is_formed("B", form="essay")
 
 
