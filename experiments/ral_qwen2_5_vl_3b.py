@@ -44,8 +44,8 @@ def get_config(arg: str = "data"):
   config.models.policy.dtype = "bfloat16"
   config.models.policy.video.fps = 1.0
   config.models.policy.video.max_frames = 128
-  # 64 pairs of frames of 128 visual tokens, of 28 x 28 pixels each.
-  config.models.policy.video.max_pixels = 64 * 128 * 28 * 28
+  # Each frame; 64 pairs of them have 128 visual tokens of 28 x 28 pixels each.
+  config.models.policy.video.max_pixels = 128 * 28 * 28
   config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
   config.data.lengths = (8704,)
   config.data.patches = (4 * 8192,)
