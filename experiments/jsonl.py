@@ -43,7 +43,7 @@ def get_config(arg: str = "data"):
   config = config_lib.add_ral(config_lib.get_config())
   config.data.train, config.evaluation.benchmarks.test.data = (
     {
-      "name": "JsonLines",
+      "name": "Files",
       "path": os.path.join(folder, f"{split}.jsonl"),
       "prompt": INSTRUCTION if instruct else "{question}",
     }

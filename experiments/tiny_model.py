@@ -212,7 +212,7 @@ def stage_config(model: pathlib.Path, rows: str, *, steps: int, peak: float):
   config = sft.get_config()
   config.models.policy.path = str(model)
   config.models.policy.remat = False
-  config.data.train = {"name": "JsonLines", "path": rows}
+  config.data.train = {"name": "Files", "path": rows}
   config.data.lengths, config.data.patches = (40,), (64,)
   config.rollout.length = _LENGTH
   config.frozen = ()

@@ -506,7 +506,7 @@ def experiment_config(name: str, arm: str):
       config.data.train = plain.data.train
       config.evaluation = plain.evaluation
     if config.rollout.name == "given":
-      config.data.train = {"name": "JsonLines", "path": str(ANSWERS)}
+      config.data.train = {"name": "Files", "path": str(ANSWERS)}
   return config
 
 

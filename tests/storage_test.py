@@ -336,7 +336,7 @@ def test_data_in_a_store(tmp_path, store):
     "videos": ["files/b.mp4"],
   }
   (folder / "data.jsonl").write_text(json.dumps(row) + "\n")
-  source = sources.JsonLines(path="gs://bucket/data/data.jsonl")
+  source = sources.Files(path="gs://bucket/data/data.jsonl")
   image, video, _ = source[0].messages[0]["content"]
   assert image["image"] == "gs://bucket/data/files/a.png"
   found = pictures.read(image["image"], "sample")
@@ -350,15 +350,15 @@ def test_data_in_a_store(tmp_path, store):
 @pytest.mark.full
 def test_missing_data_in_a_store(store):
   with pytest.raises(UserError, match="expected a readable data file"):
-    sources.JsonLines(path="gs://b/data.jsonl")
+    sources.Files(path="gs://b/data.jsonl")
   row = {"question": "What?", "answer": "this", "images": ["files/a.png"]}
   storage.write_text("gs://b/data.jsonl", json.dumps(row))
   missing = "data.jsonl:1: expected a picture at gs://b/files/a.png, found no"
   with pytest.raises(UserError, match=missing):
-    sources.JsonLines(path="gs://b/data.jsonl")
+    sources.Files(path="gs://b/data.jsonl")
   storage.write_text("gs://b/files/b.png", "")
   with pytest.raises(UserError, match=missing):
-    sources.JsonLines(path="gs://b/data.jsonl")
+    sources.Files(path="gs://b/data.jsonl")
   with pytest.raises(UserError, match="readable picture, found gs://b/c.png"):
     pictures.read("gs://b/c.png", "sample")
   with pytest.raises(UserError, match="readable video, found gs://b/c.mp4"):
@@ -379,7 +379,7 @@ def test_one_request_for_a_folder_of_pictures(store, monkeypatch):
   monkeypatch.setattr(
     storage, "names", lambda name: (asked.append(name), names(name))[1]
   )
-  assert len(sources.JsonLines(path="gs://b/data.jsonl")) == 20
+  assert len(sources.Files(path="gs://b/data.jsonl")) == 20
   assert asked == ["gs://b/files"]
 
 

@@ -88,7 +88,7 @@ def write_questions(folder: pathlib.Path, flags: argparse.Namespace) -> str:
 
 def prompt_length(processor, questions: str) -> int:
   """Tokens of the longest prompt, up to the next multiple of 8."""
-  source = data.JsonLines(path=questions)
+  source = data.Files(path=questions)
   encoded = (processor.encode(row.messages, row.name) for row in source)
   return -(-max(len(e.tokens) for e in encoded) // 8) * 8
 
@@ -96,7 +96,7 @@ def prompt_length(processor, questions: str) -> int:
 def build_config(flags: argparse.Namespace, model: str, questions: str):
   """The run of one arm."""
   config = config_lib.get_config()
-  source = {"name": "JsonLines", "path": questions}
+  source = {"name": "Files", "path": questions}
   config.data.train = source
   config.evaluation.benchmarks = {}
   config.data.patches = ()

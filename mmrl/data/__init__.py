@@ -2,13 +2,13 @@
 
 from mmrl.data.example import Example
 from mmrl.data.pipeline import Samples, batches, encode, in_order, spread
-from mmrl.data.sources import EasyVQA, JsonLines
+from mmrl.data.sources import EasyVQA, Files
 from mmrl.data.trajectories import Trajectories
 
 __all__ = [
   "EasyVQA",
   "Example",
-  "JsonLines",
+  "Files",
   "Samples",
   "Trajectories",
   "batches",

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 import dataclasses
 
+from mmrl.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -50,3 +52,16 @@ def ask(question: str, prompt: str, shown: Sequence[dict]) -> list[dict]:
   """Builds one user turn: pictures, videos, then the question in its prompt."""
   text = {"type": "text", "text": prompt.replace("{question}", question)}
   return [{"role": "user", "content": [*shown, text]}]
+
+
+def check_prompt(prompt: str) -> None:
+  """Checks that the text of the user's turn holds the question.
+
+  Raises:
+    UserError: if it doesn't, so that no question would be asked.
+  """
+  if "{question}" not in prompt:
+    raise UserError(
+      "prompt: expected a text with {question} in it, found"
+      f" {prompt[:80]!r}; put {{question}} where the question stands"
+    )

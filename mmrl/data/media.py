@@ -32,6 +32,14 @@ _BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 _LONGEST_PATH = 4096
 
 
+class _Unread(bytes):
+  """Bytes that a table has and didn't read."""
+
+
+# A picture in a row of which the texts alone were read.
+UNREAD = _Unread()
+
+
 def has_source(part: dict[str, Any]) -> bool:
   """Tells whether a part of type "image" or "video" holds what it shows."""
   return any(key in part for key in _SOURCES[part["type"]])
@@ -59,6 +67,8 @@ class Media:
     """
     if isinstance(value, str):
       return {"type": kind, kind: self._source(kind, value)}
+    if isinstance(value, bytes) and kind == "image":
+      return {"type": kind, kind: _picture(value)}
     if isinstance(value, list):
       value = {kind: value}
     if not isinstance(value, dict):
@@ -186,9 +196,13 @@ def _in_data_uri(kind: str, text: str) -> bytes:
 
 
 def _picture(text: Any) -> bytes:
-  """Decodes a picture's base64, if what it holds is a picture."""
+  """Returns a picture's bytes, perhaps from base64, if they are a picture's."""
+  if text is UNREAD:
+    return UNREAD
   try:
-    content = base64.b64decode("".join(text.split()), validate=True)
+    content = text
+    if not isinstance(text, bytes):
+      content = base64.b64decode("".join(text.split()), validate=True)
     # Its headers are read, not its pixels; Pillow raises anything.
     with Image.open(io.BytesIO(content)):
       return content

@@ -1,4 +1,4 @@
-"""Rows of data files to examples: every key is read, or the row refused."""
+"""Rows of our own format to examples: each is used whole, or refused."""
 
 import re
 from typing import Any
@@ -9,23 +9,6 @@ from mmrl.data import lines, media
 from mmrl.data.example import Example, ask
 from mmrl.errors import UserError
 
-KEYS = (
-  *("question", "messages", "images", "videos"),
-  *("answer", "answers", "kind", "region"),
-)
-_KEYS = frozenset(KEYS)
-# Names that other projects' files have for these.
-_MEANT = {
-  **dict.fromkeys(("problem", "prompt", "query", "instruction"), "question"),
-  **dict.fromkeys(("conversations", "conversation"), "messages"),
-  **dict.fromkeys(("image", "img", "imgs", "image_path"), "images"),
-  **dict.fromkeys(("picture", "pictures", "image_paths"), "images"),
-  **dict.fromkeys(("video", "video_path", "video_paths"), "videos"),
-  **dict.fromkeys(("solution", "label", "target", "ground_truth"), "answer"),
-  **dict.fromkeys(("response", "responses", "completions"), "answers"),
-  **dict.fromkeys(("category", "problem_type", "type", "group"), "kind"),
-  **dict.fromkeys(("bbox", "box"), "region"),
-}
 _ROLES = ("system", "user", "assistant")
 _MESSAGE = frozenset(("role", "content"))
 _MARK = re.compile("<(image|video)>")
@@ -76,8 +59,8 @@ class Reader:
     """
     self._media, self._prompt = media.Media(folder), prompt
 
-  def example(self, row: Any, name: str) -> Example:
-    """Makes an example of a row, which has no nulls.
+  def example(self, row: dict[str, Any], name: str) -> Example:
+    """Makes an example of a row, which has our own keys only and no nulls.
 
     Raises:
       UserError: naming the row and what of it is wrong.
@@ -87,11 +70,7 @@ class Reader:
     except UserError as error:
       raise UserError(f"{name}: {error}") from error
 
-  def _example(self, row: Any, name: str) -> Example:
-    if not isinstance(row, dict):
-      raise UserError(f"expected an object with 'answer', found {row!r:.80}")
-    if not row.keys() <= _KEYS:
-      lines.check_keys(row, KEYS, "a row", _MEANT)
+  def _example(self, row: dict[str, Any], name: str) -> Example:
     if "answer" not in row and "answers" not in row:
       raise UserError(
         "expected an object with 'answer', or with 'answers' to learn, found"

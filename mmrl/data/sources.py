@@ -4,19 +4,18 @@ A source has `__len__` and `__getitem__`, and reads a picture only when its
 example is asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-from mmrl import storage
-from mmrl.data import lines, rows
-from mmrl.data.example import Example, ask
+from mmrl.data.example import Example, ask, check_prompt
+from mmrl.data.files import Files
 from mmrl.errors import UserError
 from mmrl.types import Box
 
 # What `config.data` and benchmarks may name.
-__all__ = ["EasyVQA", "JsonLines"]
+__all__ = ["EasyVQA", "Files"]
 
 
 def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
@@ -40,19 +39,6 @@ def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
     int(columns[-1]) + 1,
     int(rows[-1]) + 1,
   )
-
-
-def check_prompt(prompt: str) -> None:
-  """Checks that the text of the user's turn holds the question.
-
-  Raises:
-    UserError: if it doesn't, so that no question would be asked.
-  """
-  if "{question}" not in prompt:
-    raise UserError(
-      "prompt: expected a text with {question} in it, found"
-      f" {prompt[:80]!r}; put {{question}} where the question stands"
-    )
 
 
 class EasyVQA:
@@ -122,53 +108,3 @@ class EasyVQA:
 
   def _name(self, index: int) -> str:
     return f"easy_vqa/{self._split}/{index}"
-
-
-class JsonLines:
-  """A JSON Lines file (local, or gs://) of questions about pictures and videos.
-
-  Each line is an object with `answer`, and either `question` or `messages` in
-  the form of chat templates, which end with the user's. `images` and `videos`
-  are lists of paths, relative to the file, or of `data:image/png;base64,..`;
-  they stand where a text has `<image>` and `<video>`, or messages have parts
-  without a path; before a question that has none. `region` (a box in pixels of
-  the first picture), `kind` and `answers` (whole texts to learn from, as the
-  policy is to write them) are optional. Null counts as absent; other keys are
-  refused.
-  """
-
-  def __init__(self, *, path: str, prompt: str = "{question}"):
-    """Reads and checks every line; pictures are opened later.
-
-    Args:
-      path: the file.
-      prompt: text of the user's turn, with "{question}" in it; unused where a
-        line has messages.
-
-    Raises:
-      UserError: naming file and line of what is wrong first, and the other
-        lines that are wrong.
-    """
-    check_prompt(prompt)
-    reader = rows.Reader(storage.path(path).parent, prompt)
-    self._examples = lines.each(path, "a readable data file", reader.example)
-    if not self._examples:
-      raise UserError(f"expected at least one question in {path}, found none")
-
-  def __len__(self) -> int:
-    return len(self._examples)
-
-  def __getitem__(self, index: int) -> Example:
-    return self._examples[index]
-
-  def pairs(self) -> Iterator[tuple[str, str | None]]:
-    """Yields question and first right answer, if any, of every example."""
-    return ((e.question, e.answer) for e in self._examples)
-
-  def names(self) -> Iterator[str]:
-    """Yields the name of every example: file and line."""
-    return (e.name for e in self._examples)
-
-  def given(self) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yields name and texts to learn from of every example."""
-    return ((e.name, e.answers) for e in self._examples)

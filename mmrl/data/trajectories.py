@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 import numpy as np
 
 from mmrl import storage
-from mmrl.data import lines
+from mmrl.data import lines, texts
 from mmrl.data.example import Example
 from mmrl.errors import UserError
 from mmrl.prompts.processor import Processor
@@ -84,7 +84,7 @@ class Trajectories:
       return name, text, processor.encode_text(text, sys.maxsize, where)
 
     what = "a readable file of expert trajectories"
-    for trajectory in lines.each(path, what, tokenised):
+    for trajectory in texts.each(path, what, tokenised):
       self._add(*trajectory)
     self.questions = len(self._kept)
     self.trajectories = sum(map(len, self._kept.values()))

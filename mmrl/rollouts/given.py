@@ -25,7 +25,7 @@ class Given(Source):
     if listed is None:
       raise UserError(
         "config.rollout: expected data with answers to learn, found"
-        f" {type(questions).__name__}, which has none; use JsonLines with"
+        f" {type(questions).__name__}, which has none; use Files with"
         " 'answers'"
       )
     for name, texts in listed():

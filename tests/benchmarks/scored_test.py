@@ -32,7 +32,7 @@ def path(tmp_path):
 
 def build(path, **changes):
   options = {
-    "data": {"name": "JsonLines", "path": path},
+    "data": {"name": "Files", "path": path},
     "scores": SCORES,
     "field": WHERE,
   }
@@ -132,7 +132,7 @@ def with_answer(tmp_path, *found):
 
 
 def test_no_baseline_from_data_without_right_answers(path, tmp_path):
-  learn = data.JsonLines(path=with_answer(tmp_path, None, None))
+  learn = data.Files(path=with_answer(tmp_path, None, None))
   assert build(path).baseline(learn, [*build(path)]) == {}
 
 

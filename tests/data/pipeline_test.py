@@ -38,7 +38,7 @@ def write(folder, *rows):
   """A source of these rows."""
   path = folder / "data.jsonl"
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  return data.JsonLines(path=str(path))
+  return data.Files(path=str(path))
 
 
 def names(samples):

@@ -40,7 +40,7 @@ def read(folder):
     path = folder / "data.jsonl"
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("\n".join(lines) + "\n", "utf-8")
-    return list(data.JsonLines(path=str(path), prompt=prompt))
+    return list(data.Files(str(path), format="mmrl", prompt=prompt))
 
   return read
 
@@ -340,7 +340,7 @@ def test_messages_of_other_forms(refused, row, message):
     ('{"question": "a", "answer": ' + "[" * 9**5, "a row, found lists"),
     ('{"answer": ' + "[" * 500 + "]" * 500 + "}", "(either|a row)"),
     ('{"question": "a"', "a line of JSON"),
-    ("null", "an object with 'answer', found None"),
+    ("null", "an object of format 'mmrl', found None"),
     ("\ufeff{}", "a line of JSON"),
   ],
 )
@@ -374,7 +374,7 @@ ROW = b'{"question": "q", "answer": "a"}'
   ],
 )
 def test_files_of_other_systems(folder, content):
-  source = data.JsonLines(path=write(folder, content))
+  source = data.Files(write(folder, content), format="mmrl")
   assert [example.answer for example in source] == ["a", "a"]
 
 
@@ -383,22 +383,21 @@ def test_files_of_other_systems(folder, content):
   [
     (b"", "expected at least one question in .*file.jsonl, found none"),
     (b"\xef\xbb\xbf\n \n", "expected at least one question"),
-    (b"[" + ROW + b"]", "file.jsonl: .* on each line, found an array; write"),
-    (b'\n{\n "question": 3\n}', "on each line, found one over several lines"),
+    (b'\n{\n "question": 3\n}', "each line .*, found one over several lines"),
     (ROW + b"\n\xff", "file.jsonl:2: expected a readable data file in UTF-8"),
     (ROW.decode().encode("utf-16"), "file.jsonl:1: .* in UTF-8, found byte"),
   ],
 )
 def test_files_of_other_forms(folder, content, message):
   with pytest.raises(UserError, match=message) as error:
-    data.JsonLines(path=write(folder, content))
+    data.Files(write(folder, content), format="mmrl")
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["", "none.jsonl", "a\0b"])
+@pytest.mark.parametrize("name", ["none.jsonl", "a\0b"])
 def test_paths_that_are_no_files(folder, name):
   with pytest.raises(UserError, match="expected a readable data file at"):
-    data.JsonLines(path=str(folder / name))
+    data.Files(path=str(folder / name))
 
 
 def test_all_rows_are_checked_and_mistakes_grouped(read):
@@ -427,7 +426,7 @@ def test_many_kinds_of_mistakes_are_counted(read):
   "name", ["Example", "Samples", "Trajectories", "batches"]
 )
 def test_only_sources_are_data(name):
-  with pytest.raises(UserError, match=f"no {name!r}; valid names: EasyVQA, J"):
+  with pytest.raises(UserError, match=f"no {name!r}; valid names: EasyVQA, F"):
     build.construct(sources, {"name": name}, "config.data.train")
 
 
@@ -465,7 +464,7 @@ def test_any_object_is_used_or_refused(folder):
       del row["question"]
     path = write(folder, json.dumps(row).encode())
     try:
-      (example,) = data.JsonLines(path=path)
+      (example,) = data.Files(path, format="mmrl")
     except UserError as error:
       assert "\n" not in str(error)
     else:

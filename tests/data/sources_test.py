@@ -79,7 +79,7 @@ def test_json_lines_question_and_messages(folder):
   messages = [system, {"role": "user", "content": asked}]
   two = {"messages": messages, "answer": "yes"}
   path = write(folder, json.dumps(one), "", json.dumps(two))
-  source = data.JsonLines(path=path, prompt="Say: {question}")
+  source = data.Files(path=path, prompt="Say: {question}")
   assert len(source) == 2
   first, second = source[0], source[1]
   assert first.answer == "3" and first.kind == "count"
@@ -101,7 +101,7 @@ def test_json_lines_videos(folder):
   messages = [{"role": "user", "content": [frames, file, text]}]
   two = {"messages": messages, "answer": "no"}
   path = write(folder, json.dumps(one), json.dumps(two))
-  first, second = data.JsonLines(path=path)
+  first, second = data.Files(path=path)
   picture, video = str(folder / "a.png"), str(folder / "b.mp4")
   assert first.messages[0]["content"] == [
     {"type": "image", "image": picture},
@@ -125,7 +125,7 @@ def row(**changes):
   ("line", "message"),
   [
     ("{nope", "a line of JSON"),
-    ("[1]", "an object with 'answer'"),
+    ("[1]", "an object of format 'mmrl'"),
     ('{"question": "a"}', "an object with 'answer'"),
     ('{"answer": "a"}', "either 'question'"),
     (row(messages=[]), "either 'question'"),
@@ -143,14 +143,14 @@ def row(**changes):
 def test_json_lines_names_file_and_line(folder, line, message):
   path = write(folder, '{"question": "a", "answer": "b"}', line)
   with pytest.raises(UserError, match=f"data.jsonl:2: expected {message}"):
-    data.JsonLines(path=path)
+    data.Files(path=path)
 
 
 def test_json_lines_empty_and_missing(folder):
   with pytest.raises(UserError, match="at least one question"):
-    data.JsonLines(path=write(folder, ""))
+    data.Files(path=write(folder, ""))
   with pytest.raises(UserError, match="readable data file"):
-    data.JsonLines(path=str(folder / "none.jsonl"))
+    data.Files(path=str(folder / "none.jsonl"))
 
 
 @pytest.mark.parametrize("prompt", ["", "Answer in one word.", "{Question}"])
@@ -159,7 +159,7 @@ def test_a_prompt_without_the_question_is_refused(prompt, tmp_path):
   path.write_text('{"question": "?", "answer": "a"}\n')
   for make in (
     lambda: sources.EasyVQA(split="train", prompt=prompt),
-    lambda: sources.JsonLines(path=str(path), prompt=prompt),
+    lambda: sources.Files(path=str(path), prompt=prompt),
   ):
     with pytest.raises(UserError, match="prompt: expected a text with"):
       make()

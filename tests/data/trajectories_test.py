@@ -158,7 +158,7 @@ def test_names_open_no_picture(tmp_path, monkeypatch):
   """Of each source they are those of its examples."""
   path = tmp_path / "data.jsonl"
   path.write_text('{"question": "a", "answer": "b"}\n\n' * 3, "utf-8")
-  lines, easy = data.JsonLines(path=str(path)), data.EasyVQA(split="test")
+  lines, easy = data.Files(path=str(path)), data.EasyVQA(split="test")
   expected = [easy[index].name for index in (0, 7)]
   assert list(lines.names()) == [e.name for e in lines]
   monkeypatch.delattr(sources.Image, "open")

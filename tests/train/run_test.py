@@ -27,6 +27,6 @@ def test_a_question_without_the_right_answer_that_a_reward_reads(tmp_path):
     '{"question": "q", "answer": "a"}\n{"question": "q", "answers": ["t"]}\n'
   )
   config = config_lib.get_config()
-  config.data.train = {"name": "JsonLines", "path": str(path)}
+  config.data.train = {"name": "Files", "path": str(path)}
   with pytest.raises(UserError, match="config.rewards.accuracy: .*jsonl:2"):
     run.build_run(config, jax.devices()[:1])

@@ -75,7 +75,7 @@ def make_config(**losses):
 
 def given(config, path, answers: int):
   """The run learns from the answers of a file."""
-  config.data.train = {"name": "JsonLines", "path": path}
+  config.data.train = {"name": "Files", "path": path}
   config.rewards = {}
   config.rollout = {
     "name": "given",
@@ -312,7 +312,7 @@ def test_a_given_text_that_is_too_long_or_no_text_is_refused(rows, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row | {"answers": answers}) + "\n")
     with pytest.raises(UserError, match=f"rows.jsonl:1: {message}"):
-      data.JsonLines(path=str(path))
+      data.Files(path=str(path))
   path.write_text(
     "".join(
       json.dumps(row | {"answers": ["blue " * 20, text]}) + "\n"

@@ -1,0 +1,211 @@
+"""Data files that people bring, in the formats of several projects."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import functools
+import glob
+import os
+import pathlib
+import re
+import sys
+from typing import Any
+
+from mmrl import storage
+from mmrl.data import arrow, formats, rows, tables, texts
+from mmrl.data.example import Example, check_prompt
+from mmrl.errors import UserError
+
+_ENDINGS = (".json", ".jsonl", ".parquet", ".tsv")
+# Beginnings of the names of splits, of which a folder may hold several.
+_SPLIT = re.compile(r"(train|test|val|dev|eval)", re.IGNORECASE)
+_GLOB = re.compile(r"[*?\[]")
+
+
+class Files:
+  """Questions in files: JSON, JSON Lines, parquet or TSV, local or gs://.
+
+  The format of the rows is one of `formats.FORMATS`, or a mapping of columns;
+  docs/data.md has them all. Every row is checked before anything starts, and
+  read again when it is asked for.
+  """
+
+  def __init__(
+    self,
+    path: str,
+    *,
+    format: str | Mapping[str, str] | None = None,
+    media: str | None = None,
+    prompt: str = "{question}",
+  ):
+    """Reads and checks every row; pictures of files are opened later.
+
+    Args:
+      path: a file; a folder, all of whose data files are read; a pattern such
+        as DIR/train-*.parquet; or hub:OWNER/NAME@SPLIT.
+      format: of the rows; the one that can have their keys if None. Or the
+        column of each of our own keys; other columns are unused.
+      media: folder that paths of pictures and videos are relative to; that of
+        the data file if None.
+      prompt: text of the user's turn, with "{question}" in it; unused where a
+        row has messages.
+
+    Raises:
+      UserError: naming file and row of what is wrong first, and the other
+        rows that are wrong.
+    """
+    check_prompt(prompt)
+    self._prompt, self._media = prompt, media
+    form = formats.checked(format)
+    self.paths: Sequence[str] = _paths(str(path))
+    self._readers: dict[str, rows.Reader] = {}
+    self._converters: list[Any] = []
+    found: list[tables.Table] = []
+    wrong: list[str] = []
+    for name in self.paths:
+      found.append(_table(name))
+      self._converters.append(formats.converter(form, found[-1]))
+      wrong.append(
+        found[-1].check(functools.partial(self._example, len(wrong)))
+      )
+    self._rows = tables.Chain(found)
+    if any(wrong):
+      raise UserError("; ".join(filter(None, wrong)))
+    self._say(str(path))
+
+  def _say(self, path: str) -> None:
+    """Says in one line how the files are read, if they are of one format."""
+    used = {converter.format for converter in self._converters}
+    if len(used) > 1:
+      raise UserError(
+        f"{path}: expected files of one format, found {' and '.join(used)};"
+        " name one, or fewer files"
+      )
+    if not len(self):
+      raise UserError(f"expected at least one question in {path}, found none")
+    files = f" of {len(self.paths)} files" if len(self.paths) > 1 else ""
+    said = [f"{path}: {len(self):,} rows{files}, read as {used.pop()}"]
+    said += [converter.note() for converter in self._converters[:1]]
+    said += [table.note for table in self._rows.tables]
+    print("; ".join(filter(None, dict.fromkeys(said))), file=sys.stderr)
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Example:
+    which, at = self._rows.find(index)
+    table = self._rows.tables[which]
+    return self._example(which, table[at], table.name(table.number(at)))
+
+  def _example(self, which: int, raw: Any, name: str) -> Example:
+    """Makes an example of a row of a file."""
+    try:
+      row = self._converters[which](raw)
+    except UserError as error:
+      raise UserError(f"{name}: {error}") from error
+    return self._reader(which).example(row, name)
+
+  def _reader(self, which: int) -> rows.Reader:
+    path = self.paths[which]
+    folder = self._media
+    if folder is None:
+      folder = "" if arrow.is_hub(path) else str(storage.path(path).parent)
+    if folder not in self._readers:
+      self._readers[folder] = rows.Reader(storage.path(folder), self._prompt)
+    return self._readers[folder]
+
+  def _examples(self) -> Iterator[Example]:
+    """Yields every example; pictures of parquet files aren't read."""
+    for which, table in enumerate(self._rows.tables):
+      for number, raw in table.scan():
+        name = table.name(number)
+        if isinstance(raw, UserError):
+          raise UserError(f"{name}: {raw}")
+        yield self._example(which, raw, name)
+
+  def pairs(self) -> Iterator[tuple[str, str | None]]:
+    """Yields question and first right answer, if any, of every example."""
+    return ((e.question, e.answer) for e in self._examples())
+
+  def names(self) -> Iterator[str]:
+    """Yields the name of every example: file and line, or file and row."""
+    for table in self._rows.tables:
+      for index in range(len(table)):
+        yield table.name(table.number(index))
+
+  def given(self) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yields name and texts to learn from of every example."""
+    return ((e.name, e.answers) for e in self._examples())
+
+
+def _table(path: str) -> tables.Table:
+  """Opens a data file."""
+  if arrow.is_hub(path):
+    return arrow.Hub(path)
+  if path.endswith(".parquet"):
+    return arrow.Parquet(path)
+  if path.endswith(".tsv"):
+    return texts.Tsv(path, tables.Blob(path, "a readable data file"))
+  return texts.json_table(path)
+
+
+def _paths(path: str) -> list[str]:
+  """Lists the data files that a path names."""
+  if arrow.is_hub(path):
+    return [path]
+  if storage.is_place(path):
+    path = os.fspath(storage.path(path)) if storage.is_remote(path) else path
+  try:
+    if path and storage.is_dir(path):
+      return _in_folder(path)
+    if _GLOB.search(path) and not os.path.exists(path):
+      return _matches(path)
+  except OSError as error:
+    raise UserError(
+      f"expected a readable data file at {path}, found: {error}"
+    ) from error
+  except UserError:
+    raise
+  except ValueError as error:
+    raise UserError(
+      f"expected a readable data file at {path!r}: {error}"
+    ) from error
+  if re.fullmatch(r"[\w.-]+/[\w.-]+(@\w+)?", path) and not os.path.exists(path):
+    raise UserError(
+      f"expected a readable data file at {path}, found: none; write hub:{path}"
+      " if it is a data set of the Hugging Face hub"
+    )
+  return [path]
+
+
+def _in_folder(path: str) -> list[str]:
+  """Lists the data files in a folder, which are of one kind and one split."""
+  names = sorted(n for n in storage.names(path) if n.endswith(_ENDINGS))
+  if not names:
+    raise UserError(
+      f"expected files of {', '.join(_ENDINGS)} in {path}, found none"
+    )
+  endings = sorted({pathlib.PurePath(name).suffix for name in names})
+  splits = sorted({m[0].lower() for n in names if (m := _SPLIT.match(n))})
+  for several in (endings, splits):
+    if len(several) > 1:
+      raise UserError(
+        f"expected data files of one kind in {path}, found"
+        f" {' and '.join(several)}; name one by a pattern, such as"
+        f" {path}/{names[0][:4]}*{pathlib.PurePath(names[0]).suffix}"
+      )
+  return [os.path.join(path, name) for name in names]
+
+
+def _matches(path: str) -> list[str]:
+  """Lists the files that a pattern matches."""
+  if storage.is_remote(path):
+    begin = _GLOB.search(path)
+    assert begin is not None
+    root = path[: path.rindex("/", 0, begin.start())]
+    with storage.errors(path):
+      found = storage.path(root).glob(path[len(root) + 1 :])
+      names = sorted(os.fspath(name) for name in found)
+  else:
+    names = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+  if not names:
+    raise UserError(f"expected data files that match {path}, found none")
+  return names

@@ -1,0 +1,93 @@
+"""Rows of VLMEvalKit (vlmeval/dataset/image_base.py, image_mcq.py)."""
+
+import ast
+import string
+from typing import Any
+
+from mmrl.data.formats import fields
+from mmrl.data.tables import Table
+from mmrl.errors import UserError
+
+USED = {
+  "index": "name that rows with the same picture refer to",
+  "question": "question, behind its pictures",
+  "answer": "right answer",
+  "image": "base64 of a picture, a list of them, or the index of another row",
+  "image_path": "path of a picture, or a list, for rows without `image`",
+  "hint": "text in front of the question",
+  "category": "kind",
+  **dict.fromkeys(string.ascii_uppercase, "choice of this letter"),
+}
+UNUSED = ("l2-category", "split", "source", "comment", "prediction", "id")
+_LONGEST_INDEX = 64
+
+
+def claims(row: dict[str, Any]) -> bool:
+  """Tells whether a row looks like one of this format."""
+  return "question" in row and "index" in row
+
+
+class Shared:
+  """Pictures that rows have from others, by the index of those."""
+
+  def __init__(self, table: Table):
+    self._table = table
+    self._at: dict[str, int] | None = None
+
+  def __getitem__(self, index: str) -> str:
+    if self._at is None:
+      self._at = {}
+      rows = (row for _, row in self._table.scan())
+      for i, row in enumerate(rows):
+        if isinstance(row, dict) and len(str(row.get("image"))) > 64:
+          self._at[str(row.get("index"))] = i
+    if index not in self._at:
+      raise UserError(
+        "expected the base64 of a picture, or the index of a row with one,"
+        f" found {index!r:.80}"
+      )
+    return self._table[self._at[index]]["image"]
+
+
+def row(raw: dict[str, Any], shared: Any) -> dict[str, Any]:
+  """Returns a row of our own format.
+
+  Args:
+    raw: the row.
+    shared: pictures by the index of the row that has them.
+  """
+  asked = fields.text(raw, "question")
+  options = [f"{k}. {raw[k]}\n" for k in string.ascii_uppercase if k in raw]
+  if options or "hint" in raw:
+    asked = f"Question: {asked}\n" + "Options:\n" * bool(options)
+    asked += "".join(options)
+  if "hint" in raw:
+    asked = f"Hint: {fields.text(raw, 'hint')}\n{asked}"
+  found: dict[str, Any] = {"question": asked}
+  if "image" in raw:
+    images = raw["image"]
+    if len(images) <= _LONGEST_INDEX:
+      images = shared[images]
+    found["images"] = [{"bytes": image} for image in _listed(images)]
+  elif "image_path" in raw:
+    found["images"] = _listed(raw["image_path"])
+  if "answer" in raw:
+    found["answer"] = fields.answer(raw["answer"])
+  if "category" in raw:
+    found["kind"] = raw["category"]
+  return found
+
+
+def _listed(text: str) -> list[str]:
+  """Returns the items of a list in Python's form, or the one text."""
+  if not text.startswith("["):
+    return [text]
+  try:
+    values = ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    raise UserError(
+      f"expected a list of texts in Python's form, found {text!r:.80}"
+    ) from error
+  if not all(isinstance(value, str) for value in values):
+    raise UserError(f"expected a list of texts, found {text!r:.80}")
+  return values
