@@ -2,7 +2,8 @@
 
   python -m mmrl.train --config experiments/jsonl.py:DIR --workdir runs/mine
 
-DIR holds train.jsonl and test.jsonl, one question per line:
+DIR holds train.jsonl and test.jsonl, one question per line, or .json or
+.parquet files in one of the formats of docs/data.md:
 
   {"question": "what colour is it?", "answer": "red", "images": ["a.png"]}
 
@@ -28,6 +29,23 @@ thoughts between <think> and </think>, then only the final answer between
 <answer> and </answer>."""
 
 
+def find(folder: str, split: str) -> str:
+  """Finds a split's file in a local folder, whatever its ending.
+
+  Args:
+    folder: that the config's argument names.
+    split: "train" or "test".
+
+  Returns:
+    The file; that of JSON Lines where there is none or several, or the folder
+    isn't local.
+  """
+  names = [f"{split}{ending}" for ending in (".jsonl", ".json", ".parquet")]
+  paths = [os.path.join(folder, name) for name in names]
+  found = [path for path in paths if os.path.exists(path)]
+  return found[0] if len(found) == 1 else paths[0]
+
+
 def get_config(arg: str = "data"):
   """RAL with the settings of its paper that are known.
 
@@ -44,7 +62,7 @@ def get_config(arg: str = "data"):
   config.data.train, config.evaluation.benchmarks.test.data = (
     {
       "name": "Files",
-      "path": os.path.join(folder, f"{split}.jsonl"),
+      "path": find(folder, split),
       "prompt": INSTRUCTION if instruct else "{question}",
     }
     for split in ("train", "test")

@@ -121,9 +121,14 @@ EXPERIMENTS = [
 ]
 LARGE = [
   *((name, "data") for name, arm in EXPERIMENTS if arm == "runlocal"),
+  ("geometry3k", "data"),
+  ("geometry3k", "hub:hiyouga/geometry3k"),
+  ("grounding", "data"),
+  ("grounding", "data,thousandths"),
   ("opad", "data,kd"),
   ("tgrl", "EXPERTS,data"),
   ("tor", "data,dapo"),
+  ("video_r1", "data"),
 ]
 
 # Right answers of rewards that take only some; and what computes them, where
@@ -134,7 +139,10 @@ RIGHT = {
   "number": ["1", "2"],
   "rouge": ["a red circle", "blue"],
 }
-EXTRAS = {"math_answer": "math_verify", "rouge": "rouge_score"}
+EXTRAS = {
+  **dict.fromkeys(("math_answer", "geometry3k"), "math_verify"),
+  "rouge": "rouge_score",
+}
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
@@ -188,7 +196,7 @@ def test_every_experiment_has_a_row():
     if "get_config" in defined:
       found.add(path.stem)
   rows: dict[str, set[str]] = {}
-  for name, arm in EXPERIMENTS:
+  for name, arm in [*EXPERIMENTS, *LARGE]:
     rows.setdefault(name, set()).add(arm)
   message = "add a row to EXPERIMENTS for every arm of every get_config"
   assert set(rows) == found, message
@@ -577,6 +585,8 @@ def experiment_case(row, devices: int = 1) -> Case:
 def test_every_large_arm_binds(row):
   """The slots of a config whose model isn't here get what they name."""
   name, arm = row
+  if name in EXTRAS:
+    pytest.importorskip(EXTRAS[name])
   config = load(name).get_config(arm)
   # As many as the prompts here divide into.
   config.train.minibatches = 1

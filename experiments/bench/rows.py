@@ -137,9 +137,7 @@ def write(folder: pathlib.Path, count: int) -> dict[str, str]:
 def measured(tree: pathlib.Path, path: str, repeats: int) -> list[float]:
   """Least seconds of reading a file, and megabytes, by the code in a folder."""
   command = [sys.executable, "-c", _MEASURE, path, str(repeats)]
-  output = subprocess.check_output(
-    command, cwd=tree, stderr=subprocess.DEVNULL
-  )
+  output = subprocess.check_output(command, cwd=tree, stderr=subprocess.DEVNULL)
   return [float(value) for value in output.split()]
 
 
