@@ -5,7 +5,8 @@ import pathlib
 import setuptools
 
 setuptools.setup(
-  name="mmrl",
+  # What is called mmrl on PyPI is somebody else's; what is imported is `mmrl`.
+  name="mmrl-jax",
   version="0.1.0",
   description="Reinforcement learning for multimodal language models in JAX",
   long_description=pathlib.Path("README.md").read_text("utf-8"),

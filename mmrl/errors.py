@@ -12,6 +12,20 @@ class UserError(ValueError):
   """
 
 
+def not_installed(what: str, extra: str) -> UserError:
+  """Returns the error that an optional package is missing.
+
+  Args:
+    what: was expected, as "the package rouge-score".
+    extra: of setup.py, which brings it.
+  """
+  # Not by the name of a package: `mmrl` on PyPI is somebody else's.
+  return UserError(
+    f"expected {what}, found none installed; run pip install -e '.[{extra}]' in"
+    " your clone of this library"
+  )
+
+
 @contextlib.contextmanager
 def of_field(where: str) -> Iterator[None]:
   """Prefixes a `UserError` raised inside with a field of the config.

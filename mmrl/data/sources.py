@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmrl.data.example import Example, ask, check_prompt
 from mmrl.data.files import Files
-from mmrl.errors import UserError
+from mmrl.errors import UserError, not_installed
 from mmrl.types import Box
 
 # What `config.data` and benchmarks may name.
@@ -70,10 +70,7 @@ class EasyVQA:
     try:
       import easy_vqa
     except ImportError as error:
-      raise UserError(
-        "expected the package easy-vqa, found none installed; run pip install"
-        " 'mmrl[examples]'"
-      ) from error
+      raise not_installed("the package easy-vqa", "examples") from error
     if split not in ("train", "test"):
       raise UserError(f"expected split 'train' or 'test', found {split!r}")
     questions = getattr(easy_vqa, f"get_{split}_questions")()
