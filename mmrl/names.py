@@ -1,6 +1,6 @@
-"""Names by which the functions of the slots take their data: one table.
+"""python -m mmrl.names prints docs/names.md
 
-    python -m mmrl.names        prints docs/names.md
+Names by which the functions of the slots take their data: one table.
 
 A function asks for data by the names of its positional arguments (see
 `mmrl.build`). What isn't in this table can't be asked for. The run gives some
@@ -11,6 +11,8 @@ run computes if one of its functions names a field of it.
 
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from mmrl import commands
 
 PROBES, REWARDS, ADVANTAGES = "probes", "rewards", "advantages"
 WEIGHTS, LOSSES, TEXTS = "token weights", "losses", "rewards of texts"
@@ -128,4 +130,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+  commands.parse(__doc__)
   print(page(), end="")
