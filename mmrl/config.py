@@ -261,7 +261,7 @@ def _check_table(found: Mapping, base: Mapping, prefix: str) -> None:
       raise UserError(unknown_field(prefix + name, base))
   for name, value in base.items():
     path = prefix + name
-    if free and name != "policy":
+    if free and path != "models.policy":
       continue
     if name not in found:
       raise UserError(

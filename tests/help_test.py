@@ -152,6 +152,16 @@ def test_every_comment_is_the_meaning_of_a_field():
   assert sorted(words) == sorted(meanings)
 
 
+def test_entries_of_free_tables_may_go():
+  """But not the model that is trained, though another table has its name."""
+  config = config_lib.get_config()
+  del config.losses["policy"], config.rewards["format"]
+  config_lib.check_fields(config)
+  del config.models["policy"]
+  with pytest.raises(UserError, match="config.models.policy: expected this"):
+    config_lib.check_fields(config)
+
+
 def load(tmp_path, text: str, name: str = "c.py"):
   (tmp_path / "c.py").write_text(text)
   with pytest.raises(UserError) as error:

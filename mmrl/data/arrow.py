@@ -34,11 +34,8 @@ def _needed(package: str, what: str) -> Any:
 
     return pyarrow
   except ImportError as error:
-    raise UserError(
-      f"expected the package {package} to read {what}, found none installed;"
-      " run pip install 'mmrl[data]'"
-      + (" datasets" if package == "datasets" else "")
-    ) from error
+    extra = "hub" if package == "datasets" else "data"
+    raise not_installed(f"the package {package} to read {what}", extra) from error
 
 
 class _Groups(Table):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mmrl import build, data
+from mmrl import data
 from mmrl.benchmarks import runner
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
@@ -93,8 +93,8 @@ def build_run(
     layout,
     models_lib.read_architectures(config),
   )
-  train_source = build.construct(
-    data.sources, config.data.train.to_dict(), "config.data.train"
+  train_source = data.sources.make(
+    config.data.train.to_dict(), "config.data.train"
   )
   answers.require_answers(
     [reward.bound for reward in parts.method.rewards], train_source

@@ -1,14 +1,19 @@
 """A user's files of Python, run so that a mistake in one is one line.
 
-A config file is run anew whenever it is named. A file of functions is a module,
-imported once: `module` gives it a name that says where the file is, so that
-other processes can import it, too, and read pickles of its classes.
+A config file is run anew whenever it is named. A file of functions is a module
+of this package, imported once, whose name says where the file is: so other
+processes, which import this package first, can import it, too, and read pickles
+of its classes.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import pathlib
+import sys
 import traceback
 import types
 from typing import Any
@@ -19,8 +24,48 @@ from mmrl.errors import UserError, nearest
 Explain = Callable[[BaseException], str]
 
 
+_ENCODED = f"{__name__}.at_"
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+  """Compiles a file as it is now; what Python keeps may be a second older."""
+
+  def get_code(self, fullname: str) -> types.CodeType:
+    return self.source_to_code(self.get_data(self.path), self.path)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+  """Finds the modules of this package, whose names are paths of files."""
+
+  def find_spec(
+    self, name: str, path: Any, target: Any = None
+  ) -> importlib.machinery.ModuleSpec | None:
+    if not name.startswith(_ENCODED):
+      return None
+    file = bytes.fromhex(name.removeprefix(_ENCODED)).decode()
+    return importlib.util.spec_from_loader(name, _Loader(name, file))
+
+
+sys.meta_path.append(_Finder())
+
+
+def imported(path: str, what: str) -> types.ModuleType:
+  """Imports a file, once.
+
+  Args:
+    path: of the file; relative to the current directory.
+    what: was expected, for errors.
+
+  Raises:
+    UserError: if there is no such file, or it raises an exception.
+  """
+  file = existing(path, what)
+  with mistakes(path):
+    return importlib.import_module(_ENCODED + str(file).encode().hex())
+
+
 def run(path: str, what: str, name: str, explain: Explain | None = None) -> Any:
-  """Runs a file as a module of its own.
+  """Runs a file as a module that nothing else can import.
 
   Args:
     path: of the file; relative to the current directory.
@@ -34,13 +79,12 @@ def run(path: str, what: str, name: str, explain: Explain | None = None) -> Any:
   Raises:
     UserError: if there is no such file, or it raises an exception.
   """
-  file = existing(path, what)
-  spec = importlib.util.spec_from_file_location(name, file)
-  if spec is None or spec.loader is None:
-    raise UserError(f"expected {what}, found {path}; its name must end in .py")
+  loader = _Loader(name, str(existing(path, what)))
+  spec = importlib.util.spec_from_loader(name, loader)
+  assert spec is not None
   module = importlib.util.module_from_spec(spec)
   with mistakes(path, explain):
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
   return module
 
 
@@ -79,14 +123,20 @@ def mistakes(path: str, explain: Explain | None = None) -> Iterator[None]:
   except UserError:
     raise
   except (Exception, SystemExit) as error:
-    place = f"{path}:{line}" if (line := _line(error, path)) else path
-    raise UserError(f"{place}: {(explain or text)(error)}") from error
+    said = (explain or text)(error)
+    raise UserError(f"{place(error, path)}: {said}") from error
+
+
+def place(error: BaseException, path: str) -> str:
+  """Returns a file with the line that an exception passed last, if any."""
+  line = _line(error, path)
+  return path if line is None else f"{path}:{line}"
 
 
 def text(error: BaseException) -> str:
   """Returns type and text of an exception, in one line."""
   words = error.msg if isinstance(error, SyntaxError) else str(error)
-  return f"{type(error).__name__}: {' '.join(words.split())}"
+  return f"{type(error).__name__}: {' '.join(words.split()):.300}"
 
 
 def _line(error: BaseException, path: str) -> int | None:
