@@ -22,6 +22,7 @@ TABLES = (
   "probes",
   "token_weights",
   "losses",
+  "trackers",
   "evaluation.benchmarks",
 )
 # Fields of `rollout` that aren't options of where answers come from.
@@ -169,6 +170,9 @@ def get_config() -> ml_collections.ConfigDict:
         "every": 20,  # steps between checkpoints
         "keep": 2,  # number of the newest ones that stay
       },
+      # Where the logged numbers go besides metrics.jsonl: specs of
+      # `mmrl.workdir.trackers`.
+      "trackers": {"tensorboard": {"name": "tensorboard"}},
       # Measurement of each term's share of the gradient.
       "shares": {
         "every": 1,  # steps between measurements; 0 for never

@@ -15,7 +15,7 @@ from typing import Any
 from mmrl import storage
 from mmrl.data import lines, media
 from mmrl.data.tables import Blob, Table
-from mmrl.errors import UserError
+from mmrl.errors import UserError, not_installed
 
 _BATCH = 1000  # Rows that become Python objects at once.
 _KEPT = 4  # Row groups that are held in memory.

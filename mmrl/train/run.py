@@ -24,6 +24,7 @@ from mmrl.train import walk
 from mmrl.train.parts import Parts, build_parts
 from mmrl.train.state import State
 from mmrl.types import PyTree
+from mmrl.workdir import trackers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,7 @@ def build_run(
   answers.require_answers(
     [reward.bound for reward in parts.method.rewards], train_source
   )
+  trackers.resolve(config.trackers.to_dict())
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
   walk.check(parts)
   policy = models_lib.load_policy(config, layout.parameter)
