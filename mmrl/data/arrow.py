@@ -35,7 +35,9 @@ def _needed(package: str, what: str) -> Any:
     return pyarrow
   except ImportError as error:
     extra = "hub" if package == "datasets" else "data"
-    raise not_installed(f"the package {package} to read {what}", extra) from error
+    raise not_installed(
+      f"the package {package} to read {what}", extra
+    ) from error
 
 
 class _Groups(Table):

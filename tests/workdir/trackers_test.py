@@ -198,6 +198,7 @@ def test_wandb_itself_offline(tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # of what MLflow uses
 def test_mlflow_itself_in_a_file(tmp_path):
   pytest.importorskip("mlflow")
   check_itself(tmp_path, {"name": "mlflow"})
