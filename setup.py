@@ -5,7 +5,8 @@ import pathlib
 import setuptools
 
 setuptools.setup(
-  name="mmrl",
+  # What is called mmrl on PyPI is somebody else's; what is imported is `mmrl`.
+  name="mmrl-jax",
   version="0.1.0",
   description="Reinforcement learning for multimodal language models in JAX",
   long_description=pathlib.Path("README.md").read_text("utf-8"),
@@ -44,6 +45,8 @@ setuptools.setup(
     "examples": ["easy-vqa==1.0"],
     # What mmrl.data.Files reads parquet files with.
     "data": ["pyarrow>=18"],
+    # And what it reads data sets of the Hugging Face hub with.
+    "hub": ["datasets>=3.0", "pyarrow>=18"],
     # What the rewards math_answer and rouge compute with.
     "math": ["math-verify[antlr4-13-2]>=0.8"],
     "rouge": ["rouge-score>=0.1.2"],
@@ -65,6 +68,9 @@ setuptools.setup(
     "plan": ["libtpu>=0.0.35"],
     # Working directories, data and models at gs:// paths.
     "gcs": ["etils[epath-gcs]>=1.9"],
+    # Other trackers than TensorBoard, `config.trackers`.
+    "mlflow": ["mlflow>=3.0"],
+    "wandb": ["wandb>=0.19"],
     # What experiments/bench/peers.py ran for the README's table.
     "peers": ["torch==2.13.0", "transformers==5.23.0", "trl==1.16.0"],
     # torch first and pinned: a looser range takes several GB of CUDA.

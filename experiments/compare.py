@@ -10,25 +10,52 @@ working directory; a stopped comparison goes on where it was. Takes about four
 minutes a run on two CPU cores.
 """
 
-import argparse
 from collections.abc import Sequence
-import importlib
 import json
 import pathlib
 import re
 import statistics
 
-import jax
 import ml_collections
 
-from mmrl.train import loop
+from experiments import arguments
+from mmrl import config_file
+from mmrl.errors import UserError, nearest
 
 
 def config_of(arm: str) -> ml_collections.ConfigDict:
-  """The config of an arm, `file:argument` as on the command line."""
-  name, *argument = arm.split(":", 1)
-  module = importlib.import_module(f"experiments.{name}")
-  return module.get_config(*argument)
+  """The config of an arm, `file:argument` as on the command line.
+
+  Raises:
+    UserError: if there is no such file here, or it has no such argument.
+  """
+  name, colon, argument = arm.partition(":")
+  folder = pathlib.Path(__file__).parent
+  if not re.fullmatch(r"\w+", name) or not (folder / f"{name}.py").exists():
+    there = sorted(path.stem for path in folder.glob("*.py"))
+    raise UserError(
+      f"--arms: expected a config of {folder} and its argument, found"
+      f" {arm!r}{nearest(name, there)}"
+    )
+  return config_file.load(f"{folder / name}.py{colon}{argument}")
+
+
+def check(arms: Sequence[str], numbers: Sequence[str]) -> None:
+  """Refuses what would fail only after minutes.
+
+  Raises:
+    UserError: naming an arm that isn't there, or a benchmark that one lacks.
+  """
+  for arm in arms:
+    benchmarks = config_of(arm).evaluation.benchmarks
+    for name in numbers:
+      benchmark, slash, number = name.partition("/")
+      if benchmark not in benchmarks or not (slash and number):
+        raise UserError(
+          f"--numbers: expected BENCHMARK/NUMBER of {arm}, whose benchmarks are"
+          f" {', '.join(benchmarks) or 'none'}; found"
+          f" {name!r}{nearest(benchmark, benchmarks)}"
+        )
 
 
 def one(output: pathlib.Path, arm: str, seed: int) -> dict:
@@ -37,6 +64,9 @@ def one(output: pathlib.Path, arm: str, seed: int) -> dict:
   workdir = output / f"{name}-{seed}"
   summary = workdir / "summary.json"
   if not summary.exists():
+    # Imported late, so that a mistyped flag is answered at once.
+    from mmrl.train import loop
+
     config = config_of(arm)
     config.seed = seed
     print(f"{workdir}:", flush=True)
@@ -62,10 +92,13 @@ def table(results: dict[str, list[dict]], numbers: Sequence[str]) -> str:
     cells = [arm]
     for name, when in columns:
       benchmark, _, number = name.partition("/")
-      values = [
-        summary["benchmarks"][benchmark][when][number]["value"]
-        for summary in summaries
-      ]
+      found = [summary["benchmarks"][benchmark][when] for summary in summaries]
+      if any(number not in one for one in found):
+        raise UserError(
+          f"--numbers: expected one of {', '.join(found[0])} of benchmark"
+          f" {benchmark}, found {number!r}{nearest(number, found[0])}"
+        )
+      values = [one[number]["value"] for one in found]
       cell = f"{statistics.mean(values):.1%}"
       if min(values) < max(values):
         cell += f" ({min(values):.1%} to {max(values):.1%})"
@@ -76,16 +109,27 @@ def table(results: dict[str, list[dict]], numbers: Sequence[str]) -> str:
 
 def main() -> None:
   """Runs what is missing and prints the table."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser = arguments.Parser(__doc__)
   parser.add_argument("--output", required=True, help="directory of the runs")
-  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
   parser.add_argument(
-    "--arms", nargs="+", default=["quickstart:grpo", "quickstart:ral"]
+    "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each arm's runs"
   )
   parser.add_argument(
-    "--numbers", nargs="+", default=["test/accuracy", "test/attention/region"]
+    "--arms",
+    nargs="+",
+    default=["quickstart:grpo", "quickstart:ral"],
+    help="configs of this folder, each with its argument",
   )
-  flags = parser.parse_args()
+  parser.add_argument(
+    "--numbers",
+    nargs="+",
+    default=["test/accuracy", "test/attention/region"],
+    help="columns: number of a benchmark",
+  )
+  flags = parser.parse()
+  check(flags.arms, flags.numbers)
+  import jax
+
   output = pathlib.Path(flags.output)
   # All runs of an arm are one program: it is compiled once.
   cache = (output / "cache").absolute()
@@ -97,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

@@ -7,23 +7,31 @@ of a picture settle the colour and shape of its object. `--share` of the
 questions get a trajectory, chosen by `--seed`.
 """
 
-import argparse
 import json
 import pathlib
 
 import numpy as np
 
-from experiments import tiny_model
-from mmrl import data
+from experiments import arguments, tiny_model
+from mmrl.errors import UserError
 
 
 def main() -> None:
   """Writes the file and says how many lines it has."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--output", required=True, type=pathlib.Path)
-  parser.add_argument("--share", type=float, default=0.5)
-  parser.add_argument("--seed", type=int, default=0)
-  flags = parser.parse_args()
+  parser = arguments.Parser(__doc__)
+  parser.add_argument(
+    "--output", required=True, type=pathlib.Path, help="file to write"
+  )
+  parser.add_argument(
+    "--share", type=float, default=0.5, help="of the questions"
+  )
+  parser.add_argument("--seed", type=int, default=0, help="of the choice")
+  flags = parser.parse()
+  if not 0 <= flags.share <= 1:
+    raise UserError(f"expected --share in [0, 1], found {flags.share}")
+  # Imported late, so that a mistyped flag is answered at once.
+  from mmrl import data
+
   learn = data.EasyVQA(split="train")
   thoughts = tiny_model.describe(learn)
   chosen = np.random.default_rng(flags.seed).random(len(learn)) < flags.share
@@ -43,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

@@ -17,18 +17,19 @@ after; replacing 6 % of the tokens gives 82 %, too, and going further changes
 less than the standard error.
 """
 
-import argparse
+from __future__ import annotations
+
 from collections.abc import Iterator
 import dataclasses
 import json
+import typing
 
-import numpy as np
-
-from mmrl import build, data, hub, strategies
+from experiments import arguments
 from mmrl.errors import UserError
-from mmrl.rewards import answer as answer_rewards
-from mmrl.strategies import responders
-from mmrl.strategies.extrapolation import check_options
+
+# Imported where it is used, so that a mistyped flag is answered at once.
+if typing.TYPE_CHECKING:
+  from mmrl import hub
 
 
 def check_flags(flags) -> None:
@@ -37,6 +38,8 @@ def check_flags(flags) -> None:
   Raises:
     UserError: naming the flag.
   """
+  from mmrl.strategies.extrapolation import check_options
+
   for name in ("questions", "answers", "batch", "length"):
     if getattr(flags, name) < 1:
       raise UserError(
@@ -55,6 +58,12 @@ def check_flags(flags) -> None:
 
 def measure(base: hub.Model, trained: hub.Model, flags) -> Iterator[dict]:
   """A row for each way to answer, as it is known."""
+  import numpy as np
+
+  from mmrl import build, data, strategies
+  from mmrl.rewards import answer as answer_rewards
+  from mmrl.strategies import responders
+
   source = data.EasyVQA(split="test")
   questions = [source[i] for i in data.spread(len(source), flags.questions)]
   for question in questions:
@@ -134,38 +143,55 @@ def line(row: dict) -> str:
 
 def main() -> None:
   """Loads both models and prints a row after the other."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser = arguments.Parser(__doc__)
   parser.add_argument("--base", default="tiny", help="model before training")
   parser.add_argument("--trained", required=True, help="RUN/model of a run")
-  parser.add_argument("--questions", type=int, default=500)
+  parser.add_argument(
+    "--questions", type=int, default=500, help="of the test split"
+  )
   parser.add_argument("--answers", type=int, default=4, help="to a question")
   parser.add_argument(
     "--batch", type=int, default=250, help="answers at a time"
   )
   parser.add_argument("--length", type=int, default=10, help="most tokens")
-  parser.add_argument("--temperature", type=float, default=1.0)
-  parser.add_argument("--top-p", type=float, default=0.7)
-  parser.add_argument("--threshold", type=float, nargs="+", default=[-0.3])
-  parser.add_argument("--g", type=float, nargs="+", default=[0.05, 0.1, 0.5])
-  parser.add_argument("--gate", default="logp")
+  parser.add_argument(
+    "--temperature", type=float, default=1.0, help="of sampling"
+  )
+  parser.add_argument(
+    "--top-p", type=float, default=0.7, help="share that is kept"
+  )
+  parser.add_argument(
+    "--threshold",
+    type=float,
+    nargs="+",
+    default=[-0.3],
+    help="tokens that are disliked by more are replaced",
+  )
+  parser.add_argument(
+    "--g",
+    type=float,
+    nargs="+",
+    default=[0.05, 0.1, 0.5],
+    help="steps beyond the trained model",
+  )
+  parser.add_argument("--gate", default="logp", help="how dislike is measured")
   parser.add_argument("--start", default="base", help="or rl")
   parser.add_argument(
     "--top-k", type=int, default=0, help="0 mixes whole rows; published: 50"
   )
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--seed", type=int, default=0, help="of sampling")
   parser.add_argument("--json", action="store_true", help="one object a row")
-  flags = parser.parse_args()
-  try:
-    check_flags(flags)
-    base, trained = hub.load(flags.base), hub.load(flags.trained)
-    if not flags.json:
-      print("| answers of | threshold | g | accuracy | replaced |")
-      print("|---|---|---|---|---|")
-    for row in measure(base, trained, flags):
-      print(json.dumps(row) if flags.json else line(row), flush=True)
-  except UserError as error:
-    parser.exit(2, f"error: {error}\n")
+  flags = parser.parse()
+  check_flags(flags)
+  from mmrl import hub
+
+  base, trained = hub.load(flags.base), hub.load(flags.trained)
+  if not flags.json:
+    print("| answers of | threshold | g | accuracy | replaced |")
+    print("|---|---|---|---|---|")
+  for row in measure(base, trained, flags):
+    print(json.dumps(row) if flags.json else line(row), flush=True)
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

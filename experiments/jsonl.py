@@ -22,6 +22,7 @@ to every question:
 import os
 
 from mmrl import config as config_lib
+from mmrl.errors import UserError
 
 INSTRUCTION = """{question}
 Think first: look at the picture step by step and check yourself. Write your
@@ -57,7 +58,7 @@ def get_config(arg: str = "data"):
   """
   folder, _, instruct = arg.partition(",")
   if instruct not in ("", "instruct"):
-    raise ValueError(f"jsonl.py:{arg}: expected :DIR or :DIR,instruct")
+    raise UserError(f"jsonl.py:{arg}: expected :DIR or :DIR,instruct")
   config = config_lib.add_ral(config_lib.get_config())
   config.data.train, config.evaluation.benchmarks.test.data = (
     {

@@ -30,6 +30,7 @@ tokens, not a sum.
 """
 
 from experiments import ral_qwen2_5_vl_7b, recipes
+from mmrl.errors import UserError
 
 
 def get_config(arg: str = "data"):
@@ -41,7 +42,7 @@ def get_config(arg: str = "data"):
   """
   base, _, arm = arg.partition(",")
   if arm not in ("", "kd"):
-    raise ValueError(f"opad.py:{arg}: expected one argument, or one and ,kd")
+    raise UserError(f"opad.py:{arg}: expected one argument, or one and ,kd")
   mesh = {"data": 1, "fsdp": -1, "tensor": 1}
   if recipes.is_local(base):
     config = recipes.local()

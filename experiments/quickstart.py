@@ -17,12 +17,13 @@ match. Reward, KL weight, group advantage and frozen vision are the paper's.
 """
 
 from mmrl import config as config_lib
+from mmrl.errors import UserError
 
 
 def get_config(arm: str = "ral"):
   """The config of an arm, "ral" or "grpo"."""
   if arm not in ("ral", "grpo"):
-    raise ValueError(f"quickstart.py:{arm}: expected :ral or :grpo")
+    raise UserError(f"quickstart.py:{arm}: expected :ral or :grpo")
   config = config_lib.get_config()
   config.models.policy.remat = False  # a model this small fits anyway
   config.rollout.prompts = 192

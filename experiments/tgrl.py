@@ -18,6 +18,7 @@ its probability depends on the picture) and the filter are chosen here.
 
 from experiments import recipes
 from mmrl import config as config_lib
+from mmrl.errors import UserError
 
 
 def get_config(arg: str = "experts.jsonl,data"):
@@ -28,7 +29,7 @@ def get_config(arg: str = "experts.jsonl,data"):
   """
   experts, _, base = arg.partition(",")
   if not experts or not base:
-    raise ValueError(f"tgrl.py:{arg}: expected EXPERTS,runlocal or EXPERTS,DIR")
+    raise UserError(f"tgrl.py:{arg}: expected EXPERTS,runlocal or EXPERTS,DIR")
   config = recipes.base(base)
   if not recipes.is_local(base):
     config.rollout.answers = 7

@@ -27,6 +27,8 @@ The first is deeper and wider and trained on, for distillation
 (experiments/ral_zero.py).
 """
 
+from __future__ import annotations
+
 import argparse
 import collections
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,20 +36,18 @@ import json
 import pathlib
 import tempfile
 import time
+import typing
 
-import jax
-import numpy as np
-import tokenizers
-import transformers
+from experiments import arguments, sft
+from mmrl.errors import UserError
 
-from experiments import sft
-from mmrl import data, hub, models
-from mmrl.models import config as config_lib
-from mmrl.models.families import FAMILIES
-from mmrl.prompts import pictures
-from mmrl.prompts.processor import Processor
-from mmrl.train import loop
-from mmrl.types import PyTree
+# Imported where they are used, so that a mistyped flag is answered at once.
+if typing.TYPE_CHECKING:
+  import jax
+
+  from mmrl import data
+  from mmrl.models import config as config_lib
+  from mmrl.types import PyTree
 
 SPECIALS = [
   "<|endoftext|>",
@@ -82,6 +82,9 @@ _LENGTH = 10  # most tokens of an answer
 
 def build_tokenizer(texts: Sequence[str], size: int):
   """A byte-level BPE of `size` entries, Qwen's special tokens included."""
+  import tokenizers
+  import transformers
+
   level = tokenizers.pre_tokenizers.ByteLevel
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = level(add_prefix_space=False)
@@ -108,6 +111,8 @@ def build_config(
   tokenizer, size: int, *, width: int = 96, layers: int = 4, heads: int = 4
 ) -> config_lib.ModelConfig:
   """The architecture: a 64 px picture becomes 16 visual tokens."""
+  from mmrl.models import config as config_lib
+
   ids = tokenizer.convert_tokens_to_ids
   return config_lib.ModelConfig(
     text=config_lib.TextConfig(
@@ -148,6 +153,10 @@ def init(key: jax.Array, config: config_lib.ModelConfig) -> PyTree:
   The published 0.02 is made for widths of thousands; at width 96 it slows
   learning several times.
   """
+  import jax
+  import numpy as np
+
+  from mmrl import models
 
   def scale(path, leaf):
     if path[-1].key == "kernel":
@@ -234,17 +243,41 @@ def stage_config(model: pathlib.Path, rows: str, *, steps: int, peak: float):
 
 def main() -> None:
   """Trains both stages and writes the directory."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser = arguments.Parser(__doc__)
   parser.add_argument("--output", required=True, help="directory to write")
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--batch", type=int, default=128)
-  parser.add_argument("--describe-steps", type=int, default=400)
+  parser.add_argument("--seed", type=int, default=0, help="of both runs")
+  parser.add_argument("--batch", type=int, default=128, help="rows of a step")
   parser.add_argument(
-    "--answer-steps", type=int, help="100; direct 140; teacher 500"
+    "--describe-steps", type=int, default=400, help="steps of the first run"
+  )
+  parser.add_argument(
+    "--answer-steps",
+    type=int,
+    help="steps of the second; None is 100, with --direct 140, with --teacher"
+    " 500",
   )
   parser.add_argument("--teacher", action="store_true", help="a larger model")
   parser.add_argument("--direct", action="store_true", help="no thoughts")
-  flags = parser.parse_args()
+  flags = parser.parse()
+  for name in ("batch", "describe_steps"):
+    if getattr(flags, name) < 1:
+      raise UserError(
+        f"expected --{name.replace('_', '-')} of at least 1, found"
+        f" {getattr(flags, name)}"
+      )
+  make(flags)
+
+
+def make(flags: argparse.Namespace) -> None:
+  """Makes what the flags ask for."""
+  import jax
+
+  from mmrl import data, hub
+  from mmrl.models.families import FAMILIES
+  from mmrl.prompts import pictures
+  from mmrl.prompts.processor import Processor
+  from mmrl.train import loop
+
   usual = 500 if flags.teacher else 140 if flags.direct else 100
   steps = flags.answer_steps or usual
   began = time.perf_counter()
@@ -286,4 +319,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

@@ -17,6 +17,7 @@ of others' accounts and of a re-implementation.
 
 from experiments import recipes
 from mmrl import config as config_lib
+from mmrl.errors import UserError
 
 
 def get_config(arg: str = "data"):
@@ -27,7 +28,7 @@ def get_config(arg: str = "data"):
   """
   folder, _, base = arg.partition(",")
   if base not in ("", "dapo"):
-    raise ValueError(f"tor.py:{arg}: expected one argument, or one and ,dapo")
+    raise UserError(f"tor.py:{arg}: expected one argument, or one and ,dapo")
   config = recipes.base(folder)
   if not recipes.is_local(folder):
     config.rollout.answers = 12

@@ -1,20 +1,22 @@
 """Specs to functions. A mistake in a config fails here, before anything runs.
 
 A spec such as `{"name": "clipped_ratio", "clip_high": 0.28}` names a function
-of a slot's package. Its positional parameters are data, found by name; one
-with a default may be missing. Its keyword-only parameters are
+of a slot's package, or as `path/to/mine.py:function` one of a file, whose path
+is relative to the current directory. Its positional parameters are data, found
+by name; one with a default may be missing. Its keyword-only parameters are
 hyper-parameters, given by the spec. Nothing is registered: a function is found
 by its name.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
 import dataclasses
 import inspect
 import types
 import typing
 from typing import Any
 
-from mmrl import errors
+from mmrl import errors, python_files
 from mmrl.errors import UserError
 
 _POSITIONAL = (
@@ -43,28 +45,112 @@ class Bound:
   where: str
 
   def __call__(self, context: Mapping[str, Any]):
+    """Calls it; an exception of a function from a file is one line."""
+    file = file_of(self.name)
+    guard = python_files.mistakes(file) if file else contextlib.nullcontext()
+    with errors.of_field(self.where), guard:
+      return self.call(context)
+
+  def array(self, context: Mapping[str, Any], *ranks: int) -> Any:
+    """Calls it, and checks that it returns an array of the batch's sizes.
+
+    Args:
+      context: with `mask` [P, G, R].
+      *ranks: that it may have: 1 of [P], 2 of [P, G], 3 of [P, G, R].
+
+    Raises:
+      UserError: if it has another shape.
+    """
+    found, sizes = self(context), context["mask"].shape
+    shape = getattr(found, "shape", None)
+    if shape not in [sizes[:rank] for rank in ranks]:
+      wanted = " or ".join(f"[{', '.join('PGR'[:rank])}]" for rank in ranks)
+      raise UserError(
+        f"{self.where}: expected {self.name} to return an array {wanted}, with"
+        f" [P, G, R] = {list(sizes)}, found"
+        f" {type(found).__name__ if shape is None else list(shape)}"
+      )
+    return found
+
+  def fields(self, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Calls a probe, and returns the fields that it adds.
+
+    Raises:
+      UserError: if it returns no `NamedTuple`.
+    """
+    found = self(context)
+    if not hasattr(found, "_asdict"):
+      raise UserError(
+        f"{self.where}: expected {self.name} to return the NamedTuple that it"
+        f" is annotated with, found {type(found).__name__}"
+      )
+    return found._asdict()
+
+  def call(self, context: Mapping[str, Any]):
+    """Calls it; exceptions are its own."""
     data = {name: context[name] for name in self.needs}
     with errors.of_field(self.where):
       return self.function(**data, **self.options)
 
 
+def file_of(name: Any) -> str | None:
+  """Returns the file of a spec's name if it is one such as mine.py:function."""
+  path, colon, _ = str(name).rpartition(":")
+  return path if colon and path.endswith(".py") else None
+
+
+def signature(function: Callable) -> inspect.Signature:
+  """Returns a signature, with annotations that are quoted as what they are."""
+  try:
+    return inspect.signature(function, eval_str=True)
+  except (NameError, SyntaxError, TypeError, AttributeError):
+    # Names that are only there for a type checker say nothing here.
+    return inspect.signature(function)
+
+
+def _in_file(path: str, name: str, where: str) -> Callable:
+  """Looks up a function or class of a user's file."""
+  with errors.of_field(where):
+    module = python_files.imported(path, "a file of Python with functions")
+    found = python_files.function(module, name.rpartition(":")[2], path)
+    try:
+      parameters = signature(found).parameters.values()
+    except ValueError as error:
+      raise UserError(
+        f"expected {name} to have a signature, found none; write it in Python"
+      ) from error
+    for one in parameters:
+      if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+        raise UserError(
+          f"expected {name} to name its data, and behind a `*` its options,"
+          f" found {one}"
+        )
+  return found
+
+
 def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
-  """Looks up the function or class of `package` that a spec names.
+  """Looks up the function or class that a spec names.
 
   Args:
     package: a slot's package, or a library such as optax.
-    spec: with "name".
+    spec: with "name", of `package` or as FILE.py:FUNCTION.
     where: the config field, for errors.
 
   Raises:
     UserError: listing what there is.
   """
+  if path := file_of(spec.get("name")):
+    return _in_file(path, spec["name"], where)
   valid = getattr(package, "__all__", None) or [
     name for name in dir(package) if not name.startswith("_")
   ]
   name: Any = spec.get("name")
   if name not in valid or not callable(getattr(package, name)):
-    near = ", ".join(valid) if len(valid) < 20 else f"see {package.__name__}"
+    near = ", ".join(valid)
+    if len(valid) >= 20:
+      near = f"see {package.__name__}{errors.nearest(name, valid)}"
+    if str(name).endswith(".py"):
+      near = f"of a file it is {name}:FUNCTION"
     raise UserError(
       f"{where}: {package.__name__} has no {name!r}; valid names: {near}"
     )
@@ -80,9 +166,11 @@ def _check_options(
   valid = [p.name for p in parameters]
   unknown = sorted(set(options) - set(valid))
   if unknown:
+    data = [p.name for p in _data(function) if p.name in unknown]
+    hint = f"; {data[0]} stands before the `*`, so it is data" if data else ""
     raise UserError(
       f"{where}: {function.__name__} has no option {', '.join(unknown)}; valid"
-      f" options: {', '.join(valid) or 'none'}"
+      f" options: {', '.join(valid) or 'none'}{hint}"
     )
   for p in parameters:
     allowed = typing.get_args(p.annotation)
@@ -113,10 +201,18 @@ def construct(
   """
   function = lookup(package, spec, where)
   options = {k: v for k, v in spec.items() if k != "name"}
-  signature = inspect.signature(function)
-  parameters = [p for p in signature.parameters.values() if p.name not in fixed]
+  known = signature(function).parameters
+  lacking = [name for name in fixed if name not in known]
+  if lacking and file_of(spec["name"]):
+    raise UserError(
+      f"{where}: expected {spec['name']} to take {', '.join(lacking)}, which a"
+      f" run gives it, found ({', '.join(known)})"
+    )
+  parameters = [p for p in known.values() if p.name not in fixed]
   _check_options(function, options, parameters, where)
-  with errors.of_field(where):
+  file = file_of(spec["name"])
+  guard = python_files.mistakes(file) if file else contextlib.nullcontext()
+  with errors.of_field(where), guard:
     return function(**options, **fixed)
 
 
@@ -140,7 +236,7 @@ def resolve(
   """
   function = lookup(package, spec, where)
   options = {k: v for k, v in spec.items() if k != "name"}
-  parameters = inspect.signature(function).parameters.values()
+  parameters = signature(function).parameters.values()
   keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
   _check_options(function, options, keywords, where)
   check = getattr(function, "check", None)
@@ -156,7 +252,7 @@ def required(function: Callable) -> list[str]:
 
 
 def _data(function: Callable) -> list[inspect.Parameter]:
-  parameters = inspect.signature(function).parameters.values()
+  parameters = signature(function).parameters.values()
   return [p for p in parameters if p.kind in _POSITIONAL]
 
 
@@ -212,5 +308,15 @@ def bind_function(
 
 
 def provides(probe: Callable) -> tuple[str, ...]:
-  """Returns the fields that a probe adds, from its return annotation."""
-  return inspect.signature(probe).return_annotation._fields
+  """Returns the fields that a probe adds, from its return annotation.
+
+  Raises:
+    UserError: if it isn't annotated with a `NamedTuple`.
+  """
+  fields = getattr(signature(probe).return_annotation, "_fields", None)
+  if fields is None:
+    raise UserError(
+      f"expected probe {probe.__name__} to be annotated with the NamedTuple"
+      " that it returns, whose fields it adds, found none"
+    )
+  return fields

@@ -1,6 +1,6 @@
-"""Flags, errors and exit status that every `python -m mmrl.COMMAND` shares."""
+"""Flags, help, errors and exit status of all `python -m mmrl.COMMAND`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import ctypes
 import gc
 import logging
@@ -8,15 +8,13 @@ import os
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from mmrl.config import MOVED
-from mmrl.errors import UserError
+from mmrl import config_file
+from mmrl import help as help_lib
+from mmrl.errors import UserError, nearest
 from mmrl.machines import watch
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file, as FILE.py or FILE.py:argument."
-)
+CONFIG = config_file.define()
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _COLLECT_AFTER_OBJECTS = 100000
@@ -28,41 +26,36 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, where nothing describes them."
 )
-PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator.")
-PROCESS = flags.DEFINE_integer("process", None, "This one, from 0 on.")
+PROCESSES = flags.DEFINE_integer(
+  "processes", None, "Number of processes, with --coordinator."
+)
+PROCESS = flags.DEFINE_integer(
+  "process", None, "Number of this one, from 0 on, with --coordinator."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+# Flags of a run of several processes.
+JOINING = ("distributed", "coordinator", "processes", "process")
+_SHARED = ("config", "workdir", *JOINING)
 
 
 def run(
-  main: Callable[[], None], *, required: Sequence[str] = ("config", "workdir")
+  main: Callable[[], None],
+  *,
+  required: Sequence[str] = ("config", "workdir"),
+  also: Sequence[str] = (),
 ) -> None:
   """Parses flags and runs `main`; a user's mistake is one line and status 2.
 
   Args:
-    main: takes nothing; reads the flags.
+    main: takes nothing; reads the flags. Its module's docstring is the help.
     required: flags that must be given.
+    also: flags of this module that the command takes besides.
   """
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   # Orbax logs every save, and a failed one with a traceback from each of its
   # threads; what a user needs of that is in the error that is raised.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
-  try:
-    flags.FLAGS(sys.argv)
-    for name in required:
-      if flags.FLAGS[name].value is None:
-        raise UserError(f"expected --{name}, found none; see README.md")
-  except (
-    flags.Error,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-  ) as error:
-    # ml_collections reports an unknown or mistyped field as any of these; a
-    # config file refuses its argument with the last.
-    _fail(error)
-  except (FileNotFoundError, ImportError) as error:
-    _fail(f"expected a readable --config file: {error}")
+  parse(main.__globals__["__doc__"] or "", required=required, also=also)
   if DISTRIBUTED.value or COORDINATOR.value:
     watch.over(COORDINATOR.value, PROCESSES.value)
   keep_freed_memory()
@@ -123,37 +116,74 @@ def keep_freed_memory() -> None:
   mallopt(_M_TRIM_THRESHOLD, largest)
 
 
-def _fail(error: Exception | str, exit_: Callable = sys.exit) -> None:
-  text = str(error)
-  if isinstance(error, AttributeError | KeyError):
-    # ml_collections quotes what it has quoted already.
-    while text[:1] in "'\"" and text[:1] == text[-1:] and len(text) > 1:
-      text = text[1:-1]
-    text = text.replace("\\n", " ").replace("\\", "")
-    moved = _moved(text.split()[0].strip("'")) if text.split() else []
-    text = f"expected a field of the config (mmrl/config.py), found {text}"
-    text = "; ".join([text, *moved])
-  text = " ".join(text.split())
-  print(f"error: {text}", file=sys.stderr)
-  exit_(2)
+def parse(
+  doc: str, *, required: Sequence[str] = (), also: Sequence[str] = ()
+) -> None:
+  """Parses flags, or answers --help; neither needs JAX.
 
-
-def _moved(name: str) -> list[str]:
-  """Says where a field is now, given the part of its name that isn't there.
-
-  Where it is on the command line, the rest of its name must agree; in a config
-  file the rest isn't known.
+  Args:
+    doc: of the command, see `mmrl.help.command`.
+    required: flags that must be given.
+    also: flags of this module that the command takes besides.
   """
-  flag = "--config."
-  given = [
-    argument.partition("=")[0].removeprefix(flag) + "."
-    for argument in sys.argv
-    if argument.startswith(flag)
-  ]
-  given = [field for field in given if name in field.split(".")]
-  return [
-    f"config.{old} is now config.{new}"
-    for old, new in MOVED.items()
-    if name in old.split(".")
-    and (not given or any(field.startswith(f"{old}.") for field in given))
-  ]
+  names = _taken({*required, *also})
+  try:
+    if _answer_help(doc, names, required):
+      sys.exit(0)
+    rest = flags.FLAGS(sys.argv)[1:]
+    if rest:
+      raise UserError(
+        f"expected flags only, found {rest[0]!r}; write --NAME=VALUE, see"
+        " --help"
+      )
+    for name in _SHARED:
+      if name not in names and flags.FLAGS[name].present:
+        raise UserError(_unknown(name, names))
+    for name in required:
+      if flags.FLAGS[name].value is None:
+        raise UserError(f"expected --{name}, found none; see --help")
+  except flags.UnrecognizedFlagError as error:
+    _fail(_unknown(error.flagname, names))
+  except (flags.Error, LookupError, TypeError, ValueError) as error:
+    # What ml_collections raises of a field's value may be any of these.
+    _fail(str(error))
+
+
+def _taken(shared: Collection[str]) -> list[str]:
+  """Returns the flags of this command: its own, and those of the shared."""
+  return sorted(
+    flag.name
+    for module, found in flags.FLAGS.flags_by_module_dict().items()
+    for flag in found
+    if not module.startswith(("absl", "etils"))
+    if flag.name in shared
+    or (flag.name not in _SHARED and not flag.name.startswith("config."))
+  )
+
+
+def _answer_help(doc: str, names: Collection[str], required) -> bool:
+  """Prints what is asked for, and tells whether anything is."""
+  for place, argument in enumerate(sys.argv[1:], 2):
+    name, _, value = argument.partition("=")
+    if argument in ("-h", "-help", "--help"):
+      print(help_lib.command(doc, names, required), end="")
+      return True
+    if name.replace("_", "-") == "--help-config" and "config" in names:
+      following = sys.argv[place : place + 1]
+      prefix = value or "".join(x for x in following if x[:1] != "-")
+      print(help_lib.config(prefix), end="")
+      return True
+  return False
+
+
+def _unknown(name: str, names: Collection[str]) -> str:
+  """Says that the command has no such flag."""
+  if name.startswith("config.") and "config" in names:
+    return f"expected --config=FILE before --{name}, found none; see --help"
+  hint = nearest(f"--{name}", [f"--{one}" for one in names])
+  return f"expected a flag of this command, found --{name}{hint}; see --help"
+
+
+def _fail(error: str, exit_: Callable = sys.exit) -> None:
+  print(f"error: {' '.join(error.split())}", file=sys.stderr)
+  exit_(2)

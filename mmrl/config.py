@@ -3,14 +3,28 @@
 An experiment is a file with `get_config`. It starts from this config, changes
 the fields that its paper changes, and documents them in its docstring. No other
 code of the library has a default for a field of the config.
+
+The comment above a field, or behind it, is what `--help-config` prints: each
+field has one, but for the options of a spec, which are those of its function.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
-from mmrl.errors import UserError
+from mmrl.errors import UserError, nearest
 
+# Tables whose entries have names of one's own.
+TABLES = (
+  "models",
+  "rewards",
+  "probes",
+  "token_weights",
+  "losses",
+  "trackers",
+  "evaluation.benchmarks",
+)
 # Fields of `rollout` that aren't options of where answers come from.
 ROLLOUT_SIZES = ("prompts", "answers", "length", "mask_truncated")
 # Fields that were renamed: what they are now, and how, where they are part of
@@ -37,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
       # Directory (with a mesh of its own, or the run's), Initial (the policy at
       # step 0) and Average (a moving average of the policy).
       "models": {
+        # The one that is trained.
         "policy": {
           # Directory in the Hugging Face layout; "tiny" ships with the library.
           "path": "tiny",
@@ -49,16 +64,23 @@ def get_config() -> ml_collections.ConfigDict:
           "remat": True,
           # Largest picture area in pixels; 0 keeps the model's own budget.
           "max_pixels": 0,
-          # Sampling of video frames; 0 keeps the model's own setting. `frames`
-          # samples that many whatever the length; without it `fps` applies, up
-          # to `max_frames`.
-          "video": {"fps": 0.0, "frames": 0, "max_frames": 0, "max_pixels": 0},
+          # Sampling of video frames; 0 keeps the model's own setting.
+          "video": {
+            "fps": 0.0,  # frames a second, where `frames` is 0
+            "frames": 0,  # number of frames, whatever the length
+            "max_frames": 0,  # most that `fps` samples
+            "max_pixels": 0,  # largest area of a frame
+          },
         },
         "reference": {"name": "Initial"},
       },
-      # Devices on each axis, -1 for all others. Prompts are sharded over data x
-      # fsdp, parameters over fsdp x tensor: `mmrl.machines.sharding`.
-      "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+      # Devices on each axis, -1 for all others: `mmrl.machines.sharding`.
+      "mesh": {
+        "data": -1,  # prompts
+        "fsdp": 1,  # prompts and parameters
+        "tensor": 1,  # parameters
+      },
+      # Questions to learn from, and how they become batches.
       "data": {
         # Spec of `mmrl.data.sources`; a prompt's "{question}" is the question.
         "train": {
@@ -66,22 +88,25 @@ def get_config() -> ml_collections.ConfigDict:
           "split": "train",
           "prompt": "{question}",
         },
-        # Allowed padded prompt lengths, and patches per prompt, on average over
-        # the prompts whose pictures are packed together. Each pair that occurs
-        # is compiled once; prompts that fit none are an error.
+        # Allowed padded prompt lengths, tokens. Each pair of these and of
+        # `patches` that occurs is compiled once; prompts that fit none are an
+        # error.
         "lengths": (40,),
+        # Allowed patches per prompt, on average over the prompts whose pictures
+        # are packed together.
         "patches": (64,),
         # Threads that read and preprocess pictures ahead, in each of `workers`
-        # processes; with 0 workers in the run's own process. Workers help where
-        # pictures are large and cores idle; their batches are in /dev/shm.
+        # processes.
         "threads": 2,
+        # Processes that do so; 0 is the run's own. They help where pictures are
+        # large and cores idle; their batches are in /dev/shm.
         "workers": 0,
       },
       # Where answers come from: a spec of `mmrl.rollouts`, and sizes.
       "rollout": {
-        "name": "sampled",
-        "prompts": 64,  # P of a rollout batch
-        "answers": 8,  # G
+        "name": "sampled",  # function of `mmrl.rollouts`
+        "prompts": 64,  # P, of a rollout batch
+        "answers": 8,  # G, of each prompt
         "length": 10,  # R, most tokens of an answer
         # Overlong filtering: answers truncated at R count in rewards and
         # advantages, but in no loss, no reduction, no token weight and no
@@ -89,16 +114,20 @@ def get_config() -> ml_collections.ConfigDict:
         "mask_truncated": False,
         "temperature": 1.0,  # 0 is greedy
         "top_k": 0,  # 0 keeps all tokens
-        "top_p": 1.0,
+        "top_p": 1.0,  # share of the probability that is kept
       },
       # Specs of `mmrl.rewards`, each with a weight.
       "rewards": {
         "accuracy": {"name": "exact_answer", "weight": 0.9},
         "format": {"name": "answer_format", "weight": 0.1, "form": "think"},
       },
+      # Spec of `mmrl.advantages`.
       "advantage": {"name": "group_normalised", "epsilon": 1e-6, "ddof": 1},
-      # Layers whose attention is a policy, and which row: "self" or "emit".
-      "attention": {"layers": (-1,), "row": "self"},
+      # Where attention is a policy.
+      "attention": {
+        "layers": (-1,),  # of the decoder; -1 is the last
+        "row": "self",  # which of a token's rows: "self" or "emit"
+      },
       # Specs of `mmrl.probes` with options, or whose fields are optional data;
       # others are run if a function names a field of theirs.
       "probes": {},
@@ -120,30 +149,42 @@ def get_config() -> ml_collections.ConfigDict:
           "estimator": "k3",
         },
       },
+      # How long a run is, and how a rollout batch becomes updates.
       "train": {
         "steps": 100,  # rollout batches
         "minibatches": 2,  # updates per rollout batch and epoch
         "epochs": 1,  # times each rollout batch is used
         "accumulate": 1,  # parts of a minibatch (gradient accumulation)
       },
-      # Specs of optax; the schedule counts updates, not rollout batches.
+      # Spec of optax.
       "optimizer": {"name": "adamw", "weight_decay": 0.01},
+      # Spec of optax: the learning rate, by updates, not by rollout batches.
       "schedule": {"name": "constant_schedule", "value": 1e-4},
+      # Largest norm of a gradient; larger ones are scaled to it.
       "clip_norm": 1.0,
       # Parameters whose path matches one of these expressions are frozen. RAL
       # freezes vision tower and projector.
       "frozen": ("vision/.*",),
-      # Steps between checkpoints, and how many are kept.
-      "checkpoint": {"every": 20, "keep": 2},
-      # Steps between measurements of each term's share of the gradient (0 for
-      # never), and the number of prompts measured.
-      "shares": {"every": 1, "prompts": 8},
+      # What of a run can be resumed.
+      "checkpoint": {
+        "every": 20,  # steps between checkpoints
+        "keep": 2,  # number of the newest ones that stay
+      },
+      # Where the logged numbers go besides metrics.jsonl: specs of
+      # `mmrl.workdir.trackers`.
+      "trackers": {"tensorboard": {"name": "tensorboard"}},
+      # Measurement of each term's share of the gradient.
+      "shares": {
+        "every": 1,  # steps between measurements; 0 for never
+        "prompts": 8,  # number of those that are measured
+      },
+      # Held-out questions, before, while and after it trains.
       "evaluation": {
         # Steps between evaluations while training, whose numbers are logged; 0
         # for none but those before and after.
         "every": 0,
-        "batch": 250,  # questions
-        "shown": 12,  # of each benchmark in the report
+        "batch": 250,  # questions at a time
+        "shown": 12,  # questions of each benchmark in the report
         # Specs of `mmrl.benchmarks`. Of `questions`, `questions` are spread
         # evenly over `data` (0 for all), and each of `scores` is one of
         # `mmrl.rewards` that reads texts.
@@ -195,10 +236,12 @@ def wrap_rollout(
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
-  """Checks that a config has no field that was renamed.
+  """Checks that a config has the fields of this module, and no others.
+
+  Entries of `TABLES`, and options of specs, are checked where they are used.
 
   Raises:
-    UserError: naming the field, and what it is now.
+    UserError: naming the field, and what it is now or which one is nearest.
   """
   fields = config.to_dict()
   for old, new in MOVED.items():
@@ -211,3 +254,55 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
         f"config.{old}: expected it as config.{new}, where it is now, found it"
         " under its old name"
       )
+  _check_table(fields, get_config().to_dict(), "")
+
+
+def _check_table(found: Mapping, base: Mapping, prefix: str) -> None:
+  """Compares the names of a table's fields with those of the base config."""
+  free = prefix.removesuffix(".") in TABLES
+  for name in found:
+    if name not in base and not free:
+      raise UserError(unknown_field(prefix + name, base))
+  for name, value in base.items():
+    path = prefix + name
+    if free and path != "models.policy":
+      continue
+    if name not in found:
+      raise UserError(
+        f"config.{path}: expected this field of the config, found none; leave"
+        " it as mmrl/config.py has it, or change its value"
+      )
+    _check_kind(found[name], value, path)
+    if isinstance(value, dict) and "name" not in value:
+      _check_table(found[name], value, f"{path}.")
+
+
+def _check_kind(found: Any, base: Any, path: str) -> None:
+  """Compares the type of a value with the base config's."""
+  if isinstance(base, tuple):
+    kind, fits = "a tuple", isinstance(found, tuple | list)
+    if fits and base:
+      for one in found:
+        _check_kind(one, base[0], path)
+  elif isinstance(base, dict):
+    kind, fits = "a table", isinstance(found, dict)
+  elif isinstance(base, float):
+    kind, fits = "a number", isinstance(found, int | float)
+  else:
+    kind, fits = type(base).__name__, isinstance(found, type(base))
+  if not fits or (isinstance(found, bool) and not isinstance(base, bool)):
+    raise UserError(f"config.{path}: expected {kind}, found {found!r:.100}")
+
+
+def unknown_field(path: str, fields: Iterable[str]) -> str:
+  """Says that a field isn't one of the config.
+
+  Args:
+    path: as "rollout.anwsers".
+    fields: that are there beside it.
+  """
+  name = path.rpartition(".")[2]
+  return (
+    f"config.{path}: expected a field of the config, found none of name"
+    f" {name}{nearest(name, fields)}; --help-config lists them"
+  )

@@ -1,7 +1,8 @@
 """Exception for mistakes that the user can fix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
+import difflib
 
 
 class UserError(ValueError):
@@ -10,6 +11,26 @@ class UserError(ValueError):
   Commands print it without a traceback and exit with status 2; a traceback is
   reserved for bugs.
   """
+
+
+def nearest(name: object, valid: Iterable[object]) -> str:
+  """Returns a hint at the valid name nearest to a misspelt one, or ""."""
+  found = difflib.get_close_matches(str(name), map(str, valid), 1)
+  return f"; the nearest is {found[0]}" if found else ""
+
+
+def not_installed(what: str, extra: str) -> UserError:
+  """Returns the error that an optional package is missing.
+
+  Args:
+    what: was expected, as "the package rouge-score".
+    extra: of setup.py, which brings it.
+  """
+  # Not by the name of a package: `mmrl` on PyPI is somebody else's.
+  return UserError(
+    f"expected {what}, found none installed; run pip install -e '.[{extra}]' in"
+    " your clone of this library"
+  )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""python -m mmrl.evaluate --config FILE.py[:arg] --workdir DIR
+"""python -m mmrl.evaluate --config FILE.py[:ARGUMENT] --workdir DIR
 
 Evaluates the model that a run has trained.
 """
@@ -7,7 +7,7 @@ import dataclasses
 
 import ml_collections
 
-from mmrl import commands, json_files
+from mmrl import commands
 from mmrl.config import check_fields
 from mmrl.errors import UserError
 
@@ -24,7 +24,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   # Imported late: a mistyped flag is answered at once, and `commands.run` forks
   # (`machines.watch`) before JAX and what it brings are there.
-  from mmrl import storage
+  from mmrl import json_files, storage
   from mmrl.train import loop
   from mmrl.train import run as run_lib
 

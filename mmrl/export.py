@@ -1,4 +1,4 @@
-"""python -m mmrl.export --workdir DIR --output HF_DIR
+"""python -m mmrl.export --workdir DIR --output DIR
 
 Writes a run's model as a directory for Transformers, vLLM and lmms-eval.
 
@@ -9,16 +9,10 @@ frozen parameters are merged.
 import json
 
 from absl import flags
-import jax
 import ml_collections
 
-from mmrl import commands, hub, storage
+from mmrl import commands
 from mmrl.errors import UserError
-from mmrl.hub import config_json
-from mmrl.hub import directory as model_lib
-from mmrl.models import parameters
-from mmrl.prompts.processor import Processor
-from mmrl.workdir import checkpoint
 
 
 def export(
@@ -42,6 +36,16 @@ def export(
   Raises:
     UserError: if there is no whole checkpoint, or the model can't be written.
   """
+  # Imported late, so that a mistyped flag is answered at once.
+  import jax
+
+  from mmrl import hub, storage
+  from mmrl.hub import config_json
+  from mmrl.hub import directory as model_lib
+  from mmrl.models import parameters
+  from mmrl.prompts.processor import Processor
+  from mmrl.workdir import checkpoint
+
   path = storage.path(workdir)
   try:
     config = ml_collections.ConfigDict(
@@ -77,7 +81,7 @@ def export(
 
 
 def define_flags() -> None:
-  """Defines the command-line flags of `mmrl.export`; called when it is main."""
+  """Defines the flags; called when this is main."""
   flags.DEFINE_string("output", None, "Directory to write.")
   flags.DEFINE_enum(
     "dtype", "", ["", "float32", "bfloat16", "float16"], "Of the weights."

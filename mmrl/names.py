@@ -1,9 +1,10 @@
-"""Names by which the functions of the slots take their data: one table.
+"""python -m mmrl.names prints docs/names.md
 
-    python -m mmrl.names        prints docs/names.md
+Names by which the functions of the slots take their data: one table.
 
 A function asks for data by the names of its positional arguments (see
-`mmrl.build`). What isn't in this table can't be asked for. The run gives some
+`mmrl.build`). What isn't in this table can't be asked for, but for fields that
+probes from one's own files add. The run gives some
 names always; others are fields of a batch, which exist where something adds
 them: the place where answers come from (`mmrl.rollouts`), or a probe, which a
 run computes if one of its functions names a field of it.
@@ -11,6 +12,8 @@ run computes if one of its functions names a field of it.
 
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from mmrl import commands
 
 PROBES, REWARDS, ADVANTAGES = "probes", "rewards", "advantages"
 WEIGHTS, LOSSES, TEXTS = "token weights", "losses", "rewards of texts"
@@ -104,8 +107,14 @@ def given(slot: str) -> list[str]:
 
 
 def allowed(slot: str, fields: Iterable[str]) -> list[str]:
-  """Returns those of a batch's fields that functions of a slot may name."""
-  return [f for f in fields if f in NAMES and slot in NAMES[f].slots]
+  """Returns those of a batch's fields that functions of a slot may name.
+
+  A field that isn't in the table is of a probe or a source of answers from
+  one's own file: what comes after it may name it.
+  """
+  return [
+    f for f in fields if slot in (NAMES[f].slots if f in NAMES else _LATER)
+  ]
 
 
 def page() -> str:
@@ -128,4 +137,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+  commands.parse(__doc__)
   print(page(), end="")

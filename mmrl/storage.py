@@ -1,7 +1,7 @@
 """Files on local disks and in Google Cloud Storage (`gs://BUCKET/PATH`).
 
 Working directories, data and models may be in either. A store needs a client:
-`pip install 'mmrl[gcs]'`.
+`pip install -e '.[gcs]'`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from mmrl.errors import UserError
+from mmrl.errors import UserError, not_installed
 
 Name = str | os.PathLike[str]
 
@@ -36,10 +36,7 @@ def path(name: Name) -> epath.Path:
       " one of these"
     )
   if is_remote(text) and not _has_client():
-    raise UserError(
-      f"expected a client for {text}, found none installed; run pip install"
-      " 'mmrl[gcs]'"
-    )
+    raise not_installed(f"a client for {text}", "gcs")
   return epath.Path(text)
 
 

@@ -8,8 +8,9 @@ import runs
 import small_models
 from small_models import clip, picture, user
 
-from mmrl import hub, models, sample
+from mmrl import hub, models
 from mmrl.errors import UserError
+from mmrl.sample import answer as sample
 
 LENGTH = 6
 CHAT = user(picture(16, 24, 1), "a", clip(5, 16, 16, 2.0, 2), "what?")

@@ -30,6 +30,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
       )
 
 
+# Of a `Benchmark`.
+_METHODS = ("__len__", "__getitem__", "grade", "summarise", "baseline")
+
+
 def build_benchmarks(settings: Mapping[str, Any]) -> dict[str, Benchmark]:
   """Builds the benchmarks of `config.evaluation`.
 
@@ -39,7 +43,14 @@ def build_benchmarks(settings: Mapping[str, Any]) -> dict[str, Benchmark]:
   found = {}
   for name, spec in settings["benchmarks"].items():
     where = f"config.evaluation.benchmarks.{name}"
-    found[name] = build.construct(benchmarks, spec, where, field=where)
+    one = build.construct(benchmarks, spec, where, field=where)
+    lacking = [method for method in _METHODS if not hasattr(one, method)]
+    if lacking:
+      raise UserError(
+        f"{where}: expected {spec['name']} to have {', '.join(_METHODS)}"
+        f" (mmrl/benchmarks/contract.py), found no {', '.join(lacking)}"
+      )
+    found[name] = one
   return found
 
 

@@ -149,7 +149,7 @@ def questions(
     name: _scorer(spec, f"{field}.scores.{name}")
     for name, spec in scores.items()
   }
-  source = build.construct(data_lib.sources, data, f"{field}.data")
+  source = data_lib.sources.make(data, f"{field}.data")
   if not len(source):
     raise UserError(f"{field}.data: expected at least one question, found none")
   require_answers(bound.values(), source)

@@ -15,7 +15,7 @@ from typing import Any
 from mmrl import storage
 from mmrl.data import lines, media
 from mmrl.data.tables import Blob, Table
-from mmrl.errors import UserError
+from mmrl.errors import UserError, not_installed
 
 _BATCH = 1000  # Rows that become Python objects at once.
 _KEPT = 4  # Row groups that are held in memory.
@@ -34,10 +34,9 @@ def _needed(package: str, what: str) -> Any:
 
     return pyarrow
   except ImportError as error:
-    raise UserError(
-      f"expected the package {package} to read {what}, found none installed;"
-      " run pip install 'mmrl[data]'"
-      + (" datasets" if package == "datasets" else "")
+    extra = "hub" if package == "datasets" else "data"
+    raise not_installed(
+      f"the package {package} to read {what}", extra
     ) from error
 
 

@@ -4,18 +4,23 @@ A source has `__len__` and `__getitem__`, and reads a picture only when its
 example is asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import sys
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mmrl import build, errors, python_files
 from mmrl.data.example import Example, ask, check_prompt
 from mmrl.data.files import Files
-from mmrl.errors import UserError
+from mmrl.errors import UserError, not_installed
 from mmrl.types import Box
 
 # What `config.data` and benchmarks may name.
 __all__ = ["EasyVQA", "Files"]
+# What a run calls of a source: number, an example, (question, answer) of all.
+_READ = ("__len__", "__getitem__", "pairs")
 
 
 def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
@@ -39,6 +44,34 @@ def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
     int(columns[-1]) + 1,
     int(rows[-1]) + 1,
   )
+
+
+def make(spec: Mapping[str, Any], where: str) -> Any:
+  """Makes the source of a spec, one of this module or of a user's file.
+
+  Args:
+    spec: "name" and options.
+    where: the config field, for errors.
+
+  Raises:
+    UserError: if it can't be made, or one of a file lacks what a run reads.
+  """
+  source = build.construct(sys.modules[__name__], spec, where)
+  if file := build.file_of(spec["name"]):
+    lacking = [name for name in _READ if not hasattr(source, name)]
+    if lacking:
+      raise UserError(
+        f"{where}: expected {spec['name']} to have {', '.join(_READ)}, found no"
+        f" {', '.join(lacking)}"
+      )
+    with errors.of_field(where), python_files.mistakes(file):
+      first = source[0] if len(source) else None
+    if first is not None and not isinstance(first, Example):
+      raise UserError(
+        f"{where}: expected {spec['name']} to hold mmrl.data.Example, found"
+        f" {type(first).__name__}"
+      )
+  return source
 
 
 class EasyVQA:
@@ -70,10 +103,7 @@ class EasyVQA:
     try:
       import easy_vqa
     except ImportError as error:
-      raise UserError(
-        "expected the package easy-vqa, found none installed; run pip install"
-        " 'mmrl[examples]'"
-      ) from error
+      raise not_installed("the package easy-vqa", "examples") from error
     if split not in ("train", "test"):
       raise UserError(f"expected split 'train' or 'test', found {split!r}")
     questions = getattr(easy_vqa, f"get_{split}_questions")()

@@ -1,4 +1,7 @@
-"""python -m mmrl.plan --config FILE.py[:arg] [--topology v5p:4x4x4] [--json]"""
+"""python -m mmrl.plan --config FILE.py[:ARGUMENT] [--topology v5p:4x4x4]
+
+Says what a run needs of memory and time, on devices that needn't be there.
+"""
 
 import sys
 

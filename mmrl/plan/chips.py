@@ -7,7 +7,7 @@ import os
 import jax
 from jax.experimental import topologies
 
-from mmrl.errors import UserError
+from mmrl.errors import UserError, not_installed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +63,8 @@ def topology(name: str) -> Sequence[jax.Device]:
   except RuntimeError as error:
     reason = " ".join(str(error).split())
     if "not installed" in reason:
-      raise UserError(
-        "--topology: expected the libtpu package, found none; run pip install"
-        " 'mmrl[plan]'"
+      raise not_installed(
+        "for --topology the package libtpu", "plan"
       ) from error
     raise UserError(
       f"--topology: expected a TPU topology such as v4:2x2x4, v5e:4x4,"

@@ -9,7 +9,7 @@ import sys
 import jax
 import ml_collections
 
-from mmrl import build, data
+from mmrl import data
 from mmrl.config import check_fields
 from mmrl.errors import UserError
 from mmrl.hub import directory
@@ -96,7 +96,7 @@ def _padding(compiler: Compiler) -> float | None:
       directory.find(policy), compiler.parts.model_config
     )
     processor = models_lib.with_budget(config, processor)
-    source = build.construct(data.sources, config.data.train.to_dict(), "")
+    source = data.sources.make(config.data.train.to_dict(), "")
     chosen = [source[i] for i in data.spread(len(source), _SAMPLE)]
     lengths = [len(processor.encode(e.messages, e.name).tokens) for e in chosen]
   except UserError:

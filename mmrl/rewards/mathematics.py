@@ -1,6 +1,6 @@
 """A reward of answers in mathematics, compared by the package math-verify.
 
-`pip install 'mmrl[math]'` brings it. Beyond what `mmrl.rewards.numbers` takes,
+`pip install -e '.[math]'` brings it. Beyond what `mmrl.rewards.numbers` takes,
 it compares expressions, sets, intervals and equations, written in LaTeX or
 plainly: (x + 1)^2 is x^2 + 2x + 1, and x = 3 is 3. To it, 50% is 0.5 as well as
 50, and a unit doesn't matter. Answers of words are compared as in
@@ -16,7 +16,7 @@ import warnings
 from jaxtyping import Float
 import numpy as np
 
-from mmrl.errors import UserError
+from mmrl.errors import not_installed
 from mmrl.rewards import lenient
 from mmrl.rewards.answer import Block, score
 from mmrl.rewards.marks import marked
@@ -31,10 +31,7 @@ def _library() -> Any:
   try:
     import math_verify
   except ImportError as error:
-    raise UserError(
-      "expected the package math-verify, found none installed; run pip install"
-      " 'mmrl[math]'"
-    ) from error
+    raise not_installed("the package math-verify", "math") from error
   return math_verify
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
-from mmrl.errors import UserError
+from mmrl.errors import not_installed
 from mmrl.rewards.answer import score
 from mmrl.rewards.marks import marked
 
@@ -55,10 +55,7 @@ def _scorer() -> Any:
   try:
     from rouge_score import rouge_scorer
   except ImportError as error:
-    raise UserError(
-      "expected the package rouge-score, found none installed; run pip install"
-      " 'mmrl[rouge]'"
-    ) from error
+    raise not_installed("the package rouge-score", "rouge") from error
   names = ["rouge1", "rouge2", "rougeL"]
   return rouge_scorer.RougeScorer(names, use_stemmer=True)
 
@@ -69,7 +66,7 @@ def rouge(
 ) -> Float[np.ndarray, "P G"]:
   """Rewards texts by the mean F of ROUGE-1, ROUGE-2 and ROUGE-L, of stems.
 
-  `pip install 'mmrl[rouge]'` brings what computes it. Case and punctuation
+  `pip install -e '.[rouge]'` brings what computes it. Case and punctuation
   don't count. A single word has no pair of words, so that it gets at most 2/3;
   texts in scripts other than Latin have no words there and get 0.
 

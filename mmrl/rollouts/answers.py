@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from mmrl import build, data, names
+from mmrl import build, data, names, python_files
 from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
@@ -225,21 +225,23 @@ def _score(
 ) -> Float[np.ndarray, "P G"]:
   """Calls a reward once, and checks what it returns; see `score`."""
   try:
-    values = bound(context)
+    values = bound.call(context)
   except UserError:
     raise
   except Exception as error:
     raise UserError(
       f"{bound.where}: expected {bound.name} to return numbers, found"
-      f" {_described(error)}{_place(bound, context, error)}; repair it"
+      f" {_described(bound, error)}{_place(bound, context, error)}; repair it"
     ) from error
   examples, texts = context["example"], context["text"]
   return checked(bound, values, examples, len(texts[0]), texts=texts, nan=nan)
 
 
-def _described(error: Exception) -> str:
+def _described(bound: build.Bound, error: Exception) -> str:
   message = " ".join(str(error).split())
-  return f"{type(error).__name__}: {message:.200}"
+  file = build.file_of(bound.name)
+  at = f" at {python_files.place(error, file)}" if file else ""
+  return f"{type(error).__name__}: {message:.200}{at}"
 
 
 def _place(

@@ -1,4 +1,7 @@
-"""python -m mmrl.train --config FILE.py[:arg] --workdir DIR"""
+"""python -m mmrl.train --config FILE.py[:ARGUMENT] --workdir DIR
+
+Trains a model. A stopped run goes on when the same command is given again.
+"""
 
 from mmrl import commands
 
@@ -18,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  commands.run(main)
+  commands.run(main, also=commands.JOINING)

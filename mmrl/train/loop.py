@@ -24,7 +24,7 @@ from mmrl.train import run as run_lib
 from mmrl.train.run import Run
 from mmrl.train.state import State
 from mmrl.types import Batch, PyTree
-from mmrl.workdir import checkpoint, lock, summary
+from mmrl.workdir import checkpoint, lock, summary, trackers
 from mmrl.workdir import log as log_lib
 from mmrl.workdir.claim import claim
 
@@ -97,7 +97,7 @@ def _train(
   checkpoints.prepare(state)
   questions.start_prefetch()
   first = jax.process_index() == 0
-  log = log_lib.Log(path, step=int(state.step)) if first else None
+  log = _open_log(run, path, int(state.step)) if first else None
   try:
     before = _evaluation(run, state.params, path / "before.json")
     for name, result in before.items():
@@ -120,6 +120,14 @@ def _train(
     questions.close()
   after = _evaluation(run, state.params, path / "after.json")
   return before, processes.whole(state.params), after
+
+
+def _open_log(run: Run, path: epath.Path, step: int) -> log_lib.Log:
+  """Opens the log of a run that goes on after a step, and its trackers."""
+  settings = run.config.to_dict()
+  tracked = trackers.Run(path, step, settings)
+  opened = trackers.Trackers(settings["trackers"], tracked)
+  return log_lib.Log(path, step=step, trackers=opened)
 
 
 def read_questions(run: Run):

@@ -12,7 +12,15 @@ from typing import Any
 
 import ml_collections
 
-from mmrl import advantages, build, names, probes, rewards, token_weights
+from mmrl import (
+  advantages,
+  build,
+  errors,
+  names,
+  probes,
+  rewards,
+  token_weights,
+)
 from mmrl.errors import UserError
 from mmrl.names import SCORES
 from mmrl.rollouts.answers import Reward, reads_texts
@@ -65,6 +73,13 @@ class _Slot:
     """Returns the names that it can't do without."""
     function, _ = build.resolve(self.package, self.spec, self.where)
     return build.required(function)
+
+  @property
+  def provides(self) -> tuple[str, ...]:
+    """Returns the fields that it adds, of a probe."""
+    function = build.lookup(self.package, self.spec, self.where)
+    with errors.of_field(self.where):
+      return build.provides(function)
 
   def bind(self, provided: Iterable[str], remedies) -> build.Bound:
     """Binds it to the names that a run provides."""
@@ -258,13 +273,7 @@ def _choose_probes(
   slots = [
     _Slot(probes, spec, f"config.probes.{name}") for name, spec in specs.items()
   ]
-  there = {
-    field
-    for slot in slots
-    for field in build.provides(
-      build.lookup(slot.package, slot.spec, slot.where)
-    )
-  }
+  there = {field for slot in slots for field in slot.provides}
   read = [
     *wanted,
     *(n for p in probes.__all__ for n in build.required(getattr(probes, p))),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import inspect
 from typing import Any
 
 import jax
@@ -68,11 +67,14 @@ class Term:
     Raises:
       UserError: if its reduction is for terms of another rank.
     """
-    found = self.bound(context)
-    values, statistics = found if self.init else (found, None)
+    if self.init:
+      values, statistics = self.bound(context)
+    else:
+      values, statistics = self.bound.array(context, 1, 2, 3), None
     rank = values.ndim
     fitting = reduce.BY_RANK.get(rank, ())
-    if self.reduce.name not in fitting:
+    # What one of a file reduces is its own affair.
+    if self.reduce.name not in fitting and not build.file_of(self.reduce.name):
       letters = ", ".join("PGR"[:rank])
       raise UserError(
         f"{self.reduce.where}: expected a reduction of a term [{letters}], such"
@@ -130,7 +132,7 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
     function, options = build.resolve(losses, spec, where)
     reduction = _bind_reduction(reduce_, f"{where}.reduce")
     term = Resolved(name, spec, function, options, float(weight), reduction)
-    if inspect.signature(function).return_annotation is Stateful:
+    if build.signature(function).return_annotation is Stateful:
       with errors.of_field(where):
         made = function(**options)
       term = dataclasses.replace(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mmrl import build, data
+from mmrl import data
 from mmrl.benchmarks import runner
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
@@ -24,6 +24,7 @@ from mmrl.train import walk
 from mmrl.train.parts import Parts, build_parts
 from mmrl.train.state import State
 from mmrl.types import PyTree
+from mmrl.workdir import trackers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +94,13 @@ def build_run(
     layout,
     models_lib.read_architectures(config),
   )
-  train_source = build.construct(
-    data.sources, config.data.train.to_dict(), "config.data.train"
+  train_source = data.sources.make(
+    config.data.train.to_dict(), "config.data.train"
   )
   answers.require_answers(
     [reward.bound for reward in parts.method.rewards], train_source
   )
+  trackers.resolve(config.trackers.to_dict())
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
   walk.check(parts)
   policy = models_lib.load_policy(config, layout.parameter)

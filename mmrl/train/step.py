@@ -84,7 +84,7 @@ def make_probe(
     known["visual"] = visual
     fields: dict[str, Any] = {}
     for bound in method.probes:
-      fields |= bound(batch.context(**known))._asdict()
+      fields |= bound.fields(batch.context(**known))
     if {"sampled", "logprobs_sampler"} <= set(batch.fields):
       # What the policy didn't sample has no mismatch to measure.
       own = batch.fields["sampled"][..., None]
@@ -116,7 +116,7 @@ def make_probe_apart(
     known = {f"scorer_{name}": scorer, f"params_{name}": params}
     fields: dict[str, Any] = {}
     for bound in probes:
-      fields |= bound(batch.context(**known))._asdict()
+      fields |= bound.fields(batch.context(**known))
     fields = {k: x for k, x in fields.items() if k in method.fields}
     return layout.constrain(fields)
 
@@ -167,7 +167,7 @@ def make_prepare(
     fields: dict[str, Any] = {"rewards": rewards}
     if method.advantage:
       context = batch.context(key=key, **fields)
-      fields["advantages"] = method.advantage(context)
+      fields["advantages"] = method.advantage.array(context, 2, 3)
     mask = batch.mask
     if mask_truncated:
       mask &= batch.fields["ended"][..., None]
@@ -175,7 +175,7 @@ def make_prepare(
     weights = jnp.ones(mask.shape, jnp.float32)
     for bound in method.token_weights:
       if not reads_scores(bound):
-        weights *= bound(batch.context(key=key, **fields))
+        weights *= bound.array(batch.context(key=key, **fields), 3)
     fields["token_weights"] = weights
     return layout.constrain((mask, fields))
 
@@ -220,7 +220,7 @@ def make_loss(
     }
     context = batch.context(scores, **{**known, **current})
     for bound in late:
-      weight = jax.lax.stop_gradient(bound(context))
+      weight = jax.lax.stop_gradient(bound.array(context, 3))
       context["token_weights"] = context["token_weights"] * weight
     return objective_lib.objective(
       terms, context, coefficients, axis_name=axis_name

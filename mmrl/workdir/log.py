@@ -1,17 +1,16 @@
-"""Logging of a run's metrics: metrics.jsonl, TensorBoard, and a NaN check."""
+"""Logging of a run's metrics: metrics.jsonl, trackers, and a NaN check."""
 
 from collections.abc import Mapping
 import json
 import math
-import sys
 import time
 from typing import IO, Any
 
 import jax
-import tensorboardX
 
 from mmrl import storage
 from mmrl.errors import UserError
+from mmrl.workdir.trackers import Trackers
 
 # Least seconds between two writes of metrics.jsonl to a store.
 _SECONDS = 30.0
@@ -31,14 +30,19 @@ class Compilations:
 
 
 class Log:
-  """Writes metrics.jsonl and TensorBoard files to a working directory.
+  """Writes metrics.jsonl to a working directory, and to a run's trackers.
 
   A store can't append. There metrics.jsonl is rewritten, at most every
-  `_SECONDS` and by `flush`, and there are no TensorBoard files. Only a run's
-  first process writes.
+  `_SECONDS` and by `flush`. Only a run's first process writes.
   """
 
-  def __init__(self, workdir: storage.Name, *, step: int):
+  def __init__(
+    self,
+    workdir: storage.Name,
+    *,
+    step: int,
+    trackers: Trackers | None = None,
+  ):
     """Opens the log of a run that resumes after `step`.
 
     Lines of later steps are dropped: the run that wrote them was killed before
@@ -47,32 +51,23 @@ class Log:
     workdir = storage.path(workdir)
     self._path = workdir / "metrics.jsonl"
     self._file: IO[str] | None = None
-    self._board: Any = None  # tensorboardX has no types
+    self._trackers = trackers
     kept = [row for row in read(workdir) if row["step"] <= step]
     self._lines = [json.dumps(row) + "\n" for row in kept]
     self._write()
     if jax.process_index():
       return
-    if storage.is_remote(workdir):
-      print(
-        f"no TensorBoard files are written to {workdir}; its metrics.jsonl has"
-        " the same numbers",
-        file=sys.stderr,
-      )
-      return
-    self._file = open(self._path, "a")  # noqa: SIM115 (held until close)
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1
-    )
+    if not storage.is_remote(workdir):
+      self._file = open(self._path, "a")  # noqa: SIM115 (held until close)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the metrics of a step."""
+    if self._trackers:
+      self._trackers.write(step, values)
     line = json.dumps({"step": step, **values}) + "\n"
     if self._file is not None:
       self._file.write(line)
       self._file.flush()
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step)
       return
     self._lines.append(line)
     if time.monotonic() - self._written >= _SECONDS:
@@ -88,12 +83,13 @@ class Log:
       self._write()
 
   def close(self) -> None:
-    """Closes metrics.jsonl and the TensorBoard files."""
+    """Closes metrics.jsonl and the trackers."""
     self.flush()
     if self._file is not None:
       self._file.close()
-      self._board.close()
       self._file = None
+    if self._trackers:
+      self._trackers.close()
 
 
 def read(workdir: storage.Name) -> list[dict[str, Any]]:

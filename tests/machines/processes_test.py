@@ -146,7 +146,7 @@ def main():
     timeout_seconds=5,
   )
 
-commands.run(main, required=())
+commands.run(main, required=("config", "workdir"), also=commands.JOINING)
 """
   with runs.start(
     folder, folder / "never", 2, order=[index], program=("-c", program)

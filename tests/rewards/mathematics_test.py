@@ -41,9 +41,13 @@ def test_of_a_batch():
 
 def test_a_missing_package_is_refused_with_the_command(monkeypatch):
   monkeypatch.setitem(sys.modules, "math_verify", None)
-  with pytest.raises(UserError, match=r"pip install 'mmrl\[math\]'$"):
+  with pytest.raises(
+    UserError, match=r"pip install -e '.\[math\]' in your clone"
+  ):
     math_answer.check()
-  with pytest.raises(UserError, match=r"pip install 'mmrl\[math\]'$"):
+  with pytest.raises(
+    UserError, match=r"pip install -e '.\[math\]' in your clone"
+  ):
     math_answer([["<answer>3</answer>"]], ["3"])
 
 

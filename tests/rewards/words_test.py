@@ -70,5 +70,7 @@ def test_rouge(given, right, value):
 def test_a_missing_package_is_refused_with_the_command(monkeypatch):
   monkeypatch.setitem(sys.modules, "rouge_score", None)
   words._scorer.cache_clear()
-  with pytest.raises(UserError, match=r"pip install 'mmrl\[rouge\]'$"):
+  with pytest.raises(
+    UserError, match=r"pip install -e '.\[rouge\]' in your clone"
+  ):
     rouge.check()

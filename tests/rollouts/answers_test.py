@@ -324,7 +324,7 @@ def test_missing_packages_are_refused_while_a_run_is_built(
 ):
   words._scorer.cache_clear()
   monkeypatch.setitem(sys.modules, package, None)
-  with pytest.raises(UserError, match=r"^config.rewards.x: .* pip install 'mm"):
+  with pytest.raises(UserError, match=r"^config.rewards.x: .* pip install -e"):
     build_parts({"x": spec | {"weight": 1.0}})
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from experiments import arguments as command_lines
 from experiments import extrapolation
 from mmrl import hub
 
@@ -52,7 +53,7 @@ def test_equal_models_answer_alike():
 def test_mistakes_are_one_line(arguments, message, monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["extrapolation", *arguments])
   with pytest.raises(SystemExit) as stopped:
-    extrapolation.main()
+    command_lines.run(extrapolation.main)
   assert stopped.value.code == 2
   error = capsys.readouterr().err
   assert message in error

@@ -1,0 +1,1 @@
+"""One answer of a model about files, and pictures of its attention."""

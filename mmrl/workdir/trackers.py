@@ -1,0 +1,254 @@
+"""Trackers: where a run's numbers go besides metrics.jsonl.
+
+`config.trackers` is a table of specs of this module, or of one's own files. A
+tracker is a class: it is made with the `Run`, and with the options of its spec
+by keyword; `write` takes the numbers of a step, and `close` ends it. Only a
+run's first process has any. One that fails is left out from then on, with one
+line: it never stops a run.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import importlib
+import secrets
+import sys
+import time
+from typing import Any, Literal, Protocol
+
+from etils import epath
+
+from mmrl import build, storage
+from mmrl.errors import UserError, not_installed
+
+# What `config.trackers` may name.
+__all__ = ["mlflow", "tensorboard", "wandb"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The run that is tracked.
+
+  Attributes:
+    workdir: of the run.
+    step: after which it goes on; 0 of a new one.
+    settings: its config.
+  """
+
+  workdir: epath.Path
+  step: int
+  settings: Mapping[str, Any]
+
+  def remembered(self, name: str, make: Callable[[], str]) -> str:
+    """Returns a text that this run keeps, such as its number at a service.
+
+    Args:
+      name: of the file, in `trackers` of the working directory.
+      make: makes it, the first time.
+    """
+    path = self.workdir / "trackers" / name
+    with contextlib.suppress(FileNotFoundError):
+      return storage.read_text(path)
+    text = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_text(path, text)
+    return text
+
+
+class Tracker(Protocol):
+  """What takes a run's numbers."""
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Takes the numbers of a step, by name."""
+
+  def close(self) -> None:
+    """Ends it, when the run ends or stops."""
+
+
+class tensorboard:
+  """Files of TensorBoard in `tensorboard` of the working directory.
+
+  A store can't append, so that there are none at gs:// paths.
+  """
+
+  def __init__(self, run: Run):
+    import tensorboardX
+
+    if storage.is_remote(run.workdir):
+      raise UserError(
+        f"no TensorBoard files are written to {run.workdir}; its metrics.jsonl"
+        " has the same numbers"
+      )
+    # Numbers of later steps are of a run that was killed before it saved them.
+    self._board = tensorboardX.SummaryWriter(
+      str(run.workdir / "tensorboard"), purge_step=run.step + 1
+    )
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    self._board.close()
+
+
+class wandb:
+  """A run at Weights & Biases; one that is resumed goes on there, too.
+
+  Steps that a killed run repeats are there twice, with the same numbers.
+  """
+
+  def __init__(
+    self,
+    run: Run,
+    *,
+    project: str = "mmrl",
+    entity: str = "",
+    name: str = "",
+    mode: Literal["online", "offline"] = "online",
+  ):
+    """Begins or continues the run.
+
+    Args:
+      run: that is tracked.
+      project: that it belongs to.
+      entity: user or team; one's own if empty.
+      name: of the run; that of the working directory if empty.
+      mode: "offline" writes files to the working directory, for `wandb sync`.
+    """
+    place = None if storage.is_remote(run.workdir) else str(run.workdir)
+    self._run = importlib.import_module("wandb").init(
+      project=project,
+      entity=entity or None,
+      name=name or run.workdir.name,
+      id=run.remembered("wandb", lambda: secrets.token_hex(8)),
+      resume="allow",
+      mode=mode,
+      dir=place,
+      config=dict(run.settings),
+    )
+    # Its own count of steps can't go back to a checkpoint's.
+    self._run.define_metric("*", step_metric="step")
+
+  @staticmethod
+  def check(**_) -> None:
+    """Checks that the package is there."""
+    _require("wandb")
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    self._run.log({"step": step, **values})
+
+  def close(self) -> None:
+    self._run.finish()
+
+
+class mlflow:
+  """A run at MLflow; one that is resumed goes on there, too."""
+
+  def __init__(
+    self, run: Run, *, uri: str = "", experiment: str = "mmrl", name: str = ""
+  ):
+    """Begins or continues the run.
+
+    Args:
+      run: that is tracked.
+      uri: of the server; the file mlflow.db in the working directory if empty.
+      experiment: that it belongs to; made if it isn't there.
+      name: of the run; that of the working directory if empty.
+    """
+    self._entities = importlib.import_module("mlflow.entities")
+    where = uri or f"sqlite:///{run.workdir}/mlflow.db"
+    client = importlib.import_module("mlflow").MlflowClient(where)
+
+    def begin() -> str:
+      found = client.get_experiment_by_name(experiment)
+      number = found.experiment_id if found else None
+      number = number or client.create_experiment(experiment)
+      made = client.create_run(number, run_name=name or run.workdir.name)
+      return made.info.run_id
+
+    self._client, self._id = client, run.remembered("mlflow", begin)
+    client.set_terminated(self._id, "RUNNING")
+
+  @staticmethod
+  def check(**_) -> None:
+    """Checks that the package is there."""
+    _require("mlflow")
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    now = int(time.time() * 1000)
+    self._client.log_batch(
+      self._id,
+      [self._entities.Metric(k, v, now, step) for k, v in values.items()],
+    )
+
+  def close(self) -> None:
+    self._client.set_terminated(self._id)
+
+
+def _require(package: str) -> None:
+  try:
+    importlib.import_module(package)
+  except ImportError as error:
+    raise not_installed(f"the package {package}", package) from error
+
+
+def resolve(
+  specs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[Callable, dict[str, Any]]]:
+  """Looks up the trackers of a config, and checks their options.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  here = sys.modules[__name__]
+  found = {}
+  for name, spec in specs.items():
+    where = f"config.trackers.{name}"
+    made, options = build.resolve(here, spec, where)
+    lacking = [x for x in ("write", "close") if not hasattr(made, x)]
+    if lacking:
+      raise UserError(
+        f"{where}: expected {spec['name']} to be a class with write and close"
+        f" (mmrl/workdir/trackers.py), found no {', '.join(lacking)}"
+      )
+    found[name] = made, options
+  return found
+
+
+class Trackers:
+  """All trackers of a run, without those that have failed."""
+
+  def __init__(self, specs: Mapping[str, Mapping[str, Any]], run: Run):
+    self._open: dict[str, Tracker] = {}
+    for name, (make, options) in resolve(specs).items():
+      with self._reported(name):
+        self._open[name] = make(run, **options)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Gives all of them the numbers of a step."""
+    for name, tracker in [*self._open.items()]:
+      with self._reported(name):
+        tracker.write(step, values)
+
+  def close(self) -> None:
+    """Ends all of them."""
+    while self._open:
+      name, tracker = self._open.popitem()
+      with self._reported(name):
+        tracker.close()
+
+  @contextlib.contextmanager
+  def _reported(self, name: str):
+    """Says in one line why a tracker fails, and leaves it out."""
+    try:
+      yield
+    except Exception as error:
+      self._open.pop(name, None)
+      reason = " ".join(str(error).split())
+      kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+      print(
+        f"config.trackers.{name}: {kind}{reason:.300}; the run goes on without"
+        " this tracker",
+        file=sys.stderr,
+      )
