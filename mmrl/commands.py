@@ -12,7 +12,7 @@ from absl import flags
 from mmrl import config_file
 from mmrl import help as help_lib
 from mmrl.errors import UserError, nearest
-from mmrl.machines import watch
+from mmrl.machines import signals, watch
 
 CONFIG = config_file.define()
 # Of glibc's malloc.h.
@@ -43,6 +43,7 @@ def run(
   *,
   required: Sequence[str] = ("config", "workdir"),
   also: Sequence[str] = (),
+  resumes: bool = False,
 ) -> None:
   """Parses flags and runs `main`; a user's mistake is one line and status 2.
 
@@ -50,7 +51,24 @@ def run(
     main: takes nothing; reads the flags. Its module's docstring is the help.
     required: flags that must be given.
     also: flags of this module that the command takes besides.
+    resumes: whether the same command goes on from where a signal stopped it.
   """
+  if resumes:
+    signals.at_once()
+  try:
+    _run(main, required, also, resumes)
+  except KeyboardInterrupt:
+    if resumes:
+      signals.abandon()
+    os._exit(signals.AT_ONCE)
+
+
+def _run(
+  main: Callable[[], None],
+  required: Sequence[str],
+  also: Sequence[str],
+  resumes: bool,
+) -> None:
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   # Orbax logs every save, and a failed one with a traceback from each of its
   # threads; what a user needs of that is in the error that is raised.
@@ -58,6 +76,8 @@ def run(
   parse(main.__globals__["__doc__"] or "", required=required, also=also)
   if DISTRIBUTED.value or COORDINATOR.value:
     watch.over(COORDINATOR.value, PROCESSES.value)
+  if resumes:
+    signals.watch()
   keep_freed_memory()
   import jax  # late, so that a mistyped flag is answered at once
 
@@ -72,9 +92,9 @@ def run(
     return
   except UserError as error:
     mistake = str(error)
-  except processes.Preempted as stopped:
+  except signals.Preempted as stopped:
     print(stopped, file=sys.stderr)
-    processes.exit_with(processes.RESTART)
+    processes.exit_with(signals.RESTART)
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1:
       raise
@@ -84,7 +104,7 @@ def run(
       f" be reached ({reason:.200}); run the same command again on all",
       file=sys.stderr,
     )
-    processes.exit_with(processes.RESTART)
+    processes.exit_with(signals.RESTART)
   # The error is gone, and with it what held the shared memory of workers, of
   # which Python would warn after the message.
   gc.collect()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,16 @@ def make_folder(parent: pathlib.Path, *lines: str) -> pathlib.Path:
   body = "".join(f"  {line}\n" for line in (*lines, "return config"))
   (parent / "config.py").write_text(CONFIG + body)
   return parent
+
+
+@contextlib.contextmanager
+def heard():
+  """Processes started inside hear ctrl-C, even where these tests don't."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def free_port() -> int:
@@ -138,6 +149,7 @@ def start(
       with (
         open(texts / f"{i}.out", "w") as output,
         open(texts / f"{i}.err", "w") as error,
+        heard(),
       ):
         began[i] = subprocess.Popen(
           command,

@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import traceback
 from typing import Any
@@ -207,7 +208,8 @@ def _start_worker(index: int, count: int) -> None:
   """Keeps a worker off the accelerator, and from outliving a killed run."""
   del index, count
   jax.config.update("jax_platforms", "cpu")
-
+  # Ctrl-C reaches workers, too; the run ends them when its step is done.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   assert parent is not None
 

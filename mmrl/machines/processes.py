@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 import hashlib
 import os
-import signal
 import sys
 import time
 
@@ -14,22 +13,11 @@ import numpy as np
 from mmrl.errors import UserError
 from mmrl.types import PyTree
 
-# Exit status of a run that was stopped from outside and resumes when the same
-# command is run again; EX_TEMPFAIL of sysexits.h.
-RESTART = 75
 # Longest error message that goes from the first process to the others.
 _TEXT_BYTES = 1000
 # How long the first process, which the others talk through, outlives an error
 # that all of them report.
 _LAST_WORDS_SECONDS = 2.0
-
-
-class Preempted(BaseException):
-  """A run was told to stop (SIGTERM), and what it has trained is saved.
-
-  Like `KeyboardInterrupt` it may be raised anywhere and is nobody's error: code
-  that explains why a checkpoint can't be written doesn't catch it.
-  """
 
 
 def join(
@@ -114,6 +102,11 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
   return dict(zip(names, found.mean(0).tolist(), strict=True))
 
 
+def any_of(here: bool) -> bool:
+  """Tells whether something is true on any process; all must call it."""
+  return mean({"here": float(here)})["here"] > 0
+
+
 def whole(tree: PyTree) -> PyTree:
   """Gathers arrays of all processes on the host, where each can read them."""
   if jax.process_count() == 1:
@@ -129,47 +122,6 @@ def _gather(array: np.ndarray) -> np.ndarray:
   if jax.process_count() == 1:
     return array[None]
   return np.asarray(multihost_utils.process_allgather(array))
-
-
-class Termination:
-  """Handler of SIGTERM, which clouds send before they take a machine away.
-
-  A step that has begun is finished; whatever else runs is interrupted at once.
-  """
-
-  def __init__(self):
-    self._asked, self.in_step = False, False
-
-  def _handle(self, number, frame) -> None:
-    del number, frame
-    again, self._asked = self._asked, True
-    # A second signal must not disturb what the first has begun to end.
-    if not (self.in_step or again):
-      self.leave(None)
-
-  @property
-  def asked(self) -> float:
-    """1 if this process was told to stop, else 0."""
-    return float(self._asked)
-
-  def leave(self, step: int | None) -> None:
-    """Ends the run by an exception.
-
-    Raises:
-      Preempted: always.
-    """
-    self.in_step = False
-    done = "" if step is None else f" after step {step}, which is saved"
-    raise Preempted(
-      f"stopped by SIGTERM{done}; the same command goes on from there"
-    )
-
-  def __enter__(self) -> "Termination":
-    self._before = signal.signal(signal.SIGTERM, self._handle)
-    return self
-
-  def __exit__(self, *_) -> None:
-    signal.signal(signal.SIGTERM, self._before)
 
 
 def exit_with(status: int) -> None:

@@ -11,8 +11,8 @@ import re
 import signal
 import sys
 
-# `mmrl.machines.processes.RESTART`; that module imports JAX.
-_RESTART = 75
+from mmrl.machines import signals
+
 # Of Linux' sys/prctl.h.
 _PR_SET_PDEATHSIG = 1
 # What JAX writes before it aborts a process that has lost the others, what that
@@ -45,11 +45,24 @@ def over(coordinator: str | None, count: int | None) -> None:
       ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
       os._exit(1)
+    # This process says what a ctrl-C means, to whichever of the two it came.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return
   os.close(theirs)
-  # Ctrl-C reaches both.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, lambda number, _: _pass_on(child, number))
+  told: list[int] = []
+
+  def pass_on(number, frame):
+    del frame
+    again = told and number == signal.SIGINT
+    told.append(number)
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(child, signal.SIGKILL if again else signal.SIGTERM)
+    if again:
+      os._exit(signals.AT_ONCE)
+
+  signal.signal(signal.SIGTERM, pass_on)
+  if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, pass_on)
   last_words: list[bytes] = []
   with open(ours, "rb") as pipe:
     for line in pipe:
@@ -76,15 +89,10 @@ def over(coordinator: str | None, count: int | None) -> None:
       " same command again on all",
       file=sys.stderr,
     )
-    sys.exit(_RESTART)
+    sys.exit(signals.RESTART)
   for line in last_words:
     if not _SERVICE.match(line):
       sys.stderr.buffer.write(line)
   sys.stderr.flush()
   # As shells report that a signal ended it.
   sys.exit(status if status >= 0 else 128 - status)
-
-
-def _pass_on(child: int, number: int) -> None:
-  with contextlib.suppress(ProcessLookupError):
-    os.kill(child, number)

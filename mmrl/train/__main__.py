@@ -3,6 +3,11 @@
 Trains a model. A stopped run goes on when the same command is given again.
 """
 
+from mmrl.machines import signals
+
+if __name__ == "__main__":
+  signals.at_once()  # in the imports that follow as well
+
 from mmrl import commands
 
 
@@ -21,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  commands.run(main, also=commands.JOINING)
+  commands.run(main, also=commands.JOINING, resumes=True)

@@ -1,6 +1,6 @@
 """Training loop, the same for every method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -18,23 +18,23 @@ from mmrl import data, hub, storage
 from mmrl.benchmarks import results, runner
 from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError
-from mmrl.machines import processes
+from mmrl.machines import processes, signals
 from mmrl.train import collect
 from mmrl.train import run as run_lib
 from mmrl.train.run import Run
 from mmrl.train.state import State
 from mmrl.types import Batch, PyTree
-from mmrl.workdir import checkpoint, lock, summary, trackers
+from mmrl.workdir import checkpoint, claim, lock, summary, trackers
 from mmrl.workdir import log as log_lib
-from mmrl.workdir.claim import claim
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   """Trains a model, evaluates before and after, and writes report and model.
 
   A stopped run resumes from its newest checkpoint when this is called again
-  with the same config and working directory. It ends with the same parameters
-  as an uninterrupted run.
+  with the same config and working directory, but for what may change
+  (`claim.MAY_CHANGE`). It ends with the same parameters as an uninterrupted
+  run. A finished one is left as it is.
 
   Args:
     config: see `mmrl.config`.
@@ -47,19 +47,28 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
 
   Raises:
     UserError: for a mistake in config or data, before any work is lost.
-    Preempted: if SIGTERM asked the run to stop.
+    Preempted: if SIGTERM or ctrl-C asked the run to stop.
   """
-  processes.check_same(f"{workdir} {config.to_dict()}")
   began = time.perf_counter()
-  compilations = log_lib.Compilations()
   path = storage.path(workdir)
-  run = run_lib.build_run(config)
   with contextlib.ExitStack() as stack:
-    # Locked before anything is written. The stack releases lock and signal
-    # handler at the end, which a notebook needs.
-    processes.first_only(lambda: stack.enter_context(lock.hold(path)))
-    termination = stack.enter_context(processes.Termination())
-    processes.first_only(lambda: claim(path, config))
+    # The stack releases lock and signal handlers at the end, which a notebook
+    # needs.
+    termination = stack.enter_context(signals.Termination())
+    processes.check_same(f"{workdir} {config.to_dict()}")
+    compilations = log_lib.Compilations()
+    finished: list[dict | None] = []
+
+    def first() -> None:
+      # Locked before anything is written.
+      stack.enter_context(lock.hold(path))
+      finished.append(claim.check(path, config))
+
+    processes.first_only(first)
+    if processes.any_of(any(finished)):
+      return _already(path, finished)
+    run = run_lib.build_run(config)
+    processes.first_only(lambda: claim.claim(path, config))
     # Kept as a reference only where something reads them.
     state, run = run.initial_state(), dataclasses.replace(run, params=None)
     before, params, after = _train(run, state, path, compilations, termination)
@@ -77,12 +86,24 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     )
 
 
+def _already(path: epath.Path, finished: Sequence[dict | None]) -> dict:
+  """Says that a run has finished; returns its summary on the first process."""
+  for found in finished:
+    assert found is not None
+    print(
+      f"{path} has already finished its {found['steps']} steps, nothing is"
+      " changed; raise config.train.steps to go on"
+    )
+    return found
+  return {}
+
+
 def _train(
   run: Run,
   state: State,
   path: epath.Path,
   compilations: log_lib.Compilations,
-  termination: processes.Termination,
+  termination: signals.Termination,
 ) -> tuple[Results, PyTree, Results]:
   """Trains between two evaluations; returns (before, parameters, after)."""
   checkpoints = checkpoint.Checkpoints(path, keep=run.config.checkpoint.keep)
@@ -210,7 +231,7 @@ def _steps(
   checkpoints,
   log: log_lib.Log | None,
   compilations,
-  termination: processes.Termination,
+  termination: signals.Termination,
 ) -> State:
   """Trains step by step until the config's number of rollout batches is done.
 
@@ -250,7 +271,7 @@ def _steps(
       values["time/step"] = ended - began
       values["time/device_busy"] = values["time/device"] / (ended - began)
       values["time/compilations"] = compilations.count
-      stop = processes.mean({"asked": termination.asked})["asked"] > 0
+      stop = processes.any_of(termination.asked > 0)
       if log:
         log.write(step, values)
       bar.set_postfix_str(_postfix(run, values))

@@ -9,7 +9,7 @@ import signal
 import pytest
 import runs
 
-from mmrl.machines import processes
+from mmrl.machines import signals
 
 # One pair is in loop_test.
 pytestmark = pytest.mark.full
@@ -63,7 +63,7 @@ def test_one_dies_and_the_others_stop(folder, pair, killed):
     started.processes[killed].wait()
     left = 1 - killed
     status = started.processes[left].wait(NOTICED_SECONDS)
-    assert status == processes.RESTART, started.error(left)
+    assert status == signals.RESTART, started.error(left)
     text = started.error(left)
     assert "Traceback" not in text
     assert text.count("run the same command again") == 1, text
@@ -72,21 +72,22 @@ def test_one_dies_and_the_others_stop(folder, pair, killed):
   runs.assert_same(ours, workdir)
 
 
-def test_sigterm_to_one_stops_all_and_loses_nothing(folder, pair):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_stops_all_and_loses_nothing(folder, pair, number):
   """Of the last process; also goes on as a run of one."""
   workdir, _ = pair
-  ours = folder / "stopped"
+  ours = folder / f"stopped-{number}"
   with runs.start(folder, ours, 2) as started:
     assert started.until(lambda: runs.logged(ours)), started.errors()
-    started.processes[1].send_signal(signal.SIGTERM)
-    assert started.wait(NOTICED_SECONDS) == [processes.RESTART] * 2
+    started.processes[1].send_signal(number)
+    assert started.wait(NOTICED_SECONDS) == [signals.RESTART] * 2
   steps = runs.logged(ours)
   assert 0 < steps < 4
   said = f"stopped by SIGTERM after step {steps}, which is saved"
   for text in started.errors():
     assert text.count(said) == 1 and "Traceback" not in text, text
   assert runs.saved(ours) == steps
-  copy = folder / "fewer"
+  copy = folder / f"fewer-{number}"
   shutil.copytree(ours, copy)
   runs.finish(folder, ours, 2)
   runs.assert_same(ours, workdir)
@@ -136,7 +137,7 @@ def test_one_that_never_comes(folder, index):
   """The one that waits gives up with a line that says what to do."""
   program = """
 from mmrl import commands
-from mmrl.machines import processes
+from mmrl.machines import signals
 
 def main():
   processes.join(

@@ -12,7 +12,7 @@ import pytest
 import runs
 import toys
 
-from mmrl.machines import processes
+from mmrl.machines import signals
 
 # One kill of a whole run is in loop_test.
 pytestmark = pytest.mark.full
@@ -120,7 +120,7 @@ def test_sigterm_in_a_step(folder, whole):
   with runs.start(folder, workdir) as run:
     assert run.until(lambda: runs.logged(workdir) >= 2)
     run.processes[0].send_signal(signal.SIGTERM)
-    assert run.wait(300) == [processes.RESTART], run.error()
+    assert run.wait(300) == [signals.RESTART], run.error()
   step = runs.logged(workdir)
   assert 2 <= step < STEPS and runs.saved(workdir) == step
   text = run.error()
@@ -151,7 +151,7 @@ def test_sigterm_in_an_evaluation(folder, whole, moment):
         )
       )
     run.processes[0].send_signal(signal.SIGTERM)
-    assert run.wait(300) == [processes.RESTART], run.error()
+    assert run.wait(300) == [signals.RESTART], run.error()
   assert not (workdir / f"{moment}.json").exists()
   text = run.error()
   assert text.count("stopped by SIGTERM") == 1 and "Traceback" not in text

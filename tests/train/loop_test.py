@@ -24,7 +24,7 @@ from mmrl.train import __main__, loop
 from mmrl.train import run as run_lib
 from mmrl.train.state import State
 from mmrl.types import Batch
-from mmrl.workdir import checkpoint, claim
+from mmrl.workdir import checkpoint, claim, lock
 
 CONFIG = (
   "config.rollout.prompts = 4",
@@ -62,6 +62,13 @@ def finished(folder, flags):
   workdir = folder / f"whole{len(flags)}"
   started = runs.finish(folder, workdir, flags=flags)
   return workdir, started.output()
+
+
+def read_config(folder):
+  spec = importlib.util.spec_from_file_location("c", folder / "config.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
 
 
 def test_a_run_leaves_what_it_says(finished):
@@ -174,6 +181,54 @@ def test_killed_and_resumed_equals_uninterrupted(folder, finished, flags):
   runs.assert_same(workdir, whole)
 
 
+def test_a_finished_run_is_left_as_it_is(folder, finished, monkeypatch, capsys):
+  """Whatever of it may change; no part of it is built."""
+  workdir, _ = finished
+  config = read_config(folder)
+  config.checkpoint.keep += 1
+  before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+  monkeypatch.setattr(run_lib, "build_run", None)
+  summary = loop.train(config, str(workdir))
+  assert summary == json.loads((workdir / "summary.json").read_text())
+  said = capsys.readouterr().out
+  assert f"{workdir} has already finished its 5 steps" in said
+  assert before == {p: p.read_bytes() for p in before}
+
+
+def test_a_busy_workdir_is_refused_before_anything_is_built(
+  folder, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(run_lib, "build_run", None)
+  with (
+    lock.hold(tmp_path),
+    pytest.raises(UserError, match=f"{tmp_path} in use by process"),
+  ):
+    loop.train(read_config(folder), str(tmp_path))
+
+
+@pytest.mark.full
+def test_more_steps_equal_as_many_from_the_start(folder, finished, flags):
+  """Of a finished run: what it made at its end is made anew."""
+  whole, _ = finished
+  workdir = folder / f"more{len(flags)}"
+  fewer = ("--config.train.steps=3",)
+  runs.finish(folder, workdir, flags=flags, arguments=fewer)
+  assert runs.saved(workdir) == 3
+  first = json.loads((workdir / "summary.json").read_text())
+  again = runs.finish(folder, workdir, flags=flags)
+  assert f"resuming {workdir} after step 3" in again.output()
+  runs.assert_same(workdir, whole)
+  last, wanted = (
+    json.loads((path / "summary.json").read_text()) for path in (workdir, whole)
+  )
+  assert (first["steps"], last["steps"]) == (3, 5)
+  assert last["benchmarks"] == wanted["benchmarks"]
+  assert "5 steps" in (workdir / "report.html").read_text()
+  assert (
+    json.loads((workdir / "config.json").read_text())["train"]["steps"] == 5
+  )
+
+
 @pytest.mark.full
 def test_evaluate_finds_what_the_run_found(folder, finished, flags):
   workdir, _ = finished
@@ -265,7 +320,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
     ("rollout.answers=1", "needs at least 2 answers per prompt"),
     ("data.lengths=(8,)", "expected at most 8 tokens, found"),
     ("data.train.path=x", "path"),
-    ("train.steps=9", "belongs to a run with another config"),
+    ("seed=9", "another config: config.seed is 0 there, found 9; pass"),
   ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -273,11 +328,8 @@ def test_a_mistake_is_one_line_and_status_2(
 ):
   """The command, called here: a process of its own takes seconds to start."""
   workdir = tmp_path / "run"
-  if argument == "train.steps=9":
-    spec = importlib.util.spec_from_file_location("c", folder / "config.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    claim.claim(workdir, module.get_config())
+  if argument == "seed=9":
+    claim.claim(workdir, read_config(folder))
   one = functools.partial(run_lib.build_run, devices=jax.devices()[:1])
   monkeypatch.setattr(run_lib, "build_run", one)
   monkeypatch.setattr(commands, "keep_freed_memory", lambda: None)

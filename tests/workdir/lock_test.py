@@ -14,7 +14,7 @@ from storage_test import store  # noqa: F401 (a fixture)
 
 from mmrl import storage
 from mmrl.errors import UserError
-from mmrl.machines import processes
+from mmrl.machines import signals
 from mmrl.workdir import lock
 
 OURS = f"process {os.getpid()} on {socket.gethostname()}"
@@ -143,7 +143,7 @@ def test_two_that_start_at_once(quick, monkeypatch):
 
 
 def test_a_run_that_was_taken_for_dead_is_told_to_stop(quick, capsys):
-  with processes.Termination() as termination:
+  with signals.Termination() as termination:
     termination.in_step = True
     with lock.hold(RUN):
       storage.write_text(FILE, OTHER)
