@@ -11,7 +11,7 @@ from absl import flags
 
 from mmrl import config_file
 from mmrl import help as help_lib
-from mmrl.errors import UserError, nearest
+from mmrl.errors import UserError, nearest, tell
 from mmrl.machines import signals, watch
 
 CONFIG = config_file.define()
@@ -89,26 +89,36 @@ def _run(
 
   try:
     main()
+    _flush()
     return
   except UserError as error:
     mistake = str(error)
   except signals.Preempted as stopped:
-    print(stopped, file=sys.stderr)
+    tell(str(stopped))
     processes.exit_with(signals.RESTART)
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1:
       raise
     reason = " ".join(str(error).split())
-    print(
+    tell(
       f"process {jax.process_index()} stops, as another process ended or can't"
-      f" be reached ({reason:.200}); run the same command again on all",
-      file=sys.stderr,
+      f" be reached ({reason:.200}); run the same command again on all"
     )
     processes.exit_with(signals.RESTART)
   # The error is gone, and with it what held the shared memory of workers, of
   # which Python would warn after the message.
   gc.collect()
   _fail(mistake, processes.exit_with)
+
+
+def _flush() -> None:
+  """Writes out what was printed; a full disk doesn't change the exit status."""
+  try:
+    sys.stdout.flush()
+  except OSError as error:
+    tell(f"warning: could not write the output: {error.strerror}")
+    # Else Python would try again as it ends, and end with a status of its own.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def given(flag: flags.FlagHolder[str | None]) -> str:
@@ -205,5 +215,5 @@ def _unknown(name: str, names: Collection[str]) -> str:
 
 
 def _fail(error: str, exit_: Callable = sys.exit) -> None:
-  print(f"error: {' '.join(error.split())}", file=sys.stderr)
+  tell(f"error: {' '.join(error.split())}")
   exit_(2)

@@ -1,8 +1,9 @@
-"""Exception for mistakes that the user can fix."""
+"""Mistakes that the user can fix, and lines that tell of them."""
 
 from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
+import sys
 
 
 class UserError(ValueError):
@@ -45,3 +46,18 @@ def of_field(where: str) -> Iterator[None]:
     if str(error).startswith("config."):
       raise
     raise UserError(f"{where}: {error}") from error
+
+
+def tell(line: str) -> None:
+  """Prints a line on stderr; where that can't be written either, nothing is.
+
+  What is told on a full disk often goes to a file on it.
+  """
+  with contextlib.suppress(OSError):
+    print(line, file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+  """Prints a line on stdout, where a full disk doesn't stop a run either."""
+  with contextlib.suppress(OSError):
+    print(line)

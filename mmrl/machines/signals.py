@@ -33,17 +33,19 @@ class Termination:
 
   def __init__(self):
     self._asked: int | None = None
-    self.in_step = False
+    self._interrupted = self.in_step = False
 
   def _handle(self, number, frame) -> None:
     del frame
+    again = self._interrupted and number == signal.SIGINT
+    self._interrupted |= number == signal.SIGINT
+    if again:
+      raise KeyboardInterrupt
+    # Another signal must not disturb what the first has begun to end.
     if self._asked is None:
       self._asked = number
       if not self.in_step:
         self.leave(None)
-    elif number == signal.SIGINT:
-      raise KeyboardInterrupt
-    # A second SIGTERM must not disturb what the first has begun to end.
 
   @property
   def asked(self) -> float:
@@ -93,12 +95,10 @@ def watch() -> None:
 
 
 def _count(pipe: int) -> None:
-  asked = False
-  while True:
-    (number,) = os.read(pipe, 1)
-    if asked and number == signal.SIGINT:
-      abandon()
-    asked |= number in _NAMES
+  interrupts = 0
+  while interrupts < 2:
+    interrupts += os.read(pipe, 1)[0] == signal.SIGINT
+  abandon()
 
 
 def abandon() -> NoReturn:

@@ -53,7 +53,7 @@ def over(coordinator: str | None, count: int | None) -> None:
 
   def pass_on(number, frame):
     del frame
-    again = told and number == signal.SIGINT
+    again = number == signal.SIGINT and number in told
     told.append(number)
     with contextlib.suppress(ProcessLookupError):
       os.kill(child, signal.SIGKILL if again else signal.SIGTERM)

@@ -17,14 +17,14 @@ import tqdm
 from mmrl import data, hub, storage
 from mmrl.benchmarks import results, runner
 from mmrl.benchmarks.results import Result, Results
-from mmrl.errors import UserError
+from mmrl.errors import UserError, say
 from mmrl.machines import processes, signals
 from mmrl.train import collect
 from mmrl.train import run as run_lib
 from mmrl.train.run import Run
 from mmrl.train.state import State
 from mmrl.types import Batch, PyTree
-from mmrl.workdir import checkpoint, claim, lock, summary, trackers
+from mmrl.workdir import checkpoint, claim, lock, summary, trackers, writing
 from mmrl.workdir import log as log_lib
 
 
@@ -90,7 +90,7 @@ def _already(path: epath.Path, finished: Sequence[dict | None]) -> dict:
   """Says that a run has finished; returns its summary on the first process."""
   for found in finished:
     assert found is not None
-    print(
+    say(
       f"{path} has already finished its {found['steps']} steps, nothing is"
       " changed; raise config.train.steps to go on"
     )
@@ -114,7 +114,7 @@ def _train(
     state, position = checkpoints.restore(state)
     questions.set_state(position)
     state = run.at_step(state, int(state.step))
-    print(f"resuming {path} after step {int(state.step)}")
+    say(f"resuming {path} after step {int(state.step)}")
   checkpoints.prepare(state)
   questions.start_prefetch()
   first = jax.process_index() == 0
@@ -122,7 +122,7 @@ def _train(
   try:
     before = _evaluation(run, state.params, path / "before.json")
     for name, result in before.items():
-      print(f"before: {results.line(name, result)}")
+      say(f"before: {results.line(name, result)}")
     state = _steps(
       run,
       state,
@@ -197,7 +197,7 @@ def _evaluation(run: Run, params, path: epath.Path) -> dict[str, Result]:
     return results.load(path)
   found = evaluate_model(run, params)
   if jax.process_index() == 0:
-    results.save(found, path)
+    writing.attempt(lambda: results.save(found, path))
   return found
 
 

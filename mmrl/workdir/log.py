@@ -1,16 +1,15 @@
-"""Logging of a run's metrics: metrics.jsonl, trackers, and a NaN check."""
+"""Logging of a run's metrics: metrics.jsonl and trackers."""
 
 from collections.abc import Mapping
 import json
-import math
 import time
-from typing import IO, Any
+from typing import Any
 
 import jax
 
 from mmrl import storage
-from mmrl.errors import UserError
 from mmrl.workdir.trackers import Trackers
+from mmrl.workdir.writing import Appended, attempt
 
 # Least seconds between two writes of metrics.jsonl to a store.
 _SECONDS = 30.0
@@ -33,7 +32,8 @@ class Log:
   """Writes metrics.jsonl to a working directory, and to a run's trackers.
 
   A store can't append. There metrics.jsonl is rewritten, at most every
-  `_SECONDS` and by `flush`. Only a run's first process writes.
+  `_SECONDS` and by `flush`. Only a run's first process writes. What can't be
+  written stops nothing: see `writing`.
   """
 
   def __init__(
@@ -50,15 +50,18 @@ class Log:
     """
     workdir = storage.path(workdir)
     self._path = workdir / "metrics.jsonl"
-    self._file: IO[str] | None = None
+    self._file: Appended | None = None
+    self._failing = False
     self._trackers = trackers
     kept = [row for row in read(workdir) if row["step"] <= step]
     self._lines = [json.dumps(row) + "\n" for row in kept]
-    self._write()
+    self._written = -_SECONDS
     if jax.process_index():
       return
-    if not storage.is_remote(workdir):
-      self._file = open(self._path, "a")  # noqa: SIM115 (held until close)
+    if storage.is_remote(workdir):
+      self._write()
+    else:
+      self._file = Appended(self._path, "".join(self._lines).encode())
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the metrics of a step."""
@@ -66,15 +69,18 @@ class Log:
       self._trackers.write(step, values)
     line = json.dumps({"step": step, **values}) + "\n"
     if self._file is not None:
-      self._file.write(line)
-      self._file.flush()
+      self._file.write(line.encode())
       return
     self._lines.append(line)
     if time.monotonic() - self._written >= _SECONDS:
       self._write()
 
   def _write(self) -> None:
-    storage.write_text(self._path, "".join(self._lines))
+    text = "".join(self._lines)
+    # Told of once, though tried on and on.
+    self._failing = not attempt(
+      lambda: storage.write_text(self._path, text), quiet=self._failing
+    )
     self._written = time.monotonic()
 
   def flush(self) -> None:
@@ -87,7 +93,6 @@ class Log:
     self.flush()
     if self._file is not None:
       self._file.close()
-      self._file = None
     if self._trackers:
       self._trackers.close()
 
@@ -105,23 +110,6 @@ def read(workdir: storage.Name) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
       break
   return rows
-
-
-def require_finite(
-  values: Mapping[str, float], step: int, update: int, saved: int | None
-) -> None:
-  """Checks that all metrics of an update, such as the loss, are finite.
-
-  Raises:
-    UserError: naming the metric, the step and the last checkpoint.
-  """
-  for name, value in values.items():
-    if not math.isfinite(value):
-      raise UserError(
-        f"{name} is {value} at step {step}, update {update}; the newest"
-        f" checkpoint is of step {saved or 0}. Lower the learning rate or"
-        " clip_norm, or compute in float32"
-      )
 
 
 def floats(arrays: Mapping[str, jax.Array]) -> dict[str, float]:

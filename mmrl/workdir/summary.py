@@ -12,8 +12,9 @@ from mmrl import json_files, storage
 from mmrl.benchmarks import results
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
+from mmrl.errors import say
 from mmrl.prompts import pictures
-from mmrl.workdir import curves, report
+from mmrl.workdir import curves, report, writing
 from mmrl.workdir import log as log_lib
 
 
@@ -29,7 +30,8 @@ def write(
 ) -> dict:
   """Writes summary.json and report.html and prints the result.
 
-  Only the first process writes and prints.
+  Only the first process writes and prints. What can't be written is warned of:
+  the same command makes it anew.
 
   Args:
     workdir: of the run.
@@ -61,11 +63,18 @@ def write(
     return summary
   workdir = storage.path(workdir)
   text = json_files.text(summary) + "\n"
-  storage.write_text(workdir / "summary.json", text)
-  _write_report(workdir, config, benchmarks, before, after, wall_seconds)
+  said = f"; report: {workdir / 'report.html'}"
+  for action in (
+    lambda: storage.write_text(workdir / "summary.json", text),
+    lambda: _write_report(
+      workdir, config, benchmarks, before, after, wall_seconds
+    ),
+  ):
+    if not writing.attempt(action):
+      said = ""
   for name, result in after.items():
-    print(f"after:  {results.line(name, result)}")
-  print(f"{wall_seconds:.0f} s; report: {workdir / 'report.html'}")
+    say(f"after:  {results.line(name, result)}")
+  say(f"{wall_seconds:.0f} s{said}")
   return summary
 
 

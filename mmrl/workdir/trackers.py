@@ -12,14 +12,20 @@ import contextlib
 import dataclasses
 import importlib
 import secrets
+import socket
+import struct
 import sys
 import time
 from typing import Any, Literal, Protocol
 
 from etils import epath
+from tensorboardX import record_writer
+from tensorboardX import summary as board_summary
+from tensorboardX.proto import event_pb2
 
 from mmrl import build, storage
-from mmrl.errors import UserError, not_installed
+from mmrl.errors import UserError, not_installed, tell
+from mmrl.workdir.writing import Appended
 
 # What `config.trackers` may name.
 __all__ = ["mlflow", "tensorboard", "wandb"]
@@ -72,24 +78,60 @@ class tensorboard:
   """
 
   def __init__(self, run: Run):
-    import tensorboardX
-
     if storage.is_remote(run.workdir):
       raise UserError(
         f"no TensorBoard files are written to {run.workdir}; its metrics.jsonl"
         " has the same numbers"
       )
-    # Numbers of later steps are of a run that was killed before it saved them.
-    self._board = tensorboardX.SummaryWriter(
-      str(run.workdir / "tensorboard"), purge_step=run.step + 1
-    )
+    folder = run.workdir / "tensorboard"
+    # tensorboardX writes from a thread behind a queue. Where a write fails, the
+    # thread ends, the queue fills, and the run waits for ever.
+    self._file = Appended(_next_file(folder), _first_events(run.step + 1))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
+    event = event_pb2.Event(wall_time=time.time(), step=step)
     for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+      event.summary.value.extend(board_summary.scalar(name, value).value)
+    self._file.write(_record(event))
 
   def close(self) -> None:
-    self._board.close()
+    self._file.close()
+
+
+def _next_file(folder: epath.Path) -> epath.Path:
+  """Names a file of TensorBoard, which reads them in the order of their names.
+
+  It comes after those that are there, even if the clock was set back.
+  """
+  names = folder.glob("events.out.tfevents.*") if folder.is_dir() else ()
+  times = [name.name.split(".")[3] for name in names]
+  later = [int(text) + 1 for text in times if text.isdecimal()]
+  began = max([int(time.time()), *later])
+  return folder / f"events.out.tfevents.{began}.{socket.gethostname()}"
+
+
+def _first_events(step: int) -> bytes:
+  """Formats how a file begins whose first step is `step`.
+
+  It tells TensorBoard to drop what earlier files have from that step on: the
+  run that wrote it was killed before it saved that.
+  """
+  began = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  events = (
+    event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"),
+    event_pb2.Event(wall_time=time.time(), step=step, session_log=began),
+  )
+  return b"".join(map(_record, events))
+
+
+def _record(event: Any) -> bytes:
+  """Frames an event as a TFRecord: length, data, and a checksum of each."""
+  data = event.SerializeToString()
+  parts = [struct.pack("<Q", len(data)), data]
+  return b"".join(
+    part + struct.pack("<I", record_writer.masked_crc32c(part))
+    for part in parts
+  )
 
 
 class wandb:
@@ -247,8 +289,7 @@ class Trackers:
       self._open.pop(name, None)
       reason = " ".join(str(error).split())
       kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-      print(
+      tell(
         f"config.trackers.{name}: {kind}{reason:.300}; the run goes on without"
-        " this tracker",
-        file=sys.stderr,
+        " this tracker"
       )

@@ -3,9 +3,12 @@
 180 core-seconds: some thirty starts of a run.
 """
 
+import os
 import pathlib
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -157,4 +160,55 @@ def test_sigterm_in_an_evaluation(folder, whole, moment):
   assert text.count("stopped by SIGTERM") == 1 and "Traceback" not in text
   assert "the same command goes on from there" in text
   runs.finish(folder, workdir)
+  assert_same(workdir, whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A disk of one page, where the tests may make one."""
+  made = tmp_path / "disk"
+  made.mkdir()
+  command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(made)]
+  if subprocess.run(command, capture_output=True).returncode:
+    pytest.skip("needs to mount a disk")
+  yield made
+  subprocess.run(["umount", str(made)], check=True)
+
+
+def test_a_disk_without_room_for_tensorboard(folder, whole, small_disk):
+  """Neither a step, nor SIGTERM, nor the end waits for it."""
+  workdir = folder / "small"
+  workdir.mkdir()
+  (workdir / "tensorboard").symlink_to(small_disk)
+  (small_disk / "rest").write_bytes(bytes(4096))
+  with runs.start(folder, workdir) as run:
+    assert run.until(lambda: runs.logged(workdir) >= 3), run.error()
+    run.processes[0].send_signal(signal.SIGTERM)
+    assert run.wait(300) == [signals.RESTART], run.error()
+  texts = [run.error(), runs.finish(folder, workdir).error()]
+  for text in texts:
+    assert text.count("warning: could not write") == 1, text
+    assert "No space left on device; training goes on" in text
+    assert "Traceback" not in text
+  assert_same(workdir, whole)
+
+
+def test_output_to_a_full_disk(folder, whole):
+  """The exit status is that of the training."""
+  workdir = folder / "mute"
+  command = [
+    *(sys.executable, "-m", "mmrl.train", f"--config={folder / 'config.py'}"),
+    f"--workdir={workdir}",
+  ]
+  with open("/dev/full", "w") as full:
+    done = subprocess.run(
+      command,
+      cwd=runs.ROOT,
+      env=os.environ | {"XLA_FLAGS": runs.FLAGS},
+      stdout=full,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  assert done.returncode == 0, done.stderr
+  assert "Traceback" not in done.stderr
   assert_same(workdir, whole)

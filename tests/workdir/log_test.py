@@ -1,0 +1,177 @@
+"""Logs that are read back, and disks that are full for a while."""
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import struct
+
+import pytest
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2
+
+from mmrl import storage
+from mmrl.errors import UserError
+from mmrl.workdir import log as log_lib
+from mmrl.workdir import writing
+
+
+def events(workdir):
+  """All whole events of the one file that there is."""
+  (file,) = (workdir / "tensorboard").iterdir()
+  data, found = file.read_bytes(), []
+  while data:
+    (length,) = struct.unpack("<Q", data[:8])
+    parts = data[:8], data[12 : 12 + length]
+    sums = data[8:12], data[12 + length : 16 + length]
+    for part, checksum in zip(parts, sums, strict=True):
+      wanted = record_writer.masked_crc32c(part)
+      assert struct.unpack("<I", checksum) == (wanted,)
+    found.append(event_pb2.Event.FromString(parts[1]))
+    data = data[16 + length :]
+  return found
+
+
+def scalars(workdir):
+  return {
+    (event.step, value.tag): value.simple_value
+    for event in events(workdir)
+    for value in event.summary.value
+  }
+
+
+def test_tensorboard_files(tmp_path):
+  log = log_lib.Log(tmp_path, step=2)
+  log.write(3, {"reward/total": 0.5, "odd name!": -1.0})
+  log.write(4, {"reward/total": 0.25})
+  assert scalars(tmp_path) == {
+    (3, "reward/total"): 0.5,
+    (3, "odd_name_"): -1.0,
+    (4, "reward/total"): 0.25,
+  }, "before it is closed"
+  log.close()
+  first, start, *_ = events(tmp_path)
+  assert first.file_version == "brain.Event:2"
+  # TensorBoard drops what a killed run has written from here on.
+  assert start.step == 3
+  assert start.session_log.status == event_pb2.SessionLog.START
+
+
+@contextlib.contextmanager
+def full_disk(size):
+  """No file grows beyond `size` bytes: a part of a write may fit."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 100, 1000])
+def test_a_disk_that_is_full_for_a_while(tmp_path, capsys, size):
+  """From the first byte or later on; nothing is missing afterwards."""
+  values = {"loss/total": 0.5}
+  with full_disk(size):
+    log = log_lib.Log(tmp_path, step=0)
+    for step in range(1, 50):
+      log.write(step, values)
+  warnings = capsys.readouterr().err.splitlines()
+  # One of each file.
+  assert len(warnings) == 2, warnings
+  warnings.sort(key=lambda line: "tfevents" in line)
+  for line, name in zip(warnings, ("metrics", "tfevents"), strict=True):
+    assert line.startswith("warning: could not write ") and name in line
+    assert line.endswith("tries again to write all of it")
+  log.write(50, values)
+  log.close()
+  assert capsys.readouterr().err == ""
+  rows = log_lib.read(tmp_path)
+  assert rows == [{"step": step, **values} for step in range(1, 51)]
+  assert scalars(tmp_path) == {
+    (step, "loss/total"): 0.5 for step in range(1, 51)
+  }
+
+
+def test_a_disk_that_stays_full(tmp_path, capsys):
+  with full_disk(200):
+    log = log_lib.Log(tmp_path, step=0)
+    for step in range(1, 50):
+      log.write(step, {"loss/total": 0.5})
+    log.close()
+  err = capsys.readouterr().err
+  assert err.count("could not write") == err.count("lacks its last lines") == 2
+  # What is there is what was written first.
+  rows = log_lib.read(tmp_path)
+  assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)) != []
+
+
+def test_lines_that_are_not_replaced_yet_are_not_doubled(tmp_path):
+  """A resumed run drops lines of steps that it will do again."""
+  text = "".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3))
+  (tmp_path / "metrics.jsonl").write_text(text)
+  with full_disk(0):
+    log = log_lib.Log(tmp_path, step=1)
+    log.write(2, {"a": 2.0})
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+  log.write(3, {"a": 3.0})
+  log.close()
+  assert log_lib.read(tmp_path) == [
+    {"step": 1},
+    {"step": 2, "a": 2.0},
+    {"step": 3, "a": 3.0},
+  ]
+
+
+def test_a_folder_in_the_way(tmp_path, capsys):
+  (tmp_path / "tensorboard").write_text("")
+  log = log_lib.Log(tmp_path, step=0)
+  for step in (1, 2):
+    log.write(step, {"a": 1.0})
+  log.close()
+  assert len(log_lib.read(tmp_path)) == 2
+  first, last = capsys.readouterr().err.splitlines()
+  assert "tensorboard" in first and "lacks its last lines" in last
+
+
+def test_a_store_that_fails_is_told_of_once(tmp_path, monkeypatch, capsys):
+  write = storage.write_text
+
+  def fail(name, text):
+    raise UserError("could not write; do something")
+
+  log = log_lib.Log(tmp_path, step=0)
+  log.close()
+  capsys.readouterr()
+  log._files = ()  # as in a store
+  monkeypatch.setattr(storage, "write_text", fail)
+  for step in (1, 2):
+    log.write(step, {"a": 1.0})
+    log.flush()
+  assert capsys.readouterr().err == ("warning: could not write; do something\n")
+  monkeypatch.setattr(storage, "write_text", write)
+  log.flush()
+  assert len(log_lib.read(tmp_path)) == 2
+
+
+def test_a_write_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
+  """A mistake of ours isn't taken for a full disk."""
+  file = writing.Appended(tmp_path / "file", b"start")
+
+  def fail(*_):
+    raise ValueError
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "write", fail)
+    with pytest.raises(ValueError):
+      file.write(b"x")
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "write", full)
+    file.write(b"y")
+  file.close()
+  assert (tmp_path / "file").read_bytes() == b"startxy"
