@@ -16,7 +16,7 @@ import jax
 import safetensors
 
 from mmrl import json_files, storage
-from mmrl.errors import UserError
+from mmrl.errors import UserError, say
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES
@@ -232,7 +232,7 @@ def scan(files: list[epath.Path]) -> dict[str, Found]:
   wrapper = _wrapper(keys)
   if wrapper:
     where = files[0].parent
-    print(f"{where}: weights are read without {wrapper!r} before their names")
+    say(f"{where}: weights are read without {wrapper!r} before their names")
   found: dict[str, Found] = {}
   for file, header in headers.items():
     for key, (shape, dtype) in header.items():

@@ -8,7 +8,6 @@ import io
 import math
 import re
 import struct
-import sys
 from typing import Any
 import warnings
 
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmrl.errors import UserError
+from mmrl.errors import UserError, tell
 from mmrl.models.config import VisionConfig
 from mmrl.models.families import Span, sizes
 from mmrl.models.families.family import Grid
@@ -177,10 +176,9 @@ def _say_first(kind: str, name: str) -> None:
   """Says, once per format, that only the first picture of a file is used."""
   if kind not in _said:
     _said.add(kind)
-    print(
+    tell(
       f"{name}: a file of several pictures ({kind}), of which the first is"
-      " used; said once per format",
-      file=sys.stderr,
+      " used; said once per format"
     )
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import math
 import os
-import sys
 from typing import Any
 
 import av
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmrl import storage
-from mmrl.errors import UserError
+from mmrl.errors import UserError, tell
 from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.prompts import files, pictures
@@ -156,10 +155,9 @@ def _decode(
       clip = _take(source, track, sample, fit) if usable else None
       short = 0 < track.seconds < 0.9 * duration
       if clip and (short or track.total < 0.9 * promised):
-        print(
+        tell(
           f"{name}: {shown} breaks off or was trimmed: it is shorter than it"
-          f" says, and the {track.total} frames that it has are used",
-          file=sys.stderr,
+          f" says, and the {track.total} frames that it has are used"
         )
   except UserError as error:
     raise UserError(f"{name}: {error}") from error

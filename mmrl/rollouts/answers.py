@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from mmrl import build, data, names, python_files
-from mmrl.errors import UserError
+from mmrl.errors import UserError, say
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.types import Batch
@@ -299,7 +299,7 @@ def print_hints(
       continue
     text = hint if isinstance(hint, str) else hint(**bound.options)
     first = processor.decode(answers.tokens[:1, :1], answers.mask[:1, :1])[0]
-    print(
+    say(
       f"{bound.where}: {bound.name} is 0 for all {values.size} answers of the"
       f" first batch; {text}. The first answer begins {first[:80]!r}"
     )

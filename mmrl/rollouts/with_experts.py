@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mmrl import data
-from mmrl.errors import UserError
+from mmrl.errors import UserError, say
 from mmrl.machines import processes
 from mmrl.machines.sharding import Layout
 from mmrl.rollouts import expert_filter
@@ -40,7 +40,7 @@ class WithExperts(Source):
       count=self._count,
     )
     if not jax.process_index():
-      print(f"{self._path}: {self._experts}")
+      say(f"{self._path}: {self._experts}")
 
   def calls(self, state, prompt, key, held=None):
     batch = yield from self._inner.calls(state, prompt, key, held)

@@ -24,7 +24,15 @@ from mmrl.train import run as run_lib
 from mmrl.train.run import Run
 from mmrl.train.state import State
 from mmrl.types import Batch, PyTree
-from mmrl.workdir import checkpoint, claim, lock, summary, trackers, writing
+from mmrl.workdir import (
+  checkpoint,
+  claim,
+  lock,
+  sound,
+  summary,
+  trackers,
+  writing,
+)
 from mmrl.workdir import log as log_lib
 
 
@@ -106,7 +114,11 @@ def _train(
   termination: signals.Termination,
 ) -> tuple[Results, PyTree, Results]:
   """Trains between two evaluations; returns (before, parameters, after)."""
-  checkpoints = checkpoint.Checkpoints(path, keep=run.config.checkpoint.keep)
+  checkpoints = checkpoint.Checkpoints(
+    path,
+    keep=run.config.checkpoint.keep,
+    fault=sound.Soundness(vars(state)),
+  )
   questions = read_questions(run)
   if checkpoints.latest is not None:
     # Read, unless somebody removed it: of the parameters of step 0.
@@ -356,7 +368,7 @@ def learn(
     state, measured = run.programs.update(state, run.fixed, batch, minibatch)
     measured = log_lib.floats(measured)
     device += time.perf_counter() - called
-    log_lib.require_finite(measured, step, update + 1, saved)
+    sound.require_finite(measured, step, update + 1, saved)
     every_update.append(measured)
   values |= measured
   if updates > 1:

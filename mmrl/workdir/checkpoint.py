@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import json
-import sys
 from typing import Any
 
 from etils import epath
@@ -15,11 +14,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mmrl import storage
-from mmrl.errors import UserError
+from mmrl.errors import UserError, tell
 from mmrl.machines import processes
 from mmrl.models import parameters
 from mmrl.types import PyTree
 from mmrl.workdir.checksums import checksums, everywhere
+from mmrl.workdir.sound import newest
 
 
 class Checkpoints:
@@ -39,7 +39,12 @@ class Checkpoints:
   """
 
   def __init__(
-    self, workdir: storage.Name, *, keep: int = 1, read_only: bool = False
+    self,
+    workdir: storage.Name,
+    *,
+    keep: int = 1,
+    read_only: bool = False,
+    fault: Callable[[Mapping[str, Any]], str] | None = None,
   ):
     """Opens `workdir/checkpoints`.
 
@@ -47,6 +52,9 @@ class Checkpoints:
       workdir: of the run.
       keep: number of newest checkpoints to keep.
       read_only: whether to leave the folder unchanged; a run may be using it.
+      fault: describes what is wrong with a state, given its fields; '' if
+        nothing is. Such a state isn't saved, and one that was counts as
+        damaged. None finds nothing.
 
     Raises:
       UserError: if it can't be written.
@@ -57,6 +65,7 @@ class Checkpoints:
       workdir = workdir.absolute()
     self._path = workdir / "checkpoints"
     self.restored: int | None = None
+    self._fault = fault or (lambda state: "")
     self._manager: Any = None  # Orbax has no types
     if read_only:
       return
@@ -92,16 +101,25 @@ class Checkpoints:
     }
 
   def prepare(self, state: PyTree) -> None:
-    """Compiles the checksums of `save`, so that no later step has to."""
+    """Compiles the programs of `save`, so that no later step has to."""
     checksums(_leaves(vars(state)))
+    self._fault(vars(state))
 
   def save(self, state: PyTree, data: dict[str, Any]) -> None:
     """Saves state and data position in the background.
 
     Raises:
-      UserError: if this save or the one before it couldn't be written.
+      UserError: if something is wrong with the state, or this save or the one
+        before it couldn't be written.
     """
     step = int(state.step)
+    if wrong := self._fault(vars(state)):
+      raise UserError(
+        f"{wrong} after step {step}, which isn't saved: {newest(self.latest)},"
+        " and the same command goes on from there. Lower the learning rate or"
+        " clip_norm; where there is a checkpoint, python -m mmrl.export makes"
+        " the model of it with which a new --workdir can begin"
+      )
     arrays = vars(state) | {"step": np.int32(step)}
     leaves = _leaves(arrays)
     notes = {
@@ -140,8 +158,7 @@ class Checkpoints:
     reason = " ".join(str(error).split())
     return UserError(
       f"could not write {what} to {self._path}: {reason:.200}; free some"
-      f" space, then run the same command again: it resumes from step"
-      f" {self.latest or 0}"
+      f" space, then run the same command again: {newest(self.latest)}"
     )
 
   def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -163,7 +180,7 @@ class Checkpoints:
       args = ocp.args.StandardRestore(wanted)
       return ocp.StandardCheckpointHandler().restore(folder, args=args)
 
-    state, data, damaged = self._newest(read, wanted)
+    state, data, damaged = self._newest(read, wanted, self._fault)
     if damaged and self._manager is not None:
       processes.first_only(lambda: self._put_aside(damaged))
       self._manager.reload()
@@ -195,13 +212,17 @@ class Checkpoints:
     return parameters.merge(parts["trainable"], parts["frozen"])
 
   def _newest(
-    self, read: Callable[[epath.Path], PyTree], wanted: PyTree
+    self,
+    read: Callable[[epath.Path], PyTree],
+    wanted: PyTree,
+    fault: Callable[[PyTree], str] = lambda tree: "",
   ) -> tuple[PyTree, dict[str, Any], list[int]]:
     """Reads checkpoints, from the newest back, until one is undamaged.
 
     Args:
       read: reads arrays from a checkpoint's folder `state`.
       wanted: their shapes.
+      fault: see `__init__`.
 
     Returns:
       (arrays, data position, steps of the damaged ones).
@@ -214,16 +235,15 @@ class Checkpoints:
       if step < 0:
         break
       tree, data, reason = self._attempt(step, read, wanted)
-      if reason:
+      if reason := reason or fault(tree):
         damaged[step] = reason
         continue
       self.restored = step
       if jax.process_index() == 0:
         for other, reason in damaged.items():
-          print(
+          tell(
             f"warning: the checkpoint of step {other} in {self._path} is"
-            f" damaged ({reason}); the one before it, of step {step}, is used",
-            file=sys.stderr,
+            f" damaged ({reason}); the one before it, of step {step}, is used"
           )
       return tree, data, list(damaged)
     if not damaged:

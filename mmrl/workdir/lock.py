@@ -9,14 +9,13 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 
 from etils import epath
 
 from mmrl import storage
-from mmrl.errors import UserError
+from mmrl.errors import UserError, say, tell
 
 # Seconds between heartbeats of a run whose working directory is in a store.
 _BEAT_SECONDS = 10.0
@@ -106,14 +105,14 @@ def _in_store(workdir: epath.Path, holder: str) -> Iterator[None]:
         return
       with contextlib.suppress(UserError):  # The next beat may succeed.
         if other := _another(file, name):
-          print(f"error: {_in_use(workdir, other)}", file=sys.stderr)
+          tell(f"error: {_in_use(workdir, other)}")
           os.kill(os.getpid(), signal.SIGTERM)
           return
         write(beat)
 
   if other := _another(file, name):
     seconds = _SILENT_BEATS * _BEAT_SECONDS
-    print(f"waiting {seconds:.0f} s: does {other.splitlines()[0]} go on?")
+    say(f"waiting {seconds:.0f} s: does {other.splitlines()[0]} go on?")
     for _ in range(_SILENT_BEATS):
       time.sleep(_BEAT_SECONDS)
       if _another(file, name) not in ("", other):

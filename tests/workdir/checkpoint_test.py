@@ -81,7 +81,7 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
   try:
-    with pytest.raises(UserError, match="could not write .*from step 1"):
+    with pytest.raises(UserError, match="could not write .*is of step 1"):
       saved.save(make_state(2, 4096), {"next_index": 2})
       saved.wait()
   finally:
