@@ -46,6 +46,12 @@ def drift(params, params_average, mask):
   return jnp.broadcast_to(distance, mask.shape[:1])
 
 
+def size(params_average, mask):
+  """The size of the average's last norm, for each prompt: no gradient."""
+  found = (params_average["text"]["norm"]["scale"] ** 2).sum()
+  return jnp.broadcast_to(found, mask.shape[:1])
+
+
 def preference(logprobs, logprobs_ref, mask, *, beta: float = 1.0):
   """The first of two answers is preferred to the second, for each prompt."""
   ratio = jnp.where(mask, logprobs - logprobs_ref, 0.0).sum(-1)
@@ -93,7 +99,7 @@ def whole_batch(text, example):
 def install() -> None:
   """Adds the functions to the packages, where configs name them."""
   for package, functions in (
-    (losses, (value_head, drift, preference, mean_likelihood, again)),
+    (losses, (value_head, drift, size, preference, mean_likelihood, again)),
     (rewards, (peakedness, sureness, whole_batch)),
   ):
     for function in functions:

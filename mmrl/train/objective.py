@@ -11,11 +11,13 @@ from jaxtyping import Array, Bool, Float
 from mmrl import build, errors, losses, names
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
-from mmrl.losses import reduce, surrogates
+from mmrl.losses import reduce, signal, surrogates
 from mmrl.losses.state import Stateful
 from mmrl.types import PyTree
 
 MOVED = "attention_moved"
+# How sums are called that go with metrics through the parts of a minibatch.
+_SIGNAL = "signal/"
 _REDUCTIONS = tuple(reduce.__all__)
 
 
@@ -249,6 +251,7 @@ def objective(
   coefficients: Mapping[str, Array],
   *,
   axis_name: str | None = None,
+  signals: bool = False,
 ) -> tuple[Array, tuple[dict[str, Array], dict[str, PyTree]]]:
   """Computes the objective to minimise, the weighted sum of terms, and metrics.
 
@@ -258,6 +261,7 @@ def objective(
       `learned` and `running` hold those of all terms, by name.
     coefficients: from `reduction_coefficients`, sliced like the fields.
     axis_name: device axis that sums run over.
+    signals: whether metrics also have what `without_signal` takes out of them.
 
   Returns:
     (loss, (metrics, statistics)). Metrics are sums over tokens, whose
@@ -288,12 +292,56 @@ def objective(
     )
     loss += term.weight * value
     metrics[f"loss/{term.name}"] = value
+    if signals and _measurable(terms):
+      metrics[f"{_SIGNAL}{term.name}"] = _squares(
+        term, context | own, coefficients[term.reduction]
+      )
   metrics["loss/total"] = loss
 
   metrics |= _policy_metrics(context, coefficients, axis_name)
   if MOVED in context:
     metrics |= _attention_metrics(context[MOVED], coefficients, axis_name)
   return loss, (metrics, statistics)
+
+
+def _measurable(terms: Sequence[Term]) -> bool:
+  return all(signal.measurable(term.bound.needs) for term in terms)
+
+
+def _squares(
+  term: Term, context: Mapping[str, Any], coefficients: Array
+) -> Array:
+  def total(scores):
+    values, _ = term({**context, **scores})
+    return reduce.total(values, coefficients)
+
+  return signal.squares(total, context, term.bound.needs, coefficients)
+
+
+def without_signal(
+  terms: Sequence[Term], metrics: dict[str, Array], dtype: str
+) -> Bool[Array, ""] | None:
+  """Tells whether a minibatch is without a signal: see `mmrl.losses.signal`.
+
+  Args:
+    terms: of the objective.
+    metrics: of the whole minibatch, from `objective` with `signals`; what is of
+      signals is taken out.
+    dtype: that the model computes in.
+
+  Returns:
+    None if no minibatch can be.
+  """
+  if not _measurable(terms):
+    return None
+  found = [
+    signal.silent(
+      metrics.pop(f"{_SIGNAL}{term.name}"),
+      signal.tolerance(term.bound.needs, dtype),
+    )
+    for term in terms
+  ]
+  return jnp.stack(found).all()
 
 
 def add_metrics(

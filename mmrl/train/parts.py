@@ -243,6 +243,7 @@ def _programs(
       averages(method),
       layout,
       accumulate=config.train.accumulate,
+      dtype=scorer.config.dtype,
     ),
     shares=step_lib.make_shares(
       scorer, terms, weights, layout, prompts=config.shares.prompts

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from mmrl.models import parameters
 from mmrl.types import PyTree, pytree
@@ -41,6 +41,13 @@ class State:
       if not parameters.is_of_term(path)
     }
     return parameters.merge(trained, self.frozen)
+
+
+def unless(empty: Bool[Array, ""], updated: State, state: State) -> State:
+  """Returns the updated state, or if `empty` the one before it."""
+  return jax.tree.map(
+    lambda new, old: jnp.where(empty, old, new), updated, state
+  )
 
 
 @pytree

@@ -194,7 +194,7 @@ def make_loss(
 
   `params` holds the parameters of stateful terms under `terms`, `known` what
   else the terms read. `parts` of the loss is the number of parts of the
-  minibatch, of which the batch is one.
+  minibatch, of which the batch is one; for `signals` see `objective`.
   """
   late = [bound for bound in token_weights if reads_scores(bound)]
   reads = any("attention" in bound.needs for bound in late)
@@ -209,6 +209,7 @@ def make_loss(
     known: Mapping[str, Any] = NOTHING,
     axis_name: str | None = None,
     parts: int = 1,
+    signals: bool = False,
   ):
     prefix = scorer.prefill(params, batch.prompt, batch.visual)
     scores = scorer(params, prefix, batch.tokens)
@@ -223,7 +224,7 @@ def make_loss(
       weight = jax.lax.stop_gradient(bound.array(context, 3))
       context["token_weights"] = context["token_weights"] * weight
     return objective_lib.objective(
-      terms, context, coefficients, axis_name=axis_name
+      terms, context, coefficients, axis_name=axis_name, signals=signals
     )
 
   return loss
@@ -245,12 +246,14 @@ def make_update(
   layout: Layout,
   *,
   accumulate: int,
+  dtype: str,
 ) -> Callable:
   """Makes the program of one optimiser update, in `accumulate` parts.
 
   The minibatch is one of `layout.parts` of the rollout batch. The coefficients
   of reductions are computed over the whole minibatch before it is cut, so the
-  parts add up to exactly the loss of the whole.
+  parts add up to exactly the loss of the whole. A minibatch without a signal
+  (`mmrl.losses.signal`), for a model that computes in `dtype`, changes nothing.
   """
 
   def gradient(state: State, fixed: Fixed, batch: Batch, coefficients):
@@ -258,7 +261,12 @@ def make_update(
 
     def of_trainable(trainable):
       params = parameters.merge(trainable, state.frozen)
-      return loss(params, batch, coefficients, known=known, parts=accumulate)
+      return loss(
+        *(params, batch, coefficients),
+        known=known,
+        parts=accumulate,
+        signals=True,
+      )
 
     return jax.grad(of_trainable, has_aux=True)(state.trainable)
 
@@ -281,6 +289,7 @@ def make_update(
       grads, found = _accumulate(of_part, accumulate)
     metrics, statistics = found
     metrics["gradient/norm"] = optax.tree.norm(grads)
+    empty = objective_lib.without_signal(terms, metrics, dtype)
     updates, optimizer_state = optimizer.update(
       grads, state.optimizer, state.trainable
     )
@@ -290,7 +299,7 @@ def make_update(
       for term in terms
       if term.update
     }
-    state = State(
+    updated = State(
       step=state.step,
       trainable=trainable,
       frozen=state.frozen,
@@ -303,8 +312,11 @@ def make_update(
         for name, one in averages.items()
       },
     )
-    state = jax.lax.with_sharding_constraint(state, layout.of(state))
-    return state, metrics
+    if empty is not None:
+      updated = state_lib.unless(empty, updated, state)
+      metrics["gradient/skipped"] = empty.astype(jnp.float32)
+    updated = jax.lax.with_sharding_constraint(updated, layout.of(updated))
+    return updated, metrics
 
   return layout.jit(update, donate_argnums=0)
 

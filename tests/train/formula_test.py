@@ -125,6 +125,7 @@ def updated(accumulate: int, terms):
     {},
     sharding.on_one(jax.devices()[0]),
     accumulate=accumulate,
+    dtype="float32",
   )
   state = State(
     step=jnp.zeros((), jnp.int32),
@@ -192,7 +193,8 @@ def test_an_update_is_its_equations():
   _, _, trainable, *_ = stage()
   moved, measured, after = one_update(1)
   expected = formula(trainable)
-  assert set(measured) == {*expected, "gradient/norm"}
+  assert set(measured) == {*expected, "gradient/norm", "gradient/skipped"}
+  assert measured["gradient/skipped"] == 0
   for name, value in expected.items():
     np.testing.assert_allclose(
       measured[name], value, rtol=1e-4, atol=1e-6, err_msg=name

@@ -232,23 +232,18 @@ def test_more_steps_equal_as_many_from_the_start(folder, finished, flags):
 @pytest.mark.full
 def test_an_update_that_blows_up_is_not_published(folder, flags):
   """The very last one of six, to finite values that nobody would see."""
-  workdir = folder / f"blown{len(flags)}"
-  arguments = [
-    "--config.train.steps=3",
-    "--config.checkpoint.every=1",
-    "--config.schedule={'name': 'exponential_decay', 'init_value': 0.1,"
+  blown = folder / f"blown{len(flags)}"
+  blown.mkdir()
+  lines = (
+    "config.train.steps = 3",
+    "config.checkpoint.every = 1",
+    "config.schedule = {'name': 'exponential_decay', 'init_value': 0.1,"
     " 'transition_steps': 1, 'decay_rate': 1e31, 'transition_begin': 4}",
-  ]
-  (folder / "blown.py").write_text(
-    (folder / "config.py")
-    .read_text()
-    .replace("return config", "config.schedule = SCHEDULE\n  return config")
-    .replace("SCHEDULE", arguments.pop().partition("=")[2])
   )
-  arguments.append(f"--config={folder / 'blown.py'}")
+  runs.make_folder(blown, *CONFIG, *lines)
+  workdir = blown / "run"
   for again in (False, True):
-    options = {"arguments": arguments, "flags": flags}
-    with runs.start(folder, workdir, **options) as run:
+    with runs.start(blown, workdir, flags=flags) as run:
       assert run.wait() == [2], run.error()
     (line,) = run.error().splitlines()
     assert "after step 3, which isn't saved" in line

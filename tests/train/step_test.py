@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_models
+import toys
 
 from mmrl import config as config_lib
 from mmrl import data
@@ -315,6 +316,42 @@ def test_a_slow_reward_leaves_the_device_idle():
   quick, state = share(0.0, state)
   slow, _ = share(0.5, state)
   assert 0 < slow < quick <= 1
+
+
+@functools.cache
+def build_adam() -> run_lib.Run:
+  """A rate, a decay and an average that nobody overlooks."""
+  config = make_config(1.0)
+  config.optimizer = {"name": "adamw", "weight_decay": 0.1}
+  config.schedule = {"name": "constant_schedule", "value": 1e-2}
+  config.models.average = {"name": "Average", "decay": 0.5, "every": 1}
+  toys.install()
+  config.losses.size = {"name": "size", "weight": 1.0, "reduce": "prompt_mean"}
+  return run_lib.build_run(config, jax.devices()[:1])
+
+
+def test_a_minibatch_without_a_signal_makes_no_step():
+  """All rewards of it are equal, and the policy is the reference."""
+  run, batch = build_adam(), collected("self")
+  none = jnp.zeros_like(batch.fields["advantages"])
+  second = batch.with_fields(advantages=none.at[1, 0].set(1.0))
+  state = run.initial_state()
+  before = jax.device_get(state)
+  for minibatch in (0, 2, 3):
+    state, measured = run.programs.update(
+      state, run.fixed, second, np.int32(minibatch)
+    )
+    assert measured["gradient/skipped"] == 1
+    # What Adam would have made whole steps of.
+    assert 0 <= measured["gradient/norm"] < 1e-5
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
+  state, measured = run.programs.update(state, run.fixed, second, np.int32(1))
+  assert measured["gradient/skipped"] == 0
+  assert largest_difference(state.trainable, before.trainable) > 1e-3
+  # The policy has left the reference: the KL alone is a signal.
+  state, measured = run.programs.update(state, run.fixed, second, np.int32(2))
+  assert measured["gradient/skipped"] == 0
+  assert int(state.averages["average"].updates) == 2
 
 
 def test_loss_that_is_no_number_stops_the_run():
