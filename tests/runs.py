@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
@@ -183,6 +184,17 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess:
     text=True,
     timeout=300,
   )
+
+
+@contextlib.contextmanager
+def full_disk(size):
+  """No file grows beyond `size` bytes: a part of a write may fit."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # What a run leaves.

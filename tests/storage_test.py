@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import runs
 import small_models
 
 from mmrl import config as config_lib
@@ -176,13 +176,9 @@ def test_sigkill_leaves_the_old_file_or_the_new_one(tmp_path):
 def test_a_full_disk_leaves_the_old_file(tmp_path):
   """A limit on file size stands for the disk."""
   storage.write_text(tmp_path / "file", "old")
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-  try:
-    with pytest.raises(UserError, match="could not write .*too large; make it"):
-      storage.write_bytes(tmp_path / "file", b"x" * 8192)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  wanted = pytest.raises(UserError, match="write .*too large; make it")
+  with runs.full_disk(4096), wanted:
+    storage.write_bytes(tmp_path / "file", b"x" * 8192)
   assert (tmp_path / "file").read_text() == "old"
   assert [f.name for f in tmp_path.iterdir()] == ["file"]
 

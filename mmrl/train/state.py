@@ -1,12 +1,15 @@
 """State of a run that training changes and checkpoints store."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
+import optax
 
 from mmrl.models import parameters
+from mmrl.train.objective import Term
 from mmrl.types import PyTree, pytree
 
 
@@ -41,6 +44,46 @@ class State:
       if not parameters.is_of_term(path)
     }
     return parameters.merge(trained, self.frozen)
+
+
+def advance(
+  state: State,
+  grads: dict[str, Any],
+  statistics: Mapping[str, PyTree],
+  *,
+  terms: Sequence[Term],
+  optimizer: optax.GradientTransformation,
+  averages: Mapping[str, Any],
+) -> State:
+  """Makes the state after an optimiser update.
+
+  Args:
+    state: before it.
+    grads: gradients of what is trained, by path.
+    statistics: of the terms with state, by name, over the whole minibatch.
+    terms: of the objective.
+    optimizer: the optax transformation.
+    averages: models that are averages (`train.models.Average`), by name.
+  """
+  updates, optimizer_state = optimizer.update(
+    grads, state.optimizer, state.trainable
+  )
+  trainable = optax.apply_updates(state.trainable, updates)
+  return State(
+    step=state.step,
+    trainable=trainable,
+    frozen=state.frozen,
+    optimizer=optimizer_state,
+    running={
+      term.name: term.update(state.running[term.name], statistics[term.name])
+      for term in terms
+      if term.update
+    },
+    averages={
+      name: advance_average(state.averages[name], trainable, **vars(one))
+      for name, one in averages.items()
+    },
+  )
 
 
 def unless(empty: Bool[Array, ""], updated: State, state: State) -> State:

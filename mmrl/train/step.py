@@ -290,27 +290,11 @@ def make_update(
     metrics, statistics = found
     metrics["gradient/norm"] = optax.tree.norm(grads)
     empty = objective_lib.without_signal(terms, metrics, dtype)
-    updates, optimizer_state = optimizer.update(
-      grads, state.optimizer, state.trainable
-    )
-    trainable = optax.apply_updates(state.trainable, updates)
-    running = {
-      term.name: term.update(state.running[term.name], statistics[term.name])
-      for term in terms
-      if term.update
-    }
-    updated = State(
-      step=state.step,
-      trainable=trainable,
-      frozen=state.frozen,
-      optimizer=optimizer_state,
-      running=running,
-      averages={
-        name: state_lib.advance_average(
-          state.averages[name], trainable, **vars(one)
-        )
-        for name, one in averages.items()
-      },
+    updated = state_lib.advance(
+      *(state, grads, statistics),
+      terms=terms,
+      optimizer=optimizer,
+      averages=averages,
     )
     if empty is not None:
       updated = state_lib.unless(empty, updated, state)

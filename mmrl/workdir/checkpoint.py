@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
 from etils import epath
@@ -97,7 +98,9 @@ class Checkpoints:
     return {
       int(folder.name)
       for folder in self._path.iterdir()
-      if folder.name.isdigit() and ocp.path.step.is_path_finalized(folder)
+      # As `save` names them; what else is there is somebody's own.
+      if re.fullmatch("[1-9][0-9]*", folder.name, re.ASCII)
+      and ocp.path.step.is_path_finalized(folder)
     }
 
   def prepare(self, state: PyTree) -> None:

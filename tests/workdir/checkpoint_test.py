@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import shutil
 
 from etils import epath
@@ -12,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 import runs
+from runs import full_disk
 
 from mmrl.errors import UserError
 from mmrl.train.state import State, start_average
@@ -78,14 +78,9 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
   saved = checkpoint.Checkpoints(tmp_path, keep=1)
   saved.save(make_state(1, 4096), {"next_index": 1})
   saved.wait()
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-  try:
-    with pytest.raises(UserError, match="could not write .*is of step 1"):
-      saved.save(make_state(2, 4096), {"next_index": 2})
-      saved.wait()
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  with full_disk(8192), pytest.raises(UserError, match="write .* is of step 1"):
+    saved.save(make_state(2, 4096), {"next_index": 2})
+    saved.wait()
   state, data, step = restore(tmp_path, make_state(0, 4096), keep=1)
   assert step == 1 and data == {"next_index": 1}
   assert_same(state, make_state(1, 4096))
@@ -369,6 +364,35 @@ def test_prepare_compiles_what_save_needs(tmp_path):
   saved.wait()
   assert compiled() == before
   saved.close()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize(
+  "name", ["²", "٣", "007", "-1", "5 ", "8.copy", "step_9", "notes.txt"]
+)
+def test_what_is_not_named_as_a_step_is_left_alone(
+  tmp_path, kind, name, capsys
+):
+  """Neither read, nor removed, nor a reason to stop."""
+  save(tmp_path, make_state(3))
+  own = tmp_path / "checkpoints" / name
+  if kind == "folder":
+    shutil.copytree(tmp_path / "checkpoints" / "3", own)
+  else:
+    own.write_text("mine")
+  save(tmp_path, make_state(5), keep=1)
+  _, data, step = restore(tmp_path, make_state(0), keep=1)
+  assert step == 5 and data == {"next_index": 5}
+  assert names(tmp_path) == {"5", name}
+  assert "warning" not in capsys.readouterr().err
+
+
+def test_a_save_that_fails_says_what_there_is(tmp_path):
+  """No step 0 that never was."""
+  saved = checkpoint.Checkpoints(tmp_path, keep=1)
+  with full_disk(8192), pytest.raises(UserError, match="no checkpoint yet"):
+    saved.save(make_state(2, 4096), {"next_index": 2})
+    saved.wait()
 
 
 # Several processes.

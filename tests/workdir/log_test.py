@@ -1,13 +1,12 @@
 """Logs that are read back, and disks that are full for a while."""
 
-import contextlib
 import errno
 import json
 import os
-import resource
 import struct
 
 import pytest
+from runs import full_disk
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
@@ -58,17 +57,6 @@ def test_tensorboard_files(tmp_path):
   assert start.session_log.status == event_pb2.SessionLog.START
 
 
-@contextlib.contextmanager
-def full_disk(size):
-  """No file grows beyond `size` bytes: a part of a write may fit."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("size", [0, 100, 1000])
 def test_a_disk_that_is_full_for_a_while(tmp_path, capsys, size):
   """From the first byte or later on; nothing is missing afterwards."""
@@ -92,6 +80,20 @@ def test_a_disk_that_is_full_for_a_while(tmp_path, capsys, size):
   assert scalars(tmp_path) == {
     (step, "loss/total"): 0.5 for step in range(1, 51)
   }
+
+
+def test_a_clock_that_is_set_back(tmp_path, monkeypatch):
+  """No file is written over, and each comes after those before it."""
+  seen = []
+  for now in (2000.0, 2000.5, 100.0):
+    monkeypatch.setattr(log_lib.time, "time", lambda now=now: now)
+    log = log_lib.Log(tmp_path, step=len(seen))
+    log.write(len(seen) + 1, {"a": now})
+    log.close()
+    files = sorted(f.name for f in (tmp_path / "tensorboard").iterdir())
+    assert files[:-1] == seen
+    seen = files
+  assert len(seen) == 3
 
 
 def test_a_disk_that_stays_full(tmp_path, capsys):
