@@ -5,6 +5,7 @@ import json
 import os
 import struct
 
+from etils import epath
 import pytest
 from runs import full_disk
 from tensorboardX import record_writer
@@ -13,7 +14,7 @@ from tensorboardX.proto import event_pb2
 from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.workdir import log as log_lib
-from mmrl.workdir import writing
+from mmrl.workdir import trackers, writing
 
 
 def events(workdir):
@@ -40,8 +41,15 @@ def scalars(workdir):
   }
 
 
+def make_log(workdir, step):
+  """With TensorBoard's files, as a run has it by default."""
+  run = trackers.Run(epath.Path(workdir), step, {})
+  tracked = trackers.Trackers({"board": {"name": "tensorboard"}}, run)
+  return log_lib.Log(workdir, step=step, trackers=tracked)
+
+
 def test_tensorboard_files(tmp_path):
-  log = log_lib.Log(tmp_path, step=2)
+  log = make_log(tmp_path, step=2)
   log.write(3, {"reward/total": 0.5, "odd name!": -1.0})
   log.write(4, {"reward/total": 0.25})
   assert scalars(tmp_path) == {
@@ -62,7 +70,7 @@ def test_a_disk_that_is_full_for_a_while(tmp_path, capsys, size):
   """From the first byte or later on; nothing is missing afterwards."""
   values = {"loss/total": 0.5}
   with full_disk(size):
-    log = log_lib.Log(tmp_path, step=0)
+    log = make_log(tmp_path, step=0)
     for step in range(1, 50):
       log.write(step, values)
   warnings = capsys.readouterr().err.splitlines()
@@ -86,8 +94,8 @@ def test_a_clock_that_is_set_back(tmp_path, monkeypatch):
   """No file is written over, and each comes after those before it."""
   seen = []
   for now in (2000.0, 2000.5, 100.0):
-    monkeypatch.setattr(log_lib.time, "time", lambda now=now: now)
-    log = log_lib.Log(tmp_path, step=len(seen))
+    monkeypatch.setattr(trackers.time, "time", lambda now=now: now)
+    log = make_log(tmp_path, step=len(seen))
     log.write(len(seen) + 1, {"a": now})
     log.close()
     files = sorted(f.name for f in (tmp_path / "tensorboard").iterdir())
@@ -98,7 +106,7 @@ def test_a_clock_that_is_set_back(tmp_path, monkeypatch):
 
 def test_a_disk_that_stays_full(tmp_path, capsys):
   with full_disk(200):
-    log = log_lib.Log(tmp_path, step=0)
+    log = make_log(tmp_path, step=0)
     for step in range(1, 50):
       log.write(step, {"loss/total": 0.5})
     log.close()
@@ -114,7 +122,7 @@ def test_lines_that_are_not_replaced_yet_are_not_doubled(tmp_path):
   text = "".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3))
   (tmp_path / "metrics.jsonl").write_text(text)
   with full_disk(0):
-    log = log_lib.Log(tmp_path, step=1)
+    log = make_log(tmp_path, step=1)
     log.write(2, {"a": 2.0})
     assert (tmp_path / "metrics.jsonl").read_text() == text
   log.write(3, {"a": 3.0})
@@ -128,7 +136,7 @@ def test_lines_that_are_not_replaced_yet_are_not_doubled(tmp_path):
 
 def test_a_folder_in_the_way(tmp_path, capsys):
   (tmp_path / "tensorboard").write_text("")
-  log = log_lib.Log(tmp_path, step=0)
+  log = make_log(tmp_path, step=0)
   for step in (1, 2):
     log.write(step, {"a": 1.0})
   log.close()
@@ -143,10 +151,10 @@ def test_a_store_that_fails_is_told_of_once(tmp_path, monkeypatch, capsys):
   def fail(name, text):
     raise UserError("could not write; do something")
 
-  log = log_lib.Log(tmp_path, step=0)
+  log = make_log(tmp_path, step=0)
   log.close()
   capsys.readouterr()
-  log._files = ()  # as in a store
+  log._file = None  # as in a store
   monkeypatch.setattr(storage, "write_text", fail)
   for step in (1, 2):
     log.write(step, {"a": 1.0})

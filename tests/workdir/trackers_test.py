@@ -238,7 +238,8 @@ def test_a_run_may_go_on_with_other_trackers(tmp_path):
   config = config_lib.get_config()
   claim.claim(tmp_path, config)
   config.trackers = {}
+  assert claim.check(tmp_path, config) is None
   claim.claim(tmp_path, config)
   config.seed = 1
   with pytest.raises(UserError, match="another config"):
-    claim.claim(tmp_path, config)
+    claim.check(tmp_path, config)
