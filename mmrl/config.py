@@ -101,6 +101,12 @@ def get_config() -> ml_collections.ConfigDict:
         # Processes that do so; 0 is the run's own. They help where pictures are
         # large and cores idle; their batches are in /dev/shm.
         "workers": 0,
+        # Leave out training questions that can't be read, or are longer than
+        # the sizes above or `rollout.length`: all are opened before the run,
+        # and those left out are listed in skipped.jsonl. Without, they are
+        # errors. Benchmarks are never changed: theirs are errors.
+        "skip_broken": False,
+        "skip_long": False,
       },
       # Where answers come from: a spec of `mmrl.rollouts`, and sizes.
       "rollout": {

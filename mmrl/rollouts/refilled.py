@@ -34,7 +34,7 @@ class Refilled(Source):
     self.group, self.temperature = inner.group, inner.temperature
     self.draws = inner.draws + rounds
     self.fields, self.reads = inner.fields, inner.reads
-    self.measures = inner.measures
+    self.measures, self.learns = inner.measures, inner.learns
 
   def open(self, questions, processor):
     self._inner.open(questions, processor)

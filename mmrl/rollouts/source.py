@@ -130,6 +130,7 @@ class Source:
     fields: names of the fields that its batches have.
     reads: names of the fields that `choose` reads.
     measures: functions of named data that return numbers to log.
+    learns: whether it takes the texts to learn that the data give.
   """
 
   group: int
@@ -138,6 +139,7 @@ class Source:
   fields: tuple[str, ...] = ("ended",)
   reads: tuple[str, ...] = ()
   measures: tuple[Callable, ...] = ()
+  learns: bool = False
 
   def open(self, questions: Any, processor: Processor) -> None:
     """Opens files, and checks them against the run's questions.

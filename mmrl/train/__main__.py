@@ -3,7 +3,13 @@
 Trains a model. A stopped run goes on when the same command is given again.
 """
 
+from absl import flags
+
 from mmrl import commands
+
+CHECK = flags.DEFINE_bool(
+  "check", False, "Open and measure all questions first; see mmrl.check."
+)
 
 
 def main() -> None:
@@ -17,7 +23,11 @@ def main() -> None:
       commands.PROCESSES.value,
       commands.PROCESS.value,
     )
-  loop.train(commands.CONFIG.value, commands.given(commands.WORKDIR))
+  loop.train(
+    commands.CONFIG.value,
+    commands.given(commands.WORKDIR),
+    check=CHECK.value,
+  )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ from mmrl.workdir import log as log_lib
 from mmrl.workdir.claim import claim
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
+def train(
+  config: ml_collections.ConfigDict, workdir: str, *, check: bool = False
+) -> dict:
   """Trains a model, evaluates before and after, and writes report and model.
 
   A stopped run resumes from its newest checkpoint when this is called again
@@ -39,7 +41,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   Args:
     config: see `mmrl.config`.
     workdir: directory of all outputs: config.json, metrics.jsonl, tensorboard/,
-      checkpoints/, model/, before.json, after.json, summary.json, report.html.
+      checkpoints/, model/, before.json, after.json, summary.json, report.html,
+      questions.json, and skipped.jsonl if questions are left out.
+    check: whether all questions are opened and measured first; check.jsonl
+      then lists those that can't be used.
 
   Returns:
     The summary that is written to summary.json; empty on all processes but the
@@ -49,17 +54,20 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     UserError: for a mistake in config or data, before any work is lost.
     Preempted: if SIGTERM asked the run to stop.
   """
-  processes.check_same(f"{workdir} {config.to_dict()}")
+  processes.check_same(f"{workdir} {check} {config.to_dict()}")
   began = time.perf_counter()
   compilations = log_lib.Compilations()
   path = storage.path(workdir)
-  run = run_lib.build_run(config)
+  run = run_lib.build_run(
+    config, workdir=path, check_to=path / run_lib.CHECKED if check else None
+  )
   with contextlib.ExitStack() as stack:
     # Locked before anything is written. The stack releases lock and signal
     # handler at the end, which a notebook needs.
     processes.first_only(lambda: stack.enter_context(lock.hold(path)))
     termination = stack.enter_context(processes.Termination())
     processes.first_only(lambda: claim(path, config))
+    processes.first_only(lambda: run.record.write(path))
     # Kept as a reference only where something reads them.
     state, run = run.initial_state(), dataclasses.replace(run, params=None)
     before, params, after = _train(run, state, path, compilations, termination)
@@ -72,6 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
       run.benchmarks,
       before,
       after,
+      skipped=run.record.skipped,
       wall_seconds=time.perf_counter() - began,
       compile_seconds=compilations.seconds,
     )

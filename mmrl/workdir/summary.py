@@ -1,6 +1,6 @@
 """Summary of a finished run: summary.json and report.html."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -12,6 +12,8 @@ from mmrl import json_files, storage
 from mmrl.benchmarks import results
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
+from mmrl.data import inspection
+from mmrl.data.inspection import Finding
 from mmrl.prompts import pictures
 from mmrl.workdir import curves, report
 from mmrl.workdir import log as log_lib
@@ -24,6 +26,7 @@ def write(
   before: Results,
   after: Results,
   *,
+  skipped: Sequence[Finding],
   wall_seconds: float,
   compile_seconds: float,
 ) -> dict:
@@ -36,6 +39,7 @@ def write(
     config: of the run.
     benchmarks: of the run.
     before, after: their results.
+    skipped: training questions that were left out.
     wall_seconds: of this start of the run.
     compile_seconds: XLA's part of them.
 
@@ -54,6 +58,9 @@ def write(
     },
     "steps": config.train.steps,
     "seed": config.seed,
+    "skipped": {
+      fault: len(group) for fault, group in inspection.faults(skipped).items()
+    },
     "wall_seconds": wall_seconds,
     "compile_seconds": compile_seconds,
   }
