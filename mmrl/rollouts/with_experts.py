@@ -29,6 +29,7 @@ class WithExperts(Source):
     self.fields = (*inner.fields, "sampled")
     self.reads = (*inner.reads, "logprobs_old")
     self.measures, self.learns = inner.measures, inner.learns
+    self.one_size = inner.one_size
 
   def open(self, questions, processor):
     self._inner.open(questions, processor)

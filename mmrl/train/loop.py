@@ -259,6 +259,7 @@ def _steps(
       values["time/step"] = ended - began
       values["time/device_busy"] = values["time/device"] / (ended - began)
       values["time/compilations"] = compilations.count
+      values |= compilations.latest()
       stop = processes.mean({"asked": termination.asked})["asked"] > 0
       if log:
         log.write(step, values)

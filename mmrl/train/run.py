@@ -14,12 +14,12 @@ from mmrl import data, storage
 from mmrl.benchmarks import runner
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
-from mmrl.data import inspection
+from mmrl.data import buckets, inspection
 from mmrl.data.inspection import Finding
 from mmrl.data.remaining import Remaining
 from mmrl.errors import UserError
 from mmrl.hub import config_json, directory
-from mmrl.machines import processes, sharding
+from mmrl.machines import compilation, processes, sharding
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.rollouts import answers
@@ -108,6 +108,7 @@ def build_run(
   source = prepared.train_source
   if record.skipped:
     source = Remaining(source, [one.index for one in record.skipped])
+  prepared = dataclasses.replace(prepared, config=_sized(config, record))
   policy = models_lib.add_weights(
     config, prepared.processor, prepared.layout.parameter
   )
@@ -126,14 +127,16 @@ def prepare(
 ) -> Prepared:
   """Builds all of a run that needs no weights; see `build_run`."""
   check_fields(config)
+  compilation.keep_programs(config.compilation_cache)
   layout = Layout(
     sharding.make_mesh(config.mesh.to_dict(), devices), config.train.minibatches
   )
   for name in ("lengths", "patches"):
-    if jax.process_count() > 1 and len(config.data[name]) != 1:
+    if jax.process_count() > 1 and len(config.data[name]) > 1:
       raise UserError(
-        f"config.data.{name}: expected one size with several processes, which"
-        f" would choose different ones, found {tuple(config.data[name])}"
+        f"config.data.{name}: expected one size, or none, with several"
+        " processes, which would choose different ones, found"
+        f" {tuple(config.data[name])}"
       )
   architecture = config_json.read(directory.find(config.models.policy.path))
   parts = build_parts(
@@ -273,7 +276,9 @@ def _recall(
   workdir: storage.Name | None,
   found: Sequence[Finding] | None,
 ) -> questions.Record:
-  """Recalls which training questions are left out, or inspects all of them.
+  """Recalls what a run knows of its questions, or inspects all of them.
+
+  They are inspected if some are to be left out, or sizes come from them.
 
   Args:
     prepared: the run.
@@ -292,10 +297,11 @@ def _recall(
   first = jax.process_index() == 0
   if first and changed:
     questions.say_changed(changed)
-  if not (config.data.skip_broken or config.data.skip_long):
+  sized = config.data.lengths and config.data.patches
+  if sized and not (config.data.skip_broken or config.data.skip_long):
     return record
   if earlier and not changed:
-    skipped = earlier.skipped
+    record = earlier
   else:
     found = _inspect_train(prepared) if found is None else found
     skipped = [one for one in found if _skips(config, one)]
@@ -303,11 +309,79 @@ def _recall(
       if one.fault and not _skips(config, one):
         other = "broken" if one.fault == inspection.BROKEN else "long"
         raise UserError(f"{one.message}; or set config.data.skip_{other}")
-  if first and skipped:
-    counts = inspection.counts(skipped)
+    record = dataclasses.replace(record, skipped=skipped)
+    if not sized:
+      sizes = _sizes(prepared, [one for one in found if not one.fault])
+      record = dataclasses.replace(
+        record, lengths=sizes.lengths, patches=sizes.patches
+      )
+  if first and record.skipped:
+    counts = inspection.counts(record.skipped)
     print(
-      f"left out {len(skipped)} of {len(prepared.train_source)} training"
+      f"left out {len(record.skipped)} of {len(prepared.train_source)} training"
       f" questions ({counts}), which {questions.SKIPPED} lists",
       file=sys.stderr,
     )
-  return dataclasses.replace(record, skipped=skipped)
+  return record
+
+
+def _sizes(prepared: Prepared, found: Sequence[Finding]) -> buckets.Buckets:
+  """Chooses sizes to pad prompts to from those of all questions.
+
+  Args:
+    prepared: the run.
+    found: of the questions that it trains on.
+
+  Raises:
+    UserError: naming a question of a benchmark that can't be used.
+  """
+  every = [*found]
+  for name, benchmark in prepared.benchmarks.items():
+    every += _inspect(prepared, benchmark, name)
+  for one in every:
+    if one.fault:
+      raise UserError(one.message)
+  given = prepared.config.data
+  chosen = buckets.choose(
+    every,
+    prepared.processor.config.vision.spatial_merge_size**2,
+    lengths=given.lengths,
+    patches=given.patches,
+    one=prepared.source.one_size or jax.process_count() > 1,
+  )
+  if jax.process_index() == 0:
+    print(
+      f"padded to {_listed(chosen.lengths)} tokens and"
+      f" {_listed(chosen.patches)} patches, which adds"
+      f" {chosen.padding:.0%} to {len(every)} questions"
+    )
+  return chosen
+
+
+def _listed(sizes: Sequence[int]) -> str:
+  return " or ".join(map(str, sizes))
+
+
+def _sized(
+  config: ml_collections.ConfigDict, record: questions.Record
+) -> ml_collections.ConfigDict:
+  """Returns the config with the sizes that come from the data."""
+  if not (record.lengths and record.patches):
+    return config
+  config = config.copy_and_resolve_references()
+  config.data.lengths = tuple(record.lengths)
+  config.data.patches = tuple(record.patches)
+  return config
+
+
+def with_sizes(
+  config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> ml_collections.ConfigDict:
+  """Returns the config with the sizes of a run that begins.
+
+  Raises:
+    UserError: see `build_run`.
+  """
+  if config.data.lengths and config.data.patches:
+    return config
+  return _sized(config, _recall(prepare(config, devices), None, None))

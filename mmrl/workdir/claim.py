@@ -16,7 +16,7 @@ def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
 
   Raises:
     UserError: if it can't be written, or belongs to a config that differs in
-      more than its mesh and its trackers.
+      more than its mesh, its trackers and its folder for compiled programs.
   """
   settings = config.to_dict()
   text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
@@ -30,8 +30,10 @@ def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
   except OSError as error:
     raise lock.unwritable(workdir, error) from error
   with contextlib.suppress(ValueError, TypeError):
-    # A run may resume on another mesh, and be tracked elsewhere.
-    free = {k: x for k, x in settings.items() if k in ("mesh", "trackers")}
+    # A run may resume on another mesh, tracked and with programs elsewhere.
+    names = ("mesh", "trackers", "compilation_cache")
+    free = {name: settings[name] for name in names}
+    same = json.loads(found) | free
     same = json.loads(found) | free
     found = json.dumps(same, indent=2, sort_keys=True) + "\n"
   if found != text:

@@ -1,6 +1,7 @@
-"""What a run remembers of its questions: data files, and those left out.
+"""What a run remembers of its questions: files, sizes, and those left out.
 
-questions.json has size and hash of every data file; skipped.jsonl has a line
+questions.json has size and hash of every data file, and the sizes that prompts
+are padded to if they come from the data; skipped.jsonl has a line
 for each question that is left out. So a run that resumes leaves out the same
 ones, and tells when a file isn't what it was.
 """
@@ -30,10 +31,14 @@ class Record:
   Attributes:
     files: size and hash of each data file, by its path.
     skipped: the training questions that are left out.
+    lengths, patches: sizes that prompts are padded to, where they come from the
+      data; else empty.
   """
 
   files: Mapping[str, Mapping[str, Any]]
   skipped: Sequence[Finding] = ()
+  lengths: Sequence[int] = ()
+  patches: Sequence[int] = ()
 
   def changed(self, earlier: "Record") -> list[str]:
     """Lists the files that aren't what they were."""
@@ -48,8 +53,13 @@ class Record:
     folder = storage.path(workdir)
     if self.skipped or SKIPPED in storage.names(folder):
       storage.write_text(folder / SKIPPED, lines(self.skipped))
-    text = json.dumps({"files": self.files}, indent=2, sort_keys=True)
-    storage.write_text(folder / FILE, text + "\n")
+    storage.write_text(folder / FILE, self.head())
+
+  def head(self) -> str:
+    """Writes all but the questions that are left out as JSON."""
+    raw = dataclasses.asdict(dataclasses.replace(self, skipped=()))
+    del raw["skipped"]
+    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
 
 def lines(found: Iterable[Finding]) -> str:
@@ -70,11 +80,11 @@ def read(workdir: storage.Name) -> Record | None:
   """
   folder = storage.path(workdir)
   try:
-    raw = json.loads(storage.read_text(folder / FILE))
+    head = storage.read_text(folder / FILE)
     skipped = ""
     if SKIPPED in storage.names(folder):
       skipped = storage.read_text(folder / SKIPPED)
-    return Record(dict(raw["files"]), parse(skipped))
+    return _record(head, skipped)
   except FileNotFoundError:
     return None
   except (OSError, ValueError, TypeError, LookupError) as error:
@@ -97,10 +107,19 @@ def recall(workdir: storage.Name) -> Record | None:
 
   processes.first_only(look)
   found = known[0]
-  files = json.dumps(found.files) if found else ""
-  files = processes.gather(files)[0]
+  head = processes.gather(found.head() if found else "")[0]
   skipped = processes.gather(lines(found.skipped) if found else "")[0]
-  return Record(json.loads(files), parse(skipped)) if files else None
+  return _record(head, skipped) if head else None
+
+
+def _record(head: str, skipped: str) -> Record:
+  raw = json.loads(head)
+  return Record(
+    files=dict(raw["files"]),
+    skipped=parse(skipped),
+    lengths=tuple(raw["lengths"]),
+    patches=tuple(raw["patches"]),
+  )
 
 
 def measure(questions: Iterable[Any]) -> dict[str, dict[str, Any]]:
