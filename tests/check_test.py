@@ -14,6 +14,7 @@ import runs
 from mmrl import check, commands
 from mmrl import config as config_lib
 from mmrl.errors import UserError
+from mmrl.train import loop
 from mmrl.train import run as run_lib
 from mmrl.workdir import questions
 
@@ -163,6 +164,39 @@ def test_the_command(tmp_path, monkeypatch, capsys, spoiled):
   assert len((tmp_path / "check.jsonl").read_text().splitlines()) == 5 * spoiled
   errors = [x for x in text.err.splitlines() if x.startswith("error: ")]
   assert len(errors) == spoiled
+
+
+def test_sizes_come_from_all_questions(tmp_path, capsys):
+  """One pair for a few; a run that resumes keeps it, whatever else is there."""
+  config, _ = make_config(tmp_path, spoiled=False)
+  config.data.lengths = config.data.patches = ()
+  wide = rows.good(tmp_path, 3)
+  wide[1]["images"] = [rows.picture(tmp_path, "wide.png", 160, 64)]
+  rows.write(tmp_path / "data.jsonl", wide)
+  workdir = tmp_path / "run"
+
+  def build():
+    run = run_lib.build_run(config, jax.devices()[:1], workdir=workdir)
+    return run, capsys.readouterr().out
+
+  run, said = build()
+  sizes = run.config.data
+  assert sizes.patches == (160,) and len(sizes.lengths) == 1
+  assert f"padded to {sizes.lengths[0]} tokens and 160 patches" in said
+  # What claims the working directory is the config that was given.
+  assert config.data.lengths == () == config.data.patches
+  prompt = next(loop.read_questions(run)).prompt
+  assert prompt.tokens.shape[1] == sizes.lengths[0]
+  run.record.write(workdir)
+  again, said = build()
+  assert again.config.data == run.config.data and "padded" not in said
+  rows.write(tmp_path / "data.jsonl", rows.good(tmp_path, 3))
+  third, said = build()
+  assert third.config.data.patches == (64,) and "padded" in said
+  rows.spoil(tmp_path, wide := rows.good(tmp_path, 9))
+  rows.write(tmp_path / "data.jsonl", wide)
+  with pytest.raises(UserError, match=r"data\.jsonl:2: expected a readable"):
+    build()
 
 
 RUN = (

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import sys
+from typing import Any
 
 import jax
 from jaxlib import version
@@ -25,7 +26,8 @@ def keep_programs(folder: str) -> None:
       kind of processor; "" keeps none. If it can't be written, a line on
       stderr says so, and none are kept.
   """
-  if not folder or jax.config.read("jax_compilation_cache_dir"):
+  settings: Any = jax.config  # whose names JAX makes as it starts
+  if not folder or settings.jax_compilation_cache_dir:
     return
   place = pathlib.Path(folder).expanduser() / machine()
   try:

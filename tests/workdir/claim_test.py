@@ -18,8 +18,9 @@ def test_workdir_of_another_config(tmp_path, store, place):  # noqa: F811
   claim(path, config)
   claim(epath.Path(path), config)
   before = storage.read_text(path / "config.json")
-  # A run may go on on another mesh.
+  # A run may go on on another mesh, and keep its programs elsewhere.
   config.mesh.tensor = 2
+  config.compilation_cache = ""
   claim(path, config)
   assert storage.read_text(path / "config.json") == before
   config.train.steps = 7
