@@ -92,7 +92,7 @@ def test_a_run_that_resumes_leaves_out_the_same(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(
     run_lib,
     "_inspect_train",
-    lambda prepared: inspected.append(1) or inspect(prepared),
+    lambda *given, **options: inspected.append(1) or inspect(*given, **options),
   )
   again, said = build()
   assert "left out 5 of 12" in said and "changed" not in said

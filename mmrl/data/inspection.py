@@ -66,6 +66,7 @@ def inspect(
   limits: Limits,
   *,
   indices: Sequence[int] | None = None,
+  outlines: bool = False,
   workers: int = 0,
   title: str = "",
 ) -> list[Finding]:
@@ -78,6 +79,8 @@ def inspect(
     processor: the model's.
     limits: sizes that are too large beyond.
     indices: which questions; all if None.
+    outlines: whether pictures are only measured, by the beginning of their
+      files; what is broken further on isn't found.
     workers: processes that read, beside this one; with 0 this one does.
     title: of the bar.
 
@@ -88,7 +91,11 @@ def inspect(
   if not len(chosen):
     return []
   look = functools.partial(
-    _look, source=source, processor=processor, limits=limits
+    _look,
+    source=source,
+    processor=processor,
+    limits=limits,
+    outlines=outlines,
   )
   found = pipeline.each(
     chosen, look, threads=os.cpu_count() or 1, workers=workers
@@ -104,13 +111,17 @@ def inspect(
 
 
 def _look(
-  index: int, source: Any, processor: Processor, limits: Limits
+  index: int,
+  source: Any,
+  processor: Processor,
+  limits: Limits,
+  outlines: bool,
 ) -> Finding:
   name = f"question {index}"
   try:
     example = source[int(index)]
     name = example.name
-    encoded = processor.encode(example.messages, name)
+    encoded = processor.encode(example.messages, name, measure=outlines)
     most = sys.maxsize
     answer = processor.encode_answer(example.answer, most, name)
     texts = [

@@ -223,7 +223,12 @@ def check(prepared: Prepared, output: storage.Name) -> list[Finding]:
 
 
 def _inspect(
-  prepared: Prepared, source: Any, title: str, *, learns: bool = False
+  prepared: Prepared,
+  source: Any,
+  title: str,
+  *,
+  learns: bool = False,
+  outlines: bool = False,
 ) -> list[Finding]:
   """Inspects the questions of a source; each process takes its share."""
   mine = inspection.inspect(
@@ -231,6 +236,7 @@ def _inspect(
     prepared.processor,
     limits(prepared, learns=learns),
     indices=range(jax.process_index(), len(source), jax.process_count()),
+    outlines=outlines,
     workers=prepared.config.data.workers,
     title=title,
   )
@@ -239,12 +245,15 @@ def _inspect(
   return sorted(found, key=lambda one: one.index)
 
 
-def _inspect_train(prepared: Prepared) -> list[Finding]:
+def _inspect_train(
+  prepared: Prepared, *, outlines: bool = False
+) -> list[Finding]:
   return _inspect(
     prepared,
     prepared.train_source,
     "training questions",
     learns=prepared.source.learns,
+    outlines=outlines,
   )
 
 
@@ -303,7 +312,10 @@ def _recall(
   if earlier and not changed:
     record = earlier
   else:
-    found = _inspect_train(prepared) if found is None else found
+    if found is None:
+      # For sizes alone no picture is decoded.
+      outlines = not config.data.skip_broken
+      found = _inspect_train(prepared, outlines=outlines)
     skipped = [one for one in found if _skips(config, one)]
     for one in found:
       if one.fault and not _skips(config, one):
@@ -337,7 +349,7 @@ def _sizes(prepared: Prepared, found: Sequence[Finding]) -> buckets.Buckets:
   """
   every = [*found]
   for name, benchmark in prepared.benchmarks.items():
-    every += _inspect(prepared, benchmark, name)
+    every += _inspect(prepared, benchmark, name, outlines=True)
   for one in every:
     if one.fault:
       raise UserError(one.message)

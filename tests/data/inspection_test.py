@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from PIL import ExifTags, Image
 import pytest
 import rows
 
@@ -68,6 +69,34 @@ def test_what_just_fits_is_what_a_batch_takes(source, processor, size):
   with pytest.raises(UserError):
     take(less)
   assert inspection.judge(found, less).fault
+
+
+def test_the_beginning_of_a_file_tells_its_size(tmp_path, processor):
+  """Whichever way up, scaled or not, and however little of it is left."""
+  files, row = [], {"question": "what?", "answer": "red"}
+  turned = Image.Exif()
+  turned[ExifTags.Base.Orientation] = 6
+  for i, sides in enumerate([(40, 90), (64, 64), (900, 1300), (5, 800)]):
+    picture = Image.fromarray(
+      np.random.default_rng(i).integers(0, 255, (*sides, 3), np.uint8)
+    )
+    picture.save(tmp_path / f"{i}.jpg", exif=turned)
+    picture.convert("RGBA").save(tmp_path / f"{i}.png")
+    files += [f"{i}.jpg", f"{i}.png"]
+  path = tmp_path / "a.jsonl"
+  rows.write(path, [row | {"images": [name]} for name in files])
+  questions = data.JsonLines(path=str(path))
+
+  def look(**options):
+    return inspection.inspect(questions, processor, LIMITS, **options)
+
+  whole = look()
+  assert len({one.patches for one in whole}) == 4
+  assert look(outlines=True) == whole
+  half = (tmp_path / "2.png").read_bytes()[:5000]
+  (tmp_path / "2.png").write_bytes(half)
+  assert look(outlines=True) == whole
+  assert look()[5].fault == inspection.BROKEN
 
 
 def test_texts_to_learn_count_where_they_are_read(tmp_path, processor):

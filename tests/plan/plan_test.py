@@ -403,9 +403,9 @@ def test_a_plan_says_which_sizes_come_from_the_data(tmp_path, capsys):
   config.data.train = {"name": "JsonLines", "path": path}
   config.evaluation.benchmarks = {}
   compiler = programs.Compiler(config, jax.devices())
-  assert compiler.config.data.lengths == (24,)
+  assert compiler.config.data.lengths == (32,)
   assert compiler.config.data.patches == (64,)
-  assert "padded to 24 tokens and 64 patches" in capsys.readouterr().out
+  assert "padded to 32 tokens and 64 patches" in capsys.readouterr().out
   assert config.data.lengths == ()
 
 
