@@ -117,8 +117,7 @@ def _opened(use: Callable[[Any, str], T], source: Any, name: str) -> T:
     ) from error
 
 
-def _sides(content: Any, name: str) -> tuple[int, int]:
-  del name
+def _sides(content: Any, _: str) -> tuple[int, int]:
   if isinstance(content, np.ndarray):
     content = _of_array(content)
   if isinstance(content, Image.Image):
