@@ -1,4 +1,4 @@
-"""python -m mmrl.check --config FILE.py[:arg] [--output FILE]
+"""python -m mmrl.check --config FILE.py[:ARGUMENT] [--output FILE]
 
 Opens every picture and video of a run, and measures every prompt and answer.
 """
@@ -32,4 +32,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
   define_flags()
-  commands.run(main, required=("config",))
+  commands.run(main, required=("config",), also=("workdir",))

@@ -30,7 +30,7 @@ def make_config(folder, count=12, spoiled=True, tests=3):
   ):
     ((field, content),) = part.items()
     path = rows.write(folder / f"{field}.jsonl", content)
-    spec[field] = {"name": "JsonLines", "path": path}
+    spec[field] = {"name": "Files", "path": path}
   config.rollout.prompts = 4
   return config, faults
 
@@ -206,7 +206,7 @@ RUN = (
   "config.train.minibatches = 1",
   "config.checkpoint.every = 1",
   "config.shares.every = 0",
-  "config.data.train = {'name': 'JsonLines', 'path': PATH}",
+  "config.data.train = {'name': 'Files', 'path': PATH}",
   "config.evaluation.benchmarks = {}",
 )
 

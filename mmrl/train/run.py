@@ -10,15 +10,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mmrl import data, storage
+from mmrl import data, inspection, storage
 from mmrl.benchmarks import runner
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
-from mmrl.data import buckets, inspection
-from mmrl.data.inspection import Finding
-from mmrl.data.remaining import Remaining
 from mmrl.errors import UserError
 from mmrl.hub import config_json, directory
+from mmrl.inspection import Finding, Remaining, buckets
 from mmrl.machines import compilation, processes, sharding
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor

@@ -34,7 +34,6 @@ def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
     names = ("mesh", "trackers", "compilation_cache")
     free = {name: settings[name] for name in names}
     same = json.loads(found) | free
-    same = json.loads(found) | free
     found = json.dumps(same, indent=2, sort_keys=True) + "\n"
   if found != text:
     changes = difflib.unified_diff(

@@ -33,7 +33,8 @@ class Compilations:
     if event == "/jax/core/compile/backend_compile_duration":
       self.count += 1
       self.seconds += duration_secs
-      name = str(about.get("fun_name", "others")).removeprefix("jit_")
+      name = str(about.get("fun_name", "others"))
+      name = name.removeprefix("jit(").removesuffix(")").strip("<>")
       self._latest[name] = self._latest.get(name, 0.0) + duration_secs
 
   def latest(self) -> dict[str, float]:

@@ -14,9 +14,9 @@ import sys
 from typing import IO, Any
 
 from mmrl import storage
-from mmrl.data.inspection import Finding
 from mmrl.data.sources import paths_of
 from mmrl.errors import UserError
+from mmrl.inspection import Finding
 from mmrl.machines import processes
 
 FILE, SKIPPED = "questions.json", "skipped.jsonl"

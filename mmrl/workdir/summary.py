@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmrl import json_files, storage
+from mmrl import inspection, json_files, storage
 from mmrl.benchmarks import results
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
-from mmrl.data import inspection
-from mmrl.data.inspection import Finding
+from mmrl.inspection import Finding
 from mmrl.prompts import pictures
 from mmrl.workdir import curves, report
 from mmrl.workdir import log as log_lib

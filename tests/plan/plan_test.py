@@ -400,7 +400,7 @@ def test_a_plan_says_which_sizes_come_from_the_data(tmp_path, capsys):
   config.data.lengths = config.data.patches = ()
   found = rows.good(tmp_path, 40)
   path = rows.write(tmp_path / "a.jsonl", found)
-  config.data.train = {"name": "JsonLines", "path": path}
+  config.data.train = {"name": "Files", "path": path}
   config.evaluation.benchmarks = {}
   compiler = programs.Compiler(config, jax.devices())
   assert compiler.config.data.lengths == (32,)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmrl.data.inspection import Finding
 from mmrl.errors import UserError
+from mmrl.inspection import Finding
 from mmrl.workdir import questions
 from mmrl.workdir.questions import Record
 

@@ -7,7 +7,7 @@ import pytest
 from mmrl import config as config_lib
 from mmrl.benchmarks import results, runner
 from mmrl.benchmarks.intervals import Estimate
-from mmrl.data.inspection import Finding
+from mmrl.inspection import Finding
 from mmrl.workdir import summary
 
 

@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mmrl.data import buckets
-from mmrl.data.inspection import Finding
+from mmrl.inspection import Finding, buckets
 
 
 def found(*sizes):

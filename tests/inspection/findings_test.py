@@ -7,11 +7,9 @@ from PIL import ExifTags, Image
 import pytest
 import rows
 
-from mmrl import data, hub
-from mmrl.data import inspection
-from mmrl.data.inspection import Finding, Limits
-from mmrl.data.remaining import Remaining
+from mmrl import data, hub, inspection
 from mmrl.errors import UserError
+from mmrl.inspection import Finding, Limits, Remaining
 from mmrl.prompts import packing
 
 LIMITS = Limits(tokens=40, patches=64, answer=10)
@@ -27,7 +25,7 @@ def source(tmp_path):
   """Questions, and the faults of some by index."""
   found = rows.good(tmp_path, 9)
   faults = rows.spoil(tmp_path, found)
-  return data.JsonLines(path=rows.write(tmp_path / "a.jsonl", found)), faults
+  return data.Files(path=rows.write(tmp_path / "a.jsonl", found)), faults
 
 
 def test_every_fault_is_found_and_sizes_are_those_of_a_batch(source, processor):
@@ -85,7 +83,7 @@ def test_the_beginning_of_a_file_tells_its_size(tmp_path, processor):
     files += [f"{i}.jpg", f"{i}.png"]
   path = tmp_path / "a.jsonl"
   rows.write(path, [row | {"images": [name]} for name in files])
-  questions = data.JsonLines(path=str(path))
+  questions = data.Files(path=str(path))
 
   def look(**options):
     return inspection.inspect(questions, processor, LIMITS, **options)
@@ -103,7 +101,7 @@ def test_texts_to_learn_count_where_they_are_read(tmp_path, processor):
   found = rows.good(tmp_path, 3)
   found[0]["answers"] = ["red " * 30]
   found[1]["answers"] = ["red", "<|im_end|> red"]
-  questions = data.JsonLines(path=rows.write(tmp_path / "a.jsonl", found))
+  questions = data.Files(path=rows.write(tmp_path / "a.jsonl", found))
 
   def faults(limits):
     seen = inspection.inspect(questions, processor, limits)
@@ -131,7 +129,7 @@ def test_patches_of_a_pack_are_what_a_batch_needs(processor, tmp_path):
   row = {"question": "what?", "answer": "red"}
   path = tmp_path / "a.jsonl"
   rows.write(path, [row | {"images": [name]} for name in names])
-  questions = data.JsonLines(path=str(path))
+  questions = data.Files(path=str(path))
   found = inspection.inspect(questions, processor, LIMITS)
   shared = [one.patches for one in inspection.packed(found, 2)]
   sizes = [one.patches for one in found]

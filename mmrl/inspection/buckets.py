@@ -7,7 +7,7 @@ import itertools
 from jaxtyping import Int
 import numpy as np
 
-from mmrl.data.inspection import Finding
+from mmrl.inspection.findings import Finding
 
 # Sizes are multiples of the first of each; from the second on, of 128, which
 # suits the blocks of accelerators.
