@@ -14,6 +14,7 @@ import sys
 from typing import IO, Any
 
 from mmrl import storage
+from mmrl.data import arrow
 from mmrl.data.sources import paths_of
 from mmrl.errors import UserError
 from mmrl.inspection import Finding
@@ -125,13 +126,16 @@ def _record(head: str, skipped: str) -> Record:
 def measure(questions: Iterable[Any]) -> dict[str, dict[str, Any]]:
   """Measures size and hash of the data files that questions are read from.
 
-  Pictures and videos that the files name aren't measured.
+  Pictures and videos that the files name aren't measured, nor are data sets of
+  the hub.
 
   Raises:
     UserError: if a file can't be read.
   """
   paths = {str(path) for source in questions for path in paths_of(source)}
-  return {path: _digest(path) for path in sorted(paths)}
+  return {
+    path: _digest(path) for path in sorted(paths) if not arrow.is_hub(path)
+  }
 
 
 def _open_bytes(path: str) -> IO[bytes]:

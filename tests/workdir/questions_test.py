@@ -68,6 +68,12 @@ def test_a_record_that_cannot_be_read_is_refused(tmp_path, name):
     questions.read(tmp_path)
 
 
+def test_a_data_set_of_the_hub_has_no_file(tmp_path):
+  (tmp_path / "a").write_text("1")
+  found = questions.measure([Files("hub:owner/name@train", tmp_path / "a")])
+  assert [*found] == [str(tmp_path / "a")]
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path):
   with pytest.raises(UserError, match="a readable data file at .*gone"):
     questions.measure([Files(tmp_path / "gone")])
