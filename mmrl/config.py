@@ -94,7 +94,7 @@ def get_config() -> ml_collections.ConfigDict:
         },
         # Allowed padded prompt lengths, tokens. Each pair of these and of
         # `patches` that occurs is compiled once; prompts that fit none are an
-        # error. Empty, as `patches`, are chosen from the sizes of all questions,
+        # error. Empty, as `patches`, are chosen from those of all questions,
         # benchmarks' included: the fewest pairs that add a quarter of padding
         # at most; one up to 1,000 questions, or with several processes.
         "lengths": (40,),
