@@ -50,8 +50,8 @@ def find(folder: str, split: str) -> str:
 def get_config(arg: str = "data"):
   """RAL with the settings of its paper that are known.
 
-  Sizes (prompt and patch buckets, answer length, prompts) are for small
-  pictures and short answers; a sample that is longer is refused by name.
+  Answer length and number of prompts are for small pictures and short
+  answers; a question whose answer is longer is refused by name.
 
   Args:
     arg: DIR, or DIR,instruct.
@@ -68,8 +68,7 @@ def get_config(arg: str = "data"):
     }
     for split in ("train", "test")
   )
-  config.data.lengths = (64, 128, 256)
-  config.data.patches = (64, 128, 256, 512)
+  config.data.lengths = config.data.patches = ()  # from the data
   config.rewards.accuracy.name = "lenient_answer"
   config.evaluation.benchmarks.test.scores.accuracy.name = "lenient_answer"
   config.rollout.prompts = 8

@@ -194,7 +194,7 @@ def descriptions(source: data.EasyVQA) -> Iterator[dict]:
   for picture, text in describe(source).items():
     yield {
       "question": _DESCRIBE,
-      "images": [source.paths[picture]],
+      "images": [source.pictures[picture]],
       "answer": text,
       "answers": [text],
     }
@@ -210,7 +210,7 @@ def thoughts(source: data.EasyVQA, direct: bool) -> Iterator[dict]:
         text = f"<think>{described[picture]}</think>{text}"
       yield {
         "question": question,
-        "images": [source.paths[picture]],
+        "images": [source.pictures[picture]],
         "answer": answer,
         "answers": [text],
       }

@@ -12,6 +12,7 @@ from mmrl.errors import nearest
 COMMANDS = {
   "plan": "says what a run needs of memory and time",
   "train": "trains a model",
+  "check": "opens and measures all questions of a run",
   "evaluate": "evaluates the model that a run has trained",
   "sample": "answers one question about pictures and videos",
   "export": "writes a run's model for Transformers, vLLM and lmms-eval",

@@ -74,6 +74,10 @@ def get_config() -> ml_collections.ConfigDict:
         },
         "reference": {"name": "Initial"},
       },
+      # Folder where compiled programs are kept for the next run, by version of
+      # jaxlib and kind of processor, up to 4 GiB each; "" keeps none. JAX's own
+      # setting, JAX_COMPILATION_CACHE_DIR, comes first.
+      "compilation_cache": "~/.cache/mmrl",
       # Devices on each axis, -1 for all others: `mmrl.machines.sharding`.
       "mesh": {
         "data": -1,  # prompts
@@ -90,7 +94,9 @@ def get_config() -> ml_collections.ConfigDict:
         },
         # Allowed padded prompt lengths, tokens. Each pair of these and of
         # `patches` that occurs is compiled once; prompts that fit none are an
-        # error.
+        # error. Empty, as `patches`, are chosen from those of all questions,
+        # benchmarks' included: the fewest pairs that add a quarter of padding
+        # at most; one up to 1,000 questions, or with several processes.
         "lengths": (40,),
         # Allowed patches per prompt, on average over the prompts whose pictures
         # are packed together.
@@ -101,6 +107,12 @@ def get_config() -> ml_collections.ConfigDict:
         # Processes that do so; 0 is the run's own. They help where pictures are
         # large and cores idle; their batches are in /dev/shm.
         "workers": 0,
+        # Leave out training questions that can't be read: all are opened before
+        # the run, and skipped.jsonl lists these. Benchmarks are never changed.
+        "skip_broken": False,
+        # Leave out training questions whose prompt, pictures, answer or text to
+        # learn are larger than the sizes above or `rollout.length`.
+        "skip_long": False,
       },
       # Where answers come from: a spec of `mmrl.rollouts`, and sizes.
       "rollout": {

@@ -42,7 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
   with config.unlocked():
     config.models.policy.path = str(path)
-  built = run_lib.build_run(config)
+  built = run_lib.build_run(config, workdir=workdir)
   found = loop.evaluate_model(built, built.params)
   raw = {name: dataclasses.asdict(result) for name, result in found.items()}
   for result in raw.values():

@@ -100,6 +100,7 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   config.data.train = source
   config.evaluation.benchmarks = {}
   config.data.patches = ()
+  config.compilation_cache = ""  # compiling is measured
   config.models.policy.path = model
   config.models.policy.dtype = flags.dtype
   config.models.policy.remat = flags.grad_ckpt

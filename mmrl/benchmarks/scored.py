@@ -10,6 +10,7 @@ from mmrl import data as data_lib
 from mmrl.benchmarks import blind
 from mmrl.benchmarks.contract import Answer, Values, means
 from mmrl.data import Example
+from mmrl.data.sources import paths_of
 from mmrl.errors import UserError
 from mmrl.rollouts.answers import (
   READS_RIGHT,
@@ -25,6 +26,9 @@ class Questions:
 
   Where there are several kinds of questions, each score is also reported for
   each kind.
+
+  Attributes:
+    paths: data files of the source.
   """
 
   summarise = staticmethod(means)
@@ -45,6 +49,7 @@ class Questions:
       field: of the config, for errors.
     """
     self._source, self._indices = source, indices
+    self.paths = paths_of(source)
     self._scores, self._field = scores, field
 
   def __len__(self) -> int:

@@ -188,9 +188,48 @@ def batches(
     .repeat()
     .batch(batch_size, drop_remainder=True)
     .map(functools.partial(np.take, indices=np.asarray(places)))
-    .map(functools.partial(_in_worker, function) if workers else function)
   )
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
+  return _read_ahead(dataset, function, threads, workers, buffer=2)
+
+
+def each(
+  indices: Sequence[int],
+  function: Callable[[int], Any],
+  *,
+  threads: int,
+  workers: int,
+) -> grain.DatasetIterator:
+  """Iterates over what a function makes of each index, once, in order.
+
+  Args:
+    indices: at least one.
+    function: pickled if there are workers.
+    threads, workers: see `batches`.
+  """
+  dataset = grain.MapDataset.source(indices)
+  return _read_ahead(dataset, function, threads, workers, buffer=4 * threads)
+
+
+def _read_ahead(
+  dataset: grain.MapDataset,
+  function: Callable,
+  threads: int,
+  workers: int,
+  *,
+  buffer: int,
+) -> grain.DatasetIterator:
+  """Maps a function over a dataset, in threads, or in those of workers.
+
+  Args:
+    dataset: what the function takes.
+    function: to map.
+    threads, workers: see `batches`.
+    buffer: results that each process holds ready.
+  """
+  dataset = dataset.map(
+    functools.partial(_in_worker, function) if workers else function
+  )
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
   dataset = dataset.to_iter_dataset(options)
   if workers:
     # Grain reads its flags, which nobody has parsed in a notebook.

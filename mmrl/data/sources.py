@@ -1,12 +1,13 @@
 """Sources of questions: random access to `Example`s.
 
 A source has `__len__` and `__getitem__`, and reads a picture only when its
-example is asked for.
+example is asked for. One that reads data files names them (`FromFiles`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import pathlib
 import sys
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,22 @@ from mmrl.types import Box
 __all__ = ["EasyVQA", "Files"]
 # What a run calls of a source: number, an example, (question, answer) of all.
 _READ = ("__len__", "__getitem__", "pairs")
+
+
+@runtime_checkable
+class FromFiles(Protocol):
+  """Questions that are read from data files.
+
+  Attributes:
+    paths: the files, local or gs://.
+  """
+
+  paths: Sequence[str]
+
+
+def paths_of(source: Any) -> Sequence[str]:
+  """Returns the data files that a source names; none if it has none."""
+  return source.paths if isinstance(source, FromFiles) else ()
 
 
 def object_box(pixels: np.ndarray, threshold: int = 10) -> Box:
@@ -82,7 +99,8 @@ class EasyVQA:
 
   Attributes:
     rows: (question, answer, picture) of every example.
-    paths: file of each picture.
+    pictures: file of each picture.
+    paths: the data file of its questions.
   """
 
   _KINDS = {
@@ -108,7 +126,9 @@ class EasyVQA:
       raise UserError(f"expected split 'train' or 'test', found {split!r}")
     questions = getattr(easy_vqa, f"get_{split}_questions")()
     self.rows = list(zip(*questions, strict=True))
-    self.paths = getattr(easy_vqa, f"get_{split}_image_paths")()
+    self.pictures = getattr(easy_vqa, f"get_{split}_image_paths")()
+    folder = pathlib.Path(easy_vqa.__file__).parent / "data" / split
+    self.paths = [str(folder / "questions.json")]
     check_prompt(prompt)
     self._split, self._prompt = split, prompt
 
@@ -117,7 +137,7 @@ class EasyVQA:
 
   def __getitem__(self, index: int) -> Example:
     question, answer, picture = self.rows[index]
-    with Image.open(self.paths[picture]) as image:
+    with Image.open(self.pictures[picture]) as image:
       pixels = np.asarray(image.convert("RGB"))
     part = {"type": "image", "image": pixels, "region": object_box(pixels)}
     return Example(

@@ -93,6 +93,18 @@ def first_only(action: Callable[[], None]) -> None:
     raise UserError(told.decode(errors="ignore"))
 
 
+def gather(text: str) -> list[str]:
+  """Gathers a text of every process, in their order; all must call it."""
+  data = np.frombuffer(text.encode(), np.uint8)
+  sizes = [int(n) for n in _gather(np.array(data.size, np.int32))]
+  padded = np.zeros(max(sizes), np.uint8)
+  padded[: data.size] = data
+  rows = _gather(padded)
+  return [
+    row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
 def mean(values: Mapping[str, float]) -> dict[str, float]:
   """Averages over the processes the numbers that each has measured."""
   names = sorted(values)

@@ -7,6 +7,7 @@ for whole arrays; the compiler inserts the collectives (GSPMD).
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import math
 import re
 
@@ -212,6 +213,7 @@ class Layout:
   def jit(self, function: Callable, **options) -> Callable:
     """Compiles a function by `jax.jit`, with this mesh in context."""
 
+    @functools.wraps(function)
     def traced(*args):
       with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
         return function(*args)

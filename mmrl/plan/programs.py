@@ -21,6 +21,7 @@ from mmrl.models.config import ModelConfig
 from mmrl.plan import chips, flops, hlo
 from mmrl.rollouts.source import Call
 from mmrl.train import models as models_lib
+from mmrl.train import run as run_lib
 from mmrl.train import walk
 from mmrl.train.parts import build_parts
 from mmrl.types import Prompt, PyTree
@@ -96,12 +97,15 @@ class Compiler:
     Raises:
       UserError: naming the field of the config that is wrong.
     """
-    for field in ("lengths", "patches"):
-      if not config.data[field]:
-        raise UserError(
-          f"config.data.{field}: expected the allowed sizes, found none; a plan"
-          " is made for the largest"
-        )
+    if directory.public_config(config.models.policy.path):
+      for field in ("lengths", "patches"):
+        if not config.data[field]:
+          raise UserError(
+            f"config.data.{field}: expected the allowed sizes, found none; a"
+            " plan is made for the largest, and without the model's files none"
+            " can be found in the data"
+          )
+    config = run_lib.with_sizes(config, devices)
     self.config = config
     layout = Layout(
       sharding.make_mesh(config.mesh.to_dict(), devices),

@@ -107,7 +107,7 @@ def _pack(
   # An error names the conversation of a row that has the most patches.
   count = _bucket(
     {
-      e.name: -(-sum(_room(c, tower) for e in row for c in e.cuts) // group)
+      e.name: -(-sum(room(e, tower) for e in row) // group)
       for row in packed
       for e in [max(row, key=lambda e: sum(len(c.pixels) for c in e.cuts))]
     },
@@ -152,6 +152,11 @@ def _pack(
           window += 1
       start = span.stop
   return out
+
+
+def room(encoded: Encoded, tower: VisionConfig) -> int:
+  """Counts the patches that a conversation's pictures take up in their row."""
+  return sum(_room(cut, tower) for cut in encoded.cuts)
 
 
 def _room(cut: pictures.Cut, tower: VisionConfig) -> int:

@@ -3,12 +3,13 @@
 A picture is a video of one frame; `mmrl.prompts.videos` reads longer ones.
 """
 
+from collections.abc import Callable
 import dataclasses
 import io
 import math
 import re
 import struct
-from typing import Any
+from typing import Any, TypeVar
 import warnings
 
 from jaxtyping import Float, Int, UInt8
@@ -21,6 +22,8 @@ from mmrl.models.families import Span, sizes
 from mmrl.models.families.family import Grid
 from mmrl.prompts import files
 from mmrl.types import Box
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +81,22 @@ def read(source: Any, name: str) -> Image.Image:
     UserError: if there is no such file, it is no regular file, it can't be
       decoded, or it has more than `MOST_PIXELS`.
   """
+  return _opened(_rgb, source, name)
+
+
+def sides(source: Any, name: str) -> tuple[int, int]:
+  """Reads the sides of a picture, in any order, of a file's beginning.
+
+  See `read`, also for what is refused, as far as the beginning tells.
+  """
+  return _opened(_sides, source, name)
+
+
+def _opened(use: Callable[[Any, str], T], source: Any, name: str) -> T:
+  """Calls `use` on a path, or what was read of a store, and the name."""
   shown = files.shown(source)
   try:
-    return _rgb(files.fetched(source), name)
+    return use(files.fetched(source), name)
   except _Unfit as error:
     expected, found, remedy = error.args
     raise UserError(
@@ -100,25 +116,39 @@ def read(source: Any, name: str) -> Image.Image:
     ) from error
 
 
+def _sides(content: Any, _: str) -> tuple[int, int]:
+  if isinstance(content, np.ndarray):
+    content = _of_array(content)
+  if isinstance(content, Image.Image):
+    return content.size
+  with _file(content) as opened:
+    _check_size(opened)
+    return opened.size
+
+
 def _rgb(content: Any, name: str) -> Image.Image:
   """Decodes a picture, upright and without transparency."""
   if isinstance(content, np.ndarray):
     return _flat(_of_array(content))
   if isinstance(content, Image.Image):
     return _flat(content)
-  file = io.BytesIO(content) if isinstance(content, bytes) else content
-  try:
-    opened = Image.open(file)
-  except _BOMBS as error:
-    pixels = re.search(r"\d+", str(error))
-    raise _too_large(int(pixels[0]) if pixels else 0) from error
-  with opened:
+  with _file(content) as opened:
     _check_size(opened)
     # The first picture of a .psd is all of its layers together.
     if getattr(opened, "is_animated", False) and opened.format != "PSD":
       _say_first(opened.format or "", name)
     ImageOps.exif_transpose(opened, in_place=True)
     return _flat(opened)
+
+
+def _file(content: Any) -> Image.Image:
+  """Opens a file, of which little is read yet."""
+  file = io.BytesIO(content) if isinstance(content, bytes) else content
+  try:
+    return Image.open(file)
+  except _BOMBS as error:
+    pixels = re.search(r"\d+", str(error))
+    raise _too_large(int(pixels[0]) if pixels else 0) from error
 
 
 def _flat(picture: Image.Image) -> Image.Image:

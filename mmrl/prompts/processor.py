@@ -20,6 +20,7 @@ from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES, VideoConfig
 from mmrl.prompts import (
   files,
+  outlines,
   packing,
   parts,
   pictures,
@@ -139,20 +140,28 @@ class Processor:
     ]
     return self.collate(encoded, lengths=lengths, patches=patches, rows=rows)
 
-  def encode(self, conversation: Sequence[dict], name: str) -> Encoded:
+  def encode(
+    self,
+    conversation: Sequence[dict],
+    name: str,
+    *,
+    measure: bool = False,
+  ) -> Encoded:
     """Encodes one conversation to tokens, positions and patches.
 
     Args:
       conversation: see `__call__`. Unless its last message is the
         assistant's, the template opens an answer.
       name: what errors call the sample.
+      measure: whether only the beginning of a picture's file is read: its
+        patches have no values, and its sides may be exchanged.
 
     Raises:
       UserError: if a picture or video can't be read, or a message part is of
         a kind that isn't known.
     """
     cuts = tuple(
-      self._cut(part, name)
+      self._cut(part, name, measure)
       for part in parts.each(conversation, name)
       if part["type"] != "text"
     )
@@ -214,10 +223,19 @@ class Processor:
   def _text(self, token_id: int) -> str:
     return self.tokenizer.convert_ids_to_tokens(token_id)
 
-  def _cut(self, part: Mapping[str, Any], name: str) -> pictures.Cut:
+  def _cut(
+    self, part: Mapping[str, Any], name: str, measure: bool
+  ) -> pictures.Cut:
     config, kind = self.config, part["type"]
     source = parts.source(part, name)
     try:
+      if kind == "image" and measure:
+        return outlines.outline(
+          pictures.sides(source, name),
+          self.picture,
+          config.vision,
+          self._text(config.image_token_id),
+        )
       if kind == "image":
         return pictures.cut(
           pictures.read(source, name),

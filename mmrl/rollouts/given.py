@@ -13,6 +13,7 @@ class Given(Source):
   """Returns the G answers that each question of the data has."""
 
   measures = (measures.lengths,)
+  learns = True
 
   def __init__(self, setup: Setup):
     self._setup = setup

@@ -27,6 +27,8 @@ from mmrl.types import Batch, PyTree
 class Refilled(Source):
   """Replaces groups without a learning signal by groups of other questions."""
 
+  one_size = True
+
   def __init__(self, setup: Setup, inner: Source, rounds: int, reward: str):
     self._setup, self._inner = setup, inner
     self._rounds, self._reward = rounds, reward
@@ -34,7 +36,7 @@ class Refilled(Source):
     self.group, self.temperature = inner.group, inner.temperature
     self.draws = inner.draws + rounds
     self.fields, self.reads = inner.fields, inner.reads
-    self.measures = inner.measures
+    self.measures, self.learns = inner.measures, inner.learns
 
   def open(self, questions, processor):
     self._inner.open(questions, processor)
@@ -102,7 +104,7 @@ def refilled(
       "reward: expected one of config.rewards that reads texts,"
       f" {', '.join(texts)}, found {reward!r}"
     )
-  if setup.buckets != (1, 1):
+  if max(setup.buckets) > 1:
     raise UserError(
       "expected one size in config.data.lengths and in config.data.patches"
       f" where groups are drawn again, found {setup.buckets[0]} and"

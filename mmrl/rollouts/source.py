@@ -27,7 +27,8 @@ class Setup:
     layers: decoder layers whose attention is a policy.
     layout: sharding of the run's arrays.
     rewards: whether each reward reads texts, by its name.
-    buckets: numbers of sizes that prompts and patches are padded to.
+    buckets: numbers of sizes that prompts and patches are padded to; 0 where
+      they come from the data.
     inner: (spec, config field) -> the source that a wrapper wraps.
   """
 
@@ -130,6 +131,8 @@ class Source:
     fields: names of the fields that its batches have.
     reads: names of the fields that `choose` reads.
     measures: functions of named data that return numbers to log.
+    learns: whether it takes the texts to learn that the data give.
+    one_size: whether all batches must have the same sizes.
   """
 
   group: int
@@ -138,6 +141,8 @@ class Source:
   fields: tuple[str, ...] = ("ended",)
   reads: tuple[str, ...] = ()
   measures: tuple[Callable, ...] = ()
+  learns: bool = False
+  one_size: bool = False
 
   def open(self, questions: Any, processor: Processor) -> None:
     """Opens files, and checks them against the run's questions.

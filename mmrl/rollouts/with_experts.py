@@ -28,7 +28,8 @@ class WithExperts(Source):
     self.temperature, self.draws = inner.temperature, inner.draws
     self.fields = (*inner.fields, "sampled")
     self.reads = (*inner.reads, "logprobs_old")
-    self.measures = inner.measures
+    self.measures, self.learns = inner.measures, inner.learns
+    self.one_size = inner.one_size
 
   def open(self, questions, processor):
     self._inner.open(questions, processor)

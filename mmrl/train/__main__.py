@@ -8,7 +8,13 @@ from mmrl.machines import signals
 if __name__ == "__main__":
   signals.at_once()  # in the imports that follow as well
 
+from absl import flags
+
 from mmrl import commands
+
+CHECK = flags.DEFINE_bool(
+  "check", False, "Open and measure all questions first; see mmrl.check."
+)
 
 
 def main() -> None:
@@ -22,7 +28,11 @@ def main() -> None:
       commands.PROCESSES.value,
       commands.PROCESS.value,
     )
-  loop.train(commands.CONFIG.value, commands.given(commands.WORKDIR))
+  loop.train(
+    commands.CONFIG.value,
+    commands.given(commands.WORKDIR),
+    check=CHECK.value,
+  )
 
 
 if __name__ == "__main__":

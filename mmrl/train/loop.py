@@ -36,7 +36,9 @@ from mmrl.workdir import (
 from mmrl.workdir import log as log_lib
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
+def train(
+  config: ml_collections.ConfigDict, workdir: str, *, check: bool = False
+) -> dict:
   """Trains a model, evaluates before and after, and writes report and model.
 
   A stopped run resumes from its newest checkpoint when this is called again
@@ -47,7 +49,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
   Args:
     config: see `mmrl.config`.
     workdir: directory of all outputs: config.json, metrics.jsonl, tensorboard/,
-      checkpoints/, model/, before.json, after.json, summary.json, report.html.
+      checkpoints/, model/, before.json, after.json, summary.json, report.html,
+      questions.json, and skipped.jsonl if questions are left out.
+    check: whether all questions are opened and measured first; check.jsonl
+      then lists those that can't be used.
 
   Returns:
     The summary that is written to summary.json; empty on all processes but the
@@ -63,7 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     # The stack releases lock and signal handlers at the end, which a notebook
     # needs.
     termination = stack.enter_context(signals.Termination())
-    processes.check_same(f"{workdir} {config.to_dict()}")
+    processes.check_same(f"{workdir} {check} {config.to_dict()}")
     compilations = log_lib.Compilations()
     finished: list[dict | None] = []
 
@@ -75,8 +80,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
     processes.first_only(first)
     if processes.any_of(any(finished)):
       return _already(path, finished)
-    run = run_lib.build_run(config)
+    run = run_lib.build_run(
+      config, workdir=path, check_to=path / run_lib.CHECKED if check else None
+    )
     processes.first_only(lambda: claim.claim(path, config))
+    processes.first_only(lambda: run.record.write(path))
     # Kept as a reference only where something reads them.
     state, run = run.initial_state(), dataclasses.replace(run, params=None)
     before, params, after = _train(run, state, path, compilations, termination)
@@ -89,6 +97,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict:
       run.benchmarks,
       before,
       after,
+      skipped=run.record.skipped,
       wall_seconds=time.perf_counter() - began,
       compile_seconds=compilations.seconds,
     )
@@ -283,6 +292,7 @@ def _steps(
       values["time/step"] = ended - began
       values["time/device_busy"] = values["time/device"] / (ended - began)
       values["time/compilations"] = compilations.count
+      values |= compilations.latest()
       stop = processes.any_of(termination.asked > 0)
       if log:
         log.write(step, values)

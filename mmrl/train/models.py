@@ -284,15 +284,31 @@ def load_policy(
   config: ml_collections.ConfigDict, placement: weights.Placement | None = None
 ) -> hub.Model:
   """Loads the policy of a config, with its compute type and pixel budget."""
+  return add_weights(config, load_processor(config), placement)
+
+
+def load_processor(config: ml_collections.ConfigDict) -> Processor:
+  """Loads the policy's processor, with its compute type and pixel budget."""
+  path = directory.find(config.models.policy.path)
+  architecture = config_json.read(path)
+  processor = with_budget(config, Processor.load(path, architecture))
+  return dataclasses.replace(processor, config=compute_as(config, architecture))
+
+
+def add_weights(
+  config: ml_collections.ConfigDict,
+  processor: Processor,
+  placement: weights.Placement | None = None,
+) -> hub.Model:
+  """Loads the policy's weights, given the rest of it."""
   settings = config.models.policy
-  check_types(settings, "config.models.policy")
-  model = hub.load(
-    settings.path, dtype=settings.param_dtype, placement=placement
+  params = weights.load_params(
+    directory.find(settings.path),
+    processor.config,
+    dtype=settings.param_dtype,
+    placement=placement,
   )
-  model_config = compute_as(config, model.config)
-  processor = with_budget(config, model.processor)
-  processor = dataclasses.replace(processor, config=model_config)
-  return hub.Model(model_config, model.params, processor)
+  return hub.Model(processor.config, params, processor)
 
 
 def with_budget(

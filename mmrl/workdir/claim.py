@@ -28,6 +28,7 @@ MAY_CHANGE = {
   "evaluation.every": "measures only",
   "evaluation.batch": "measures only, question by question",
   "trackers*": "are told what is measured",
+  "compilation_cache": "programs are the same wherever they are kept",
   "data.threads": "questions are read in the same order",
 }
 # What a run makes at its end, of the parameters that it then has.

@@ -13,19 +13,39 @@ from mmrl.workdir.writing import Appended, attempt
 
 # Least seconds between two writes of metrics.jsonl to a store.
 _SECONDS = 30.0
+# Least seconds of a program's compilation that are logged by its name.
+_SHOWN_SECONDS = 1.0
 
 
 class Compilations:
-  """Counts XLA compilations in this process, and their seconds."""
+  """Counts XLA compilations in this process, and their seconds.
+
+  A program that is kept from an earlier run counts with the time of reading it.
+  """
 
   def __init__(self):
     self.count, self.seconds = 0, 0.0
+    self._latest: dict[str, float] = {}
     jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-  def _listen(self, event: str, duration_secs: float, **_) -> None:
+  def _listen(self, event: str, duration_secs: float, **about) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
       self.count += 1
       self.seconds += duration_secs
+      name = str(about.get("fun_name", "others"))
+      name = name.removeprefix("jit(").removesuffix(")").strip("<>")
+      self._latest[name] = self._latest.get(name, 0.0) + duration_secs
+
+  def latest(self) -> dict[str, float]:
+    """Returns seconds of each program since the last call, to be logged.
+
+    Those of less than a second are one number, `others`.
+    """
+    found, self._latest = self._latest, {}
+    shown = {k: v for k, v in found.items() if v >= _SHOWN_SECONDS}
+    others = sum(found.values()) - sum(shown.values())
+    shown |= {"others": others} if others else {}
+    return {f"time/compile/{name}": spent for name, spent in shown.items()}
 
 
 class Log:

@@ -1,6 +1,6 @@
 """Summary of a finished run: summary.json and report.html."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmrl import json_files, storage
+from mmrl import inspection, json_files, storage
 from mmrl.benchmarks import results
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import say
+from mmrl.inspection import Finding
 from mmrl.prompts import pictures
 from mmrl.workdir import curves, report, writing
 from mmrl.workdir import log as log_lib
@@ -25,6 +26,7 @@ def write(
   before: Results,
   after: Results,
   *,
+  skipped: Sequence[Finding],
   wall_seconds: float,
   compile_seconds: float,
 ) -> dict:
@@ -38,6 +40,7 @@ def write(
     config: of the run.
     benchmarks: of the run.
     before, after: their results.
+    skipped: training questions that were left out.
     wall_seconds: of this start of the run.
     compile_seconds: XLA's part of them.
 
@@ -56,6 +59,9 @@ def write(
     },
     "steps": config.train.steps,
     "seed": config.seed,
+    "skipped": {
+      fault: len(group) for fault, group in inspection.faults(skipped).items()
+    },
     "wall_seconds": wall_seconds,
     "compile_seconds": compile_seconds,
   }

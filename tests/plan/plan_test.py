@@ -6,6 +6,7 @@ import re
 
 import jax
 import pytest
+import rows
 
 from mmrl import config as config_lib
 from mmrl.errors import UserError
@@ -386,11 +387,26 @@ def test_published_models_need_no_hub():
   assert model.dtype == "bfloat16"
 
 
-def test_a_plan_wants_sizes():
+def test_a_plan_without_the_models_files_wants_sizes():
   config = make_config()
+  config.models.policy.path = "Qwen/Qwen2.5-VL-7B-Instruct@main"
   config.data.lengths = ()
   with pytest.raises(UserError, match="config.data.lengths: expected the"):
     programs.Compiler(config, jax.devices())
+
+
+def test_a_plan_says_which_sizes_come_from_the_data(tmp_path, capsys):
+  config = make_config()
+  config.data.lengths = config.data.patches = ()
+  found = rows.good(tmp_path, 40)
+  path = rows.write(tmp_path / "a.jsonl", found)
+  config.data.train = {"name": "Files", "path": path}
+  config.evaluation.benchmarks = {}
+  compiler = programs.Compiler(config, jax.devices())
+  assert compiler.config.data.lengths == (32,)
+  assert compiler.config.data.patches == (64,)
+  assert "padded to 32 tokens and 64 patches" in capsys.readouterr().out
+  assert config.data.lengths == ()
 
 
 def test_a_question_that_fits_no_bucket_is_found():

@@ -46,7 +46,7 @@ def rows(tmp_path_factory):
     lines.append(
       {
         "question": question,
-        "images": [source.paths[picture]],
+        "images": [source.pictures[picture]],
         "answer": answer,
         "answers": texts,
       }

@@ -70,6 +70,7 @@ def test_workdir_of_another_config(tmp_path, store, place):  # noqa: F811
     ("checkpoint.keep", 5),
     ("evaluation.every", 7),
     ("evaluation.batch", 3),
+    ("compilation_cache", ""),
     ("data.threads", 0),
   ],
 )

@@ -7,6 +7,7 @@ import pytest
 from mmrl import config as config_lib
 from mmrl.benchmarks import results, runner
 from mmrl.benchmarks.intervals import Estimate
+from mmrl.inspection import Finding
 from mmrl.workdir import summary
 
 
@@ -32,6 +33,7 @@ def write(path, rows, benchmarks, before, after):
     benchmarks,
     before,
     after,
+    skipped=[Finding(3, "a:4", fault="broken")],
     wall_seconds=2.0,
     compile_seconds=1.0,
   )
@@ -49,6 +51,7 @@ def test_a_number_has_before_after_and_baseline(tmp_path, benchmarks):
   before, after = {"test": result(0.5)}, {"test": result(0.75)}
   found, page = write(tmp_path, [], benchmarks, before, after)
   assert found["steps"] == 4 and found["seed"] == 0
+  assert found["skipped"] == {"broken": 1}
   assert found["wall_seconds"] == 2 and found["compile_seconds"] == 1
   test = found["benchmarks"]["test"]
   assert test["items"] == 8

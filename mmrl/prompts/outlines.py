@@ -1,0 +1,34 @@
+"""Pictures of which only the sides are known, for sizes without pixels."""
+
+import math
+
+import numpy as np
+
+from mmrl.models.config import VisionConfig
+from mmrl.models.families import Span, sizes
+from mmrl.prompts import pictures
+
+
+def outline(
+  sides: tuple[int, int],
+  config: pictures.PictureConfig,
+  vision: VisionConfig,
+  placeholder: str,
+) -> pictures.Cut:
+  """Cuts a picture of which only the sides are known: patches have no values.
+
+  Raises:
+    ValueError: see `pictures.cut`.
+  """
+  size = (*sides, vision.cell_size, config.min_pixels)
+  fitted = sizes.fit(*size, config.max_pixels)
+  rows, columns = (side // vision.patch_size for side in fitted)
+  grid = (1, rows, columns)
+  return pictures.Cut(
+    kind="image",
+    pixels=np.zeros((rows * columns, 0), np.float32),
+    grid=grid,
+    spans=(Span(placeholder, grid),),
+    shrunk=fitted != sizes.fit(*size, math.inf),
+    region=np.zeros(rows * columns // vision.spatial_merge_size**2, np.float32),
+  )
