@@ -1,7 +1,7 @@
 """Data files that people bring, in the formats of several projects."""
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import glob
 import itertools
 import os
@@ -49,7 +49,7 @@ class Files:
     self,
     path: str,
     *,
-    format: str | Mapping[str, str] | None = None,
+    format: Any = None,
     media: str | None = None,
     prompt: str = "{question}",
   ):
@@ -58,8 +58,9 @@ class Files:
     Args:
       path: a file; a folder, all of whose data files are read; a pattern such
         as DIR/train-*.parquet; or hub:OWNER/NAME@SPLIT.
-      format: of the rows; the one that can have their keys if None. Or the
-        column of each of our own keys; other columns are unused.
+      format: name of the rows' format; the one that can have their keys if
+        None. Or a mapping: the column of each of our own keys; other columns
+        are unused.
       media: folder that paths of pictures and videos are relative to; that of
         the data file if None.
       prompt: text of the user's turn, with "{question}" in it; unused where a
@@ -84,12 +85,13 @@ class Files:
       convert = formats.converter(form, table)
       self._files.append(_File(table, convert, readers[folder]))
       wrong.append(table.check(self._files[-1].example))
+    notes = [file.convert.note() for file in self._files]
     if any(wrong):
       raise UserError("; ".join(filter(None, wrong)))
     self._ends = list(itertools.accumulate(len(f.table) for f in self._files))
-    self._say(str(path))
+    self._say(str(path), notes)
 
-  def _say(self, path: str) -> None:
+  def _say(self, path: str, notes: list[str]) -> None:
     """Says in one line how the files are read, if they are of one format."""
     used = {file.convert.format for file in self._files}
     if len(used) > 1:
@@ -101,8 +103,7 @@ class Files:
       raise UserError(f"expected at least one question in {path}, found none")
     files = f" of {len(self.paths)} files" if len(self.paths) > 1 else ""
     said = [f"{path}: {len(self):,} rows{files}, read as {used.pop()}"]
-    said += [file.convert.note() for file in self._files]
-    said += [file.table.note for file in self._files]
+    said += [*notes, *(file.table.note for file in self._files)]
     print("; ".join(filter(None, dict.fromkeys(said))), file=sys.stderr)
 
   def __len__(self) -> int:
