@@ -195,14 +195,18 @@ class Parquet(_Groups):
     return [path for leaf, path in self._leaves if leaf[0] not in self.skip]
 
   def _group(self, group: int) -> Any:
-    return self._file.read_row_group(group, columns=self._columns())
+    return self._file.read_row_group(
+      group, columns=self._columns(), use_threads=False
+    )
 
   def _light(self, group: int) -> tuple[Any, list[str]]:
     known = {path: leaf for leaf, path in self._leaves}
     apart = self._apart()
     with self._lock:
       columns = [path for path in self._columns() if path not in apart]
-      table = self._file.read_row_group(group, columns=columns)
+      table = self._file.read_row_group(
+        group, columns=columns, use_threads=False
+      )
       lacking = []
       for path, column in apart.items():
         name = known[path][0]
@@ -216,7 +220,9 @@ class Parquet(_Groups):
           columns.append(path)
     if len(columns) > len(self._columns()) - len(apart):
       with self._lock:
-        table = self._file.read_row_group(group, columns=columns)
+        table = self._file.read_row_group(
+          group, columns=columns, use_threads=False
+        )
     return table, lacking
 
   def _apart(self) -> dict[str, int]:
