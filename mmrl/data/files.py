@@ -104,6 +104,9 @@ class Files:
     files = f" of {len(self.paths)} files" if len(self.paths) > 1 else ""
     said = [f"{path}: {len(self):,} rows{files}, read as {used.pop()}"]
     said += [*notes, *(file.table.note for file in self._files)]
+    bare = sum(reader.unprompted for reader in {f.reader for f in self._files})
+    if bare:
+      said.append(f"prompt is unused by {bare:,} rows, which have messages")
     print("; ".join(filter(None, dict.fromkeys(said))), file=sys.stderr)
 
   def __len__(self) -> int:

@@ -100,6 +100,18 @@ def test_paths_of_pictures(folder):
     data.Files(path)
 
 
+def test_rows_that_do_not_use_the_prompt_are_counted(folder, capsys):
+  chat = [{"role": "user", "content": "?"}]
+  rows = [question(), {"messages": chat, "answer": "a"}]
+  for name in "ab":
+    write(folder / f"{name}.json", rows)
+  data.Files(str(folder), prompt="Say: {question}")
+  said = capsys.readouterr().err
+  assert said.endswith("; prompt is unused by 2 rows, which have messages\n")
+  data.Files(str(folder))
+  assert "prompt" not in capsys.readouterr().err
+
+
 def test_a_name_of_the_hub_is_written_so():
   with pytest.raises(UserError, match="write hub:owner/name if it is a data"):
     data.Files("owner/name")
