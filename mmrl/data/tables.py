@@ -7,7 +7,7 @@ and then single rows. What it returns has no nulls and no control characters.
 from collections.abc import Callable, Iterator, Sequence
 import io
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 from mmrl import storage
 from mmrl.errors import UserError
@@ -130,7 +130,7 @@ class Blob:
     except ValueError as error:
       raise UserError(f"expected {what} at {path!r}: {error}") from error
 
-  def open(self) -> BinaryIO:
+  def open(self) -> io.BufferedIOBase:
     """Opens the file, which hasn't changed."""
     if self._held is not None:
       return io.BytesIO(self._held)
