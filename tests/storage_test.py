@@ -365,7 +365,7 @@ def test_tables_in_a_store(store, ending):
     else:
       parquet = pytest.importorskip("pyarrow.parquet")
       table = {"question": ["0?", "1?", "2?"], "answer": ["this"] * 3}
-      parquet.write_table(parquet.pa.table(table), file)
+      parquet.write_table(pytest.importorskip("pyarrow").table(table), file)
   for path in ("gs://bucket/data", f"gs://bucket/data/*.{ending}"):
     source = sources.Files(path)
     assert [e.question for e in source] == ["0?", "1?", "2?"] * 2
