@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import itertools
 import threading
 from typing import Any
+import weakref
 
 from mmrl import storage
 from mmrl.data import lines, media
@@ -183,6 +184,7 @@ class Parquet(_Groups):
       source: Any = self.path
       if storage.is_remote(self.path):
         source = storage.path(self.path).open("rb")
+        weakref.finalize(self, source.close)
       return pyarrow.parquet.ParquetFile(source)
     except Exception as error:
       raise UserError(
