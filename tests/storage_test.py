@@ -344,6 +344,31 @@ def test_data_in_a_store(tmp_path, store):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("ending", ["json", "jsonl", "tsv", "parquet"])
+def test_tables_in_a_store(store, ending):
+  rows = [{"question": f"{i}?", "answer": "this"} for i in range(3)]
+  folder = store / "bucket" / "data"
+  folder.mkdir(parents=True)
+  for i in range(2):
+    file = folder / f"{i}.{ending}"
+    if ending == "json":
+      file.write_text(json.dumps(rows))
+    elif ending == "jsonl":
+      file.write_text("\n".join(map(json.dumps, rows)))
+    elif ending == "tsv":
+      lines = ["question\tanswer", *(f"{i}?\tthis" for i in range(3))]
+      file.write_text("\n".join(lines))
+    else:
+      parquet = pytest.importorskip("pyarrow.parquet")
+      table = {"question": ["0?", "1?", "2?"], "answer": ["this"] * 3}
+      parquet.write_table(pytest.importorskip("pyarrow").table(table), file)
+  for path in ("gs://bucket/data", f"gs://bucket/data/*.{ending}"):
+    source = sources.Files(path)
+    assert [e.question for e in source] == ["0?", "1?", "2?"] * 2
+    assert source.paths == [f"gs://bucket/data/{i}.{ending}" for i in range(2)]
+
+
+@pytest.mark.full
 def test_missing_data_in_a_store(store):
   with pytest.raises(UserError, match="expected a readable data file"):
     sources.Files(path="gs://b/data.jsonl")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import itertools
 import threading
 from typing import Any
+import weakref
 
 from mmrl import storage
 from mmrl.data import lines, media
@@ -183,6 +184,7 @@ class Parquet(_Groups):
       source: Any = self.path
       if storage.is_remote(self.path):
         source = storage.path(self.path).open("rb")
+        weakref.finalize(self, source.close)
       return pyarrow.parquet.ParquetFile(source)
     except Exception as error:
       raise UserError(
@@ -195,14 +197,18 @@ class Parquet(_Groups):
     return [path for leaf, path in self._leaves if leaf[0] not in self.skip]
 
   def _group(self, group: int) -> Any:
-    return self._file.read_row_group(group, columns=self._columns())
+    return self._file.read_row_group(
+      group, columns=self._columns(), use_threads=False
+    )
 
   def _light(self, group: int) -> tuple[Any, list[str]]:
     known = {path: leaf for leaf, path in self._leaves}
     apart = self._apart()
     with self._lock:
       columns = [path for path in self._columns() if path not in apart]
-      table = self._file.read_row_group(group, columns=columns)
+      table = self._file.read_row_group(
+        group, columns=columns, use_threads=False
+      )
       lacking = []
       for path, column in apart.items():
         name = known[path][0]
@@ -216,7 +222,9 @@ class Parquet(_Groups):
           columns.append(path)
     if len(columns) > len(self._columns()) - len(apart):
       with self._lock:
-        table = self._file.read_row_group(group, columns=columns)
+        table = self._file.read_row_group(
+          group, columns=columns, use_threads=False
+        )
     return table, lacking
 
   def _apart(self) -> dict[str, int]:

@@ -1,13 +1,14 @@
 """Data files that people bring, in the formats of several projects."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import functools
+import bisect
+from collections.abc import Iterator, Sequence
 import glob
+import itertools
 import os
 import pathlib
 import re
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmrl import storage
 from mmrl.data import arrow, formats, rows, tables, texts
@@ -18,6 +19,22 @@ _ENDINGS = (".json", ".jsonl", ".parquet", ".tsv")
 # Beginnings of the names of splits, of which a folder may hold several.
 _SPLIT = re.compile(r"(train|test|val|dev|eval)", re.IGNORECASE)
 _GLOB = re.compile(r"[*?\[]")
+
+
+class _File(NamedTuple):
+  """A data file, and what makes examples of its rows."""
+
+  table: tables.Table
+  convert: formats.Converter | formats.Columns
+  reader: rows.Reader
+
+  def example(self, raw: Any, name: str) -> Example:
+    """Makes an example of a row."""
+    try:
+      row = self.convert(raw)
+    except UserError as error:
+      raise UserError(f"{name}: {error}") from error
+    return self.reader.example(row, name)
 
 
 class Files:
@@ -32,7 +49,7 @@ class Files:
     self,
     path: str,
     *,
-    format: str | Mapping[str, str] | None = None,
+    format: Any = None,
     media: str | None = None,
     prompt: str = "{question}",
   ):
@@ -41,8 +58,9 @@ class Files:
     Args:
       path: a file; a folder, all of whose data files are read; a pattern such
         as DIR/train-*.parquet; or hub:OWNER/NAME@SPLIT.
-      format: of the rows; the one that can have their keys if None. Or the
-        column of each of our own keys; other columns are unused.
+      format: name of the rows' format; the one that can have their keys if
+        None. Or a mapping: the column of each of our own keys; other columns
+        are unused.
       media: folder that paths of pictures and videos are relative to; that of
         the data file if None.
       prompt: text of the user's turn, with "{question}" in it; unused where a
@@ -53,27 +71,29 @@ class Files:
         rows that are wrong.
     """
     check_prompt(prompt)
-    self._prompt, self._media = prompt, media
     form = formats.checked(format)
     self.paths: Sequence[str] = _paths(str(path))
-    self._readers: dict[str, rows.Reader] = {}
-    self._converters: list[Any] = []
-    found: list[tables.Table] = []
-    wrong: list[str] = []
+    readers: dict[str, rows.Reader] = {}
+    self._files: list[_File] = []
+    wrong = []
     for name in self.paths:
-      found.append(_table(name))
-      self._converters.append(formats.converter(form, found[-1]))
-      wrong.append(
-        found[-1].check(functools.partial(self._example, len(wrong)))
-      )
-    self._rows = tables.Chain(found)
+      table, folder = _table(name), media
+      if folder is None:
+        folder = "" if arrow.is_hub(name) else str(storage.path(name).parent)
+      if folder not in readers:
+        readers[folder] = rows.Reader(storage.path(folder), prompt)
+      convert = formats.converter(form, table)
+      self._files.append(_File(table, convert, readers[folder]))
+      wrong.append(table.check(self._files[-1].example))
+    notes = [file.convert.note() for file in self._files]
     if any(wrong):
       raise UserError("; ".join(filter(None, wrong)))
-    self._say(str(path))
+    self._ends = list(itertools.accumulate(len(f.table) for f in self._files))
+    self._say(str(path), notes)
 
-  def _say(self, path: str) -> None:
+  def _say(self, path: str, notes: list[str]) -> None:
     """Says in one line how the files are read, if they are of one format."""
-    used = {converter.format for converter in self._converters}
+    used = {file.convert.format for file in self._files}
     if len(used) > 1:
       raise UserError(
         f"{path}: expected files of one format, found {' and '.join(used)};"
@@ -83,43 +103,31 @@ class Files:
       raise UserError(f"expected at least one question in {path}, found none")
     files = f" of {len(self.paths)} files" if len(self.paths) > 1 else ""
     said = [f"{path}: {len(self):,} rows{files}, read as {used.pop()}"]
-    said += [converter.note() for converter in self._converters[:1]]
-    said += [table.note for table in self._rows.tables]
+    said += [*notes, *(file.table.note for file in self._files)]
+    bare = sum(reader.unprompted for reader in {f.reader for f in self._files})
+    if bare:
+      said.append(f"prompt is unused by {bare:,} rows, which have messages")
     print("; ".join(filter(None, dict.fromkeys(said))), file=sys.stderr)
 
   def __len__(self) -> int:
-    return len(self._rows)
+    return self._ends[-1]
 
   def __getitem__(self, index: int) -> Example:
-    which, at = self._rows.find(index)
-    table = self._rows.tables[which]
-    return self._example(which, table[at], table.name(table.number(at)))
-
-  def _example(self, which: int, raw: Any, name: str) -> Example:
-    """Makes an example of a row of a file."""
-    try:
-      row = self._converters[which](raw)
-    except UserError as error:
-      raise UserError(f"{name}: {error}") from error
-    return self._reader(which).example(row, name)
-
-  def _reader(self, which: int) -> rows.Reader:
-    path = self.paths[which]
-    folder = self._media
-    if folder is None:
-      folder = "" if arrow.is_hub(path) else str(storage.path(path).parent)
-    if folder not in self._readers:
-      self._readers[folder] = rows.Reader(storage.path(folder), self._prompt)
-    return self._readers[folder]
+    if not 0 <= index < len(self):
+      raise IndexError(f"row {index} of {len(self)}")
+    which = bisect.bisect_right(self._ends, index)
+    file = self._files[which]
+    at = index - (self._ends[which - 1] if which else 0)
+    return file.example(file.table[at], file.table.name(file.table.number(at)))
 
   def _examples(self) -> Iterator[Example]:
     """Yields every example; pictures of parquet files aren't read."""
-    for which, table in enumerate(self._rows.tables):
-      for number, raw in table.scan():
-        name = table.name(number)
+    for file in self._files:
+      for number, raw in file.table.scan():
+        name = file.table.name(number)
         if isinstance(raw, UserError):
           raise UserError(f"{name}: {raw}")
-        yield self._example(which, raw, name)
+        yield file.example(raw, name)
 
   def pairs(self) -> Iterator[tuple[str, str | None]]:
     """Yields question and first right answer, if any, of every example."""
@@ -127,9 +135,9 @@ class Files:
 
   def names(self) -> Iterator[str]:
     """Yields the name of every example: file and line, or file and row."""
-    for table in self._rows.tables:
-      for index in range(len(table)):
-        yield table.name(table.number(index))
+    for file in self._files:
+      for index in range(len(file.table)):
+        yield file.table.name(file.table.number(index))
 
   def given(self) -> Iterator[tuple[str, Sequence[str]]]:
     """Yields name and texts to learn from of every example."""

@@ -177,7 +177,7 @@ def _refuse(kind: str, text: str, file: str) -> NoReturn:
   found = "a folder" if os.path.isdir(file) else "no file"
   raise UserError(
     f"expected {_ONE[kind]} at {shown}, found {found}; paths are relative to"
-    " the data file"
+    " the data file, or to the option media"
   )
 
 

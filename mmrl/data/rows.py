@@ -48,7 +48,12 @@ class _Shown:
 
 
 class Reader:
-  """Makes examples of the rows of a file."""
+  """Makes examples of the rows of a file.
+
+  Attributes:
+    unprompted: number of rows made so far that don't use a prompt other than
+      "{question}", as they have messages.
+  """
 
   def __init__(self, folder: epath.Path, prompt: str):
     """Reads rows.
@@ -58,6 +63,7 @@ class Reader:
       prompt: text of the user's turn, with "{question}" in it.
     """
     self._media, self._prompt = media.Media(folder), prompt
+    self.unprompted = 0
 
   def example(self, row: dict[str, Any], name: str) -> Example:
     """Makes an example of a row, which has our own keys only and no nulls.
@@ -86,6 +92,7 @@ class Reader:
       messages = self._asked(question, parts)
     else:
       messages, question = self._conversation(row["messages"], _Shown(parts))
+      self.unprompted += self._prompt != "{question}"
     right = _right(row["answer"]) if "answer" in row else (None,)
     example = Example(
       name=name,

@@ -4,12 +4,10 @@ A table reads its file once from start to end, which finds where each row is,
 and then single rows. What it returns has no nulls and no control characters.
 """
 
-import bisect
 from collections.abc import Callable, Iterator, Sequence
 import io
-import itertools
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 from mmrl import storage
 from mmrl.errors import UserError
@@ -132,7 +130,7 @@ class Blob:
     except ValueError as error:
       raise UserError(f"expected {what} at {path!r}: {error}") from error
 
-  def open(self) -> BinaryIO:
+  def open(self) -> io.BufferedIOBase:
     """Opens the file, which hasn't changed."""
     if self._held is not None:
       return io.BytesIO(self._held)
@@ -158,26 +156,3 @@ class Blob:
 
 def _stamp(stat: os.stat_result) -> tuple[int, int]:
   return stat.st_size, stat.st_mtime_ns
-
-
-class Chain:
-  """Tables one after another."""
-
-  def __init__(self, tables: list[Table]):
-    self.tables = tables
-    self._ends = list(itertools.accumulate(map(len, tables)))
-
-  def __len__(self) -> int:
-    return self._ends[-1]
-
-  def find(self, index: int) -> tuple[int, int]:
-    """Returns which table has a row, and its index there.
-
-    Raises:
-      IndexError: if there is no such row.
-    """
-    if not -len(self) <= index < len(self):
-      raise IndexError(f"row {index} of {len(self)}")
-    index %= len(self)
-    which = bisect.bisect_right(self._ends, index)
-    return which, index - (self._ends[which - 1] if which else 0)

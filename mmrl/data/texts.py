@@ -4,11 +4,12 @@ from array import array
 import codecs
 from collections.abc import Callable, Iterator
 import csv
+import io
 import json
 import os
 import re
 import sys
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from mmrl import storage
 from mmrl.data import lines
@@ -151,7 +152,7 @@ class _Window:
     byte: where the next value begins.
   """
 
-  def __init__(self, file: BinaryIO, begin: int):
+  def __init__(self, file: io.BufferedIOBase, begin: int):
     self._file, self.byte = file, begin
     self._decoder = codecs.getincrementaldecoder("utf-8")()
     self._text, self._at, self._all = "", 0, False

@@ -15,6 +15,8 @@ from mmrl.data.formats.columns import Columns
 from mmrl.data.tables import Table
 from mmrl.errors import UserError
 
+__all__ = ["FORMATS", "Columns", "Converter", "checked", "converter"]
+
 FORMATS = (
   *("mmrl", "trl", "easyr1", "verl", "video_r1", "llava", "sharegpt"),
   "vlmevalkit",

@@ -1,6 +1,7 @@
 """Rows of any columns, of which a mapping says what they hold."""
 
 from collections.abc import Mapping
+import difflib
 from typing import Any
 
 from mmrl.data import lines
@@ -61,8 +62,13 @@ class Columns:
     Raises:
       UserError: if there is no such column in any row.
     """
-    missing = sorted({*self._columns.values()} - self._found)
-    if missing:
-      lines.check_keys(missing, sorted(self._found), "a mapping 'format'")
+    missing = [c for c in self._columns.values() if c not in self._found]
+    if missing and self._found:
+      near = difflib.get_close_matches(missing[0], self._found, 1)
+      raise UserError(
+        f"format: expected names of columns, found {missing[0]!r:.80}"
+        + "".join(f" (is it {name!r}?)" for name in near)
+        + f"; the rows have {', '.join(sorted(self._found))}"
+      )
     unused = sorted(self._found.difference(self._columns.values()))
     return f"unused: {', '.join(unused)}" if unused else ""
