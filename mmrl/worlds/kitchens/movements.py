@@ -134,10 +134,11 @@ def stationary(draws: Draws, options: Options, _: None) -> Item | None:
   kitchen = play(draws, script, actions)
   rests = kitchen.rests(thing)[1:]
   lengths = sorted(((b - a, a, b) for a, b in rests), reverse=True)
-  if lengths[0][0] - lengths[1][0] < 1.2:
+  if lengths[0][0] - lengths[1][0] < 1.7:
     return None
   longest, start, end = lengths[0]
-  threshold = int(lengths[1][0] + 0.3) + 1
+  # No other rest is as long, even to the middle of picking up.
+  threshold = int(lengths[1][0] + 0.6) + 1
   pointed = pointed_at(draws, options, kitchen, thing, 0.0, kitchen.seconds)
   if threshold + 0.3 > longest or pointed is None:
     return None
@@ -145,9 +146,10 @@ def stationary(draws: Draws, options: Options, _: None) -> Item | None:
   # of moves, and moments so late in the long rest that too little is left.
   late = end - threshold
   wrong = [a for _, a, _ in lengths[1:]]
-  wrong += [late + (end - late) * f for f in (0.2, 0.5, 0.8)]
+  wrong += [late + (end - late) * f for f in (0.35, 0.6, 0.8)]
   for one in kitchen.moves(thing):
-    wrong += [one.start + (one.end - one.start) * f for f in (0.2, 0.5, 0.8)]
+    # Before it is put down, from the middle of which on it is there.
+    wrong += [one.start + (one.end - one.start) * f for f in (0.2, 0.4, 0.6)]
   # The right one is the first in time as often as the second, and so on.
   early = [*{stamp(t) for t in sorted(wrong) if t < start - 0.1}]
   later = [*{stamp(t) for t in sorted(wrong) if t > start + 0.1}]
