@@ -2,14 +2,17 @@
 
 from mmrl.data.example import Example
 from mmrl.data.pipeline import Samples, batches, encode, in_order, spread
-from mmrl.data.sources import EasyVQA, Files
+from mmrl.data.sources import EasyVQA, Figures, Files, Kitchens, Scenes
 from mmrl.data.trajectories import Trajectories
 
 __all__ = [
   "EasyVQA",
   "Example",
+  "Figures",
   "Files",
+  "Kitchens",
   "Samples",
+  "Scenes",
   "Trajectories",
   "batches",
   "encode",

@@ -1,7 +1,8 @@
 """One question, as every source gives it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 from mmrl.errors import UserError
 
@@ -21,6 +22,8 @@ class Example:
     also: other answers that are right as well.
     shown: width and height in pixels at which the model sees each picture;
       empty until the question is encoded.
+    extra: what a source knows besides, by name, for rewards that read it; the
+      source's docstring says what.
   """
 
   name: str
@@ -31,6 +34,7 @@ class Example:
   answers: Sequence[str] = ()
   also: Sequence[str] = ()
   shown: Sequence[tuple[int, int]] = ()
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def right(self) -> tuple[str, ...]:

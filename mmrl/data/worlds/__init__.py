@@ -1,0 +1,7 @@
+"""Sources of questions about the worlds of `mmrl.worlds`."""
+
+from mmrl.data.worlds.figures import Figures
+from mmrl.data.worlds.kitchens import Kitchens
+from mmrl.data.worlds.scenes import Scenes
+
+__all__ = ["Figures", "Kitchens", "Scenes"]

@@ -1,0 +1,1 @@
+"""People drawn by lines, as a video generator draws them: with faults."""

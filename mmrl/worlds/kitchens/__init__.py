@@ -1,0 +1,1 @@
+"""Short videos of things being moved: kitchens, questions and files."""

@@ -1,0 +1,1 @@
+"""Objects in a picture: scenes, questions, facts, thoughts and pairs."""
