@@ -44,7 +44,7 @@ class Finding:
     name: of the question.
     tokens: of its prompt; 0 if it is broken, as all sizes are.
     patches: that its pictures and videos take up.
-    answer: tokens of the right answer, its end included.
+    answer: tokens of the shortest right answer, its end included; 0 without.
     text: most tokens of a text to learn; 0 if there is none, or none is read.
     fault: "" if it can be used, `BROKEN`, or which size is too large.
     message: of the error that it would be in a run.
@@ -123,7 +123,9 @@ def _look(
     name = example.name
     encoded = processor.encode(example.messages, name, measure=outlines)
     most = sys.maxsize
-    answer = processor.encode_answer(example.answer, most, name)
+    answers = [
+      processor.encode_answer(right, most, name) for right in example.right
+    ]
     texts = [
       processor.encode_text(text, most, name)
       for text in (example.answers if limits.learns else ())
@@ -135,7 +137,7 @@ def _look(
     name,
     tokens=len(encoded.tokens),
     patches=packing.room(encoded, processor.config.vision),
-    answer=len(answer),
+    answer=min(map(len, answers), default=0),
     text=max(map(len, texts), default=0),
   )
   return judge(found, limits)
