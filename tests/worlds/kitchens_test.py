@@ -131,7 +131,7 @@ def seen_at(item, fixtures) -> str:
   "split", ["train", pytest.param("L3", marks=pytest.mark.full)]
 )
 def test_answers_are_what_frames_show(kind, split):
-  tried, wanted = 0, 2 if split == "train" else 8
+  tried, wanted = 0, 1 if split == "train" else 8
   for index, one in enumerate(make(24, split, kinds=[kind], seed=3)):
     carried = [
       e
@@ -433,8 +433,8 @@ def test_priors_are_planted_and_can_be_left_out():
 
 
 def test_the_prior_of_no_interaction_is_planted():
-  found = make(24, kinds=["fixture_interaction_counting"])
-  assert 0.25 < sum(o.choices[o.correct] == "0" for o in found) / 24 < 0.6
+  found = make(40, kinds=["fixture_interaction_counting"])
+  assert 0.25 < sum(o.choices[o.correct] == "0" for o in found) / 40 < 0.6
 
 
 @pytest.mark.parametrize(
