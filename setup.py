@@ -17,7 +17,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["mmrl", "mmrl.*"]),
   package_data={
     "mmrl.hub": ["tiny/*", "public/*/*"],
-    "mmrl.workdir": ["report.html"],
+    "mmrl.report": ["report.html"],
   },
   install_requires=[
     "absl-py>=2.1",

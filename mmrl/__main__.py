@@ -16,6 +16,7 @@ COMMANDS = {
   "evaluate": "evaluates the model that a run has trained",
   "sample": "answers one question about pictures and videos",
   "export": "writes a run's model for Transformers, vLLM and lmms-eval",
+  "worlds": "draws examples of the generated worlds",
   "names": "prints the names by which functions take their data",
 }
 

@@ -14,9 +14,9 @@ from mmrl import hub, models
 from mmrl.errors import UserError
 from mmrl.prompts import pictures
 from mmrl.prompts.packing import Encoded
+from mmrl.report.page import overlay
 from mmrl.rollouts import sampler
 from mmrl.types import Attention
-from mmrl.workdir.report import overlay
 
 # Most frames of a video to draw, spread evenly over it.
 _FRAMES = 8

@@ -15,8 +15,9 @@ from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import say
 from mmrl.inspection import Finding
 from mmrl.prompts import pictures
-from mmrl.workdir import curves, report, writing
+from mmrl.report import curves, page
 from mmrl.workdir import log as log_lib
+from mmrl.workdir import writing
 
 
 def write(
@@ -96,7 +97,7 @@ def _write_report(
     for name, spec in config.losses.to_dict().items()
   )
   tables = [_table(name, before[name], after[name]) for name in after]
-  report.write(
+  page.write(
     workdir / "report.html",
     title=f"mmrl: {workdir.name}",
     subtitle=(
@@ -120,16 +121,16 @@ def _write_report(
   )
 
 
-def _table(name: str, before: Result, after: Result) -> report.Table:
+def _table(name: str, before: Result, after: Result) -> page.Table:
   """Sets the numbers of a benchmark beside each other, parts after wholes."""
   names = list(dict.fromkeys([*after.numbers, *before.numbers]))
   wholes = [name.partition("/")[0] for name in names]
   names.sort(key=lambda name: wholes.index(name.partition("/")[0]))
   found = before.numbers, after.numbers, after.baseline
-  return report.Table(
+  return page.Table(
     name,
     after.items,
-    [report.Row(name, *(one.get(name) for one in found)) for name in names],
+    [page.Row(name, *(one.get(name) for one in found)) for name in names],
   )
 
 
@@ -162,15 +163,15 @@ def _rows(workdir, config, before: Results, after: Results) -> list[dict]:
   return [*ends[:1], *rows, *ends[1:]]
 
 
-def _example(example, before, after) -> report.Example:
+def _example(example, before, after) -> page.Example:
   part = example.picture
   picture = pictures.read(part["image"], example.name)
 
-  def answer(shown) -> report.Answer:
+  def answer(shown) -> page.Answer:
     heat = np.asarray(shown.heat, np.float32)
-    return report.Answer(shown.text, shown.scores, heat, shown.region)
+    return page.Answer(shown.text, shown.scores, heat, shown.region)
 
-  return report.Example(
+  return page.Example(
     picture=np.asarray(picture),
     question=example.question,
     gold=" or ".join(example.right),

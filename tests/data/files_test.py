@@ -385,7 +385,7 @@ def test_large_row_groups_are_told(folder, monkeypatch, capsys):
 def test_pyarrow_is_missing(folder, monkeypatch):
   path = write(folder / "a.parquet", shown(1))
   monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-  with pytest.raises(UserError, match="pip install 'mmrl\\[data\\]'$"):
+  with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
     data.Files(path)
   json_path = write(folder / "a.json", [question()])
   assert len(data.Files(json_path)) == 1
@@ -448,7 +448,7 @@ def test_the_hub(hub, capsys):
 
 def test_datasets_is_missing(monkeypatch):
   monkeypatch.setitem(sys.modules, "datasets", None)
-  with pytest.raises(UserError, match="pip install .* datasets$"):
+  with pytest.raises(UserError, match=r"pip install -e '\.\[hub\]'"):
     data.Files("hub:owner/name")
 
 

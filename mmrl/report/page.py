@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 from mmrl import storage
 from mmrl.benchmarks.intervals import Estimate
+from mmrl.report import curves
 from mmrl.types import Box
-from mmrl.workdir import curves
 
 # Inferno without its near-black and near-white ends, which would be invisible
 # on a dark and on a light picture.

@@ -1,6 +1,6 @@
 """Groups of all that a run logged."""
 
-from mmrl.workdir import curves
+from mmrl.report import curves
 
 ROWS = [
   {

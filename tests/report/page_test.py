@@ -11,19 +11,20 @@ import pytest
 
 from mmrl.benchmarks.intervals import Estimate
 from mmrl.errors import UserError
-from mmrl.workdir import curves, report
+from mmrl.report import curves
+from mmrl.report import page as page_lib
 
 NAN = float("nan")
 
 
-def make_example(**changes) -> report.Example:
-  answer = report.Answer(
+def make_example(**changes) -> page_lib.Example:
+  answer = page_lib.Answer(
     text="<think>blue circle</think><answer>yes</answer>",
     scores={"accuracy": 1.0, "part": 0.25},
     heat=np.ones((4, 4)),
     region_share=0.25,
   )
-  example = report.Example(
+  example = page_lib.Example(
     picture=np.full((64, 64, 3), 200, np.uint8),
     question="is there a circle?",
     gold="yes",
@@ -38,8 +39,8 @@ def number(value: float, error: float = 0.0) -> Estimate:
   return Estimate(value, value - error, value + error)
 
 
-def table(*rows: report.Row) -> report.Table:
-  return report.Table("test", 1000, rows)
+def table(*rows: page_lib.Row) -> page_lib.Table:
+  return page_lib.Table("test", 1000, rows)
 
 
 def group(name="", note="", **points) -> curves.Group:
@@ -51,12 +52,12 @@ def write(path: pathlib.Path, **changes) -> str:
     "title": "A run",
     "subtitle": "It learned.",
     "figures": [("Accuracy", "50% → 90%")],
-    "tables": [table(report.Row("accuracy", number(0.5), number(0.9), None))],
+    "tables": [table(page_lib.Row("accuracy", number(0.5), number(0.9), None))],
     "groups": [group(reward=[(step, step / 50) for step in range(50)])],
     "examples": {"test": [make_example()]},
     "config": "seed = 0",
   }
-  report.write(path, **(content | changes))
+  page_lib.write(path, **(content | changes))
   return path.read_text("utf-8")
 
 
@@ -89,7 +90,7 @@ def test_every_text_is_escaped(tmp_path):
     title=evil,
     subtitle=evil,
     figures=[(evil, evil)],
-    tables=[report.Table(evil, 1, [report.Row(evil, None, None, None)])],
+    tables=[page_lib.Table(evil, 1, [page_lib.Row(evil, None, None, None)])],
     groups=[
       curves.Group(evil, evil, {evil: [(0, 0.0), (1, 1.0)], f"{evil} 2": []})
     ],
@@ -154,7 +155,7 @@ def cells(page: str) -> list[str]:
 
 
 def test_shares_are_in_per_cent_with_their_interval(tmp_path):
-  row = report.Row("a", number(0.5, 0.25), number(0.75), number(0.25, 0.125))
+  row = page_lib.Row("a", number(0.5, 0.25), number(0.75), number(0.25, 0.125))
   page = write(tmp_path / "report.html", tables=[table(row)])
   assert cells(page) == [
     "50.0% 25.0 to 75.0%",
@@ -167,7 +168,7 @@ def test_shares_are_in_per_cent_with_their_interval(tmp_path):
 
 def test_other_numbers_are_as_they_are(tmp_path):
   """And have no place on a scale from 0 to 100%."""
-  row = report.Row("score", number(1500.0, 20.0), number(1000.0, 1.0), None)
+  row = page_lib.Row("score", number(1500.0, 20.0), number(1000.0, 1.0), None)
   page = write(tmp_path / "report.html", tables=[table(row)])
   found = cells(page)
   assert found == ["1500 1480 to 1520", "1000 999 to 1001", "−500"]
@@ -175,7 +176,7 @@ def test_other_numbers_are_as_they_are(tmp_path):
 
 
 def test_negative_shares_have_no_scale(tmp_path):
-  row = report.Row("effect", number(-0.25), number(0.5), None)
+  row = page_lib.Row("effect", number(-0.25), number(0.5), None)
   page = write(tmp_path / "report.html", tables=[table(row)])
   assert cells(page)[0] == "−25.0% −25.0 to −25.0%"
   assert 'class="track"' not in page
@@ -184,7 +185,7 @@ def test_negative_shares_have_no_scale(tmp_path):
 def test_parts_stand_below_their_whole(tmp_path):
   """A name that only looks like a part is written out."""
   names = ("accuracy", "accuracy/red", "attention/region")
-  rows = [report.Row(name, None, number(0.5), None) for name in names]
+  rows = [page_lib.Row(name, None, number(0.5), None) for name in names]
   page = write(tmp_path / "report.html", tables=[table(*rows)])
   shown = re.findall(r'<th scope="row">(.*?)</th>', page)
   assert shown == ["accuracy", "red", "attention/<wbr>region"]
@@ -208,7 +209,7 @@ def test_missing_numbers_become_dashes(tmp_path):
   answer = dataclasses.replace(example.after, region_share=None)
   page = write(
     tmp_path / "report.html",
-    tables=[table(report.Row("blind", None, number(0.5), None))],
+    tables=[table(page_lib.Row("blind", None, number(0.5), None))],
     examples={
       "test": [dataclasses.replace(example, before=answer, after=answer)]
     },
@@ -256,7 +257,7 @@ def test_overlay_changes_most_where_heat_is(tone):
   heat = np.zeros((8, 8))
   heat[2, 5] = 7.0
   image, large = (
-    np.asarray(report.overlay(picture, heat * scale, size=256), np.int64)
+    np.asarray(page_lib.overlay(picture, heat * scale, size=256), np.int64)
     for scale in (1e-6, 1e6)
   )
   # The heat's scale says nothing.
@@ -270,9 +271,9 @@ def test_overlay_changes_most_where_heat_is(tone):
 @pytest.mark.parametrize("shape", [(64, 64), (40, 64), (1000, 700), (1, 300)])
 def test_overlay_without_heat_is_the_picture(shape):
   picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-  nothing = report.overlay(picture, np.zeros((3, 5)))
-  negative = report.overlay(picture, np.full((3, 5), -1.0))
-  broken = report.overlay(picture, np.full((3, 5), NAN))
+  nothing = page_lib.overlay(picture, np.zeros((3, 5)))
+  negative = page_lib.overlay(picture, np.full((3, 5), -1.0))
+  broken = page_lib.overlay(picture, np.full((3, 5), NAN))
   assert max(nothing.size) == 256
   assert nothing.tobytes() == negative.tobytes() == broken.tobytes()
   if shape == (64, 64):
@@ -285,7 +286,7 @@ def test_overlay_without_heat_is_the_picture(shape):
 )
 def test_overlay_outlines_the_region(region):
   picture = np.full((64, 64, 3), 90, np.uint8)
-  image = report.overlay(picture, np.zeros((2, 2)), region=region)
+  image = page_lib.overlay(picture, np.zeros((2, 2)), region=region)
   pixels = np.asarray(image)
   assert (pixels == 255).any()
   if region[0] == 16:
@@ -306,4 +307,4 @@ def test_overlay_outlines_the_region(region):
 def test_overlay_refuses_other_shapes(picture, heat):
   # In tests the annotations refuse first, with a type error.
   with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
-    report.overlay(picture, heat)
+    page_lib.overlay(picture, heat)
