@@ -5,69 +5,81 @@ them; prints what can be scored without looking, from so many questions of each
 kind; or writes kitchens as files in the forms of the published benchmarks.
 """
 
-import argparse
 import pathlib
 import sys
+from typing import Any
 
+from absl import flags
+
+from mmrl import commands
 from mmrl.errors import UserError
 from mmrl.worlds import examples, items, sheet
 from mmrl.worlds.kitchens import asking, files, questions
 from mmrl.worlds.palette import check_number
 
 
-def _parse() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m mmrl.worlds", description=__doc__.split("\n\n")[1]
+def define_flags() -> None:
+  """Defines the command-line flags of `mmrl.worlds`; called when it is main."""
+  flags.DEFINE_string("world", None, f"One of {', '.join(examples.WORLDS)}.")
+  flags.DEFINE_string("split", "train", "Split that the examples are of.")
+  flags.DEFINE_string("output", None, "File of the sheet, such as sheet.png.")
+  flags.DEFINE_integer(
+    "count", None, "Number of examples; as fit if not given."
   )
-  parser.add_argument("--world", required=True, help=", ".join(examples.WORLDS))
-  parser.add_argument("--split", default="train")
-  parser.add_argument("--output", help="file of the sheet, such as sheet.png")
-  parser.add_argument("--count", type=int, help="of examples")
-  parser.add_argument("--baselines", type=int, help="questions of each kind")
-  parser.add_argument("--folder", help="for files of kitchens")
-  return parser.parse_args()
+  flags.DEFINE_integer("baselines", None, "Questions of each kind.")
+  flags.DEFINE_string("folder", None, "Folder for files of kitchens.")
 
 
-def _run(flags: argparse.Namespace) -> None:
-  world = examples.world(flags.world, flags.split)
-  count = world.count if flags.count is None else flags.count
+def run(given: Any) -> None:
+  """Does what the flags ask for.
+
+  Args:
+    given: has the values of flags as attributes.
+
+  Raises:
+    UserError: naming the flag that is wrong.
+    OSError: if a file can't be written.
+  """
+  world = examples.world(given.world, given.split)
+  count = world.count if given.count is None else given.count
   check_number("--count", count, 1, 10**6)
-  if flags.output:
-    suffix = pathlib.Path(flags.output).suffix
+  if given.output:
+    suffix = pathlib.Path(given.output).suffix
     if suffix != ".png":
       raise UserError(
-        f"--output: expected a file that ends in .png, found {flags.output!r}"
+        f"--output: expected a file that ends in .png, found {given.output!r}"
       )
-    panels = [world.panel(flags.split, index) for index in range(count)]
-    sheet.draw(panels, columns=world.columns).save(flags.output)
-  if flags.baselines is not None:
-    check_number("--baselines", flags.baselines, 2, 10**6)
-    total = flags.baselines * world.kinds
-    asked = [world.asked(flags.split, index) for index in range(total)]
+    panels = [world.panel(given.split, index) for index in range(count)]
+    sheet.draw(panels, columns=world.columns).save(given.output)
+  if given.baselines is not None:
+    check_number("--baselines", given.baselines, 2, 10**6)
+    total = given.baselines * world.kinds
+    asked = [world.asked(given.split, index) for index in range(total)]
     print(items.table(items.baselines(asked)))
-  if flags.folder:
-    if flags.world != "kitchens":
+  if given.folder:
+    if given.world != "kitchens":
       raise UserError(
-        f"--folder: expected --world kitchens, found {flags.world!r}; the"
+        f"--folder: expected --world kitchens, found {given.world!r}; the"
         " others are drawn when they are asked for"
       )
-    options = asking.Options(flags.split, questions.KINDS)
+    options = asking.Options(given.split, questions.KINDS)
     made = [questions.item(options, index) for index in range(count)]
-    print("\n".join(files.write(made, options, flags.folder)))
-  if not (flags.output or flags.folder or flags.baselines is not None):
+    print("\n".join(files.write(made, options, given.folder)))
+  if not (given.output or given.folder or given.baselines is not None):
     raise UserError(
       "expected --output, --baselines or --folder, found none; name one"
     )
 
 
 def main() -> None:
-  flags = _parse()
+  commands.parse(__doc__, required=("world",))
   try:
-    _run(flags)
+    run(flags.FLAGS)
   except (UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
 
 if __name__ == "__main__":
+  define_flags()
   main()
