@@ -61,8 +61,15 @@ class Bound:
     Raises:
       UserError: if it has another shape.
     """
-    found, sizes = self(context), context["mask"].shape
-    shape = getattr(found, "shape", None)
+    found = self(context)
+    self.check_array(found, context, *ranks)
+    return found
+
+  def check_array(
+    self, found: Any, context: Mapping[str, Any], *ranks: int
+  ) -> None:
+    """Checks what it has returned: see `array`."""
+    sizes, shape = context["mask"].shape, getattr(found, "shape", None)
     if shape not in [sizes[:rank] for rank in ranks]:
       wanted = " or ".join(f"[{', '.join('PGR'[:rank])}]" for rank in ranks)
       raise UserError(
@@ -70,7 +77,6 @@ class Bound:
         f" [P, G, R] = {list(sizes)}, found"
         f" {type(found).__name__ if shape is None else list(shape)}"
       )
-    return found
 
   def fields(self, context: Mapping[str, Any]) -> dict[str, Any]:
     """Calls a probe, and returns the fields that it adds.

@@ -6,8 +6,9 @@ A function asks for data by the names of its positional arguments (see
 `mmrl.build`). What isn't in this table can't be asked for, but for fields that
 probes from one's own files add. The run gives some
 names always; others are fields of a batch, which exist where something adds
-them: the place where answers come from (`mmrl.rollouts`), or a probe, which a
-run computes if one of its functions names a field of it.
+them: the place where answers come from (`mmrl.rollouts`); or a probe, or the
+host (`mmrl.train.collect`), by which a run computes what one of its functions
+names.
 """
 
 from collections.abc import Iterable
@@ -53,6 +54,23 @@ NAMES = {
     *("P G", "True on answers of the policy, in mixed groups", _ALL),
     "rollouts",
   ),
+  "chosen": Name(
+    "P G",
+    "True on the preferred answer of a pair (`given_pairs`, `sampled_pairs`)",
+    _ALL,
+    "rollouts",
+  ),
+  "twin": Name(
+    "P",
+    "whether a prompt is the one before, about another picture (`given_pairs`)",
+    _ALL,
+    "rollouts",
+  ),
+  "span": Name(
+    *("P G R", "0 padding, 1 reasoning, 2 answer, 3 other", _LATER),
+    "host",
+  ),
+  "epoch": Name("P", "pass over the data, from 1 on", _LATER, "host"),
   "logprobs_sampler": Name(
     "P G R", "as the sampler computed them", _ALL, "rollouts"
   ),
@@ -102,7 +120,7 @@ def given(slot: str) -> list[str]:
   return [
     name
     for name, one in NAMES.items()
-    if slot in one.slots and one.source == "run"
+    if slot in one.slots and one.source in ("run", "host")
   ]
 
 

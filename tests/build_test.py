@@ -441,7 +441,8 @@ def traced() -> dict[str, list[set[str]]]:
   """For each function of a slot, the arguments of its calls in built runs.
 
   One run has all terms, token weights, rewards and probes; a second one has
-  them with experts, and there is one for each other advantage.
+  them with experts, one has the terms of pairs, and there is one for each other
+  advantage.
   """
   calls: dict[str, list[set[str]]] = {}
 
@@ -457,12 +458,19 @@ def traced() -> dict[str, list[set[str]]]:
     return spy
 
   options = {name: {"name": name, **options} for _, name, options in TRACED}
+  of_pairs = [
+    name
+    for name in losses.__all__
+    if "chosen" in inspect.signature(getattr(losses, name)).parameters
+  ]
 
   def with_everything(advantage: str):
     config = config_lib.get_config()
     config.models.teacher = {"name": "Directory", "path": "tiny"}
     config.advantage = options[advantage]
     for package, name, _ in TRACED:
+      if name in of_pairs:
+        continue
       if package is losses:
         ranks = {
           "P G R": "token_mean",
@@ -481,6 +489,17 @@ def traced() -> dict[str, list[set[str]]]:
         config.rewards[name] = options[name] | {"weight": 1.0}
     return config
 
+  def with_pairs():
+    config = config_lib.get_config()
+    config.rollout = {
+      name: config.rollout[name] for name in config_lib.ROLLOUT_SIZES
+    } | {"name": "given_pairs", "answers": 2, "pictures": True}
+    config.losses = {
+      name: options[name] | {"weight": 1.0, "reduce": "prompt_mean"}
+      for name in of_pairs
+    }
+    return config
+
   def with_little(advantage: str):
     config = config_lib.get_config()  # whose KL reads the reference
     config.advantage = options[advantage]
@@ -492,7 +511,7 @@ def traced() -> dict[str, list[set[str]]]:
     experts, name="with_experts", path="", accuracy="accuracy"
   )
   experts.shares.every = 0
-  configs = [experts, with_everything("difficulty_aware")]
+  configs = [experts, with_everything("difficulty_aware"), with_pairs()]
   configs += [
     with_little(name)
     for name in advantages.__all__

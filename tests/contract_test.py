@@ -38,6 +38,7 @@ from mmrl import (
 from mmrl import config as config_lib
 from mmrl.data import Example
 from mmrl.losses import reduce
+from mmrl.losses.state import Measured
 from mmrl.machines import sharding
 from mmrl.names import SCORES
 from mmrl.plan.programs import read_architecture
@@ -63,10 +64,14 @@ METHODS = [
   (losses, "clipped_sequence_ratio", {"level": "token", "clip_low": 0.1}),
   (losses, "clipped_weight", {"weight_max": 1.5}),
   (losses, "distillation_kl", {"beta": 0.5, "temperature": 2.0}),
+  (losses, "dpo", {"kind": "ipo", "beta": 0.2}),
   (losses, "expert_shaped", {"shape": 0.2}),
+  (losses, "joint_preference", {"beta": 0.2}),
   (losses, "likelihood", {}),
+  (losses, "mixed_preference", {"weight": 1.0}),
   (losses, "policy_gradient", {}),
   (losses, "reference_kl", {"estimator": "k3"}),
+  (losses, "simpo", {"margin": 1.0}),
   (probes, "behaviour", {}),
   (probes, "image_blind", {}),
   (probes, "nucleus", {"top_p": 0.9}),
@@ -92,12 +97,19 @@ METHODS = [
   (token_weights, "low_probability", {"sign": "positive"}),
   (token_weights, "perception_reasoning", {"perception_weight": 0.7}),
   (token_weights, "sampler_mismatch", {"level": "sequence", "normalize": True}),
+  (token_weights, "span_weights", {"reasoning": (1.0, 0.5, 0.0)}),
 ]
 # File in experiments/, arm. Arms for large models are those of `runlocal` with
 # other sizes: see `test_every_large_arm_binds`.
 EXPERIMENTS = [
+  ("adavip", "data"),
+  ("adavip", "data,mixed"),
+  ("adavip", "data,language"),
   ("cispo", "runlocal"),
   ("dapo", "runlocal"),
+  ("dpo", "data"),
+  ("dpo", "runlocal"),
+  ("dpo", "runlocal,simpo"),
   ("dr_grpo", "runlocal"),
   ("durian", "runlocal"),
   ("fipo", "runlocal"),
@@ -114,7 +126,9 @@ EXPERIMENTS = [
   ("ral_zero", "runlocal"),
   ("reinforce_plus_plus", "runlocal"),
   ("rloo", "runlocal"),
+  ("scene_pairs", "data"),
   ("sft", "data"),
+  ("sft", "data,masked"),
   ("tgrl", "EXPERTS,runlocal"),
   ("tor", "runlocal"),
   ("tor", "runlocal,dapo"),
@@ -147,6 +161,7 @@ PACKAGES = [advantages, losses, probes, rewards, token_weights]
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
 EXPERTS, ANSWERS = TESTDATA / "experts.jsonl", TESTDATA / "answers.jsonl"
+PAIRS = TESTDATA / "pairs.jsonl"
 P, G, S, R, V, D = 8, 3, 6, 5, 11, 4
 KEYS = S + R
 
@@ -259,6 +274,11 @@ def make_fields() -> dict:
     "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
     "pictured": jnp.arange(P) % 3 > 0,
     "sampled": make_sampled(),
+    "span": jnp.asarray(np.arange(R) % 3 + 1, jnp.int8)[None, None]
+    * make_mask().astype(jnp.int8),
+    "epoch": jnp.arange(P, dtype=jnp.int32) % 4 + 1,
+    "chosen": jnp.asarray(np.arange(G) == np.arange(P)[:, None] % 2),
+    "twin": jnp.arange(P) % 2 == 1,
   }
 
 
@@ -270,7 +290,8 @@ def spoil(value, mask):
   if value.ndim < 3:
     return value
   mask = mask.reshape(*mask.shape, *[1] * (value.ndim - mask.ndim))
-  other = (value + 1) % V if value.dtype == jnp.int32 else jnp.nan
+  whole = jnp.issubdtype(value.dtype, jnp.integer)
+  other = (value + 1) % V if whole else jnp.nan
   return jnp.where(mask, value, other)
 
 
@@ -436,6 +457,8 @@ def array_case(row) -> Case:
     "ended": (mask & (tokens == 0)).any(-1),
   }
   data = {n: known[n] for n in {"mask", *bound.needs} - {"key"}}
+  if "chosen" in data:  # a pair has two answers
+    data = {n: x[:, :2] if x.ndim > 1 else x for n, x in data.items()}
 
   @jax.jit
   def value_and_gradient(inputs):
@@ -443,9 +466,11 @@ def array_case(row) -> Case:
     current = set(SCORES) & set(bound.needs)
 
     def loss(scores):
-      values = bound(data | scores)
-      assert values.shape == (P, G, R)
-      return reduce.total(values, reduce.sequence_mean(data["mask"]))
+      found = bound(data | scores)
+      values = found.values if isinstance(found, Measured) else found
+      assert values.shape == data["mask"].shape[: values.ndim]
+      reduction = "prompt_mean" if values.ndim == 1 else "sequence_mean"
+      return reduce.total(values, getattr(reduce, reduction)(data["mask"]))
 
     return jax.value_and_grad(loss)({name: data[name] for name in current})
 
@@ -513,8 +538,9 @@ def experiment_config(name: str, arm: str):
     if config.data.train.name != "EasyVQA":
       config.data.train = plain.data.train
       config.evaluation = plain.evaluation
-    if config.rollout.name == "given":
-      config.data.train = {"name": "Files", "path": str(ANSWERS)}
+    if config.rollout.name.startswith("given"):
+      path = PAIRS if "pairs" in config.rollout.name else ANSWERS
+      config.data.train = {"name": "Files", "path": str(path)}
   return config
 
 
@@ -528,6 +554,15 @@ def build_parts(config) -> parts_lib.Parts:
     sharding.Layout(mesh, config.train.minibatches),
     models_lib.read_architectures(config, read_architecture),
   )
+
+
+# Fields of answers and of the host that a batch has where they are named.
+HELD = {"sampled", "chosen", "twin", "span", "epoch"}
+
+
+def first_two(tree):
+  """The first two answers of each group, of all that leads with P and G."""
+  return jax.tree.map(lambda x: x[:, :2] if x.shape[:2] == (P, G) else x, tree)
 
 
 def make_step(parts: parts_lib.Parts):
@@ -553,8 +588,12 @@ def make_step(parts: parts_lib.Parts):
     data, old = inputs["data"], state_of(inputs["params_old"])
     fixed = dict.fromkeys(fixed_names, inputs["params_reference"])
     batch = make_batch(scorer, inputs["params_old"], data)
-    if "sampled" in parts.source.fields:
-      batch = batch.with_fields(sampled=make_sampled())
+    added = {*parts.source.fields, *parts.method.fields}
+    own = {n: make_fields()[n] for n in HELD & added}
+    if "chosen" in own:  # a pair has two answers
+      batch = first_two(batch)
+      own["chosen"], data = own["chosen"][:, :2], first_two(data)
+    batch = batch.with_fields(**own)
     fields, probed = programs.probe(old, fixed, batch)
     batch = batch.with_fields(**fields)
     for name, program in programs.probes_apart.items():
@@ -594,7 +633,7 @@ def test_every_large_arm_binds(row):
   with mock.patch.object(parts_lib, "Scorer", Table):
     parts = build_parts(config)
   assert parts.method.terms
-  assert parts.method.rewards
+  assert parts.method.rewards or config.rollout.name.startswith("given")
   jax.eval_shape(make_step(parts), make_inputs())
 
 

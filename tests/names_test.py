@@ -32,8 +32,10 @@ SLOTS = {
 # A spec of each source of answers; those that wrap wrap `sampled`.
 SOURCES = {
   "given": {},
+  "given_pairs": {"answers": 2, "pictures": True},
   "refilled": {"rounds": 1, "reward": "accuracy"},
   "sampled": {},
+  "sampled_pairs": {"reward": "accuracy"},
   "with_experts": {"path": "", "accuracy": "accuracy"},
 }
 
@@ -87,7 +89,7 @@ def test_the_fields_of_probes_are_in_the_table():
 
 def make_source(name: str):
   config = config_lib.get_config()
-  if name in ("refilled", "with_experts"):
+  if name in ("refilled", "sampled_pairs", "with_experts"):
     config_lib.wrap_rollout(config, name=name, **SOURCES[name])
   else:
     sizes = {key: config.rollout[key] for key in config_lib.ROLLOUT_SIZES}
@@ -112,7 +114,9 @@ def test_the_fields_of_answers_are_in_the_table():
 
 def test_a_name_is_given_added_or_derived():
   sources = {one.source for one in names.NAMES.values()}
-  assert sources == {"run", "rollouts", "models", "probes", "derived", "state"}
+  assert sources == {
+    *("run", "host", "rollouts", "models", "probes", "derived", "state")
+  }
   derived = {k for k, x in names.NAMES.items() if x.source == "derived"}
   assert derived == set(names.DERIVED)
   for parts in (names.SCORES, *names.DERIVED.values()):

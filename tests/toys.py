@@ -52,12 +52,6 @@ def size(params_average, mask):
   return jnp.broadcast_to(found, mask.shape[:1])
 
 
-def preference(logprobs, logprobs_ref, mask, *, beta: float = 1.0):
-  """The first of two answers is preferred to the second, for each prompt."""
-  ratio = jnp.where(mask, logprobs - logprobs_ref, 0.0).sum(-1)
-  return -jax.nn.log_sigmoid(beta * (ratio[:, 0] - ratio[:, 1]))
-
-
 def mean_likelihood(logprobs, mask):
   """The negative mean log-likelihood of each answer."""
   total = jnp.where(mask, logprobs, 0.0).sum(-1)
@@ -99,7 +93,7 @@ def whole_batch(text, example):
 def install() -> None:
   """Adds the functions to the packages, where configs name them."""
   for package, functions in (
-    (losses, (value_head, drift, size, preference, mean_likelihood, again)),
+    (losses, (value_head, drift, size, mean_likelihood, again)),
     (rewards, (peakedness, sureness, whole_batch)),
   ):
     for function in functions:

@@ -5,6 +5,7 @@ spec's options and the spec's place in the config as `field`, for errors. It
 returns a `benchmarks.contract.Benchmark`.
 """
 
+from mmrl.benchmarks.objects import objects
 from mmrl.benchmarks.scored import questions
 
-__all__ = ["questions"]
+__all__ = ["objects", "questions"]

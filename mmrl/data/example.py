@@ -20,6 +20,9 @@ class Example:
     kind: group of questions that scores are also reported for.
     answers: whole texts to learn from, where the data give some.
     also: other answers that are right as well.
+    other: the conversation about other pictures, which lack what the answer is
+      about; empty where the data have none.
+    epoch: pass over the data in which it is asked, from 1 on.
     shown: width and height in pixels at which the model sees each picture;
       empty until the question is encoded.
     extra: what a source knows besides, by name, for rewards that read it; the
@@ -33,6 +36,8 @@ class Example:
   kind: str = "all"
   answers: Sequence[str] = ()
   also: Sequence[str] = ()
+  other: Sequence[dict] = ()
+  epoch: int = 1
   shown: Sequence[tuple[int, int]] = ()
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -40,6 +45,18 @@ class Example:
   def right(self) -> tuple[str, ...]:
     """All answers that are right; empty where the data have none."""
     return () if self.answer is None else (self.answer, *self.also)
+
+  def twin(self) -> "Example":
+    """Returns the question about its other pictures, with its first text.
+
+    Where it has none it is asked about its own, with no text to learn from.
+    """
+    return dataclasses.replace(
+      self,
+      name=f"{self.name} (other pictures)",
+      messages=self.other or self.messages,
+      answers=self.answers[:1] if self.other else (),
+    )
 
   @property
   def picture(self) -> dict | None:

@@ -143,6 +143,10 @@ class Files:
     """Yields name and texts to learn from of every example."""
     return ((e.name, e.answers) for e in self._examples())
 
+  def others(self) -> Iterator[bool]:
+    """Yields of every example whether it has other pictures."""
+    return (bool(e.other) for e in self._examples())
+
 
 def _table(path: str) -> tables.Table:
   """Opens a data file."""

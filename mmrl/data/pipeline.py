@@ -112,6 +112,7 @@ def take(
   processor: Processor,
   *,
   answer_length: int,
+  together: int = 1,
   lengths: Sequence[int] = (),
   patches: Sequence[int] = (),
   pack: int = 1,
@@ -123,11 +124,18 @@ def take(
     source: random-access examples.
     processor: the model's.
     answer_length: R, which a right answer must fit.
+    together: prompts of each example: 1, or 2, it and its twin after it.
     lengths: buckets of S.
     patches: buckets of M per prompt.
     pack: prompts whose pictures are packed together; divides their number.
   """
-  rows = [encode(source[int(i)], processor, answer_length) for i in indices]
+  asked: list[Example] = []
+  for index in indices:
+    # Batches count on through the passes over the data.
+    epoch, own = divmod(int(index), len(source))
+    example = dataclasses.replace(source[own], epoch=epoch + 1)
+    asked += [example, example.twin()][:together]
+  rows = [encode(example, processor, answer_length) for example in asked]
   return collate(rows, processor, lengths=lengths, patches=patches, pack=pack)
 
 
@@ -140,6 +148,7 @@ def batches(
   threads: int = 2,
   workers: int = 0,
   places: Sequence[int] | Int[np.ndarray, "local"] | None = None,
+  together: int = 1,
   **sizes,
 ) -> grain.DatasetIterator:
   """Iterates over endless shuffled batches; each epoch has its own order.
@@ -153,41 +162,45 @@ def batches(
   Args:
     source: random-access examples.
     processor: the model's.
-    batch_size: P.
+    batch_size: P, prompts of all processes.
     seed: of the order.
     threads: that read, decode and cut pictures ahead, in each process.
     workers: processes that do, beside this one; with 0 this one does. Scripts
       that ask for some are guarded by `if __name__ == "__main__"`.
-    places: which questions of each batch are read here, in this order; other
+    places: which prompts of each batch are read here, in this order; other
       processes read the others. All if None. The position is that of the
       whole, the same on every process.
+    together: prompts of each question, which are neighbours; see `take`.
     **sizes: see `take`.
 
   Raises:
-    UserError: if the source has fewer examples than a batch, or a number is
-      negative.
+    UserError: if the source has fewer examples than a batch, a number is
+      negative, or places separate prompts of one question.
   """
   if min(threads, workers) < 0:
     raise UserError(
       f"expected at least 0 threads and workers, found {threads} and {workers}"
     )
+  if places is None:
+    places = range(batch_size)
+  batch_size //= together
   if len(source) < batch_size:
     raise UserError(
       f"expected at least one batch of {batch_size} questions, found"
       f" {len(source)}; lower the batch size or add data"
     )
   function = functools.partial(
-    take, source=source, processor=processor, **sizes
+    take, source=source, processor=processor, together=together, **sizes
   )
-  if places is None:
-    places = range(batch_size)
+  places = _places_of_questions(np.asarray(places), together)
   dataset = (
     grain.MapDataset.range(len(source))
     .seed(seed)
     .shuffle()
     .repeat()
+    .map_with_index(functools.partial(_count_on, len(source)))
     .batch(batch_size, drop_remainder=True)
-    .map(functools.partial(np.take, indices=np.asarray(places)))
+    .map(functools.partial(np.take, indices=places))
   )
   return _read_ahead(dataset, function, threads, workers, buffer=2)
 
@@ -241,6 +254,30 @@ def _read_ahead(
   iterator = iter(dataset)
   iterator.get_state()  # makes the workers that `start_prefetch` starts
   return iterator
+
+
+def _count_on(size: int, position: int, index: int) -> int:
+  """Returns the index of an example plus those of the passes before."""
+  return position // size * size + int(index)
+
+
+def _places_of_questions(
+  places: Int[np.ndarray, "prompts"], together: int
+) -> Int[np.ndarray, "questions"]:
+  """Returns the places of questions whose prompts are neighbours.
+
+  Raises:
+    UserError: if some prompts of a question aren't among the places.
+  """
+  apart = places % together != np.arange(len(places)) % together
+  if len(places) % together or apart.any():
+    raise UserError(
+      f"expected the {together} prompts of a question in one minibatch on one"
+      " device, found them apart; make config.rollout.prompts /"
+      " (train.minibatches x shards of the mesh) a multiple of"
+      f" {together}"
+    )
+  return places[::together] // together
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -87,12 +87,11 @@ class Reader:
         f"expected either 'question' or 'messages', found {sorted(row)}"
       )
     parts = {kind: self._parts(row, kind) for kind in ("image", "video")}
-    if "question" in row:
-      question = row["question"]
-      messages = self._asked(question, parts)
-    else:
-      messages, question = self._conversation(row["messages"], _Shown(parts))
-      self.unprompted += self._prompt != "{question}"
+    messages, question = self._read(row, parts)
+    self.unprompted += "messages" in row and self._prompt != "{question}"
+    other: list[dict] = []
+    if "rejected_images" in row:
+      other, _ = self._read(row, parts | {"image": self._rejected(row, parts)})
     right = _right(row["answer"]) if "answer" in row else (None,)
     example = Example(
       name=name,
@@ -102,14 +101,38 @@ class Reader:
       also=right[1:],
       kind=_word(row["kind"], "kind") if "kind" in row else "all",
       answers=_answers(row["answers"]) if "answers" in row else (),
+      other=other,
     )
     if "region" in row:
       _mark(example.picture, row["region"])
     return example
 
-  def _parts(self, row: dict[str, Any], kind: str) -> list[dict]:
-    """Returns the parts of a row's pictures or videos."""
-    key = f"{kind}s"
+  def _read(
+    self, row: dict[str, Any], parts: dict[str, list[dict]]
+  ) -> tuple[list[dict], str]:
+    """Returns a row's conversation about these parts, and its question."""
+    if "question" in row:
+      return self._asked(row["question"], parts), row["question"]
+    return self._conversation(row["messages"], _Shown(parts))
+
+  def _rejected(
+    self, row: dict[str, Any], parts: dict[str, list[dict]]
+  ) -> list[dict]:
+    """Returns the pictures that take the place of a row's own."""
+    found = self._parts(row, "image", "rejected_images")
+    if not found or len(found) != len(parts["image"]):
+      raise UserError(
+        "expected 'rejected_images' with one for each of 'images', found"
+        f" {len(found)} and {len(parts['image'])}; leave the key out where"
+        " there is none"
+      )
+    return found
+
+  def _parts(
+    self, row: dict[str, Any], kind: str, key: str | None = None
+  ) -> list[dict]:
+    """Returns the parts of a row's pictures or videos, under another key."""
+    key = key or f"{kind}s"
     if key not in row:
       return []
     values = row[key]

@@ -1,12 +1,15 @@
 """Loss terms, which a config names; each returns unreduced values.
 
 Values are [P, G, R] of tokens, [P, G] of answers or [P] of prompts. A term with
-state is made by a function that returns a `Stateful`: see `mmrl.losses.state`.
+numbers to log returns a `Measured`; one with state is made by a function that
+returns a `Stateful`: see `mmrl.losses.state`.
 """
 
 from mmrl.losses.attention import attention_jsd
 from mmrl.losses.distillation import attention_distillation, distillation_kl
 from mmrl.losses.likelihood import likelihood
+from mmrl.losses.picture_preference import joint_preference, mixed_preference
+from mmrl.losses.preference import dpo, simpo
 from mmrl.losses.sequence import clipped_sequence_ratio
 from mmrl.losses.shaped import expert_shaped
 from mmrl.losses.surrogates import (
@@ -23,8 +26,12 @@ __all__ = [
   "clipped_sequence_ratio",
   "clipped_weight",
   "distillation_kl",
+  "dpo",
   "expert_shaped",
+  "joint_preference",
   "likelihood",
+  "mixed_preference",
   "policy_gradient",
   "reference_kl",
+  "simpo",
 ]

@@ -19,22 +19,30 @@ Names in other libraries: `token_mean` is verl's token-mean and TRL's dapo,
 `count_empty`, TRL's grpo, `sequence_sum` verl's seq-mean-token-sum and, with a
 `horizon`, its seq-mean-token-sum-norm and, with `count_empty` as well, TRL's
 dr_grpo.
+
+The weighted means divide by the sum of the token weights instead of the number
+of tokens; a loss that multiplies by them as well would count them twice.
 """
 
+from collections.abc import Mapping
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from mmrl.errors import UserError
 
 # The reductions, functions of (mask, axis_name) that a config names, by the
-# rank of the terms that they reduce.
+# rank of the terms that they reduce; weighted ones take token_weights as well.
 BY_RANK = {
   1: ("prompt_mean",),
   2: ("answer_mean",),
-  3: ("token_mean", "token_sum", "sequence_mean", "sequence_sum"),
+  3: (
+    *("token_mean", "token_sum", "sequence_mean", "sequence_sum"),
+    *("weighted_token_mean", "weighted_sequence_mean"),
+  ),
 }
 __all__ = sorted(name for names in BY_RANK.values() for name in names)
 
@@ -164,6 +172,35 @@ def sequence_sum(
   return _divide(mask.astype(jnp.float32), answers) / horizon
 
 
+def weighted_token_mean(
+  mask: Bool[Array, "P G R"],
+  token_weights: Float[Array, "P G R"],
+  axis_name: str | None = None,
+) -> Float[Array, "P G R"]:
+  """Returns the coefficients `w / sum(w)` of the weighted mean over tokens."""
+  weights = jnp.where(mask, token_weights.astype(jnp.float32), 0.0)
+  return _share(weights, _total(weights, axis_name))
+
+
+def weighted_sequence_mean(
+  mask: Bool[Array, "P G R"],
+  token_weights: Float[Array, "P G R"],
+  axis_name: str | None = None,
+) -> Float[Array, "P G R"]:
+  """Returns the coefficients of the mean over answers of weighted token means.
+
+  Answers whose tokens all have weight 0 don't count.
+  """
+  weights = jnp.where(mask, token_weights.astype(jnp.float32), 0.0)
+  shares = _share(weights, weights.sum(-1, keepdims=True))
+  return _divide(shares, _count_answers(weights > 0, axis_name, False))
+
+
+def _share(values: Array, total: Array) -> Array:
+  """Divides by a sum of any size; 0 where it is 0."""
+  return values / jnp.where(total > 0, total, 1.0)
+
+
 def answer_mean(
   mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G"]:
@@ -194,6 +231,37 @@ def total(
   """
   values = jnp.where(coefficients > 0, values, 0.0)
   return _total(values * coefficients, axis_name)
+
+
+class Mean(NamedTuple):
+  """A mean of which parts of a minibatch hold parts: both sums add up."""
+
+  total: Array
+  weight: Array
+
+
+def mean(
+  numbers: Num[Array, "P *rest"] | Bool[Array, "P *rest"],
+  coefficients: Float[Array, "P *rest"],
+  *,
+  axis_name: str | None = None,
+) -> Mean:
+  """Returns the weighted mean of numbers to log over where they aren't NaN."""
+  numbers = jax.lax.stop_gradient(numbers.astype(jnp.float32))
+  known = ~jnp.isnan(numbers)
+  values = jnp.where(known, numbers, 0.0), known.astype(jnp.float32)
+  return Mean(*(total(x, coefficients, axis_name=axis_name) for x in values))
+
+
+def finish(metrics: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a whole minibatch's metrics as numbers; a mean of nothing is 0."""
+
+  def final(value: Any) -> Any:
+    if not isinstance(value, Mean):
+      return value
+    return value.total / jnp.where(value.weight == 0, 1.0, value.weight)
+
+  return {name: final(value) for name, value in metrics.items()}
 
 
 def largest(

@@ -1,7 +1,23 @@
-"""Terms with state: parameters of their own, and running values."""
+"""What a loss term may have besides its values: numbers to log, and state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+
+class Measured(NamedTuple):
+  """Values of a loss term, and numbers to log.
+
+  Attributes:
+    values: the unreduced term.
+    numbers: arrays of the shape of `values`, by name; NaN where one doesn't
+      apply. Each is logged as its mean over where it does, weighed by the
+      coefficients of the term's reduction.
+  """
+
+  values: Float[Array, "P *rest"]
+  numbers: Mapping[str, Array]
 
 
 class Stateful(NamedTuple):

@@ -4,9 +4,16 @@ Each function returns a `source.Source`. Wrappers hold the spec of another one
 in their option `of`.
 """
 
-from mmrl.rollouts.given import given
+from mmrl.rollouts.given import given, given_pairs
 from mmrl.rollouts.refilled import refilled
-from mmrl.rollouts.sampled import sampled
+from mmrl.rollouts.sampled import sampled, sampled_pairs
 from mmrl.rollouts.with_experts import with_experts
 
-__all__ = ["given", "refilled", "sampled", "with_experts"]
+__all__ = [
+  "given",
+  "given_pairs",
+  "refilled",
+  "sampled",
+  "sampled_pairs",
+  "with_experts",
+]

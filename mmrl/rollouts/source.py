@@ -133,6 +133,7 @@ class Source:
     measures: functions of named data that return numbers to log.
     learns: whether it takes the texts to learn that the data give.
     one_size: whether all batches must have the same sizes.
+    together: prompts of each question of the data; see `mmrl.data.pipeline`.
   """
 
   group: int
@@ -143,6 +144,7 @@ class Source:
   measures: tuple[Callable, ...] = ()
   learns: bool = False
   one_size: bool = False
+  together: int = 1
 
   def open(self, questions: Any, processor: Processor) -> None:
     """Opens files, and checks them against the run's questions.

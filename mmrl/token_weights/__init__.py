@@ -12,6 +12,7 @@ from mmrl.token_weights.future_kl import future_kl
 from mmrl.token_weights.mismatch import sampler_mismatch
 from mmrl.token_weights.perception import perception_reasoning
 from mmrl.token_weights.probability import low_probability
+from mmrl.token_weights.spans import span_weights
 from mmrl.token_weights.trajectories import (
   expert_low_probability,
   expert_visual,
@@ -25,4 +26,5 @@ __all__ = [
   "low_probability",
   "perception_reasoning",
   "sampler_mismatch",
+  "span_weights",
 ]

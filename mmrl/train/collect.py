@@ -8,10 +8,12 @@ import math
 import time
 
 import jax
+import numpy as np
 
 from mmrl import data
 from mmrl.advantages.group import informative_groups
 from mmrl.machines import processes
+from mmrl.prompts import spans
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Answers
 from mmrl.rollouts.source import Request, extra_key
@@ -59,6 +61,7 @@ def collect(
   )
   request = Request(state, samples, key, more, grade)
   answers, values = run.source.collect(request)
+  answers = _with_host_fields(run, answers)
   sampled = time.perf_counter()
   # Dispatched before the rewards, so that host and device run in parallel.
   batch, measured = _probe(run, state, answers.batch)
@@ -89,6 +92,21 @@ def collect(
   values["time/probe"] = ended - rewarded
   values["time/device"] = min(probed.result(), ended) - began
   return batch, values
+
+
+def _with_host_fields(run: Run, answers: Answers) -> Answers:
+  """Adds the fields that the host computes, where a function reads them."""
+  fields = {}
+  if "epoch" in run.method.fields:
+    epochs = [example.epoch for example in answers.examples]
+    fields["epoch"] = np.array(epochs, np.int32)
+  if "span" in run.method.fields:
+    ends = run.processor.config.ends(answers.tokens)
+    fields["span"] = spans.token_spans(
+      answers.tokens, answers.mask, run.processor.tokenizer, ends
+    )
+  batch = answers.batch.with_fields(**run.layout.put(fields))
+  return dataclasses.replace(answers, batch=batch)
 
 
 def _probe(run: Run, state: State, batch: Batch) -> tuple[Batch, dict]:

@@ -181,6 +181,7 @@ def read_questions(run: Run):
     run.processor,
     batch_size=prompts,
     places=run.layout.order(prompts)[run.layout.places(prompts)],
+    together=run.source.together,
     answer_length=config.rollout.length,
     seed=config.seed,
     lengths=config.data.lengths,

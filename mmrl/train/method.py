@@ -151,6 +151,11 @@ def bind(
   to_probes += names.allowed(names.PROBES, source.fields)
   to_probes += [*of_models, *(f"scorer_{name}" for name in models)]
   probing, remedies = _choose_probes(specs["probes"], wanted, to_probes)
+  remedies |= {
+    name: "choose a config.rollout that adds it, see docs/names.md"
+    for name, one in names.NAMES.items()
+    if one.source == "rollouts"
+  }
   bound = [slot.bind(to_probes, remedies) for slot in probing]
   fields = [f for p in bound for f in build.provides(p.function)]
   fields += source.fields

@@ -12,7 +12,7 @@ from mmrl import build, errors, losses, names
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import reduce, signal, surrogates
-from mmrl.losses.state import Stateful
+from mmrl.losses.state import Measured, Stateful
 from mmrl.types import PyTree
 
 MOVED = "attention_moved"
@@ -63,17 +63,19 @@ class Term:
     """Tells whether the term reads the divergence of attention."""
     return MOVED in self.bound.needs
 
-  def __call__(self, context: Mapping[str, Any]) -> tuple[Array, PyTree]:
-    """Computes the term and, of one with state, its statistics.
+  def __call__(self, context: Mapping[str, Any]) -> tuple[Measured, PyTree]:
+    """Computes the term with its numbers and, of one with state, statistics.
 
     Raises:
       UserError: if its reduction is for terms of another rank.
     """
-    if self.init:
-      values, statistics = self.bound(context)
-    else:
-      values, statistics = self.bound.array(context, 1, 2, 3), None
-    rank = values.ndim
+    found = self.bound(context)
+    values, statistics = found if self.init else (found, None)
+    if not isinstance(values, Measured):
+      values = Measured(values, {})
+    if not self.init:
+      self.bound.check_array(values.values, context, 1, 2, 3)
+    rank = values.values.ndim
     fitting = reduce.BY_RANK.get(rank, ())
     # What one of a file reduces is its own affair.
     if self.reduce.name not in fitting and not build.file_of(self.reduce.name):
@@ -189,7 +191,7 @@ def bind_terms(
 
 
 def _bind_reduction(spec: Any, where: str) -> build.Bound:
-  """Binds a reduction to mask and device axis."""
+  """Binds a reduction to mask, token weights and device axis."""
   if isinstance(spec, str):
     spec = {"name": spec}
   if not isinstance(spec, Mapping):
@@ -197,7 +199,8 @@ def _bind_reduction(spec: Any, where: str) -> build.Bound:
       f"{where}: expected one of {', '.join(_REDUCTIONS)}, or a dict with the"
       f" name and its options, found {spec!r}"
     )
-  return build.bind(reduce, spec, where, provided=("mask", "axis_name"))
+  provided = ("mask", "token_weights", "axis_name")
+  return build.bind(reduce, spec, where, provided=provided)
 
 
 def reduction_coefficients(
@@ -217,7 +220,8 @@ def reduction_coefficients(
   Args:
     terms: from `bind_terms`.
     mask: True on answer tokens.
-    fields: the batch's; only `sampled` and `advantages` are read.
+    fields: the batch's; only `sampled`, `advantages` and `token_weights` are
+      read.
     axis_name: device axis that sums run over.
   """
   own = mask
@@ -231,7 +235,7 @@ def reduction_coefficients(
   for term in terms:
     if term.reduction not in coefficients:
       rows = mask if term.reads_all else own
-      context = {"mask": rows, "axis_name": axis_name}
+      context = {**fields, "mask": rows, "axis_name": axis_name}
       coefficients[term.reduction] = term.reduce(context)
   return coefficients
 
@@ -265,17 +269,18 @@ def objective(
 
   Returns:
     (loss, (metrics, statistics)). Metrics are sums over tokens, whose
-    coefficients include the denominator so that micro-batches add up, and
-    maxima: see `add_metrics`. Statistics are those of each stateful term, by
-    its name. The divergence of attention is a metric only if a term reads it;
-    it is never computed for metrics alone.
+    coefficients include the denominator so that micro-batches add up, maxima,
+    and means: see `add_metrics`. Statistics are those of each stateful term,
+    by its name. The divergence of attention is a metric only if a term reads
+    it; it is never computed for metrics alone.
   """
   context = dict(context)
   if any(term.needs_moved for term in terms):
     context[MOVED] = attention_losses.attention_divergence(
       context["attention"], context["attention_old"], context["mask"]
     )
-  loss, metrics, statistics = jnp.zeros(()), {}, {}
+  metrics: dict[str, Any] = {}
+  loss, statistics = jnp.zeros(()), {}
   for term in terms:
     own = {}
     if term.init:
@@ -284,17 +289,20 @@ def objective(
         "learned": context["learned"].get(term.name, {}),
         "running": context["running"][term.name],
       }
-    values, found = term(context | own)
+    measured, found = term(context | own)
     if term.init:
       statistics[term.name] = jax.lax.stop_gradient(found)
-    value = reduce.total(
-      values, coefficients[term.reduction], axis_name=axis_name
-    )
+    weights = coefficients[term.reduction]
+    value = reduce.total(measured.values, weights, axis_name=axis_name)
     loss += term.weight * value
     metrics[f"loss/{term.name}"] = value
     if signals and _measurable(terms):
       metrics[f"{_SIGNAL}{term.name}"] = _squares(
         term, context | own, coefficients[term.reduction]
+      )
+    for name, numbers in measured.numbers.items():
+      metrics[f"{term.name}/{name}"] = reduce.mean(
+        numbers, weights, axis_name=axis_name
       )
   metrics["loss/total"] = loss
 
@@ -312,8 +320,8 @@ def _squares(
   term: Term, context: Mapping[str, Any], coefficients: Array
 ) -> Array:
   def total(scores):
-    values, _ = term({**context, **scores})
-    return reduce.total(values, coefficients)
+    measured, _ = term({**context, **scores})
+    return reduce.total(measured.values, coefficients)
 
   return signal.squares(total, context, term.bound.needs, coefficients)
 
@@ -345,15 +353,18 @@ def without_signal(
 
 
 def add_metrics(
-  one: Mapping[str, Array], other: Mapping[str, Array]
-) -> dict[str, Array]:
+  one: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, Any]:
   """Combines metrics of two parts of a minibatch: sums, and maxima (`_max`)."""
-  return {
-    name: jnp.maximum(value, other[name])
-    if name.endswith("_max")
-    else value + other[name]
-    for name, value in one.items()
-  }
+
+  def add(name: str, value: Any) -> Any:
+    if isinstance(value, reduce.Mean):
+      return reduce.Mean(*map(jnp.add, value, other[name]))
+    if name.endswith("_max"):
+      return jnp.maximum(value, other[name])
+    return value + other[name]
+
+  return {name: add(name, value) for name, value in one.items()}
 
 
 def _policy_metrics(

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
 from mmrl.errors import UserError
+from mmrl.losses import reduce
 from mmrl.machines import sharding
 from mmrl.train import objective
 from mmrl.train.objective import Term
@@ -41,7 +42,7 @@ def _local(loss: Callable, terms: Sequence[Term], axis_name: str | None):
       terms, batch.mask, batch.fields, axis_name=axis_name
     )
     value, (metrics, _) = loss(params, batch, coefficients, axis_name=axis_name)
-    return value, metrics
+    return value, reduce.finish(metrics)
 
   return local
 

@@ -129,6 +129,7 @@ def build_parts(
   for name, other in others.items():
     _check_layers(config, other.config, f"of model {name!r}, a")
   method = method_lib.bind(config, source, others)
+  _check_weights(method)
   settings = source.temperature, tuple(config.attention.layers)
   scorer = Scorer(model, *settings, config.attention.row)
   optimizer = make_optimizer(
@@ -271,6 +272,32 @@ def _pack(
   if config.shares.every:
     cuts.append(config.shares.prompts)
   return math.gcd(*cuts)
+
+
+def _check_weights(method: Method) -> None:
+  """Checks that token weights act on something, once, where it knows them.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  reading = [t for t in method.terms if "token_weights" in t.bound.needs]
+  weighted = [t for t in method.terms if "token_weights" in t.reduce.needs]
+  late = [w for w in method.token_weights if step_lib.reads_scores(w)]
+  if method.token_weights and not reading and not weighted:
+    raise UserError(
+      "config.token_weights: expected a loss that reads token_weights, or a"
+      " weighted reduction, found none; reduce by weighted_token_mean, or take"
+      " the weights out"
+    )
+  for term in weighted:
+    if term in reading or late:
+      what = f"{term.bound.name}, which has the weights in it"
+      if late:
+        what = f"{late[0].name}, which is known in an update only"
+      raise UserError(
+        f"{term.reduce.where}: expected no weights but its own, found {what};"
+        f" reduce by {term.reduce.name.removeprefix('weighted_')}"
+      )
 
 
 def _check_sizes(

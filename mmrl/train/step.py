@@ -12,6 +12,7 @@ import optax
 
 from mmrl import build
 from mmrl.errors import UserError
+from mmrl.losses import reduce
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.models.policy import Forward
@@ -288,6 +289,7 @@ def make_update(
 
       grads, found = _accumulate(of_part, accumulate)
     metrics, statistics = found
+    metrics = reduce.finish(metrics)
     metrics["gradient/norm"] = optax.tree.norm(grads)
     empty = objective_lib.without_signal(terms, metrics, dtype)
     updated = state_lib.advance(

@@ -20,7 +20,7 @@ from mmrl.train import step as step_lib
 from mmrl.train.models import Initial
 from mmrl.train.parts import Parts
 from mmrl.train.state import State
-from mmrl.types import Logits, Patches, Prompt, PyTree
+from mmrl.types import Batch, Logits, Patches, Prompt, PyTree
 
 
 def walk(
@@ -42,6 +42,7 @@ def walk(
   layout, programs = parts.layout, parts.programs
   key = jax.eval_shape(lambda: jax.random.key(0))
   batch = yield from parts.source.calls(state, prompt, key)
+  batch = batch.with_fields(**_host_fields(parts, batch))
   fields, _ = yield Call("probe", programs.probe, (state, fixed, batch))
   batch = batch.with_fields(**fields)
   for name, program in programs.probes_apart.items():
@@ -62,6 +63,16 @@ def walk(
     yield Call("shares", programs.shares, learned_from)
   yield Call("update", programs.update, learned_from)
   return batch
+
+
+def _host_fields(parts: Parts, batch: Batch) -> dict[str, Any]:
+  """Returns shapes of the fields that the host adds; see `train.collect`."""
+  sizes = batch.mask.shape
+  known = {
+    "epoch": shape(parts.layout.prompts, sizes[0]),
+    "span": shape(parts.layout.prompts, *sizes, dtype="int8"),
+  }
+  return {name: x for name, x in known.items() if name in parts.method.fields}
 
 
 def check(parts: Parts) -> None:

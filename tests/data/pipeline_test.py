@@ -242,3 +242,68 @@ def test_spread():
   assert data.spread(10, 4) == [0, 2, 5, 7]
   assert data.spread(3, 9) == [0, 1, 2]
   assert data.spread(3, 0) == []
+
+
+def pairs_of(folder):
+  """Questions of which the first two have other pictures."""
+  for name, level in (("a", 0), ("b", 255)):
+    Image.new("RGB", (64, 64), (level,) * 3).save(folder / f"{name}.png")
+  rows = [
+    {
+      "question": "is it blue?",
+      "images": ["a.png"],
+      "answers": ["yes", "no"],
+    }
+    | ({"rejected_images": ["b.png"]} if i < 2 else {})
+    for i in range(6)
+  ]
+  return write(folder, *rows)
+
+
+def test_twins_follow_their_questions(processor, tmp_path):
+  """Also where a process reads some of them; pictures differ where rows do."""
+  source = pairs_of(tmp_path)
+  options = {"batch_size": 8, "answer_length": 10, "seed": 0, "together": 2}
+  whole = data.batches(source, processor, **options, lengths=(40,))
+  part = data.batches(source, processor, **options, places=[2, 3, 6, 7])
+  for _ in range(3):
+    samples, some = next(whole), next(part)
+    assert len(samples.examples) == 8 == len(samples.prompt.tokens)
+    for one, twin in zip(
+      samples.examples[::2], samples.examples[1::2], strict=True
+    ):
+      assert twin.name == f"{one.name} (other pictures)"
+      assert twin.epoch == one.epoch and one.answers == ("yes", "no")
+      assert twin.answers == (("yes",) if one.other else ())
+    differ = np.ptp(samples.prompt.patches.pixels.reshape(4, 2, -1), axis=1)
+    other = [bool(one.other) for one in samples.examples[::2]]
+    assert (differ.max(-1) > 0).tolist() == other
+    assert [samples.examples[i].name for i in (2, 3, 6, 7)] == names(some)
+
+
+@pytest.mark.parametrize("places", [[0], [1, 2], [0, 2], [1, 0]])
+def test_twins_that_are_read_apart_are_refused(processor, tmp_path, places):
+  with pytest.raises(
+    UserError, match="the 2 prompts of a question in one mini"
+  ):
+    data.batches(
+      pairs_of(tmp_path),
+      processor,
+      batch_size=8,
+      answer_length=10,
+      seed=0,
+      together=2,
+      places=places,
+    )
+
+
+def test_questions_know_the_pass_over_the_data(processor, tmp_path):
+  """Six questions in batches of four: the second batch begins a pass."""
+  iterator = start(pairs_of(tmp_path), processor, batch_size=4)
+  found = [[e.epoch for e in next(iterator).examples] for _ in range(3)]
+  assert found == [[1] * 4, [1, 1, 2, 2], [2] * 4]
+  state = iterator.get_state()
+  assert next(iterator).examples[0].epoch == 3
+  again = start(pairs_of(tmp_path), processor, batch_size=4)
+  again.set_state(state)
+  assert next(again).examples[0].epoch == 3

@@ -471,3 +471,42 @@ def test_any_object_is_used_or_refused(folder):
       used += 1
       assert example.messages[-1]["role"] == "user" and example.answer.strip()
   assert 100 < used < 2500
+
+
+def test_other_pictures_take_the_place_of_a_row_s_own(read, folder):
+  rows = (
+    question(images=["a.png"], rejected_images=["b.png"], answers=["x", "y"]),
+    {
+      "messages": [turn("<image> and <image>?")],
+      "images": ["a.png", "b.png"],
+      "rejected_images": ["b.png", "c.png"],
+      "answers": ["x", "y"],
+    },
+    question(images=["a.png"], answers=["x", "y"]),
+  )
+  one, two, three = (example.twin() for example in read(*rows))
+  assert shown(one, folder) == ["b.png", one.question]
+  assert shown(two, folder) == ["b.png", " and ", "c.png", "?"]
+  assert one.answers == two.answers == ("x",)
+  # Without other pictures a twin has nothing to learn.
+  assert shown(three, folder) == ["a.png", three.question]
+  assert three.answers == ()
+  first = read(*rows)[0]
+  assert shown(first, folder) == ["a.png", first.question]
+  assert first.answers == ("x", "y")
+
+
+@pytest.mark.parametrize(
+  "changes, found",
+  [
+    ({"images": ["a.png"], "rejected_images": []}, "0 and 1"),
+    ({"images": ["a.png"], "rejected_images": ["b.png", "c.png"]}, "2 and 1"),
+    ({"rejected_images": ["b.png"]}, "1 and 0"),
+    ({"rejected_images": []}, "0 and 0"),
+  ],
+)
+def test_other_pictures_are_as_many(refused, changes, found):
+  assert refused(question(**changes)) == (
+    f"'rejected_images' with one for each of 'images', found {found}; leave the"
+    " key out where there is none"
+  )

@@ -62,7 +62,9 @@ def test_answers_and_prompts_golden():
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_reductions_by_rank(rank):
   for name in reduce.BY_RANK[rank]:
-    assert getattr(reduce, name)(MASK).shape == MASK.shape[:rank]
+    weights = [jnp.ones(MASK.shape)] if name.startswith("weighted") else []
+    found = getattr(reduce, name)(MASK, *weights)
+    assert found.shape == MASK.shape[:rank]
 
 
 @pytest.mark.parametrize(("reduction", "expected"), GOLDEN)
@@ -81,6 +83,37 @@ def test_no_token_gives_zero(reduction):
   )
   assert value == 0
   assert (gradient == 0).all()
+
+
+# Weights by hand: 2, 1, 0; 0.5, 0; and 0.25; those of padding don't count.
+WEIGHTS = jnp.array([[[2, 1, 0]], [[0.5, 0, 9]], [[9, 9, 9]], [[0.25, 9, 9]]])
+WEIGHTED = [
+  (reduce.weighted_token_mean, 6.25 / 3.75),  # 2 x 1 + 2 + 0.5 x 4 + 0.25
+  (reduce.weighted_sequence_mean, 19 / 9),  # (4 / 3 + 4 + 1) / 3
+]
+
+
+@pytest.mark.parametrize(("reduction", "expected"), WEIGHTED)
+def test_weighted_golden(reduction, expected):
+  """And the same on two devices, where there are fewer answers."""
+  value = reduce.total(TERMS, reduction(MASK, WEIGHTS))
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+  def one(terms, mask, weights):
+    weights = reduction(mask, weights, "data")
+    return reduce.total(terms, weights, axis_name="data")
+
+  halves = (x.reshape(2, 2, 1, 3) for x in (TERMS, MASK, WEIGHTS))
+  found = jax.vmap(one, axis_name="data")(*halves)
+  np.testing.assert_allclose(found, 2 * [expected], rtol=1e-6)
+  ones = reduction(MASK, jnp.ones(MASK.shape))
+  plain = getattr(reduce, reduction.__name__.removeprefix("weighted_"))
+  np.testing.assert_allclose(ones, plain(MASK), rtol=1e-6)
+  # Nothing to learn from, and an answer without weight.
+  assert not reduction(MASK, jnp.zeros(MASK.shape)).any()
+  without = WEIGHTS.at[0].set(0.0)
+  rest = reduction(MASK[1:], WEIGHTS[1:])
+  np.testing.assert_array_equal(reduction(MASK, without)[1:], rest)
 
 
 HALVES = [x.reshape(2, 2, 1, 3) for x in (TERMS, MASK)]

@@ -220,15 +220,31 @@ def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   provided = (*PROVIDED, "sampled")
   specs = {"own": POLICY | {"reduce": reduction}, "shaped": shaped}
   own, shaped = bind(specs, provided)
-  fields = {"sampled": sampled}
+  fields = {"sampled": sampled, "token_weights": jnp.full(mask.shape, 0.5)}
   weights = objective.reduction_coefficients([own, shaped], mask, fields)
   spec = {"name": reduction} if isinstance(reduction, str) else reduction
   options = {k: v for k, v in spec.items() if k != "name"}
+  if spec["name"].startswith("weighted"):
+    options["token_weights"] = fields["token_weights"]
   of = functools.partial(getattr(reduce, spec["name"]), **options)
   rows = mask & sampled[..., None]
   np.testing.assert_array_equal(weights[own.reduction], of(rows))
   np.testing.assert_array_equal(weights[shaped.reduction], of(mask))
   np.testing.assert_array_equal(weights["token_mean"], reduce.token_mean(rows))
+
+
+def test_numbers_of_a_term_are_means_over_where_they_apply():
+  """Of parts, too: the mean of 3, 5 and 10, and of nothing."""
+  weights = reduce.token_mean(MASK)
+  numbers = jnp.array([[[3.0, 5.0]], [[10.0, jnp.nan]]])
+  found = reduce.mean(numbers, weights)
+  parts = [reduce.mean(numbers[i : i + 1], weights[i : i + 1]) for i in (0, 1)]
+  (added,) = objective.add_metrics(*({"x": part} for part in parts)).values()
+  for one in (found, added):
+    final = reduce.finish({"x": one, "y": jnp.ones(())})
+    assert final == {"x": 6, "y": 1}
+  nothing = reduce.mean(jnp.full((2, 1, 2), jnp.nan), weights)
+  assert reduce.finish({"x": nothing}) == {"x": 0}
 
 
 def test_metrics_add_up_but_maxima():

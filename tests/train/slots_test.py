@@ -73,6 +73,13 @@ def make_config(**losses):
   return config
 
 
+def pairs(path, **losses):
+  """A run of these terms on the pairs of a file."""
+  config = given(make_config(**losses), path, 2)
+  config.rollout.name = "given_pairs"
+  return config
+
+
 def given(config, path, answers: int):
   """The run learns from the answers of a file."""
   config.data.train = {"name": "Files", "path": path}
@@ -130,10 +137,10 @@ def test_supervised_learning_raises_the_likelihood(rows, tmp_path):
 
 def test_preferences_between_two_given_answers(rows):
   """At first the policy is its reference, and the loss is log 2."""
-  config = given(make_config(preference="prompt_mean"), rows, 2)
+  config = pairs(rows, dpo="prompt_mean")
   run, _, _, logged = steps(config, 8)
   assert [probe.name for probe in run.method.probes] == ["reference"]
-  losses = [values["loss/preference"] for values in logged]
+  losses = [values["loss/dpo"] for values in logged]
   assert losses[0] == pytest.approx(np.log(2), rel=1e-4)
   assert np.mean(losses[-3:]) < 0.9 * np.log(2)
 
@@ -236,14 +243,13 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
   "change, message",
   [
     (
-      {"losses.preference.reduce": "token_mean"},
-      r"config.losses.preference.reduce: expected a reduction of a term \[P\],"
+      {"losses.dpo.reduce": "token_mean"},
+      r"config.losses.dpo.reduce: expected a reduction of a term \[P\],"
       " such as prompt_mean, found token_mean",
     ),
     (
       {"rollout.answers": 3},
-      r"rows.jsonl:1: expected 3 texts in 'answers' \(config.rollout.answers\),"
-      " found 2",
+      "config.rollout.answers: expected 2, a pair, found 3",
     ),
     (
       {"data.train": {"name": "EasyVQA", "split": "train"}},
@@ -252,7 +258,7 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
     (
       {"rewards.sure": {"name": "sureness", "weight": 1.0}},
       "config.rewards.sure: sureness needs logprobs_sampler, which this run"
-      " doesn't have; provided are",
+      " doesn't have; choose a config.rollout that adds it, see docs/names.md",
     ),
     (
       {"models.extra": {"name": "Average", "decay": 0.9}},
@@ -275,7 +281,7 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
     ),
     (
       {"models": {}},
-      "config.losses.preference: preference needs logprobs_ref, which this run"
+      "config.losses.dpo: dpo needs logprobs_ref, which this run"
       " doesn't have; add a model 'reference' to config.models",
     ),
     (
@@ -286,7 +292,7 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
   ],
 )
 def test_what_does_not_fit_together_is_refused(rows, change, message):
-  config = given(make_config(preference="prompt_mean"), rows, 2)
+  config = pairs(rows, dpo="prompt_mean")
   with config.unlocked():
     for field, value in change.items():
       *parents, last = field.split(".")
@@ -319,6 +325,6 @@ def test_a_given_text_that_is_too_long_or_no_text_is_refused(rows, tmp_path):
       for text in "abcd"
     )
   )
-  config = given(make_config(preference="prompt_mean"), str(path), 2)
+  config = pairs(str(path), dpo="prompt_mean")
   with pytest.raises(UserError, match=r"rows.jsonl:\d: .* at most 8 tokens"):
     steps(config)

@@ -11,6 +11,7 @@ USED = {
   "answers": "list of whole texts to learn from",
   "kind": "group of questions",
   "region": "box in pixels of the first picture",
+  "rejected_images": "pictures that a pair has in the place of its own",
 }
 UNUSED = ()
 # Names that other projects' files have for these.
@@ -24,6 +25,7 @@ MEANT = {
   **dict.fromkeys(("response", "responses", "completions"), "answers"),
   **dict.fromkeys(("category", "problem_type", "type", "group"), "kind"),
   **dict.fromkeys(("bbox", "box"), "region"),
+  **dict.fromkeys(("rejected_image", "images_rejected"), "rejected_images"),
 }
 
 

@@ -1,0 +1,91 @@
+"""AdaViP: preferences over answers and over pictures in one loss.
+
+  python -m mmrl.train --config experiments/adavip.py:DIR --workdir RUN
+  python -m mmrl.train --config experiments/adavip.py:DIR,mixed --workdir RUN
+  python -m mmrl.train --config experiments/adavip.py:DIR,language --workdir RUN
+
+Method: arXiv 2504.15619. A pair has a second picture, from which the key
+element of the answer is removed. Each question is two prompts of a batch: about
+its picture, with the chosen and the rejected answer, and about the other
+picture with the chosen answer. The loss is the cross-entropy of the right one
+of three samples. `mixed` is what it is compared with, DPO of the answers plus
+half of DPO of the pictures; `language` is DPO of the answers alone.
+
+DIR/train.jsonl has a pair on each line; where no element was found there is no
+`rejected_images`, and the pair has DPO's loss:
+
+  {"question": "what is there?", "answer": "a cup", "images": ["1.png"],
+   "rejected_images": ["1_without.png"], "answers": ["A cup.", "A dog."]}
+
+Finding elements, cutting them out and filling the hole is done before, with the
+models of your choice; `python -m experiments.vision_negatives` selects, of the
+candidates that you bring, the picture with which the chosen answer fits least.
+`python -m experiments.scene_pairs --output DIR` writes such a DIR of drawn
+scenes, where removal is exact, and its docstring says what the arms do there.
+
+Differs from the paper, as far as it is known: Qwen2.5-VL instead of LLaVA-1.5,
+one pass over the data a run unless `config.train.steps` says more. beta 0.1,
+learning rate 5e-7 and 16 pairs a step are of a sibling's code. 7B has not been
+run. `:DIR,joint,local` and so on set the tiny model instead, 32 pairs a step
+and a learning rate to match; the model is that of --config.models.policy.path.
+"""
+
+from experiments import recipes, scene_pairs
+
+LOSSES = {
+  "joint": {"name": "joint_preference"},
+  "mixed": {"name": "mixed_preference", "weight": 0.5},
+  "language": {"name": "dpo"},
+}
+
+
+def get_config(arg: str = "data"):
+  """The config.
+
+  Args:
+    arg: DIR; DIR,ARM; or DIR,ARM,local.
+  """
+  folder, *rest = arg.split(",")
+  arm = rest[0] if rest else "joint"
+  if arm not in LOSSES or rest[1:] not in ([], ["local"]):
+    raise ValueError(
+      f"adavip.py:{arg}: expected DIR, DIR,ARM or DIR,ARM,local, with an arm of"
+      f" {', '.join(LOSSES)}"
+    )
+  config = recipes.images(folder)
+  pictures = arm != "language"
+  config.rollout = {
+    "name": "given_pairs",
+    # Two prompts of each pair, where pictures are compared.
+    "prompts": 32 if pictures else 16,
+    "answers": 2,
+    "length": 512,
+    "mask_truncated": False,
+    "pictures": pictures,
+  }
+  config.rewards = {}
+  terms = {"weight": 1.0, "reduce": "prompt_mean", "beta": 0.1}
+  config.losses = {"preference": LOSSES[arm] | terms}
+  config.train.minibatches = 1
+  config.train.accumulate = 4
+  config.schedule.value = 5e-7
+  if rest[1:]:
+    _local(config, folder)
+  return config
+
+
+def _local(config, folder: str) -> None:
+  """A tiny model on drawn scenes, on two CPU cores."""
+  config.models.policy.path = "tiny"
+  config.models.policy.dtype = "float32"
+  config.models.policy.remat = False
+  config.models.policy.max_pixels = 0
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  config.data.train.prompt = "{question}"
+  config.data.lengths, config.data.patches = (72,), (196,)
+  config.rollout.prompts *= 2
+  config.rollout.length = 80
+  config.train.accumulate = 1
+  config.train.steps = 100
+  config.schedule.value = 1e-4
+  config.evaluation.benchmarks = {"test": scene_pairs.benchmark(folder)}

@@ -1,0 +1,105 @@
+"""Runs the stages of a recipe one after the other, and goes on where it was.
+
+  python -m experiments.stages --config FILE.py[:argument] --workdir W
+
+FILE.py has `get_stages`, from names to configs in order. A stage is a run in
+W/NAME; it starts from the model that the one before has written. A stage that
+is done (it has its summary.json) isn't run again, one that was stopped goes on
+from its newest checkpoint.
+"""
+
+import argparse
+from collections.abc import Mapping
+import importlib.util
+import pathlib
+import sys
+
+import ml_collections
+
+from mmrl import commands, storage
+from mmrl.errors import UserError
+from mmrl.machines import processes
+from mmrl.train import loop
+from mmrl.workdir.claim import claim
+
+
+def stages_of(recipe: str) -> dict[str, ml_collections.ConfigDict]:
+  """The stages of `FILE.py:argument`.
+
+  Raises:
+    UserError: if there is no such file, or it has no stages.
+  """
+  name, *argument = recipe.split(":", 1)
+  path = pathlib.Path(name)
+  if not path.is_file():
+    raise UserError(
+      f"--config: expected a file with get_stages, found no {name}"
+    )
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  if spec is None or spec.loader is None:
+    raise UserError(f"--config: expected a file FILE.py, found {name}")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_stages"):
+    raise UserError(
+      f"--config: expected {name} with get_stages, found none; a file with"
+      " get_config is for python -m mmrl.train"
+    )
+  try:
+    return dict(module.get_stages(*argument))
+  except ValueError as error:
+    raise UserError(f"--config: {error}") from error
+
+
+def run(
+  stages: Mapping[str, ml_collections.ConfigDict], workdir: storage.Name
+) -> None:
+  """Runs what isn't done yet.
+
+  Raises:
+    UserError: naming the stage that failed, or whose model is gone.
+  """
+  before = None
+  for name, config in stages.items():
+    path = storage.path(workdir) / name
+    if before is not None:
+      if not before.exists():
+        raise UserError(
+          f"stage {name!r}: expected the model of the stage before in {before},"
+          f" found none; remove {before.parent} to train it again"
+        )
+      config.models.policy.path = str(before)
+    try:
+      if (path / "summary.json").exists():
+        claim(path, config)
+        print(f"{path}: done before", flush=True)
+      else:
+        print(f"{path}:", flush=True)
+        loop.train(config, str(path))
+    except UserError as error:
+      raise UserError(
+        f"stage {name!r} failed: {error}. Later ones weren't begun; the same"
+        " command goes on here"
+      ) from error
+    before = path / "model"
+
+
+def main() -> None:
+  """Runs the stages; a user's mistake is one line and status 2."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--config", required=True, help="FILE.py or FILE.py:arg")
+  parser.add_argument("--workdir", required=True, help="of all stages")
+  flags = parser.parse_args()
+  commands.keep_freed_memory()
+  try:
+    run(stages_of(flags.config), flags.workdir)
+  except UserError as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+  except processes.Preempted as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(processes.RESTART)
+
+
+if __name__ == "__main__":
+  main()
