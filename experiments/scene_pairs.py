@@ -34,6 +34,9 @@ import numpy as np
 from PIL import Image
 
 from experiments import sft
+from mmrl import data
+from mmrl.worlds.scenes import scene as scenes
+from mmrl.worlds.scenes.things import SHAPES
 
 SEED = 0
 
@@ -88,9 +91,6 @@ def write(
     pairs: whether candidates are written, too.
     seed: of the scenes.
   """
-  from mmrl import data
-  from mmrl.worlds.scenes import scene as scenes
-
   source = data.sources.Scenes(
     split=split, count=count, kinds=("describe",), seed=seed
   )
@@ -118,9 +118,6 @@ def write(
 
 def main() -> None:
   """Writes the folder."""
-  from mmrl.worlds.scenes import scene as scenes
-  from mmrl.worlds.scenes.things import SHAPES
-
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--output", required=True, type=pathlib.Path)
   parser.add_argument("--descriptions", type=int, default=8000)

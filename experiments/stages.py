@@ -3,9 +3,9 @@
   python -m experiments.stages --config FILE.py[:argument] --workdir W
 
 FILE.py has `get_stages`, from names to configs in order. A stage is a run in
-W/NAME; it starts from the model that the one before has written. A stage that
-is done (it has its summary.json) isn't run again, one that was stopped goes on
-from its newest checkpoint.
+W/NAME; it starts from the model that the one before has written. As with any
+run, one that is done changes nothing, and one that was stopped goes on from its
+newest checkpoint.
 """
 
 import argparse
@@ -18,9 +18,8 @@ import ml_collections
 
 from mmrl import commands, storage
 from mmrl.errors import UserError
-from mmrl.machines import processes
+from mmrl.machines import signals
 from mmrl.train import loop
-from mmrl.workdir.claim import claim
 
 
 def stages_of(recipe: str) -> dict[str, ml_collections.ConfigDict]:
@@ -54,7 +53,7 @@ def stages_of(recipe: str) -> dict[str, ml_collections.ConfigDict]:
 def run(
   stages: Mapping[str, ml_collections.ConfigDict], workdir: storage.Name
 ) -> None:
-  """Runs what isn't done yet.
+  """Runs the stages; those that are done say so and change nothing.
 
   Raises:
     UserError: naming the stage that failed, or whose model is gone.
@@ -70,12 +69,8 @@ def run(
         )
       config.models.policy.path = str(before)
     try:
-      if (path / "summary.json").exists():
-        claim(path, config)
-        print(f"{path}: done before", flush=True)
-      else:
-        print(f"{path}:", flush=True)
-        loop.train(config, str(path))
+      print(f"{path}:", flush=True)
+      loop.train(config, str(path))
     except UserError as error:
       raise UserError(
         f"stage {name!r} failed: {error}. Later ones weren't begun; the same"
@@ -96,9 +91,9 @@ def main() -> None:
   except UserError as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
-  except processes.Preempted as stopped:
+  except signals.Preempted as stopped:
     print(stopped, file=sys.stderr)
-    sys.exit(processes.RESTART)
+    sys.exit(signals.RESTART)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -20,13 +21,13 @@ def ran(monkeypatch):
   found = []
 
   def train(config, workdir):
-    path = stages.storage.path(workdir)
+    path = pathlib.Path(workdir)
+    if (path / "model").exists():
+      return
     found.append((path.name, config.models.policy.path))
     if config.seed == 13:
       raise UserError("config.seed: expected luck, found 13")
-    stages.claim(path, config)
     (path / "model").mkdir(parents=True)
-    (path / "summary.json").write_text("{}")
 
   monkeypatch.setattr(loop, "train", train)
   return found
@@ -40,13 +41,12 @@ def recipe(**seeds):
   return found
 
 
-def test_each_stage_starts_from_the_model_before(ran, tmp_path, capsys):
+def test_each_stage_starts_from_the_model_before(ran, tmp_path):
   stages.run(recipe(a=1, b=2, c=3), tmp_path)
   models = [f"{tmp_path}/{name}/model" for name in "ab"]
   assert ran == [("a", "tiny"), ("b", models[0]), ("c", models[1])]
   stages.run(recipe(a=1, b=2, c=3), tmp_path)
   assert len(ran) == 3
-  assert f"{tmp_path}/a: done before" in capsys.readouterr().out
 
 
 def test_it_goes_on_at_the_stage_that_failed(ran, tmp_path):
@@ -61,18 +61,12 @@ def test_it_goes_on_at_the_stage_that_failed(ran, tmp_path):
   assert [name for name, _ in ran] == ["a", "b", "b", "c"]
 
 
-def test_a_stage_of_another_config_or_without_its_model_is_refused(
-  ran, tmp_path
-):
-  stages.run(recipe(a=1), tmp_path)
-  with pytest.raises(UserError, match="stage 'a' failed: .*another config"):
-    stages.run(recipe(a=2, b=2), tmp_path)
-  (tmp_path / "a" / "model").rmdir()
+def test_a_stage_that_leaves_no_model_is_refused(monkeypatch, tmp_path):
+  monkeypatch.setattr(loop, "train", lambda config, workdir: {})
   with pytest.raises(
     UserError, match="stage 'b': expected the model of the st"
   ):
     stages.run(recipe(a=1, b=2), tmp_path)
-  assert len(ran) == 1
 
 
 @pytest.mark.parametrize(
@@ -132,7 +126,7 @@ def test_the_command(tmp_path):
   assert (tmp_path / "w" / "rl" / "model" / "config.json").exists()
   again = subprocess.run(command, capture_output=True, text=True)
   assert again.returncode == 0
-  assert again.stdout.count("done before") == 2
+  assert (again.stdout + again.stderr).count("has already finished its 1") == 2
   (tmp_path / "train.jsonl").unlink()
   (tmp_path / "w" / "rl" / "summary.json").unlink()
   failed = subprocess.run(command, capture_output=True, text=True)

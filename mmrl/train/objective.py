@@ -268,11 +268,10 @@ def objective(
     signals: whether metrics also have what `without_signal` takes out of them.
 
   Returns:
-    (loss, (metrics, statistics)). Metrics are sums over tokens, whose
-    coefficients include the denominator so that micro-batches add up, maxima,
-    and means: see `add_metrics`. Statistics are those of each stateful term,
-    by its name. The divergence of attention is a metric only if a term reads
-    it; it is never computed for metrics alone.
+    (loss, (metrics, statistics)). Metrics are sums, whose coefficients include
+    the denominator so that parts add up, maxima, and means: see `add_metrics`.
+    Statistics are those of stateful terms, by name. The divergence of attention
+    is a metric only if a term reads it.
   """
   context = dict(context)
   if any(term.needs_moved for term in terms):
@@ -284,11 +283,9 @@ def objective(
   for term in terms:
     own = {}
     if term.init:
-      own = {
-        # A term without parameters of its own has no entry.
-        "learned": context["learned"].get(term.name, {}),
-        "running": context["running"][term.name],
-      }
+      # A term without parameters of its own has no entry.
+      learned = context["learned"].get(term.name, {})
+      own = {"learned": learned, "running": context["running"][term.name]}
     measured, found = term(context | own)
     if term.init:
       statistics[term.name] = jax.lax.stop_gradient(found)
