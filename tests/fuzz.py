@@ -149,7 +149,7 @@ def rows(folder: pathlib.Path) -> tuple[st.SearchStrategy, Callable]:
 
   def read(found: list[bytes]) -> None:
     path.write_bytes(b"\n".join(found))
-    list(sources.JsonLines(path=str(path)))
+    list(sources.Files(str(path)))
 
   return st.lists(lines, min_size=1, max_size=3), read
 
