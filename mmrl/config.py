@@ -62,6 +62,13 @@ def get_config() -> ml_collections.ConfigDict:
           # Recompute each layer in the backward pass: less memory, more
           # compute.
           "remat": True,
+          # Adapters beside dense layers, which alone train: fields of
+          # `mmrl.models.config.Lora`, such as {"rank": 16, "alpha": 32,
+          # "targets": "text/layers/.*"}; none if empty. They are float32.
+          "lora": {},
+          # A directory of PEFT's to take the adapter from, instead of a new
+          # one; "" is none.
+          "adapter": "",
           # Largest picture area in pixels; 0 keeps the model's own budget.
           "max_pixels": 0,
           # Sampling of video frames; 0 keeps the model's own setting.

@@ -42,6 +42,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
   with config.unlocked():
     config.models.policy.path = str(path)
+    # They are merged into it.
+    config.models.policy.lora = {}
+    config.models.policy.adapter = ""
   built = run_lib.build_run(config, workdir=workdir)
   found = loop.evaluate_model(built, built.params)
   raw = {name: dataclasses.asdict(result) for name, result in found.items()}

@@ -3,10 +3,12 @@
 Writes a run's model as a directory for Transformers, vLLM and lmms-eval.
 
 It reads the newest checkpoint, so the run may still be in progress. Trained and
-frozen parameters are merged.
+frozen parameters are merged, and so is a LoRA adapter, which --adapter writes
+alone, for PEFT and vLLM.
 """
 
 import json
+from typing import Any
 
 from absl import flags
 import ml_collections
@@ -21,6 +23,7 @@ def export(
   *,
   dtype: str = "",
   max_shard_bytes: int = 5 * 10**9,
+  adapter: bool = False,
 ) -> int:
   """Writes a run's newest checkpoint as a model directory.
 
@@ -29,6 +32,8 @@ def export(
     output: the directory to write; both may be local or gs://.
     dtype: of the weights; the run's `param_dtype` if empty.
     max_shard_bytes: see `hub.save`.
+    adapter: write the adapter alone, in PEFT's format and float32, instead of
+      the model that it is merged into.
 
   Returns:
     The step of the checkpoint.
@@ -40,10 +45,11 @@ def export(
   import jax
 
   from mmrl import hub, storage
-  from mmrl.hub import config_json
+  from mmrl.hub import adapters, config_json
   from mmrl.hub import directory as model_lib
   from mmrl.models import parameters
   from mmrl.prompts.processor import Processor
+  from mmrl.train import models as models_lib
   from mmrl.workdir import checkpoint
 
   path = storage.path(workdir)
@@ -56,18 +62,18 @@ def export(
       f"expected the --workdir of a run, found {workdir}: {error}"
     ) from error
   source = model_lib.find(config.models.policy.path)
-  model_config = config_json.read(source)
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, config.models.policy.param_dtype, sharding=here
-    ),
-    parameters.shapes(model_config),
-  )
-  # Checkpoints store trained and frozen parameters apart.
-  parts = parameters.partition(shapes, tuple(config.frozen))
+  model_config = models_lib.compute_as(config, config_json.read(source))
   checkpoints = checkpoint.Checkpoints(path, read_only=True)
-  params = checkpoints.restore_params(*parts)
+  params = _restore(config, model_config, source, checkpoints)
+  assert checkpoints.restored is not None
+  if adapter:
+    adapters.save(
+      parameters.flat(params),
+      model_config,
+      output,
+      model_lib.published_name(config.models.policy.path),
+    )
+    return checkpoints.restored
   if dtype:
     params = jax.tree.map(lambda x: x.astype(dtype), params)
   processor = Processor.load(source, model_config)
@@ -76,8 +82,36 @@ def export(
     output,
     max_shard_bytes=max_shard_bytes,
   )
-  assert checkpoints.restored is not None
   return checkpoints.restored
+
+
+def _restore(config: ml_collections.ConfigDict, model, source, checkpoints):
+  """Merges what the newest checkpoint holds with what was frozen.
+
+  Frozen parameters are read from where the run had them.
+  """
+  import jax
+
+  from mmrl.hub import weights
+  from mmrl.machines import sharding
+  from mmrl.models import parameters
+  from mmrl.train import models as models_lib
+  from mmrl.train import walk
+
+  dtype = config.models.policy.param_dtype
+  layout = sharding.on_one(jax.devices()[0])
+  shapes = walk.parameter_shapes(model, layout, dtype)
+  trainable, frozen = parameters.partition(shapes, tuple(config.frozen))
+  stays: dict[str, Any] = {}
+  if model.lora:
+    stays |= models_lib.load_adapter(config, model)
+  base = [path for path in frozen if not parameters.is_of_adapter(path)]
+  if base:
+    stays |= parameters.flat(
+      weights.load_params(source, model, dtype=dtype, paths=base)
+    )
+  frozen = {path: stays[path] for path in frozen}
+  return checkpoints.restore_params(trainable, frozen)
 
 
 def define_flags() -> None:
@@ -85,6 +119,9 @@ def define_flags() -> None:
   flags.DEFINE_string("output", None, "Directory to write.")
   flags.DEFINE_enum(
     "dtype", "", ["", "float32", "bfloat16", "float16"], "Of the weights."
+  )
+  flags.DEFINE_bool(
+    "adapter", False, "Write the LoRA adapter alone, in PEFT's format."
   )
   flags.DEFINE_integer(
     "max_shard_bytes",
@@ -102,6 +139,7 @@ def main() -> None:
     output,
     dtype=given.dtype,
     max_shard_bytes=given.max_shard_bytes,
+    adapter=given.adapter,
   )
   print(f"wrote step {step} of {workdir} to {output}")
 

@@ -117,6 +117,7 @@ EXPERIMENTS = [
   ("jsonl", "data"),
   ("jsonl", "data,instruct"),
   ("quickstart", "grpo"),
+  ("lora", "runlocal"),
   ("low_probability", "runlocal"),
   ("opad", "runlocal"),
   ("opad", "runlocal,kd"),

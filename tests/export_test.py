@@ -1,7 +1,6 @@
 """What a run trained, written as a model directory."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 
@@ -40,7 +39,7 @@ class Run:
 
 
 def train(tmp_path, config, **changes) -> Run:
-  """A run of two checkpoints: the model's parameters plus their step."""
+  """A run of two checkpoints: what trains, plus their step."""
   source, workdir = tmp_path / "source", tmp_path / "run"
   model = small_models.make_model(config)
   hub.save(model, source)
@@ -52,8 +51,9 @@ def train(tmp_path, config, **changes) -> Run:
   (workdir / "config.json").write_text(settings.to_json())
   saved = checkpoint.Checkpoints(workdir, keep=2)
   for step in (3, 6):
-    params = jax.tree.map(functools.partial(jnp.add, step), model.params)
-    trainable, frozen = parameters.partition(params, FROZEN)
+    trainable, frozen = parameters.partition(model.params, FROZEN)
+    trainable = {path: leaf + step for path, leaf in trainable.items()}
+    params = parameters.merge(trainable, frozen)
     state = State(
       step=jnp.asarray(step, jnp.int32),
       trainable=trainable,

@@ -44,7 +44,8 @@ def read(path: storage.Name) -> ModelConfig:
   if json_files.is_there(folder / ADAPTER):
     raise UserError(
       f"{folder}: expected a whole model, found {ADAPTER}: a LoRA adapter;"
-      " merge it into its base model (PEFT: merge_and_unload) and save that"
+      " give its base model's path, and this folder as config.models.policy"
+      ".adapter (mmrl.sample: --adapter), or merge it (PEFT: merge_and_unload)"
     )
   raw = json_files.read(path, "a model directory with config.json")
   family = FAMILIES.get(str(raw.get("model_type")))

@@ -6,11 +6,11 @@ import re
 
 from etils import epath
 import huggingface_hub
-import jax
 
 from mmrl import json_files, storage
 from mmrl.errors import UserError
-from mmrl.hub import config_json, end_tokens, weights
+from mmrl.hub import adapters, config_json, end_tokens, weights
+from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
 from mmrl.types import PyTree
@@ -38,6 +38,7 @@ def load(
   *,
   dtype: str = "float32",
   placement: weights.Placement | None = None,
+  adapter: storage.Name | None = None,
 ) -> Model:
   """Loads a model from a directory, the hub or the library.
 
@@ -51,6 +52,8 @@ def load(
       tag; or "tiny", the model that ships with the library.
     dtype: type of the parameters.
     placement: see `weights.load_params`.
+    adapter: directory, or hub id, of a LoRA adapter of this model in PEFT's
+      format; its pairs stand beside the kernels, in float32.
 
   Returns:
     The model; computation is float32 unless `config.dtype` is changed.
@@ -58,11 +61,33 @@ def load(
   Raises:
     UserError: naming the file or tensor that is wrong.
   """
-  path = find(path)
+  name, path = str(path), find(path)
   config = config_json.read(path)
+  if adapter is not None:
+    config = with_adapter(config, name, adapter)
   processor = Processor.load(path, config)
   params = weights.load_params(path, config, dtype=dtype, placement=placement)
+  if adapter is not None:
+    pairs = adapters.load(find(adapter), config, placement)
+    params = parameters.merge(parameters.flat(params), pairs)
   return Model(config, params, processor)
+
+
+def with_adapter(
+  base: ModelConfig, name: str, adapter: storage.Name
+) -> ModelConfig:
+  """Returns the architecture of a model with an adapter; see `load`.
+
+  Args:
+    base: architecture of the model, whose directory or hub id is `name`.
+    name: see there.
+    adapter: see `load`.
+
+  Raises:
+    UserError: if it isn't an adapter of that model, or can't be computed.
+  """
+  lora = adapters.read(find(adapter), base, name)
+  return dataclasses.replace(base, lora=lora)
 
 
 def find(path: storage.Name) -> epath.Path:
@@ -103,6 +128,15 @@ def find(path: storage.Name) -> epath.Path:
   return storage.path(found)
 
 
+def published_name(path: storage.Name) -> str:
+  """Returns the name by which others find a model: a hub id, or its folder."""
+  name = str(path)
+  if name != "tiny" and not storage.is_dir(name):
+    return name.partition("@")[0]
+  found = find(name)
+  return str(found if storage.is_remote(found) else found.absolute())
+
+
 def public_config(name: str) -> ModelConfig | None:
   """Reads a published model's architecture by its hub id, without the hub.
 
@@ -127,6 +161,8 @@ def save(
 ) -> None:
   """Writes a model directory that Transformers, vLLM and `load` read.
 
+  An adapter is merged: W + scale A B, rounded to the type of W.
+
   Args:
     model: the model.
     path: the directory (local, or gs://); older weights in it stay complete
@@ -137,7 +173,7 @@ def save(
     UserError: if it can't be written.
   """
   path = storage.path(path)
-  if json_files.is_there(path / config_json.ADAPTER):
+  if json_files.is_there(path / adapters.CONFIG):
     raise UserError(
       f"expected to write a model to a folder of its own, found a LoRA adapter"
       f" in {path}; choose another folder"
@@ -153,7 +189,7 @@ def save(
       f"expected to write a model to {path}: {error}; make it writable or free"
       " some space"
     ) from error
-  dtype = str(jax.tree.leaves(model.params)[0].dtype)
+  dtype = str(model.params["text"]["norm"]["scale"].dtype)
   model.processor.save(path)
   config = model.config
   end_tokens.write(config.end_token_ids, config.pad_token_id, path)

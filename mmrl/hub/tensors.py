@@ -12,7 +12,6 @@ import os
 import re
 
 from etils import epath
-import jax
 import safetensors
 
 from mmrl import json_files, storage
@@ -28,7 +27,7 @@ _NUMBERED = r"-\d+-of-(\d+)\.safetensors$"
 # As safetensors itself allows.
 _MOST_HEADER = 100_000_000
 # What files may hold.
-_STORED = ("F64", "F32", "F16", "BF16")
+STORED = ("F64", "F32", "F16", "BF16")
 # Levels that other programs put around a whole model, as they save it.
 _WRAPPERS = ("base_model.model.", "_orig_mod.", "module.")
 # Weights of other formats, which aren't read.
@@ -64,12 +63,14 @@ def _file_shape(leaf: str, shape: tuple[int, ...], config: ModelConfig):
 
 
 def of_model(config: ModelConfig) -> dict[str, Tensor]:
-  """Lists every tensor of a model by the name under which it is published."""
+  """Lists every tensor of a model by the name under which it is published.
+
+  Those of an adapter aren't among them.
+  """
   names = FAMILIES[config.family].tensors
   tensors = {}
-  leaves = jax.tree_util.tree_flatten_with_path(parameters.shapes(config))[0]
-  for path, leaf in leaves:
-    ours = parameters.path_name(path)
+  base = parameters.shapes(parameters.without_adapter(config))
+  for ours, leaf in parameters.flat(base).items():
     module, kind = ours.rsplit("/", 1)
     name = names[module] + (".bias" if kind == "bias" else ".weight")
     if "{}" not in name:
@@ -281,15 +282,15 @@ def check(
     )
   more = "tensors that the model doesn't have"
   if missing and extra:
-    beside = f"; beside {len(extra)} {more}: {_some(extra)}"
+    beside = f"; beside {len(extra)} {more}: {some(extra)}"
     _refuse(path, "missing tensors", missing, beside)
   _refuse(path, "missing tensors", missing)
   _refuse(path, more, extra)
   for name in {*wanted, HEAD} & set(found):
     here = found[name]
-    if here.dtype not in _STORED:
+    if here.dtype not in STORED:
       raise UserError(
-        f"{here.file}: expected weights of type {', '.join(_STORED)}, found"
+        f"{here.file}: expected weights of type {', '.join(STORED)}, found"
         f" {here.dtype} in {here.key}; use the unquantised model"
       )
   misshaped = [
@@ -301,7 +302,8 @@ def check(
   _refuse(path, "misshaped tensors", misshaped)
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
+  """Lists the first of many names for a message."""
   shown = [f"{name:.200}" for name in names[:most]]
   return ", ".join(shown + ["..."] * (len(names) > most))
 
@@ -311,6 +313,6 @@ def _refuse(
 ) -> None:
   if names:
     raise UserError(
-      f"{path}: found {len(names)} {what}: {_some(names, 8)}{beside}; expected"
+      f"{path}: found {len(names)} {what}: {some(names, 8)}{beside}; expected"
       " exactly the tensors of its config.json"
     )

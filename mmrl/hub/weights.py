@@ -6,7 +6,7 @@ tensor, whatever the size of the model. Nothing is placed before the names,
 types and shapes of all tensors in all files have been checked.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import functools
 import json
 import os
@@ -24,7 +24,7 @@ from mmrl import storage
 from mmrl.errors import UserError
 from mmrl.hub import tensors as tensors_lib
 from mmrl.hub.tensors import FILE, INDEX, Found, Tensor, canonical
-from mmrl.models import parameters
+from mmrl.models import layers, parameters
 from mmrl.models.config import ModelConfig
 from mmrl.types import PyTree
 
@@ -44,8 +44,9 @@ def load_params(
   *,
   dtype: str = "float32",
   placement: Placement | None = None,
+  paths: Collection[str] | None = None,
 ) -> PyTree:
-  """Reads the weights of a model directory.
+  """Reads the weights of a model directory, without those of an adapter.
 
   Args:
     path: directory with model.safetensors, or with shards and their index;
@@ -54,6 +55,7 @@ def load_params(
     dtype: type of the parameters.
     placement: where each parameter is placed; the first device if None. A
       process reads only the parts that its own devices hold.
+    paths: of the parameters to read; all if None. Files are checked whole.
 
   Raises:
     UserError: if a file is missing, tensors are missing, extra, of the wrong
@@ -73,12 +75,12 @@ def load_params(
   tensors_lib.check(path, wanted, found, config.tie_word_embeddings)
   if config.tie_word_embeddings and tensors_lib.HEAD in found:
     _check_tied(found[tensors_lib.HEAD], found[tensors_lib.TABLE], path)
-  leaves, treedef = jax.tree_util.tree_flatten_with_path(
-    parameters.shapes(config)
-  )
+  base = parameters.shapes(parameters.without_adapter(config))
   target = jnp.dtype(dtype)
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  shapes = {parameters.path_name(p): leaf.shape for p, leaf in leaves}
+  shapes = {ours: leaf.shape for ours, leaf in parameters.flat(base).items()}
+  if paths is not None:
+    shapes = {ours: shape for ours, shape in shapes.items() if ours in paths}
   where = {
     ours: placement(ours, shape) if placement else here
     for ours, shape in shapes.items()
@@ -87,9 +89,9 @@ def load_params(
   for file in files:
     with tensors_lib.opened(file) as tensors:
       for name, tensor in wanted.items():
-        if found[name].file != file:
-          continue
         ours = tensor.leaf
+        if found[name].file != file or ours not in shapes:
+          continue
         read = functools.partial(
           _read, tensors.get_slice(found[name].key), tensor, target, found[name]
         )
@@ -104,9 +106,7 @@ def load_params(
         # Waited for, or the host would hold the tensors still to be put.
         placed[ours] = put(placed[ours], layer, tensor.layer)
         placed[ours].block_until_ready()
-  return jax.tree_util.tree_unflatten(
-    treedef, [placed[ours] for ours in shapes]
-  )
+  return parameters.merge(placed)
 
 
 def _check_tied(head: Found, table: Found, path: epath.Path) -> None:
@@ -226,6 +226,8 @@ def save_params(
 ) -> None:
   """Writes parameters under the names that the hub uses.
 
+  An adapter is merged, one tensor at a time.
+
   Files are written under temporary names first, so a save that is interrupted
   while it writes leaves the older weights. Only while complete new shards
   replace older ones is there no index, and `load_params` refuses. In a store
@@ -238,10 +240,7 @@ def save_params(
     max_shard_bytes: size of a file above which there are several and an index.
   """
   path = storage.path(path)
-  leaves = {
-    parameters.path_name(p): leaf
-    for p, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-  }
+  leaves = parameters.flat(params)
   shards = list(_shards(leaves, config, max_shard_bytes))
   names = [
     _SHARD.format(i + 1, len(shards)) if len(shards) > 1 else FILE
@@ -254,10 +253,7 @@ def save_params(
   with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as name:
     folder = pathlib.Path(name)
     for file, shard in zip(names, shards, strict=True):
-      arrays = {
-        key: _to_file(leaves[tensor.leaf], tensor)
-        for key, tensor in shard.items()
-      }
+      arrays = {key: _to_file(leaves, tensor) for key, tensor in shard.items()}
       safetensors.numpy.save_file(arrays, folder / file, {"format": "pt"})
       if remote:
         if file != FILE:
@@ -268,7 +264,11 @@ def save_params(
       for file, shard in zip(names, shards, strict=True)
       for key in shard
     }
-    size = sum(leaf.nbytes for leaf in leaves.values())
+    size = sum(
+      leaf.nbytes
+      for ours, leaf in leaves.items()
+      if not parameters.is_of_adapter(ours)
+    )
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     waiting = [] if remote else names
@@ -306,8 +306,19 @@ def _shards(
   yield shard
 
 
-def _to_file(leaf: jax.Array, tensor: Tensor) -> np.ndarray:
-  array = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
+def _to_file(leaves: Mapping[str, jax.Array], tensor: Tensor) -> np.ndarray:
+  """Returns the array of a file, in which an adapter is merged."""
+
+  def read(path: str) -> np.ndarray:
+    leaf = leaves[path]
+    return np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
+
+  array = read(tensor.leaf)
+  module = tensor.leaf.rpartition("/")[0]
   if tensor.leaf.endswith("/kernel"):
+    if f"{module}/{layers.LORA[0]}" in leaves:
+      a, b, scale = (read(f"{module}/{name}") for name in layers.LORA)
+      change = scale * (a.astype(np.float32) @ b.astype(np.float32))
+      array = (array.astype(np.float32) + change).astype(array.dtype)
     array = array.T.reshape(tensor.shape)
   return np.ascontiguousarray(array)

@@ -35,6 +35,9 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
   (".*/kernel", PartitionSpec(None, "fsdp", "tensor")),
   (".*", PartitionSpec()),
 )
+# The axis of an adapter's A and B that isn't its kernel's: that of the rank,
+# which stays whole. The other one is sharded as the kernel's.
+_RANK_AXIS = {"lora_a": -1, "lora_b": -2}
 
 
 def make_mesh(
@@ -78,7 +81,15 @@ def _fitting(
   path: str, shape: Sequence[int], sizes: Mapping[str, int]
 ) -> PartitionSpec:
   """Looks up a parameter's rule, without axes of size 1 or not dividing it."""
+  parent, _, name = path.rpartition("/")
+  rank = _RANK_AXIS.get(name)
+  if rank is not None:
+    path = f"{parent}/kernel"
   spec = next(spec for rule, spec in RULES if re.fullmatch(rule, path))
+  if rank is not None:
+    axes = list(spec)
+    axes[rank] = None
+    spec = PartitionSpec(*axes)
   return PartitionSpec(
     *(
       axis if axis and sizes[axis] > 1 and size % sizes[axis] == 0 else None

@@ -4,7 +4,11 @@ How a family writes them there is in `mmrl.models.families`.
 """
 
 import dataclasses
+import math
+import re
 from typing import Any
+
+from mmrl.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +127,58 @@ class TextConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+  """Low-rank adapters (LoRA, arXiv 2106.09685, equation 3) of dense layers.
+
+      y = x W + scale (x A) B,    scale = alpha / rank
+
+  Attributes:
+    rank: columns of A and rows of B, at least 1.
+    alpha: above 0.
+    targets: regular expression of the paths of dense layers, which it matches
+      as a whole: `text/layers/(q|k|v|o)`, `text/layers/.*`, `.*`.
+    rs: scale = alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732).
+
+  Raises:
+    UserError: for a value out of its range, or of another type.
+  """
+
+  rank: int
+  alpha: int | float
+  targets: str
+  rs: bool = False
+
+  def __post_init__(self):
+    self._check("rank", "a whole number of at least 1", _is_rank(self.rank))
+    number = isinstance(self.alpha, int | float)
+    number = number and not isinstance(self.alpha, bool)
+    good = number and math.isfinite(self.alpha) and self.alpha > 0
+    self._check("alpha", "a number above 0", good)
+    self._check("rs", "true or false", isinstance(self.rs, bool))
+    try:
+      re.compile(self.targets)
+    except (re.error, TypeError) as error:
+      raise UserError(
+        f"expected targets to be a regular expression, found {self.targets!r}"
+        f" ({error})"
+      ) from error
+
+  def _check(self, name: str, what: str, good: bool) -> None:
+    if not good:
+      raise UserError(
+        f"expected {name} to be {what}, found {getattr(self, name)!r}"
+      )
+
+  @property
+  def scale(self) -> float:
+    return self.alpha / (math.sqrt(self.rank) if self.rs else self.rank)
+
+
+def _is_rank(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """Hyper-parameters of a model; hashable, so they can be a static argument.
 
@@ -141,6 +197,7 @@ class ModelConfig:
     dtype: compute type of matrix products; softmax, norms, log-probabilities
       and rotary angles are float32 whatever it is.
     remat: whether each layer is recomputed in the backward pass.
+    lora: the adapters of its dense layers, if it has any.
   """
 
   text: TextConfig
@@ -156,6 +213,7 @@ class ModelConfig:
   family: str = "qwen2_5_vl"
   dtype: str = "float32"
   remat: bool = True
+  lora: Lora | None = None
 
   @property
   def banned_token_ids(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mmrl.machines import sharding
-from mmrl.models import layers, vlm
+from mmrl.models import layers, parameters, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention
 from mmrl.types import Prefix, PyTree, pytree
@@ -53,14 +53,19 @@ def cast(params: PyTree, config: ModelConfig) -> PyTree:
   """Casts the decoder's matrices to the compute type and gathers their shards.
 
   Kernels held in a wider type than the compute type are rounded once, not at
-  every token. Norms and biases keep their type. On a mesh, shards on the axis
-  `fsdp` are gathered, once per rollout; the axis `tensor` stays sharded.
+  every token. Norms, biases and adapters, which are small, keep their type.
+  Pairs aren't merged into kernels: rounded to the compute type, those would
+  lose a part of what a pair adds, and take memory again
+  (experiments/bench/lora.py). On a mesh, shards on the axis `fsdp` are
+  gathered, once per rollout; the axis `tensor` stays sharded.
   """
 
   def narrow(path, x):
+    name = parameters.path_name(path)
+    if parameters.is_pair(name):
+      return sharding.gathered(name, x)
     if path[-1].key not in ("kernel", "embedding"):
       return x
-    name = "/".join(key.key for key in path)
     return sharding.gathered(name, x.astype(config.dtype))
 
   return {"text": jax.tree_util.tree_map_with_path(narrow, params["text"])}

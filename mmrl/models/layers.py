@@ -52,8 +52,16 @@ def run(module: nn.Module, params: PyTree, *arguments: Any) -> Any:
   return module.apply({"params": params}, *arguments)
 
 
+# Parameters of an adapter, beside the kernel: A, B and the scale.
+LORA = ("lora_a", "lora_b", "lora_scale")
+
+
 class Dense(nn.Module):
-  """`x @ kernel + bias`, in `dtype`."""
+  """`x @ kernel + bias`, in `dtype`, and the term of an adapter if it has one.
+
+  The adapter (`models.Lora`) is in the parameters, so that a model without it
+  is the same module given others.
+  """
 
   width: int
   use_bias: bool
@@ -63,7 +71,13 @@ class Dense(nn.Module):
   def __call__(self, x: Float[Array, "*batch A"]) -> Float[Array, "*batch B"]:
     shape = (x.shape[-1], self.width)
     kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
-    y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+    x = x.astype(self.dtype)
+    y = matmul(x, kernel.astype(self.dtype))
+    if self.has_variable("params", LORA[0]):
+      a, b, scale = map(functools.partial(self.get_variable, "params"), LORA)
+      # Scaled before it is rounded.
+      low = matmul(x, (scale * a).astype(self.dtype))
+      y = y + matmul(low, b.astype(self.dtype))
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.width,))
       y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)

@@ -139,7 +139,9 @@ def forward(*works: Work) -> int:
   return sum(_sum(works))
 
 
-def training(parts: Mapping[str, Work], trains: Collection[str]) -> int:
+def training(
+  parts: Mapping[str, Work], trains: Collection[str], *, adapter: bool = False
+) -> int:
   """Counts FLOPs of a forward and backward pass.
 
   The gradient of a product costs as much as the product for its parameters,
@@ -150,6 +152,8 @@ def training(parts: Mapping[str, Work], trains: Collection[str]) -> int:
   Args:
     parts: of a model, by name.
     trains: the names of those that train.
+    adapter: whether only pairs of an adapter train in them. Products with the
+      pairs aren't counted: they are a hundredth or less.
   """
   total, reached = 0, False
   for name in PARTS:
@@ -158,7 +162,8 @@ def training(parts: Mapping[str, Work], trains: Collection[str]) -> int:
       inside = reached or (own and name not in ("patch_embed", "head"))
       reached = reached or own
       dense, maps = parts[name]
-      total += dense * (1 + own + inside) + maps * (1 + 2 * inside)
+      of_own = own and not adapter
+      total += dense * (1 + of_own + inside) + maps * (1 + 2 * inside)
   return total
 
 
@@ -175,6 +180,7 @@ def step(
   reference: bool = True,
   epochs: int = 1,
   trains: Collection[str] = PARTS,
+  adapter: bool = False,
 ) -> dict[str, int]:
   """Counts FLOPs of a rollout batch and of the updates on it.
 
@@ -198,6 +204,7 @@ def step(
     reference: whether there is a reference probe.
     epochs: updates that each prompt takes part in.
     trains: the parts of the model (of `PARTS`) that train.
+    adapter: see `training`.
 
   Returns:
     FLOPs of "rollout", "probe" and "update", the last of all updates.
@@ -223,5 +230,5 @@ def step(
   return {
     "rollout": forward(*seen.values(), prompts, decoded, drawn),
     "probe": probe,
-    "update": epochs * training(parts, trains),
+    "update": epochs * training(parts, trains, adapter=adapter),
   }

@@ -13,8 +13,9 @@ from mmrl import data
 from mmrl.config import check_fields
 from mmrl.errors import UserError
 from mmrl.hub import directory
+from mmrl.models import parameters
 from mmrl.plan import chips
-from mmrl.plan.programs import Compiler, Program
+from mmrl.plan.programs import Compiler, Program, shard_bytes
 from mmrl.prompts.processor import Processor
 from mmrl.train import models as models_lib
 
@@ -82,6 +83,44 @@ def _sizes(compiler: Compiler) -> dict[str, int | float | None]:
   }
 
 
+def _trained(compiler: Compiler) -> dict[str, int]:
+  """Counts parameters, and bytes that they take on each device.
+
+  `parameters_trained` counts those that terms add, too. `others_bytes` are of
+  averages of the policy, and of the models that don't change.
+  """
+  state = compiler.state
+  parts = {
+    "parameters": (state.trainable, state.frozen),
+    "optimizer": state.optimizer,
+    "others": (state.averages, compiler.fixed),
+  }
+  held = {f"{k}_bytes": sum(shard_bytes(v).values()) for k, v in parts.items()}
+  trained = sum(x.size for x in state.trainable.values())
+  frozen = sum(x.size for x in state.frozen.values())
+  counts = {"parameters": trained + frozen, "parameters_trained": trained}
+  return counts | held
+
+
+def _trained_line(compiler: Compiler) -> str:
+  """Says what trains, and what that and the rest take."""
+  found, lora = _trained(compiler), compiler.parts.model_config.lora
+  kind = ""
+  if lora:
+    layers = len(parameters.adapted_layers(compiler.parts.model_config))
+    kind = f" by LoRA of rank {lora.rank} on {layers} kinds of layers"
+  gib = {
+    part: f"{found[f'{part}_bytes'] / _GIB:.2f}"
+    for part in ("parameters", "optimizer", "others")
+  }
+  return (
+    f"{found['parameters_trained'] / 1e6:,.1f} of"
+    f" {found['parameters'] / 1e6:,.1f} M parameters train{kind}; GiB a device:"
+    f" parameters {gib['parameters']}, optimizer {gib['optimizer']}, other"
+    f" models {gib['others']}"
+  )
+
+
 def _padding(compiler: Compiler) -> float | None:
   """Measures the share of padding in prompts' tokens on a sample of questions.
 
@@ -129,7 +168,7 @@ def _title(compiler: Compiler, topology: str | None) -> str:
   room = f", {chip.memory / _GIB:.1f} GiB a device" if chip else ""
   return (
     f"{models['policy']['path']}{beside} on {topology or 'this machine'}"
-    f" ({device}{room})\n{sizes}\n\n"
+    f" ({device}{room})\n{sizes}\n{_trained_line(compiler)}\n\n"
     f"{'program':10}{'memory':>10}{'args':>8}{'temp':>8}{'out':>8}{'other':>8}"
     f"{'':8}{'TFLOP':>10}{'at peak':>10}{'compiled':>10}  collectives"
   )
@@ -162,6 +201,7 @@ def _summary(compiler, topology, found, fits, change) -> dict:
     "fits": fits,
     "chip_memory": chip.memory if chip else None,
     "sizes": _sizes(compiler),
+    "trained": _trained(compiler),
     "programs": [dataclasses.asdict(program) for program in found],
     "change": change,
   }

@@ -1,6 +1,6 @@
 """Programs of a run, compiled from shapes alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -26,8 +26,11 @@ from mmrl.train import walk
 from mmrl.train.parts import build_parts
 from mmrl.types import Prompt, PyTree
 
-# "Used 20.51G of 15.75G hbm", as XLA refuses to compile for a TPU.
-_REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.I)
+# As XLA refuses to compile for a TPU: "Used 20.51G of 15.75G hbm", or, of
+# temporaries alone, "HLO temporaries (20.22G) exceeds available HBM (15.75G)".
+_REFUSED = re.compile(
+  r"(?:Used |HLO (temporaries) \()([\d.]+)([KMGT])(?: of|\) exceeds)", re.I
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -68,7 +71,24 @@ def read_architecture(name: str) -> ModelConfig:
   return public or config_json.read(directory.find(name))
 
 
-def _bytes(shapes: PyTree) -> dict[int, int]:
+def refused_bytes(text: str, arguments: int) -> int | None:
+  """Reads how much a program would take from XLA's refusal to compile it.
+
+  Args:
+    text: of its error.
+    arguments: bytes of the program's arguments, where it says temporaries only.
+
+  Returns:
+    The bytes; None if it is another error.
+  """
+  found = _REFUSED.search(text)
+  if not found:
+    return None
+  total = round(float(found[2]) * _UNITS[found[3].upper()])
+  return total + arguments if found[1] else total
+
+
+def shard_bytes(shapes: PyTree) -> dict[int, int]:
   """Counts the bytes of each array on each chip, by the identity of its shape.
 
   One array that two arguments hold is one shape.
@@ -171,16 +191,17 @@ class Compiler:
     function: Any = call.function
     traced = function.trace(*call.arguments)
     lowered = traced.lower()
-    resident = self._resident(call, _read(traced.jaxpr.jaxpr, call.arguments))
+    read = _read(traced.jaxpr.jaxpr, call.arguments)
+    resident = self._resident(call, read)
     output, name = call.traced(), call.name
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-      refused = _REFUSED.search(str(error))
-      if not refused:
+      total = refused_bytes(str(error), sum(shard_bytes(read).values()))
+      if total is None:
         raise
-      # Too large for a chip is a result, too: XLA's message has the total.
-      total = round(float(refused[1]) * _UNITS[refused[2].upper()]) + resident
+      # Too large for a chip is a result, too.
+      total += resident
       memory = {"resident": resident}
       placed = walk.resharded(self.parts.layout, output)
       seconds = time.perf_counter() - began
@@ -213,8 +234,8 @@ class Compiler:
       call: of the program.
       read: its arguments that XLA counts as such.
     """
-    held = _bytes((self.state, self.fixed, call.held))
-    return sum(held[x] for x in set(held) - set(_bytes(read)))
+    held = shard_bytes((self.state, self.fixed, call.held))
+    return sum(held[x] for x in set(held) - set(shard_bytes(read)))
 
   def _fits(self, total: int) -> bool:
     return not self.chip or total <= self.chip.memory
@@ -234,6 +255,14 @@ class Compiler:
       seconds=peak,
       compile_seconds=seconds,
     )
+
+  def _trains(self) -> Sequence[str]:
+    """Returns the parts of the model that train, as FLOPs count them."""
+    if self.parts.model_config.lora:
+      # No head has a pair; a tower's lie in its blocks and mergers.
+      tower = () if self.parts.frozen_vision else ("blocks", "mergers")
+      return (*tower, "layers")
+    return ("layers", "head") if self.parts.frozen_vision else flops.PARTS
 
   @functools.cached_property
   def _flops(self) -> dict[str, int]:
@@ -258,7 +287,8 @@ class Compiler:
       rows_probed=layers,
       rows_trained=layers if reads else 0,
       reference="params_reference" in passes,
-      trains=("layers", "head") if parts.frozen_vision else flops.PARTS,
+      trains=self._trains(),
+      adapter=parts.model_config.lora is not None,
     )
     for name, probes in method.probes_apart.items():
       model, sizes = method.models[name].config, (self.answers, count)

@@ -17,6 +17,9 @@ from mmrl.errors import UserError
 def define_flags() -> None:
   """Defines the flags; called when this is main."""
   flags.DEFINE_string("model", None, "Model directory, or hub id.")
+  flags.DEFINE_string(
+    "adapter", None, "LoRA adapter of the model, in PEFT's format."
+  )
   flags.DEFINE_multi_string("image", [], "Picture file; repeatable.")
   flags.DEFINE_multi_string("video", [], "Video file; repeatable.")
   flags.DEFINE_string("prompt", None, "Question.")
@@ -43,7 +46,7 @@ def main() -> None:
   from mmrl.sample.answer import answer, draw
 
   given = flags.FLAGS
-  model = hub.load(given.model, dtype=given.dtype)
+  model = hub.load(given.model, dtype=given.dtype, adapter=given.adapter)
   config = dataclasses.replace(model.config, dtype=given.dtype)
   processor = dataclasses.replace(model.processor, config=config)
   model = hub.Model(config, model.params, processor)

@@ -7,43 +7,28 @@ model NAME; nothing else knows what it is for.
 
 from collections.abc import Callable, Collection, Mapping
 import dataclasses
+import functools
 import sys
 from typing import Any, Literal
 
+import jax
 import ml_collections
 
-from mmrl import build, hub
+from mmrl import build, errors, hub
 from mmrl.errors import UserError
-from mmrl.hub import config_json, directory, weights
+from mmrl.hub import adapters, alike, config_json, directory, weights
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout
+from mmrl.models import config as architecture_lib
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
-from mmrl.train.state import State
+from mmrl.train.state import Beginning, State
 from mmrl.types import PyTree
 
 __all__ = ["Average", "Directory", "Initial"]
 POLICY = "policy"
 Type = Literal["float32", "bfloat16"]
-
-# Must be equal, as both models read the same ids and grid of visual tokens.
-_SHARED = (
-  "family",
-  "image_token_id",
-  "video_token_id",
-  "vision_start_token_id",
-  "vision_end_token_id",
-  "eos_token_id",
-)
-_SHARED_VISION = (
-  "patch_size",
-  "temporal_patch_size",
-  "spatial_merge_size",
-  "in_channels",
-  "window_size",
-  "tokens_per_second",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +51,11 @@ class Directory:
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-  """The policy at step 0."""
+  """The policy at step 0.
+
+  It takes the memory of what trains: the rest it shares with the policy. Beside
+  a policy with a new adapter it takes none: it is the policy without it.
+  """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +149,7 @@ def bind(
       found[name] = Model(source, policy, layout)
       continue
     where, architecture = f"config.models.{name}", architectures[name]
-    _check_alike(policy, architecture, where)
+    alike.check(policy, architecture, where)
     own = layout
     if source.mesh is not None:
       devices = list(layout.mesh.devices.flat)
@@ -194,43 +183,15 @@ def check_heads(where: str, model: ModelConfig, layout: Layout) -> None:
       )
 
 
-def _check_alike(policy: ModelConfig, other: ModelConfig, where: str) -> None:
-  """Checks that a model can read the policy's prompts and answers.
-
-  Depth, heads, width, padded vocabulary and pad id may differ: published models
-  of one family disagree on the pad id.
-  """
-  pairs: list[tuple[str, Any, Any]]
-  pairs = [(name, policy, other) for name in _SHARED]
-  pairs += [(name, policy.vision, other.vision) for name in _SHARED_VISION]
-  for name, one, two in pairs:
-    if getattr(one, name) != getattr(two, name):
-      raise UserError(
-        f"{where}.path: expected a model with the policy's tokenizer and grid"
-        f" of visual tokens, found {name} {getattr(two, name)} where the policy"
-        f" has {getattr(one, name)}; choose one of its family"
-      )
-
-
-def _check_processors(policy: Processor, other: Processor, where: str) -> None:
-  if policy.tokenizer.get_vocab() != other.tokenizer.get_vocab():
-    raise UserError(
-      f"{where}.path: expected the policy's tokenizer, found another"
-      " vocabulary; choose a model of its family"
-    )
-  for name in ("mean", "std"):
-    one, two = (getattr(p.picture, name) for p in (policy, other))
-    if tuple(one) != tuple(two):
-      raise UserError(
-        f"{where}.path: expected pictures normalised as the policy's, found"
-        f" {name} {tuple(two)}, not {tuple(one)}"
-      )
-
-
 def load_fixed(
-  models: Mapping[str, Model], policy: hub.Model
+  models: Mapping[str, Model], policy: hub.Model, beginning: Beginning
 ) -> dict[str, PyTree]:
   """Loads the parameters that stay as they are during a run, by name.
+
+  Args:
+    models: of the run.
+    policy: of the run.
+    beginning: what `Initial` is.
 
   Raises:
     UserError: if a model can't read the policy's prompts and answers; this is
@@ -239,12 +200,14 @@ def load_fixed(
   found = {}
   for name, model in models.items():
     if isinstance(model.source, Initial):
-      found[name] = policy.params
+      found[name] = beginning
     elif isinstance(model.source, Directory):
       path = directory.find(model.source.path)
       architecture = config_json.read(path)
       processor = Processor.load(path, architecture)
-      _check_processors(policy.processor, processor, f"config.models.{name}")
+      alike.check_processors(
+        policy.processor, processor, f"config.models.{name}"
+      )
       found[name] = weights.load_params(
         path,
         architecture,
@@ -272,7 +235,8 @@ def parameters_by_name(
     if name not in names:
       continue
     if model in fixed:
-      found[name] = fixed[model]
+      one = fixed[model]
+      found[name] = one.params(state) if isinstance(one, Beginning) else one
     else:
       values = state.averages[model].values
       cast = {k: v.astype(state.trainable[k].dtype) for k, v in values.items()}
@@ -300,7 +264,10 @@ def add_weights(
   processor: Processor,
   placement: weights.Placement | None = None,
 ) -> hub.Model:
-  """Loads the policy's weights, given the rest of it."""
+  """Loads the policy's weights, given the rest of it.
+
+  A new adapter is a function of the config's seed.
+  """
   settings = config.models.policy
   params = weights.load_params(
     directory.find(settings.path),
@@ -308,7 +275,39 @@ def add_weights(
     dtype=settings.param_dtype,
     placement=placement,
   )
+  if processor.config.lora:
+    pairs = load_adapter(config, processor.config, placement)
+    params = parameters.merge(parameters.flat(params), pairs)
   return hub.Model(processor.config, params, processor)
+
+
+def load_adapter(
+  config: ml_collections.ConfigDict,
+  model: ModelConfig,
+  placement: weights.Placement | None = None,
+) -> dict[str, jax.Array]:
+  """Returns the policy's adapter at step 0, by path: a new one, or PEFT's.
+
+  Args:
+    config: of the run.
+    model: the policy's architecture, with its adapter.
+    placement: see `weights.load_params`.
+  """
+  if not has_new_adapter(config):
+    folder = directory.find(config.models.policy.adapter)
+    return adapters.load(folder, model, placement)
+  make = functools.partial(parameters.init_adapter, config=model)
+  key, where = jax.random.key(config.seed), None
+  if placement is not None:
+    shapes = jax.eval_shape(make, key)
+    where = {path: placement(path, x.shape) for path, x in shapes.items()}
+  return jax.jit(make, out_shardings=where)(key)
+
+
+def has_new_adapter(config: ml_collections.ConfigDict) -> bool:
+  """Tells whether a config's policy begins with an adapter that is zero."""
+  # The config of an older run has no such field.
+  return bool(config.models.policy.get("lora"))
 
 
 def with_budget(
@@ -338,10 +337,32 @@ def check_types(settings: ml_collections.ConfigDict, where: str) -> None:
 def compute_as(
   config: ml_collections.ConfigDict, model: ModelConfig
 ) -> ModelConfig:
-  """Returns the policy's architecture with its compute type and `remat`."""
-  wanted = config.models.policy
-  check_types(wanted, "config.models.policy")
-  return dataclasses.replace(model, dtype=wanted.dtype, remat=wanted.remat)
+  """Returns the policy's architecture: compute type, `remat` and adapter.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  wanted, where = config.models.policy, "config.models.policy"
+  check_types(wanted, where)
+  model = dataclasses.replace(model, dtype=wanted.dtype, remat=wanted.remat)
+  if not has_new_adapter(config):
+    if wanted.get("adapter"):
+      with errors.of_field(f"{where}.adapter"):
+        model = directory.with_adapter(model, wanted.path, wanted.adapter)
+    return model
+  spec = wanted.lora.to_dict()
+  if wanted.adapter:
+    raise UserError(
+      f"{where}.lora: expected none beside an adapter, whose rank, alpha and"
+      f" layers are its own, found {spec}; leave one of the two out"
+    )
+  lora = build.construct(
+    architecture_lib, {"name": "Lora"} | spec, f"{where}.lora"
+  )
+  model = dataclasses.replace(model, lora=lora)
+  with errors.of_field(f"{where}.lora"):
+    parameters.adapted_layers(model)
+  return model
 
 
 def _changed(settings, values: Mapping[str, int | float], where: str):

@@ -26,7 +26,7 @@ from mmrl.train import state as state_lib
 from mmrl.train import step as step_lib
 from mmrl.train.method import Method
 from mmrl.train.models import Average
-from mmrl.train.state import State
+from mmrl.train.state import Beginning, State
 from mmrl.train.step import Programs
 from mmrl.types import PyTree
 
@@ -79,6 +79,17 @@ class Parts:
         for name in averages(self.method)
       },
     )
+
+  def beginning(self, params: PyTree) -> Beginning:
+    """Returns what to keep of the policy at step 0, for models that are it.
+
+    Args:
+      params: of the policy, or their shapes.
+    """
+    # A new adapter changes nothing yet: the policy at step 0 is its base.
+    if models_lib.has_new_adapter(self.config):
+      return Beginning({})
+    return Beginning(parameters.partition(params, self.frozen)[0])
 
   def _first_terms(self) -> tuple[dict[str, Any], dict[str, PyTree]]:
     """Initialises the terms with state: their parameters by path, the rest."""
@@ -137,7 +148,9 @@ def build_parts(
   )
   frozen = tuple(config.frozen)
   # Updates reuse the rollout's visual tokens if the vision tower is frozen.
-  trainable, _ = parameters.partition(parameters.shapes(model), frozen)
+  trainable, stays = parameters.partition(parameters.shapes(model), frozen)
+  if models_lib.has_new_adapter(config):
+    _check_adapter(stays)
   return Parts(
     config=config,
     model_config=model,
@@ -152,6 +165,17 @@ def build_parts(
     pack=_pack(config, layout, source, method),
     layout=layout,
   )
+
+
+def _check_adapter(frozen: Mapping[str, Any]) -> None:
+  """Refuses new pairs that are frozen, which would stay zero."""
+  pairs = [path for path in frozen if parameters.is_pair(path)]
+  if pairs:
+    raise UserError(
+      f"config.frozen: expected the new adapter to train, found it frozen at"
+      f" {pairs[0].rpartition('/')[0]}; change frozen, or the targets of"
+      " config.models.policy.lora"
+    )
 
 
 def make_optimizer(

@@ -115,7 +115,9 @@ def build_run(
     **vars(prepared) | {"train_source": source},
     record=record,
     params=policy.params,
-    fixed=models_lib.load_fixed(prepared.method.models, policy),
+    fixed=models_lib.load_fixed(
+      prepared.method.models, policy, prepared.beginning(policy.params)
+    ),
   )
 
 

@@ -94,6 +94,21 @@ def unless(empty: Bool[Array, ""], updated: State, state: State) -> State:
 
 
 @pytree
+class Beginning:
+  """The policy at step 0, of which only what trains is kept.
+
+  Attributes:
+    trainable: parameters at step 0 that differ later, by path.
+  """
+
+  trainable: dict[str, Any]
+
+  def params(self, state: State) -> PyTree:
+    """Merges them with the frozen parameters, which are the state's own."""
+    return parameters.merge(self.trainable, state.frozen)
+
+
+@pytree
 class Averaged:
   """Exponential moving average of the parameters that are trained.
 

@@ -126,14 +126,14 @@ def resharded(layout: Layout, tree: PyTree) -> PyTree:
 
 def parameter_shapes(model, layout: Layout, dtype: str) -> PyTree:
   """Returns shapes of a model's parameters, sharded on a mesh."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: jax.ShapeDtypeStruct(
-      x.shape,
-      jnp.dtype(dtype),
-      sharding=layout.parameter(parameters.path_name(path), x.shape),
-    ),
-    parameters.shapes(model),
-  )
+
+  def one(path, x):
+    name = parameters.path_name(path)
+    own = x.dtype if parameters.is_of_adapter(name) else jnp.dtype(dtype)
+    where = layout.parameter(name, x.shape)
+    return jax.ShapeDtypeStruct(x.shape, own, sharding=where)
+
+  return jax.tree_util.tree_map_with_path(one, parameters.shapes(model))
 
 
 def policy_shapes(parts: Parts) -> PyTree:
@@ -153,7 +153,7 @@ def fixed_shapes(parts: Parts) -> Mapping[str, PyTree]:
   found = {}
   for name, model in parts.method.models.items():
     if isinstance(model.source, Initial):
-      found[name] = policy_shapes(parts)
+      found[name] = parts.beginning(policy_shapes(parts))
     elif hasattr(model.source, "param_dtype"):
       found[name] = parameter_shapes(
         model.config, model.layout, model.source.param_dtype

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import hashlib
-import json
 import re
 from typing import Any
 
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -19,12 +16,16 @@ from mmrl.errors import UserError, tell
 from mmrl.machines import processes
 from mmrl.models import parameters
 from mmrl.types import PyTree
+from mmrl.workdir import notes as notes_lib
 from mmrl.workdir.checksums import checksums, everywhere
 from mmrl.workdir.sound import newest
 
 
 class Checkpoints:
   """Saves and restores state and data position.
+
+  Frozen parameters aren't saved: they are those of the model's directory. Their
+  checksums are, so that a run goes on from the model that it began with.
 
   A checkpoint is written beside the older ones and becomes visible when it is
   complete; only then are older ones removed. It stores a checksum of every
@@ -105,7 +106,7 @@ class Checkpoints:
 
   def prepare(self, state: PyTree) -> None:
     """Compiles the programs of `save`, so that no later step has to."""
-    checksums(_leaves(vars(state)))
+    checksums(notes_lib.leaves(vars(state)))
     self._fault(vars(state))
 
   def save(self, state: PyTree, data: dict[str, Any]) -> None:
@@ -124,16 +125,17 @@ class Checkpoints:
         " the model of it with which a new --workdir can begin"
       )
     arrays = vars(state) | {"step": np.int32(step)}
-    leaves = _leaves(arrays)
+    leaves = notes_lib.leaves(arrays)
     notes = {
       "step": step,
       "data": data,
-      "shapes": {name: _shape(leaf) for name, leaf in leaves.items()},
+      "shapes": {name: notes_lib.shape(leaf) for name, leaf in leaves.items()},
       "checksums": checksums(leaves),
     }
+    del arrays["frozen"]
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(arrays),
-      data=ocp.args.JsonSave(notes | {"digest": _digest(notes)}),
+      data=ocp.args.JsonSave(notes | {"digest": notes_lib.digest(notes)}),
     )
     try:
       self._manager.save(step, args=args)
@@ -169,21 +171,24 @@ class Checkpoints:
 
     Args:
       like: a state with the shapes, types and shardings to restore to, whatever
-        devices it was saved from; leaves may be `jax.ShapeDtypeStruct`s.
+        devices it was saved from; leaves may be `jax.ShapeDtypeStruct`s, but
+        those of `frozen`, which are kept.
 
     Returns:
       (state, data position).
 
     Raises:
-      UserError: if there is none, or it holds other arrays.
+      UserError: if there is none, it holds other arrays, or the state it was
+        of had other frozen parameters.
     """
     wanted = _abstract(vars(like))
+    del wanted["frozen"]
 
     def read(folder):
       args = ocp.args.StandardRestore(wanted)
       return ocp.StandardCheckpointHandler().restore(folder, args=args)
 
-    state, data, damaged = self._newest(read, wanted, self._fault)
+    state, data, damaged = self._newest(read, wanted, like.frozen, self._fault)
     if damaged and self._manager is not None:
       processes.first_only(lambda: self._put_aside(damaged))
       self._manager.reload()
@@ -195,13 +200,13 @@ class Checkpoints:
     """Restores the model's nested parameters from the newest checkpoint.
 
     Args:
-      trainable, frozen: shapes, types and shardings, as `partition` splits
-        them.
+      trainable: shapes, types and shardings, as `partition` splits them.
+      frozen: the other parameters, of the run's model.
 
     Raises:
-      UserError: if there is none, or it holds other parameters.
+      UserError: if there is none, or it is of other parameters.
     """
-    wanted = _abstract({"trainable": trainable, "frozen": frozen})
+    wanted = _abstract({"trainable": trainable})
 
     def read(folder):
       args = ocp.args.PyTreeRestore(
@@ -211,13 +216,14 @@ class Checkpoints:
       )
       return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
 
-    parts, _, _ = self._newest(read, wanted)
-    return parameters.merge(parts["trainable"], parts["frozen"])
+    parts, _, _ = self._newest(read, wanted, frozen)
+    return parameters.merge(parts["trainable"], frozen)
 
   def _newest(
     self,
     read: Callable[[epath.Path], PyTree],
     wanted: PyTree,
+    frozen: Mapping[str, Any],
     fault: Callable[[PyTree], str] = lambda tree: "",
   ) -> tuple[PyTree, dict[str, Any], list[int]]:
     """Reads checkpoints, from the newest back, until one is undamaged.
@@ -225,6 +231,7 @@ class Checkpoints:
     Args:
       read: reads arrays from a checkpoint's folder `state`.
       wanted: their shapes.
+      frozen: frozen parameters, which must be those that it was saved beside.
       fault: see `__init__`.
 
     Returns:
@@ -237,7 +244,7 @@ class Checkpoints:
       step = int(multihost_utils.broadcast_one_to_all(newest))
       if step < 0:
         break
-      tree, data, reason = self._attempt(step, read, wanted)
+      tree, data, reason = self._attempt(step, read, wanted, frozen)
       if reason := reason or fault(tree):
         damaged[step] = reason
         continue
@@ -262,14 +269,20 @@ class Checkpoints:
     )
 
   def _attempt(
-    self, step: int, read: Callable[[epath.Path], PyTree], wanted: PyTree
+    self,
+    step: int,
+    read: Callable[[epath.Path], PyTree],
+    wanted: PyTree,
+    frozen: Mapping[str, Any],
   ) -> tuple[PyTree, dict[str, Any], str]:
     """Reads one checkpoint: (arrays, data position, damage; '' if none)."""
     folder, reason, notes = self._path / str(step), "", {}
     tree: PyTree = None
     try:
-      notes = _read_notes(folder / "data" / "metadata", step)
-      _check_same(folder, wanted, notes["shapes"])
+      notes = notes_lib.read(folder / "data" / "metadata", step)
+      notes_lib.check_same(
+        folder, {**wanted, "frozen": frozen}, notes["shapes"]
+      )
       tree = read(folder / "state")
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
       raise
@@ -283,7 +296,8 @@ class Checkpoints:
     # Checksums run on all processes, so each must have read its part.
     if processes.mean({"damaged": float(bool(reason))})["damaged"] > 0:
       return None, {}, reason or "another process could not read it"
-    found = checksums(_leaves(tree))
+    notes_lib.check_frozen(folder, frozen, notes["checksums"])
+    found = checksums(notes_lib.leaves(tree))
     wrong = [k for k, v in found.items() if notes["checksums"][k] != v]
     if "step" in tree and int(tree["step"]) != step:
       wrong.append("step")
@@ -316,20 +330,6 @@ class Checkpoints:
       self._manager.close()
 
 
-def _leaves(tree: PyTree) -> dict[str, Any]:
-  """Returns a tree's arrays by path, without `step`."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_flatten_with_path(
-      {name: part for name, part in tree.items() if name != "step"}
-    )[0]
-  }
-
-
-def _shape(leaf: Any) -> str:
-  return f"{jnp.dtype(leaf.dtype)} {tuple(leaf.shape)}"
-
-
 def _abstract(tree: PyTree) -> PyTree:
   """Returns shapes and types of arrays, each with the sharding to restore to.
 
@@ -346,50 +346,3 @@ def _abstract(tree: PyTree) -> PyTree:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
   return jax.tree.map(abstract, tree)
-
-
-def _digest(notes: Mapping[str, Any]) -> str:
-  text = json.dumps(json.loads(json.dumps(notes)), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read_notes(path: epath.Path, step: int) -> dict[str, Any]:
-  """Reads a checkpoint's notes: data position, shapes and checksums.
-
-  Raises:
-    OSError, ValueError, KeyError, TypeError: if it is damaged.
-  """
-  notes = json.loads(storage.read_text(path))
-  if notes.pop("digest") != _digest(notes) or notes["step"] != step:
-    raise ValueError(f"{path.parent.name}/{path.name} differs from its digest")
-  return notes
-
-
-def _check_same(
-  folder: epath.Path, wanted: Mapping[str, PyTree], stored: Mapping[str, str]
-) -> None:
-  """Raises UserError if a checkpoint holds other arrays than wanted.
-
-  Where only a model's parameters are wanted, those of loss terms don't count.
-  """
-  whole = "step" in wanted
-  # Parameters come first: what else there is follows from them.
-  for part in ("trainable", "frozen", "optimizer", "running", "averages"):
-    if part not in wanted:
-      continue
-    leaves = _leaves({part: wanted[part]})
-    ours = {name: _shape(leaf) for name, leaf in leaves.items()}
-    theirs = {
-      k: v
-      for k, v in stored.items()
-      if k.split("/")[0] == part
-      and (whole or not parameters.is_of_term(k.split("/", 1)[1]))
-    }
-    if ours == theirs:
-      continue
-    name, _ = min(ours.items() ^ theirs.items())
-    raise UserError(
-      f"{folder}: expected the arrays of the run's config.json and its model,"
-      f" found {name.split('/', 1)[-1]} in shape {theirs.get(name)} instead of"
-      f" {ours.get(name)}; restore the config and model of the run"
-    )

@@ -610,5 +610,7 @@ def test_an_adapter(tmp_path):
   for whole in (False, True):
     if whole:
       (tmp_path / "config.json").write_text(json.dumps(nested()))
-    with pytest.raises(UserError, match="a LoRA adapter; merge it into"):
+    with pytest.raises(
+      UserError, match="a LoRA adapter; give its base model.s path"
+    ):
       config_json.read(tmp_path)

@@ -18,14 +18,21 @@ from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
 
 PROMPTS = 16
+# Weight of the attention term, mesh, and whether adapters train.
 CASES = (
-  pytest.param(0.0, (8, 1, 1), marks=pytest.mark.full),
-  pytest.param(1.0, (1, 8, 1), marks=pytest.mark.full),
-  (1.0, (2, 2, 2)),
+  pytest.param(0.0, (8, 1, 1), False, marks=pytest.mark.full),
+  pytest.param(1.0, (1, 8, 1), False, marks=pytest.mark.full),
+  (1.0, (2, 2, 2), False),
+  pytest.param(1.0, (2, 2, 2), True, marks=pytest.mark.full),
+  pytest.param(1.0, (1, 8, 1), True, marks=pytest.mark.full),
 )
 
 
-def make_config(weight: float, mesh=(1, 1, 1)):
+# With adapters, which alone train.
+LORA = {"rank": 4, "alpha": 8, "targets": ".*"}
+
+
+def make_config(weight: float, mesh=(1, 1, 1), lora: bool = False):
   config = config_lib.add_ral(config_lib.get_config(), weight)
   config.mesh = dict(zip(sharding.AXES, mesh, strict=True))
   config.rollout.prompts = PROMPTS
@@ -35,13 +42,15 @@ def make_config(weight: float, mesh=(1, 1, 1)):
   config.shares.every = 0
   # Every kind of parameter trains.
   config.frozen = ("vision/patch_embed/.*",)
+  if lora:
+    config.models.policy.lora = LORA
   return config
 
 
 @functools.cache
-def trained(weight: float, mesh):
+def trained(weight: float, mesh, lora: bool = False):
   """Tokens by prompt, metrics and parameters of about five updates."""
-  config = make_config(weight, mesh)
+  config = make_config(weight, mesh, lora)
   run = run_lib.build_run(config, jax.devices()[: int(np.prod(mesh))])
   questions = loop.read_questions(run)
   state, tokens, metrics = run.initial_state(), [], []
@@ -60,12 +69,12 @@ def trained(weight: float, mesh):
   return tokens, metrics, state, run
 
 
-@pytest.mark.parametrize("weight, mesh", CASES)
-def test_training_does_not_depend_on_the_mesh(weight, mesh):
-  tokens, metrics, state, _ = trained(weight, (1, 1, 1))
+@pytest.mark.parametrize("weight, mesh, lora", CASES)
+def test_training_does_not_depend_on_the_mesh(weight, mesh, lora):
+  tokens, metrics, state, _ = trained(weight, (1, 1, 1), lora)
   lengths = tokens[0][1].sum(-1)
   assert len(np.unique(lengths)) > 2
-  ours, measured, after, run = trained(weight, mesh)
+  ours, measured, after, run = trained(weight, mesh, lora)
   for (one, _), (other, _) in zip(tokens, ours, strict=True):
     np.testing.assert_array_equal(other, one)
   for one, other in zip(metrics, measured, strict=True):
@@ -101,6 +110,31 @@ def test_parameters_and_moments_are_shared_out(mesh):
     dataclasses.replace(again, step=jnp.int32(0).sharding),
   )
   assert all(jax.tree.leaves(same))
+
+
+PAIRS = {
+  # The axis that a pair shares with its kernel is sharded as there.
+  "text/layers/q/lora_a": ((4, 96, 4), (None, "fsdp", None)),
+  "text/layers/q/lora_b": ((4, 4, 96), (None, None, "tensor")),
+  "text/layers/mlp/down/lora_a": ((4, 256, 4), (None, "tensor", None)),
+  "text/layers/mlp/down/lora_b": ((4, 4, 96), (None, None, "fsdp")),
+  "vision/blocks/proj/lora_a": ((2, 64, 4), (None, "tensor", None)),
+  "vision/merger/fc1/lora_a": ((256, 4), ("fsdp", None)),
+  "vision/merger/fc1/lora_b": ((4, 256), (None, "tensor")),
+  "vision/merger/fc2/lora_a": ((256, 4), ("tensor", None)),
+  "vision/merger/fc2/lora_b": ((4, 96), (None, "fsdp")),
+  "text/layers/q/lora_scale": ((4,), ()),
+  # Of 50 columns the axis, 4, is no divisor.
+  "text/layers/k/lora_b": ((4, 4, 50), (None, None, None)),
+}
+
+
+@pytest.mark.parametrize("path", PAIRS)
+def test_pairs_are_sharded_as_their_kernel(path):
+  mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 4})
+  shape, spec = PAIRS[path]
+  found = sharding.Layout(mesh).parameter(path, shape)
+  assert tuple(found.spec) == spec
 
 
 def test_minibatches_hold_the_same_prompts_on_any_mesh():

@@ -207,3 +207,11 @@ def test_a_step_by_hand():
   whole = step(epochs=2)["update"] - bare["update"]
   embed = flops.vision(config, [GRID])["patch_embed"].dense
   assert whole == 2 * (3 * seen - embed)
+
+
+def test_pairs_train_without_their_kernels():
+  """Forward and the gradient of the inputs; of a map, that of both inputs."""
+  parts = {"layers": flops.Work(10, 4), "head": flops.Work(3)}
+  found = flops.training(parts, ("layers",), adapter=True)
+  assert found == 2 * 10 + 3 * 4 + 2 * 3
+  assert flops.training(parts, ("layers",)) == found + 10

@@ -243,21 +243,61 @@ def test_a_teacher_is_planned(taught):
   state = compiler.state
   # The probes have visual tokens; and nothing but an update reads moments.
   unread = state.step, state.optimizer, state.frozen
-  teacher, params, unread, state = (
-    sum(programs._bytes(x).values())
-    for x in (compiler.fixed["teacher"], compiler.params, unread, state)
+  teacher, reference, unread, state = (
+    sum(programs.shard_bytes(x).values())
+    for x in (*map(compiler.fixed.get, ("teacher", "reference")), unread, state)
   )
   eighth = sum(x.size for x in leaves) * 2 / 8
   assert eighth <= teacher < 1.2 * eighth
-  assert found["update"].memory["resident"] == params + teacher
+  assert found["update"].memory["resident"] == reference + teacher
   assert found["probe"].memory["resident"] == teacher + unread
   teach = found["teacher"].memory
   assert teach["arguments"] > teacher
   # The rollout and what the probes found stay, in another layout.
-  kept = teach["resident"] - params - state
+  kept = teach["resident"] - reference - state
   assert kept > found["rollout"].memory["output"] / 2
   assert found["teacher"].total == sum(teach.values()) - 2 * teach["alias"]
   assert found["teacher"].collectives["all-gather"]["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+  "text, wanted",
+  [
+    ("Ran out of memory. Used 20.50G of 15.75G hbm. Exceeded", 20.5 * 2**30),
+    (
+      "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory"
+      " required for HLO temporaries (20.22G) exceeds available HBM (15.75G).",
+      round(20.22 * 2**30) + 7,
+    ),
+    ("INTERNAL: something else", None),
+  ],
+)
+def test_what_is_refused_is_read(text, wanted):
+  assert programs.refused_bytes(text, 7) == wanted
+
+
+def test_memory_of_an_adapter_is_that_of_its_pairs():
+  """Beside it a reference takes none; it would take what trains otherwise."""
+  config = make_config()
+  config.mesh.fsdp = 1
+  compilers = [programs.Compiler(config, jax.devices()[:1])]
+  config.models.policy.lora = {
+    "rank": 4,
+    "alpha": 8,
+    "targets": "text/layers/q",
+  }
+  compilers.append(programs.Compiler(config, jax.devices()[:1]))
+  whole, lora = map(plan._trained, compilers)
+  text = compilers[0].parts.model_config.text
+  layers, width = text.num_hidden_layers, text.hidden_size
+  pairs = layers * 4 * (width + text.num_attention_heads * text.head_dim)
+  assert lora["parameters_trained"] == pairs
+  assert lora["parameters"] == whole["parameters"] + pairs + layers
+  assert lora["others_bytes"] == 0
+  assert whole["others_bytes"] == 4 * whole["parameters_trained"]
+  # Two moments, and the counts of AdamW and its schedule.
+  assert lora["optimizer_bytes"] == 4 * 2 * pairs + 8
+  assert "LoRA of rank 4 on 1 kinds" in plan._trained_line(compilers[1])
 
 
 @pytest.mark.full
@@ -290,7 +330,7 @@ def test_drawing_again_is_planned(taught):
   exchange, rollout = found["exchange"], found["rollout"].memory
   assert exchange.collectives == {} and exchange.flops == 0
   drawn, again, _ = (
-    sum(programs._bytes(x).values()) for x in given["exchange"]
+    sum(programs.shard_bytes(x).values()) for x in given["exchange"]
   )
   # An output has a table of its arrays besides.
   assert 0.999 * rollout["output"] < drawn == again <= rollout["output"]

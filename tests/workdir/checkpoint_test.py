@@ -69,6 +69,37 @@ def test_restores_the_newest_bit_for_bit(tmp_path):
   assert names(tmp_path) == {"2", "3"}
 
 
+def test_frozen_parameters_are_not_saved_again(tmp_path):
+  """A large model's checkpoint has the size of what trains."""
+  state = make_state(2)
+  frozen = {"text/base": jnp.arange(2**16, dtype=jnp.float32) % 7}
+  save(tmp_path, dataclasses.replace(state, frozen=frozen))
+  files = (tmp_path / "checkpoints").rglob("*")
+  assert sum(f.stat().st_size for f in files if f.is_file()) < 2**16
+  like = dataclasses.replace(make_state(0), frozen=frozen)
+  restored, _, _ = restore(tmp_path, like)
+  assert_same(restored, dataclasses.replace(state, frozen=frozen))
+  assert restored.frozen["text/base"] is frozen["text/base"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_goes_on_from_the_model_that_it_began_with(tmp_path, whole):
+  """One bit of it is another one; this is no damage of the checkpoint."""
+  state = make_state(2)
+  save(tmp_path, state)
+  other = {"vision/b": state.frozen["vision/b"].at[1].add(2**-7)}
+  with pytest.raises(
+    UserError, match="other values in 1 of 1, vision/b first; put that model"
+  ) as error:
+    if whole:
+      restore(tmp_path, dataclasses.replace(state, frozen=other))
+    else:
+      opened = checkpoint.Checkpoints(tmp_path, read_only=True)
+      opened.restore_params(state.trainable, other)
+  assert "\n" not in str(error.value)
+  assert names(tmp_path) == {"2"}
+
+
 def names(path):
   return {p.name for p in (path / "checkpoints").iterdir()}
 
@@ -112,10 +143,11 @@ def test_restores_on_another_number_of_devices(tmp_path, count, abstract):
   save(tmp_path, wanted)
   like = placed(make_state(0, 64), count)
   if abstract:
-    like = jax.tree.map(
+    shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       like,
     )
+    like = dataclasses.replace(shapes, frozen=like.frozen)
   state, _, _ = restore(tmp_path, like)
   assert_same(state, wanted)
   assert len(state.trainable["text/a"].sharding.device_set) == count

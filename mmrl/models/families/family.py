@@ -89,3 +89,17 @@ class Family:
   ]
   fit_video: Callable[[int, int, int, int, int, VideoConfig], tuple[int, int]]
   video_spans: Callable[..., list[Span]]
+
+
+def nested(name: str) -> str:
+  """Nests a tensor's name: tower and decoder inside of `model`.
+
+  So Transformers 5 names them for all families.
+  """
+  if name.startswith("visual."):
+    return "model." + name
+  if name.startswith("model.") and not name.startswith(
+    ("model.language_model.", "model.visual.")
+  ):
+    return name.replace("model.", "model.language_model.", 1)
+  return name

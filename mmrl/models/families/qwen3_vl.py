@@ -9,7 +9,7 @@ import numpy as np
 
 from mmrl.models.config import VisionConfig
 from mmrl.models.families import qwen2_vl, sizes
-from mmrl.models.families.family import Family, Grid, Span, VideoConfig
+from mmrl.models.families.family import Family, Grid, Span, VideoConfig, nested
 
 
 def text(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,16 +119,6 @@ def video_spans(
   ]
 
 
-def _nested(names: Mapping[str, str]) -> dict[str, str]:
-  """Nests tensor names as published: tower and decoder inside of `model`."""
-  return {
-    ours: "model." + name
-    if name.startswith("visual.")
-    else name.replace("model.", "model.language_model.", 1)
-    for ours, name in names.items()
-  }
-
-
 FAMILY = Family(
   model_type="qwen3_vl",
   architecture="Qwen3VLForConditionalGeneration",
@@ -139,23 +129,26 @@ FAMILY = Family(
   text_json={"attention_bias": False},
   vision=vision,
   vision_json=vision_json,
-  tensors=_nested(
-    qwen2_vl.DECODER
-    | qwen2_vl.TOWER
-    | {
-      "text/layers/q_norm": "model.layers.{}.self_attn.q_norm",
-      "text/layers/k_norm": "model.layers.{}.self_attn.k_norm",
-      "vision/positions": "visual.pos_embed",
-      "vision/blocks/mlp/fc1": "visual.blocks.{}.mlp.linear_fc1",
-      "vision/blocks/mlp/fc2": "visual.blocks.{}.mlp.linear_fc2",
-      "vision/merger/norm": "visual.merger.norm",
-      "vision/merger/fc1": "visual.merger.linear_fc1",
-      "vision/merger/fc2": "visual.merger.linear_fc2",
-      "vision/deepstack/norm": "visual.deepstack_merger_list.{}.norm",
-      "vision/deepstack/fc1": "visual.deepstack_merger_list.{}.linear_fc1",
-      "vision/deepstack/fc2": "visual.deepstack_merger_list.{}.linear_fc2",
-    }
-  ),
+  tensors={
+    ours: nested(name)
+    for ours, name in (
+      qwen2_vl.DECODER
+      | qwen2_vl.TOWER
+      | {
+        "text/layers/q_norm": "model.layers.{}.self_attn.q_norm",
+        "text/layers/k_norm": "model.layers.{}.self_attn.k_norm",
+        "vision/positions": "visual.pos_embed",
+        "vision/blocks/mlp/fc1": "visual.blocks.{}.mlp.linear_fc1",
+        "vision/blocks/mlp/fc2": "visual.blocks.{}.mlp.linear_fc2",
+        "vision/merger/norm": "visual.merger.norm",
+        "vision/merger/fc1": "visual.merger.linear_fc1",
+        "vision/merger/fc2": "visual.merger.linear_fc2",
+        "vision/deepstack/norm": "visual.deepstack_merger_list.{}.norm",
+        "vision/deepstack/fc1": "visual.deepstack_merger_list.{}.linear_fc1",
+        "vision/deepstack/fc2": "visual.deepstack_merger_list.{}.linear_fc2",
+      }
+    ).items()
+  },
   video=VideoConfig(128 * 32 * 32, 768 * 32 * 32),
   sample_frames=sample_frames,
   fit_video=fit_video,

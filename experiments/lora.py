@@ -1,0 +1,44 @@
+"""GRPO with LoRA: low-rank pairs train, the model stays. arXiv 2106.09685.
+
+  python -m mmrl.train --config experiments/lora.py:runlocal --workdir RUN
+  python -m mmrl.train --config experiments/lora.py:DIR --workdir RUN
+  python -m mmrl.plan --config experiments/lora.py:DIR --topology v5e:4x4
+
+`:runlocal` is the quick start with pairs of rank 16 on every layer of the
+decoder, at three times its learning rate. `:DIR` is Qwen2.5-VL-7B on your
+questions (experiments/jsonl.py), held in bfloat16 on 16 chips of 16 GiB each,
+at a learning rate ten times that of the whole model. It has not been run. The
+reference is the policy without its pairs.
+
+Plan (libtpu, v5e:4x4): parameters take 1.00 GiB a chip, moments 0.08, the
+reference nothing. With 64 prompts of up to 2,048 visual tokens and 8 answers of
+up to 2,048 tokens evaluation takes 11.4 GiB, and the rollout does not fit: its
+temporaries are 20.2 GiB. So there are 32 prompts here.
+"""
+
+from experiments import recipes
+
+
+def get_config(arg: str = "data"):
+  """The config.
+
+  Args:
+    arg: "runlocal", or DIR.
+  """
+  config = recipes.base(arg)
+  config.models.policy.lora = {
+    "rank": 16,
+    "alpha": 32,
+    "targets": "text/layers/.*",
+  }
+  if recipes.is_local(arg):
+    config.schedule.peak_value *= 3
+    return config
+  config.models.policy.param_dtype = "bfloat16"
+  config.mesh = {"data": 1, "fsdp": -1, "tensor": 4}
+  config.frozen = ("vision/.*",)
+  config.rollout.prompts = 32
+  config.train.accumulate = 2
+  config.schedule.value = 1e-5
+  config.evaluation.batch = 32
+  return config
