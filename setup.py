@@ -47,6 +47,8 @@ setuptools.setup(
     "data": ["pyarrow>=18"],
     # And what it reads data sets of the Hugging Face hub with.
     "hub": ["datasets>=3.0", "pyarrow>=18"],
+    # The pages of docs/ as a site: mkdocs build --strict.
+    "docs": ["mkdocs-material>=9.6"],
     # What the rewards math_answer and rouge compute with.
     "math": ["math-verify[antlr4-13-2]>=0.8"],
     "rouge": ["rouge-score>=0.1.2"],

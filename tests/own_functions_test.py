@@ -359,10 +359,10 @@ def test_a_reward_that_raises_names_its_line_and_its_answer(mine):
 
 
 def test_the_example_of_the_docs_runs(monkeypatch):
-  """README.md names it, and it is what a config would name."""
+  """The docs name it, and it is what a config would name."""
   monkeypatch.chdir(EXAMPLE.parents[2])
   name = "docs/examples/mine.py"
-  readme = pathlib.Path("README.md").read_text("utf-8")
+  readme = pathlib.Path("docs/add-a-method.md").read_text("utf-8")
   (block,) = [
     block
     for block in readme.split("```python\n")[1:]

@@ -1,4 +1,4 @@
-"""The README's walks through a new method and a new reward, as it says."""
+"""Docs' walks through a new method and a new reward, as they say."""
 
 import pathlib
 import re
@@ -13,13 +13,13 @@ from experiments import quickstart
 from mmrl import rewards, token_weights
 from mmrl.errors import UserError
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "add-a-method.md"
 
 
 @pytest.fixture
 def blocks(monkeypatch):
   """The section's blocks: module, config and row of one and of the other."""
-  text = README.read_text("utf-8").split("\n## Add a method\n")[1]
+  text = PAGE.read_text("utf-8")
   found = re.findall(r"```python\n(.*?)```", text.split("\n## ")[0], re.DOTALL)
   assert len(found) == 6
   pairs = ((token_weights, "trusted"), (rewards, "looked"))
@@ -67,3 +67,29 @@ def test_they_keep_the_contract(blocks, block):
   mask = mask if one.ndim == 3 else mask.any(-1)
   assert (one[mask] > 0).any() and (one[mask] < 1).any()
   assert (one[~mask] == 0).all()
+
+
+ROOT = PAGE.parents[1]
+
+
+def test_the_readme_is_short():
+  text = (ROOT / "README.md").read_text("utf-8")
+  assert len(text.splitlines()) <= 200
+  assert len(text.split()) <= 1200
+
+
+def test_links_lead_somewhere():
+  pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+  assert len(pages) > 10
+  for page in pages:
+    text = page.read_text("utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+      assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_config_of_experiments_is_named():
+  named = (ROOT / "README.md").read_text("utf-8")
+  named += (ROOT / "docs" / "methods.md").read_text("utf-8")
+  for path in (ROOT / "experiments").glob("*.py"):
+    if "def get_config" in path.read_text("utf-8"):
+      assert f"`{path.stem}" in named, path.stem
