@@ -48,7 +48,7 @@ def centred(rewards, *, factor: float = 1.0):
 def cautious(luck, mask):
   return jnp.where(mask, jnp.exp(luck), 0.0)
 
-def plain(logprobs, advantages, mask):
+def plain(logprobs, advantages, mask, token_weights):
   return jnp.where(mask, -logprobs * advantages[..., None], 0.0)
 
 def remembered(*, start: float = 0.0) -> Stateful:
