@@ -15,9 +15,10 @@ import ml_collections
 
 from mmrl.errors import UserError, nearest
 
-# Tables whose entries have names of one's own.
+# Tables whose entries have names of one's own, or are checked elsewhere.
 TABLES = (
   "models",
+  "models.policy.lora",
   "rewards",
   "probes",
   "token_weights",
