@@ -26,15 +26,13 @@ hallucination in the sense of Object HalBench, by response and by mention;
 `test/recall` is the share of things that are named.
 """
 
-import argparse
 import json
 import pathlib
 
 import numpy as np
 from PIL import Image
 
-from experiments import sft
-from mmrl import data
+from experiments import arguments, sft
 from mmrl.worlds.scenes import scene as scenes
 from mmrl.worlds.scenes.things import SHAPES
 
@@ -91,6 +89,9 @@ def write(
     pairs: whether candidates are written, too.
     seed: of the scenes.
   """
+  # Imported late, so that a mistyped flag is answered at once.
+  from mmrl import data
+
   source = data.sources.Scenes(
     split=split, count=count, kinds=("describe",), seed=seed
   )
@@ -118,12 +119,16 @@ def write(
 
 def main() -> None:
   """Writes the folder."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--output", required=True, type=pathlib.Path)
-  parser.add_argument("--descriptions", type=int, default=8000)
-  parser.add_argument("--pairs", type=int, default=2000)
-  parser.add_argument("--test", type=int, default=500)
-  flags = parser.parse_args()
+  parser = arguments.Parser(__doc__)
+  parser.add_argument(
+    "--output", required=True, type=pathlib.Path, help="folder to write"
+  )
+  parser.add_argument(
+    "--descriptions", type=int, default=8000, help="scenes to learn first"
+  )
+  parser.add_argument("--pairs", type=int, default=2000, help="number of them")
+  parser.add_argument("--test", type=int, default=500, help="held-out scenes")
+  flags = parser.parse()
   folder = flags.output
   folders = [folder / name for name in ("describe", "random")]
   for one in folders:
@@ -171,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

@@ -8,7 +8,6 @@ run, one that is done changes nothing, and one that was stopped goes on from its
 newest checkpoint.
 """
 
-import argparse
 from collections.abc import Mapping
 import importlib.util
 import pathlib
@@ -16,10 +15,10 @@ import sys
 
 import ml_collections
 
+from experiments import arguments
 from mmrl import commands, storage
 from mmrl.errors import UserError
 from mmrl.machines import signals
-from mmrl.train import loop
 
 
 def stages_of(recipe: str) -> dict[str, ml_collections.ConfigDict]:
@@ -58,6 +57,9 @@ def run(
   Raises:
     UserError: naming the stage that failed, or whose model is gone.
   """
+  # Imported late, so that a mistyped flag is answered at once.
+  from mmrl.train import loop
+
   before = None
   for name, config in stages.items():
     path = storage.path(workdir) / name
@@ -81,20 +83,17 @@ def run(
 
 def main() -> None:
   """Runs the stages; a user's mistake is one line and status 2."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser = arguments.Parser(__doc__)
   parser.add_argument("--config", required=True, help="FILE.py or FILE.py:arg")
   parser.add_argument("--workdir", required=True, help="of all stages")
-  flags = parser.parse_args()
+  flags = parser.parse()
   commands.keep_freed_memory()
   try:
     run(stages_of(flags.config), flags.workdir)
-  except UserError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(2)
   except signals.Preempted as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(signals.RESTART)
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

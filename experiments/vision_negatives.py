@@ -17,29 +17,26 @@ as `rejected_images`, the first of equals. Scores are
 The selection is that of AdaViP, arXiv 2504.15619, which takes CLIP.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 import json
 import pathlib
 import sys
 
-from jaxtyping import Bool, Float, Int
 import numpy as np
 from PIL import Image
 
+from experiments import arguments
 from mmrl.errors import UserError
 
 # (path of a picture, question, answer) -> how well they fit.
 Score = Callable[[Sequence[tuple[str, str, str]]], Sequence[float]]
 
 
-def select(
-  scores: Float[np.ndarray, "B N"],
-) -> tuple[Int[np.ndarray, "B"], Bool[np.ndarray, "B"]]:
-  """Returns the candidate of the least score, and whether there is any.
+def select(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the candidate of the least score [B], and whether there is any [B].
 
   Args:
-    scores: inf where there is no candidate.
+    scores: [B, N] of pairs and their candidates; inf where there is none.
   """
   return scores.argmin(axis=1), np.isfinite(scores).any(axis=1)
 
@@ -212,14 +209,18 @@ def chosen(
 
 def main() -> None:
   """Writes the pairs, and says how many have no candidate."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--data", required=True, type=pathlib.Path)
-  parser.add_argument("--output", required=True, type=pathlib.Path)
+  parser = arguments.Parser(__doc__)
+  parser.add_argument(
+    "--data", required=True, type=pathlib.Path, help="candidates"
+  )
+  parser.add_argument(
+    "--output", required=True, type=pathlib.Path, help="file of pairs"
+  )
   one = parser.add_mutually_exclusive_group(required=True)
   one.add_argument("--model", help="directory or hub id")
   one.add_argument("--clip", help="directory")
   one.add_argument("--random", type=int, help="seed")
-  flags = parser.parse_args()
+  flags = parser.parse()
   try:
     if flags.output.parent.resolve() != flags.data.parent.resolve():
       raise UserError(

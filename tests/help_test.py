@@ -19,7 +19,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = [f"mmrl.{name}" for name in list_of_commands.COMMANDS]
 EXPERIMENTS = [
   f"experiments.{name}"
-  for name in ("compare", "experts", "extrapolation", "tiny_model")
+  for name in (
+    *("compare", "experts", "extrapolation", "scene_pairs", "stages"),
+    *("tiny_model", "vision_negatives"),
+  )
 ]
 # Runs a module, and prints which of the slow ones it has imported.
 WATCHED = """

@@ -96,7 +96,7 @@ def test_places_that_are_not_known(monkeypatch):
   with pytest.raises(UserError, match="a local path or gs://.* found s3://a"):
     storage.path("s3://a/b")
   monkeypatch.setattr(storage, "_has_client", lambda: False)
-  with pytest.raises(UserError, match=r"client for gs://a/b.*mmrl\[gcs\]"):
+  with pytest.raises(UserError, match=r"client for gs://a/b.*\.\[gcs\]"):
     storage.path("gs://a/b")
 
 
