@@ -10,13 +10,14 @@ newest checkpoint.
 
 from collections.abc import Mapping
 import importlib.util
+import os
 import pathlib
 import sys
 
 import ml_collections
 
 from experiments import arguments
-from mmrl import commands, storage
+from mmrl import commands
 from mmrl.errors import UserError
 from mmrl.machines import signals
 
@@ -50,7 +51,8 @@ def stages_of(recipe: str) -> dict[str, ml_collections.ConfigDict]:
 
 
 def run(
-  stages: Mapping[str, ml_collections.ConfigDict], workdir: storage.Name
+  stages: Mapping[str, ml_collections.ConfigDict],
+  workdir: str | os.PathLike[str],
 ) -> None:
   """Runs the stages; those that are done say so and change nothing.
 
@@ -58,6 +60,7 @@ def run(
     UserError: naming the stage that failed, or whose model is gone.
   """
   # Imported late, so that a mistyped flag is answered at once.
+  from mmrl import storage
   from mmrl.train import loop
 
   before = None
