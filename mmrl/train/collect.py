@@ -1,4 +1,4 @@
-"""Collection of a rollout batch: answers, rewards, advantages and probes."""
+"""Collection of a rollout batch: questions, answers, rewards and probes."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -10,8 +10,9 @@ import time
 import jax
 import numpy as np
 
-from mmrl import data
+from mmrl import console, data
 from mmrl.advantages.group import informative_groups
+from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.prompts import spans
 from mmrl.rollouts import answers as answers_lib
@@ -24,6 +25,7 @@ from mmrl.types import Batch
 from mmrl.workdir import log as log_lib
 
 
+@console.doing("collecting answers")
 def collect(
   run: Run,
   state: State,
@@ -31,6 +33,7 @@ def collect(
   step: int,
   pool: concurrent.futures.Executor,
   more: Callable[[], data.Samples],
+  show: Callable[[Answers], None] | None = None,
 ) -> tuple[Batch, dict[str, float]]:
   """Collects answers to one batch of questions, graded and probed.
 
@@ -47,6 +50,7 @@ def collect(
     step: number of this rollout batch; seed and step determine the random key.
     pool: executor that waits for the probes while answers are graded.
     more: returns further questions, for groups that are resampled.
+    show: takes the graded answers, to show some of them.
 
   Returns:
     (batch, numbers to log).
@@ -69,6 +73,8 @@ def collect(
   answers = _grade_on_devices(run, state, grade(answers), batch)
   if step == 1:
     answers_lib.print_hints(run.method.rewards, answers, run.processor)
+  if show:
+    show(answers)
   values |= _reward_metrics(run, answers, batch)
   batch, chosen = _choose(run, answers, batch)
   values |= chosen
@@ -107,6 +113,20 @@ def _with_host_fields(run: Run, answers: Answers) -> Answers:
     )
   batch = answers.batch.with_fields(**run.layout.put(fields))
   return dataclasses.replace(answers, batch=batch)
+
+
+def draw(questions, state: State, checkpoints, position) -> data.Samples:
+  """Returns the next questions; on a broken one, saves the run and raises.
+
+  It saves the state and data position of the step's beginning.
+  """
+  try:
+    return next(questions)
+  except UserError:
+    # A no-op if this step is saved already; other processes wouldn't join in.
+    if int(state.step) and jax.process_count() == 1:
+      checkpoints.save(state, position)
+    raise
 
 
 def _probe(run: Run, state: State, batch: Batch) -> tuple[Batch, dict]:

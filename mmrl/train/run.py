@@ -26,7 +26,7 @@ from mmrl.train import walk
 from mmrl.train.parts import Parts, build_parts
 from mmrl.train.state import State
 from mmrl.types import PyTree
-from mmrl.workdir import questions, trackers
+from mmrl.workdir import questions, samples, trackers
 
 # The list of questions that can't be used, in a working directory.
 CHECKED = "check.jsonl"
@@ -152,6 +152,7 @@ def prepare(
     [reward.bound for reward in parts.method.rewards], train_source
   )
   trackers.resolve(config.trackers.to_dict())
+  samples.check(config)
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
   walk.check(parts)
   return Prepared(

@@ -20,7 +20,7 @@ import runs
 from mmrl import commands, evaluate
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.train import __main__, loop
+from mmrl.train import __main__, collect, loop
 from mmrl.train import run as run_lib
 from mmrl.train.state import State
 from mmrl.types import Batch
@@ -321,7 +321,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
   )
   saved = checkpoint.Checkpoints(tmp_path, keep=2)
   with pytest.raises(UserError, match=r"data.jsonl:7"):
-    loop._next(Broken(), state, saved, {"next_index": 3})
+    collect.draw(Broken(), state, saved, {"next_index": 3})
   saved.wait()
   restored, position = saved.restore(state)
   assert int(restored.step) == 3 and position == {"next_index": 3}

@@ -154,7 +154,7 @@ def test_a_store_that_fails_is_told_of_once(tmp_path, monkeypatch, capsys):
   log = make_log(tmp_path, step=0)
   log.close()
   capsys.readouterr()
-  log._file = None  # as in a store
+  log._metrics._file = None  # as in a store
   monkeypatch.setattr(storage, "write_text", fail)
   for step in (1, 2):
     log.write(step, {"a": 1.0})
