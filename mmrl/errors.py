@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
 import sys
-from typing import TextIO
+from typing import Any
 
 
 class UserError(ValueError):
@@ -65,7 +65,7 @@ def say(line: str) -> None:
     print(_printable(line, sys.stdout), flush=True)
 
 
-def _printable(line: str, stream: TextIO) -> str:
+def _printable(line: str, stream: Any) -> str:
   """Escapes what a stream's encoding lacks; a model may write anything."""
   encoding = getattr(stream, "encoding", None) or "utf-8"
   return line.encode(encoding, "backslashreplace").decode(encoding)

@@ -7,7 +7,6 @@ visual tokens, and every position has the index of its visual token.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import logging
 import pathlib
 import re
 import tempfile
@@ -36,13 +35,6 @@ from mmrl.types import Prompt
 _FILES = (".json", ".jinja", ".txt")
 # Private-use characters stand for texts that must not be parsed.
 _MARK = "\ue000{}\ue001"
-
-# Transformers warns when it is imported without PyTorch. Only its tokenizers
-# are used, which need none; whatever else it says is shown. Processes that
-# read pictures import this module first, too.
-logging.getLogger("transformers").addFilter(
-  lambda record: "Models won't be available" not in str(record.msg)
-)
 
 
 @dataclasses.dataclass(frozen=True)
