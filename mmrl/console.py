@@ -107,6 +107,14 @@ class Console:
       finally:
         self._bar = None
 
+  def move(self, bar: tqdm.tqdm, text: str) -> None:
+    """Moves the bar by a step, with a text behind it."""
+    with self._lock:
+      self._said = time.monotonic()
+      bar.set_postfix_str(text, refresh=False)
+      bar.update()
+      bar.refresh()
+
   def silent(self) -> bool:
     """Tells whether the last line is so long ago that one is due."""
     return time.monotonic() - self._said >= SILENCE_SECONDS
@@ -204,12 +212,9 @@ class Steps:
     pace = statistics.median(self._plain or self._others)
     left = span(pace * (self._last - step))
     text = f"{span(pace)} a step, {left} left; {numbers}"
-    with console._lock:
-      self._bar.set_postfix_str(text, refresh=False)
-      self._bar.update()
-      self._bar.refresh()
-    ends = step in (self._first + 1, self._last)
-    if self._bar.disable and (ends or console.silent()):
+    if not self._bar.disable:
+      console.move(self._bar, text)
+    elif step in (self._first + 1, self._last) or console.silent():
       console.say(f"step {step} of {self._last}, {text}")
 
 

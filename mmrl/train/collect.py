@@ -40,8 +40,7 @@ def collect(
   `time/device` sums the seconds from each call of a program to its observed
   end, here and in `learn`; two programs never run at a time. It includes the
   host's part of a call: copying arguments, and in the first steps compiling.
-  It ignores gaps inside a program, and `prepare` and the slicing of
-  minibatches, which take almost no time.
+  It ignores gaps inside a program, `prepare` and the slicing of minibatches.
 
   Args:
     run: the run.
@@ -73,8 +72,6 @@ def collect(
   answers = _grade_on_devices(run, state, grade(answers), batch)
   if step == 1:
     answers_lib.print_hints(run.method.rewards, answers, run.processor)
-  if show:
-    show(answers)
   values |= _reward_metrics(run, answers, batch)
   batch, chosen = _choose(run, answers, batch)
   values |= chosen
@@ -97,6 +94,8 @@ def collect(
   values["time/reward"] = rewarded - sampled
   values["time/probe"] = ended - rewarded
   values["time/device"] = min(probed.result(), ended) - began
+  if show:
+    show(answers)
   return batch, values
 
 

@@ -77,12 +77,11 @@ def train(
       # Locked before anything is written.
       stack.enter_context(lock.hold(path))
       finished.append(claim.check(path, config))
+      stack.enter_context(console.Console())
 
     processes.first_only(first)
     if processes.any_of(any(finished)):
       return _already(path, finished)
-    if not jax.process_index():
-      stack.enter_context(console.Console())
     run = run_lib.build_run(
       config, workdir=path, check_to=path / run_lib.CHECKED if check else None
     )
@@ -96,9 +95,7 @@ def train(
     )
     if jax.process_index():
       return {}
-    with console.phase("writing the model"):
-      model = hub.Model(run.model_config, params, run.processor)
-      hub.save(model, path / "model")
+    _save(run, params, path / "model")
     return summary.write(
       path,
       config,
@@ -110,6 +107,11 @@ def train(
       wall_seconds=time.perf_counter() - began,
       compile_seconds=compilations.seconds,
     )
+
+
+@console.phase("writing the model")
+def _save(run: Run, params: PyTree, path: epath.Path) -> None:
+  hub.save(hub.Model(run.model_config, params, run.processor), path)
 
 
 def _already(path: epath.Path, finished: Sequence[dict | None]) -> dict:

@@ -58,19 +58,25 @@ class Sample:
     return np.asarray(found)
 
   def rewarded(self) -> str:
-    """Formats the rewards in one line."""
+    """Formats the rewards in one line; "" for a run without any."""
     parts = ", ".join(f"{k} {v:.3g}" for k, v in self.rewards.items())
-    return f"{self.total:.3g}" + (f" ({parts})" if parts else "")
+    return f"{self.total:.3g} ({parts})" if parts else ""
 
   def lines(self) -> list[str]:
     """Formats it for a terminal, shortened."""
-    wanted = {"question": self.question, "answer": self.answer}
-    if self.right:
-      wanted["right"] = " or ".join(self.right)
-    shown = {k: _short(v) for k, v in wanted.items()}
-    shown["reward"] = self.rewarded()
     head = f"sample of step {self.step}, {_short(self.name)}"
+    shown = {k: _short(v) for k, v in self.texts().items()}
     return [head, *(f"  {title:8} {text}" for title, text in shown.items())]
+
+  def texts(self) -> dict[str, str]:
+    """Returns what there is to show, by title."""
+    found = {
+      "question": self.question,
+      "answer": self.answer or "(no text)",
+      "right": " or ".join(self.right),
+      "reward": self.rewarded(),
+    }
+    return {title: text for title, text in found.items() if text}
 
 
 def check(config: ml_collections.ConfigDict) -> None:

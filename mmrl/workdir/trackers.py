@@ -114,17 +114,11 @@ class tensorboard:
 
 
 def _markdown(sample: Sample) -> str:
-  """Formats a sample; what the model wrote is shown as it is."""
-  wanted = {
-    f"Question {sample.name}": sample.question,
-    "Answer": sample.answer,
-    "Right": " or ".join(sample.right),
-    "Reward": sample.rewarded(),
-  }
+  """Formats a sample as Markdown."""
+  # Indented, a text is shown as it is.
   return "\n\n".join(
     f"**{title}**\n\n" + textwrap.indent(text, "    ", lambda _: True)
-    for title, text in wanted.items()
-    if text
+    for title, text in {"name": sample.name, **sample.texts()}.items()
   )
 
 
