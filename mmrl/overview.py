@@ -114,7 +114,7 @@ def _listed(sizes: Any) -> str:
   return " or ".join(f"{size:,}" for size in sizes)
 
 
-def short(number: float) -> str:
+def short(number: float | int) -> str:
   """Formats a number in thousands, millions or billions."""
   for unit in ("", "k", "M"):
     if number < 999.5:

@@ -18,6 +18,7 @@ from mmrl.benchmarks import results, runner
 from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError, say
 from mmrl.machines import processes, signals
+from mmrl.report.samples import Sample
 from mmrl.train import collect
 from mmrl.train import run as run_lib
 from mmrl.train.run import Run
@@ -33,7 +34,6 @@ from mmrl.workdir import (
   writing,
 )
 from mmrl.workdir import log as log_lib
-from mmrl.workdir.samples import Sample
 
 
 def train(
@@ -50,8 +50,7 @@ def train(
     config: see `mmrl.config`.
     workdir: directory of all outputs: config.json, metrics.jsonl, tensorboard/,
       checkpoints/, model/, before.json, after.json, summary.json, report.html,
-      questions.json, samples.jsonl if the config has samples, and skipped.jsonl
-      if questions are left out.
+      questions.json, samples.jsonl, and skipped.jsonl if some are left out.
     check: whether all questions are opened and measured first; check.jsonl
       then lists those that can't be used.
 

@@ -11,9 +11,9 @@ import jax
 
 from mmrl import console, storage
 from mmrl.machines import compilation
+from mmrl.report import samples as samples_lib
+from mmrl.report.samples import Sample
 from mmrl.rollouts.answers import Answers
-from mmrl.workdir import samples as samples_lib
-from mmrl.workdir.samples import Sample
 from mmrl.workdir.trackers import Trackers
 from mmrl.workdir.writing import Appended, attempt
 

@@ -17,9 +17,9 @@ from mmrl.errors import UserError, say
 from mmrl.inspection import Finding
 from mmrl.prompts import pictures
 from mmrl.report import curves, page
+from mmrl.report.samples import Sample
 from mmrl.workdir import log as log_lib
 from mmrl.workdir import writing
-from mmrl.workdir.samples import Sample
 
 
 def write(

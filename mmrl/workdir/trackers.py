@@ -26,7 +26,7 @@ from tensorboardX.proto import event_pb2
 
 from mmrl import build, storage
 from mmrl.errors import UserError, not_installed, tell
-from mmrl.workdir.samples import Sample
+from mmrl.report.samples import Sample
 from mmrl.workdir.writing import Appended
 
 # What `config.trackers` may name.

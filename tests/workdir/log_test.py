@@ -14,8 +14,9 @@ from tensorboardX.proto import event_pb2
 
 from mmrl import storage
 from mmrl.errors import UserError
+from mmrl.report import samples
 from mmrl.workdir import log as log_lib
-from mmrl.workdir import samples, trackers, writing
+from mmrl.workdir import trackers, writing
 
 
 def events(workdir):
