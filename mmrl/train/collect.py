@@ -38,8 +38,7 @@ def collect(
   """Collects answers to one batch of questions, graded and probed.
 
   `time/device` sums the seconds from each call of a program to its observed
-  end, here and in `learn`; two programs never run at a time. It includes the
-  host's part of a call: copying arguments, and in the first steps compiling.
+  end, here and in `learn`, with copying and compiling; two never run at a time.
   It ignores gaps inside a program, `prepare` and the slicing of minibatches.
 
   Args:
