@@ -193,6 +193,12 @@ def get_config() -> ml_collections.ConfigDict:
       # Where the logged numbers go besides metrics.jsonl: specs of
       # `mmrl.workdir.trackers`.
       "trackers": {"tensorboard": {"name": "tensorboard"}},
+      # Sample completions: printed, and in samples.jsonl, TensorBoard and the
+      # report.
+      "samples": {
+        "every": 10,  # steps between them, after the first; 0 for none
+        "count": 2,  # questions of a batch whose first answer is shown
+      },
       # Measurement of each term's share of the gradient.
       "shares": {
         "every": 1,  # steps between measurements; 0 for never

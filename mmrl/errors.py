@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
 import sys
+from typing import Any
 
 
 class UserError(ValueError):
@@ -54,10 +55,17 @@ def tell(line: str) -> None:
   What is told on a full disk often goes to a file on it.
   """
   with contextlib.suppress(OSError):
-    print(line, file=sys.stderr, flush=True)
+    print(_printable(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:
   """Prints a line on stdout, where a full disk doesn't stop a run either."""
   with contextlib.suppress(OSError):
-    print(line)
+    # Whoever follows the file of a run sees a line when it is said.
+    print(_printable(line, sys.stdout), flush=True)
+
+
+def _printable(line: str, stream: Any) -> str:
+  """Escapes what a stream's encoding lacks; a model may write anything."""
+  encoding = getattr(stream, "encoding", None) or "utf-8"
+  return line.encode(encoding, "backslashreplace").decode(encoding)

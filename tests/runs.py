@@ -226,13 +226,13 @@ def parameters(workdir) -> dict[str, np.ndarray]:
 
 
 def assert_same(workdir, other):
-  """Parameters, metrics and evaluations, bit by bit."""
+  """Parameters, metrics, evaluations and samples, bit by bit."""
   ours, theirs = parameters(workdir), parameters(other)
   assert ours.keys() == theirs.keys()
   for name, tensor in ours.items():
     np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
   np.testing.assert_equal(rows(workdir), rows(other))
-  for name in ("before.json", "after.json"):
+  for name in ("before.json", "after.json", "samples.jsonl"):
     assert (workdir / name).read_text() == (other / name).read_text(), name
 
 

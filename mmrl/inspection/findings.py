@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from mmrl import console
 from mmrl.data import pipeline
 from mmrl.errors import UserError
 from mmrl.prompts import packing
@@ -100,12 +101,12 @@ def inspect(
   found = pipeline.each(
     chosen, look, threads=os.cpu_count() or 1, workers=workers
   )
+  bar = tqdm.tqdm(
+    found, desc=title, total=len(chosen), unit="question", disable=None
+  )
   try:
-    return list(
-      tqdm.tqdm(
-        found, desc=title, total=len(chosen), unit="question", disable=None
-      )
-    )
+    with console.phase(f"inspecting {title or 'questions'}"):
+      return list(bar)
   finally:
     found.close()
 

@@ -1,5 +1,6 @@
-"""Compiled programs, kept from one run to the next."""
+"""Compiled programs: what JAX says of them, and keeping them for later runs."""
 
+from collections.abc import Mapping
 import hashlib
 import os
 import pathlib
@@ -13,6 +14,16 @@ from jaxlib import version
 # Bytes above which the programs that were used longest ago are deleted.
 _MOST_BYTES = 4 * 2**30
 _CPU = pathlib.Path("/proc/cpuinfo")
+# What JAX reports once a program is compiled, or read from where it was kept.
+EVENT = "/jax/core/compile/backend_compile_duration"
+# Least seconds of a program's compilation that are shown by its name.
+SHOWN_SECONDS = 1.0
+
+
+def name_of(about: Mapping[str, Any]) -> str:
+  """Returns the name of the program that one of JAX's events is about."""
+  name = str(about.get("fun_name", "others"))
+  return name.removeprefix("jit(").removesuffix(")").strip("<>")
 
 
 def keep_programs(folder: str) -> None:

@@ -118,6 +118,29 @@ class Example:
   after: Answer
 
 
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """One answer that the model has learned from.
+
+  Attributes:
+    step: in which it was sampled.
+    picture: the question's first, of any size; None if there is none.
+    question: the question.
+    gold: the right answer; empty if the data have none.
+    text: the whole answer.
+    scores: rewards by name; from 1 on they are good, up to 0 bad.
+    total: their weighted sum.
+  """
+
+  step: int
+  picture: UInt8[np.ndarray, "height width 3"] | None
+  question: str
+  gold: str
+  text: str
+  scores: Mapping[str, float]
+  total: float
+
+
 def overlay(
   picture: UInt8[np.ndarray, "height width 3"],
   heat: Float[np.ndarray, "rows columns"],
@@ -180,6 +203,7 @@ def write(
   tables: Sequence[Table],
   groups: Sequence[curves.Group],
   examples: Mapping[str, Sequence[Example]],
+  samples: Sequence[Completion] = (),
   config: str,
 ) -> None:
   """Writes the report as one HTML file that needs no other file.
@@ -192,6 +216,7 @@ def write(
     tables: numbers of each benchmark.
     groups: curves; all groups with a name are collapsed.
     examples: questions by the name of their benchmark, in the order given.
+    samples: answers from training, in the order given.
     config: the run's settings, shown as they are.
 
   Raises:
@@ -216,6 +241,7 @@ def write(
     draw=curves.draw,
     frame=curves.FRAME,
     examples=examples,
+    samples=samples,
     colours=_COLOURS,
     config=config,
   )

@@ -1,4 +1,4 @@
-"""Collection of a rollout batch: answers, rewards, advantages and probes."""
+"""Collection of a rollout batch: questions, answers, rewards and probes."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -10,8 +10,9 @@ import time
 import jax
 import numpy as np
 
-from mmrl import data
+from mmrl import console, data
 from mmrl.advantages.group import informative_groups
+from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.prompts import spans
 from mmrl.rollouts import answers as answers_lib
@@ -24,6 +25,7 @@ from mmrl.types import Batch
 from mmrl.workdir import log as log_lib
 
 
+@console.doing("collecting answers")
 def collect(
   run: Run,
   state: State,
@@ -31,14 +33,13 @@ def collect(
   step: int,
   pool: concurrent.futures.Executor,
   more: Callable[[], data.Samples],
+  show: Callable[[Answers], None] | None = None,
 ) -> tuple[Batch, dict[str, float]]:
   """Collects answers to one batch of questions, graded and probed.
 
   `time/device` sums the seconds from each call of a program to its observed
-  end, here and in `learn`; two programs never run at a time. It includes the
-  host's part of a call: copying arguments, and in the first steps compiling.
-  It ignores gaps inside a program, and `prepare` and the slicing of
-  minibatches, which take almost no time.
+  end, here and in `learn`, with copying and compiling; two never run at a time.
+  It ignores gaps inside a program, `prepare` and the slicing of minibatches.
 
   Args:
     run: the run.
@@ -47,6 +48,7 @@ def collect(
     step: number of this rollout batch; seed and step determine the random key.
     pool: executor that waits for the probes while answers are graded.
     more: returns further questions, for groups that are resampled.
+    show: takes the graded answers, to show some of them.
 
   Returns:
     (batch, numbers to log).
@@ -91,6 +93,8 @@ def collect(
   values["time/reward"] = rewarded - sampled
   values["time/probe"] = ended - rewarded
   values["time/device"] = min(probed.result(), ended) - began
+  if show:
+    show(answers)
   return batch, values
 
 
@@ -107,6 +111,20 @@ def _with_host_fields(run: Run, answers: Answers) -> Answers:
     )
   batch = answers.batch.with_fields(**run.layout.put(fields))
   return dataclasses.replace(answers, batch=batch)
+
+
+def draw(questions, state: State, checkpoints, position) -> data.Samples:
+  """Returns the next questions; on a broken one, saves the run and raises.
+
+  It saves the state and data position of the step's beginning.
+  """
+  try:
+    return next(questions)
+  except UserError:
+    # A no-op if this step is saved already; other processes wouldn't join in.
+    if int(state.step) and jax.process_count() == 1:
+      checkpoints.save(state, position)
+    raise
 
 
 def _probe(run: Run, state: State, batch: Batch) -> tuple[Batch, dict]:

@@ -12,13 +12,13 @@ from etils import epath
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 
-from mmrl import data, hub, storage
+from mmrl import console, data, hub, overview, storage
 from mmrl.benchmarks import results, runner
 from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError, say
 from mmrl.machines import processes, signals
+from mmrl.report.samples import Sample
 from mmrl.train import collect
 from mmrl.train import run as run_lib
 from mmrl.train.run import Run
@@ -50,7 +50,7 @@ def train(
     config: see `mmrl.config`.
     workdir: directory of all outputs: config.json, metrics.jsonl, tensorboard/,
       checkpoints/, model/, before.json, after.json, summary.json, report.html,
-      questions.json, and skipped.jsonl if questions are left out.
+      questions.json, samples.jsonl, and skipped.jsonl if some are left out.
     check: whether all questions are opened and measured first; check.jsonl
       then lists those that can't be used.
 
@@ -76,6 +76,7 @@ def train(
       # Locked before anything is written.
       stack.enter_context(lock.hold(path))
       finished.append(claim.check(path, config))
+      stack.enter_context(console.Console())
 
     processes.first_only(first)
     if processes.any_of(any(finished)):
@@ -83,24 +84,33 @@ def train(
     run = run_lib.build_run(
       config, workdir=path, check_to=path / run_lib.CHECKED if check else None
     )
+    overview.say(run, path)
     processes.first_only(lambda: claim.claim(path, config))
     processes.first_only(lambda: run.record.write(path))
     # Kept as a reference only where something reads them.
     state, run = run.initial_state(), dataclasses.replace(run, params=None)
-    before, params, after = _train(run, state, path, compilations, termination)
+    before, params, after, shown = _train(
+      run, state, path, compilations, termination
+    )
     if jax.process_index():
       return {}
-    hub.save(hub.Model(run.model_config, params, run.processor), path / "model")
+    _save(run, params, path / "model")
     return summary.write(
       path,
       config,
       run.benchmarks,
       before,
       after,
+      samples=shown,
       skipped=run.record.skipped,
       wall_seconds=time.perf_counter() - began,
       compile_seconds=compilations.seconds,
     )
+
+
+@console.phase("writing the model")
+def _save(run: Run, params: PyTree, path: epath.Path) -> None:
+  hub.save(hub.Model(run.model_config, params, run.processor), path)
 
 
 def _already(path: epath.Path, finished: Sequence[dict | None]) -> dict:
@@ -121,8 +131,12 @@ def _train(
   path: epath.Path,
   compilations: log_lib.Compilations,
   termination: signals.Termination,
-) -> tuple[Results, PyTree, Results]:
-  """Trains between two evaluations; returns (before, parameters, after)."""
+) -> tuple[Results, PyTree, Results, Sequence[Sample]]:
+  """Trains between two evaluations.
+
+  Returns:
+    (results before, parameters, results after, last sample completions).
+  """
   checkpoints = checkpoint.Checkpoints(
     path,
     keep=run.config.checkpoint.keep,
@@ -132,7 +146,8 @@ def _train(
   if checkpoints.latest is not None:
     # Read, unless somebody removed it: of the parameters of step 0.
     _evaluation(run, state.params, path / "before.json")
-    state, position = checkpoints.restore(state)
+    with console.phase("reading the checkpoint"):
+      state, position = checkpoints.restore(state)
     questions.set_state(position)
     state = run.at_step(state, int(state.step))
     say(f"resuming {path} after step {int(state.step)}")
@@ -161,7 +176,8 @@ def _train(
     checkpoints.close()
     questions.close()
   after = _evaluation(run, state.params, path / "after.json")
-  return before, processes.whole(state.params), after
+  shown = log.samples if log else ()
+  return before, processes.whole(state.params), after, shown
 
 
 def _open_log(run: Run, path: epath.Path, step: int) -> log_lib.Log:
@@ -217,7 +233,8 @@ def _evaluation(run: Run, params, path: epath.Path) -> dict[str, Result]:
   """Evaluates parameters, or reads the results of the run's earlier start."""
   if processes.mean({"exists": float(path.exists())})["exists"] == 1:
     return results.load(path)
-  found = evaluate_model(run, params)
+  with console.phase(f"evaluating {path.stem} training"):
+    found = evaluate_model(run, params)
   if jax.process_index() == 0:
     writing.attempt(lambda: results.save(found, path))
   return found
@@ -242,7 +259,8 @@ def _evaluated(
   if not every or step % every:
     return {}
   began = time.perf_counter()
-  found = results.flat(evaluate_model(run, state.params))
+  with console.phase(f"evaluating after step {step}"):
+    found = results.flat(evaluate_model(run, state.params))
   return found | {"time/evaluation": time.perf_counter() - began}
 
 
@@ -267,14 +285,14 @@ def _steps(
   saved = first
   with (
     concurrent.futures.ThreadPoolExecutor() as pool,
-    tqdm.tqdm(total=last, initial=first, unit="step", disable=None) as bar,
+    console.steps(first, last) as progress,
   ):
     ended = time.perf_counter()
     for step in range(first + 1, last + 1):
       termination.in_step = True
       began, asked = ended, time.perf_counter()
       position = questions.get_state()
-      samples = _next(questions, state, checkpoints, position)
+      samples = collect.draw(questions, state, checkpoints, position)
       waited = time.perf_counter() - asked
       batch, values = collect.collect(
         run,
@@ -282,7 +300,10 @@ def _steps(
         samples,
         step,
         pool,
-        functools.partial(_next, questions, state, checkpoints, position),
+        functools.partial(
+          collect.draw, questions, state, checkpoints, position
+        ),
+        functools.partial(log.show, run, step) if log else None,
       )
       state, values = learn(run, state, batch, values, step, saved)
       state = run.at_step(state, step)
@@ -297,12 +318,13 @@ def _steps(
       stop = processes.any_of(termination.asked > 0)
       if log:
         log.write(step, values)
-      bar.set_postfix_str(_postfix(run, values))
-      bar.update()
+      if progress:
+        progress.end(step, ended - began, overview.numbers(run, values))
       if stop or step % config.checkpoint.every == 0 or step == last:
-        if log:
-          log.flush()
-        checkpoints.save(state, questions.get_state())
+        with console.doing("saving a checkpoint"):
+          if log:
+            log.flush()
+          checkpoints.save(state, questions.get_state())
         saved = step
       if stop:
         termination.leave(step)
@@ -312,32 +334,7 @@ def _steps(
   return state
 
 
-def _postfix(run: Run, values: Mapping[str, float]) -> str:
-  """Formats rewards and attention on the region for the progress bar."""
-  shown = {"reward": "reward/total"}
-  shown |= {one.name: f"reward/{one.name}" for one in run.method.rewards}
-  shown["on object"] = "attention/region"
-  return " ".join(
-    f"{title} {values[name]:.2f}"
-    for title, name in shown.items()
-    if name in values
-  )
-
-
-def _next(questions, state: State, checkpoints, position) -> data.Samples:
-  """Returns the next questions; on a broken one, saves the run and raises.
-
-  It saves the state and data position of the step's beginning.
-  """
-  try:
-    return next(questions)
-  except UserError:
-    # A no-op if this step is saved already; other processes wouldn't join in.
-    if int(state.step) and jax.process_count() == 1:
-      checkpoints.save(state, position)
-    raise
-
-
+@console.doing("updating the parameters")
 def learn(
   run: Run,
   state: State,

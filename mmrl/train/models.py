@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import ml_collections
 
-from mmrl import build, errors, hub
+from mmrl import build, console, errors, hub
 from mmrl.errors import UserError
 from mmrl.hub import adapters, alike, config_json, directory, weights
 from mmrl.machines import sharding
@@ -183,6 +183,7 @@ def check_heads(where: str, model: ModelConfig, layout: Layout) -> None:
       )
 
 
+@console.doing("reading weights of other models")
 def load_fixed(
   models: Mapping[str, Model], policy: hub.Model, beginning: Beginning
 ) -> dict[str, PyTree]:
@@ -259,6 +260,7 @@ def load_processor(config: ml_collections.ConfigDict) -> Processor:
   return dataclasses.replace(processor, config=compute_as(config, architecture))
 
 
+@console.phase("reading weights")
 def add_weights(
   config: ml_collections.ConfigDict,
   processor: Processor,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import sys
 from typing import Any
 
 import jax
@@ -14,12 +13,13 @@ from mmrl import data, inspection, storage
 from mmrl.benchmarks import runner
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
-from mmrl.errors import UserError
+from mmrl.errors import UserError, say, tell
 from mmrl.hub import config_json, directory
 from mmrl.inspection import Finding, Remaining, buckets
 from mmrl.machines import compilation, processes, sharding
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
+from mmrl.report import samples
 from mmrl.rollouts import answers
 from mmrl.train import models as models_lib
 from mmrl.train import walk
@@ -152,6 +152,7 @@ def prepare(
     [reward.bound for reward in parts.method.rewards], train_source
   )
   trackers.resolve(config.trackers.to_dict())
+  samples.check(config)
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
   walk.check(parts)
   return Prepared(
@@ -202,7 +203,7 @@ def check(prepared: Prepared, output: storage.Name) -> list[Finding]:
   }
   if jax.process_index() == 0:
     for field, found in every.items():
-      print(f"{field}: " + "\n".join(inspection.describe(found, *sizes)))
+      say(f"{field}: " + "\n".join(inspection.describe(found, *sizes)))
   wrong, refused = [], []
   for found in every.values():
     faults = [one for one in found if one.fault]
@@ -329,10 +330,9 @@ def _recall(
       )
   if first and record.skipped:
     counts = inspection.counts(record.skipped)
-    print(
+    tell(
       f"left out {len(record.skipped)} of {len(prepared.train_source)} training"
-      f" questions ({counts}), which {questions.SKIPPED} lists",
-      file=sys.stderr,
+      f" questions ({counts}), which {questions.SKIPPED} lists"
     )
   return record
 
@@ -362,7 +362,7 @@ def _sizes(prepared: Prepared, found: Sequence[Finding]) -> buckets.Buckets:
     one=prepared.source.one_size or jax.process_count() > 1,
   )
   if jax.process_index() == 0:
-    print(
+    say(
       f"padded to {_listed(chosen.lengths)} tokens and"
       f" {_listed(chosen.patches)} patches, which adds"
       f" {chosen.padding:.0%} to {len(every)} questions"

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmrl import console
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.rollouts.source import Call, Calls, trace
@@ -75,6 +76,7 @@ def _host_fields(parts: Parts, batch: Batch) -> dict[str, Any]:
   return {name: x for name, x in known.items() if name in parts.method.fields}
 
 
+@console.phase("tracing a step, which checks its shapes")
 def check(parts: Parts) -> None:
   """Traces a step of a run whose prompts have the smallest sizes.
 

@@ -39,10 +39,10 @@ def everywhere(leaves: Iterable[Any]) -> Sharding | None:
 
 @functools.cache
 def _program(out: Sharding | None) -> Callable:
-  def program(leaves: dict[str, Array]):
+  def checksums(leaves: dict[str, Array]):
     return jnp.stack([_checksum(leaves[name]) for name in sorted(leaves)])
 
-  return jax.jit(program, out_shardings=out)
+  return jax.jit(checksums, out_shardings=out)
 
 
 def _checksum(array: Array) -> UInt32[Array, "2"]:

@@ -28,6 +28,7 @@ MAY_CHANGE = {
   "evaluation.every": "measures only",
   "evaluation.batch": "measures only, question by question",
   "trackers*": "are told what is measured",
+  "samples*": "are shown only",
   "compilation_cache": "programs are the same wherever they are kept",
   "data.threads": "questions are read in the same order",
 }

@@ -1,20 +1,27 @@
-"""Logging of a run's metrics: metrics.jsonl and trackers."""
+"""Logging of a run: metrics.jsonl, samples.jsonl and trackers."""
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Mapping, Sequence
 import json
 import time
 from typing import Any
 
+from etils import epath
 import jax
 
-from mmrl import storage
+from mmrl import console, storage
+from mmrl.machines import compilation
+from mmrl.report import samples as samples_lib
+from mmrl.report.samples import Sample
+from mmrl.rollouts.answers import Answers
 from mmrl.workdir.trackers import Trackers
 from mmrl.workdir.writing import Appended, attempt
 
-# Least seconds between two writes of metrics.jsonl to a store.
+METRICS = "metrics.jsonl"
+# Sample completions that a report shows.
+_SHOWN = 6
+# Least seconds between two writes of a file to a store.
 _SECONDS = 30.0
-# Least seconds of a program's compilation that are logged by its name.
-_SHOWN_SECONDS = 1.0
 
 
 class Compilations:
@@ -29,11 +36,10 @@ class Compilations:
     jax.monitoring.register_event_duration_secs_listener(self._listen)
 
   def _listen(self, event: str, duration_secs: float, **about) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
+    if event == compilation.EVENT:
       self.count += 1
       self.seconds += duration_secs
-      name = str(about.get("fun_name", "others"))
-      name = name.removeprefix("jit(").removesuffix(")").strip("<>")
+      name = compilation.name_of(about)
       self._latest[name] = self._latest.get(name, 0.0) + duration_secs
 
   def latest(self) -> dict[str, float]:
@@ -42,18 +48,22 @@ class Compilations:
     Those of less than a second are one number, `others`.
     """
     found, self._latest = self._latest, {}
-    shown = {k: v for k, v in found.items() if v >= _SHOWN_SECONDS}
+    least = compilation.SHOWN_SECONDS
+    shown = {k: v for k, v in found.items() if v >= least}
     others = sum(found.values()) - sum(shown.values())
     shown |= {"others": others} if others else {}
     return {f"time/compile/{name}": spent for name, spent in shown.items()}
 
 
 class Log:
-  """Writes metrics.jsonl to a working directory, and to a run's trackers.
+  """Writes metrics.jsonl and samples.jsonl of a run, and tells its trackers.
 
-  A store can't append. There metrics.jsonl is rewritten, at most every
-  `_SECONDS` and by `flush`. Only a run's first process writes. What can't be
-  written stops nothing: see `writing`.
+  Only a run's first process writes. What can't be written stops nothing: see
+  `writing`.
+
+  Attributes:
+    samples: the last sample completions; those of an earlier start of the run
+      are without their pictures.
   """
 
   def __init__(
@@ -69,11 +79,76 @@ class Log:
     it saved a checkpoint of them.
     """
     workdir = storage.path(workdir)
-    self._path = workdir / "metrics.jsonl"
+    self._trackers = trackers
+    self._metrics = _Lines(workdir, METRICS, step)
+    # Not there unless there is something in it.
+    self._samples: _Lines | None = None
+    self._open_samples = lambda: _Lines(workdir, samples_lib.FILE, step)
+    if (workdir / samples_lib.FILE).exists():
+      self._samples = self._open_samples()
+    kept = [x for x in read(workdir, samples_lib.FILE) if x["step"] <= step]
+    self.samples = collections.deque(samples_lib.parse(kept), maxlen=_SHOWN)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the metrics of a step."""
+    if self._trackers:
+      self._trackers.write(step, values)
+    self._metrics.write({"step": step, **values})
+
+  def show(self, run: Any, step: int, answers: Answers) -> None:
+    """Prints and writes sample completions of a step, if it has some.
+
+    Args:
+      run: a `train.run.Run`.
+      step: that the answers are of.
+      answers: graded.
+    """
+    if not samples_lib.due(run.config, step):
+      return
+    count, rewards = run.config.samples.count, run.method.rewards
+    found = samples_lib.choose(step, count, answers, rewards, run.processor)
+    for line in (line for sample in found for line in sample.lines()):
+      console.say(line)
+    self.write_samples(step, found)
+
+  def write_samples(self, step: int, found: Sequence[Sample]) -> None:
+    """Writes the sample completions of a step."""
+    if self._trackers:
+      self._trackers.show(step, found)
+    if self._samples is None:
+      self._samples = self._open_samples()
+    self.samples.extend(found)
+    for sample in found:
+      self._samples.write(sample.row())
+
+  def flush(self) -> None:
+    """Writes all pending lines, so that a killed run loses none."""
+    self._metrics.flush()
+    if self._samples is not None:
+      self._samples.flush()
+
+  def close(self) -> None:
+    """Closes the files and the trackers."""
+    self._metrics.close()
+    if self._samples is not None:
+      self._samples.close()
+    if self._trackers:
+      self._trackers.close()
+
+
+class _Lines:
+  """A file of JSON lines, each with its "step".
+
+  A store can't append. There the file is rewritten, at most every `_SECONDS`
+  and by `flush`.
+  """
+
+  def __init__(self, workdir: epath.Path, name: str, step: int):
+    """Opens the file without lines of later steps."""
+    self._path = workdir / name
     self._file: Appended | None = None
     self._failing = False
-    self._trackers = trackers
-    kept = [row for row in read(workdir) if row["step"] <= step]
+    kept = [row for row in read(workdir, name) if row["step"] <= step]
     self._lines = [json.dumps(row) + "\n" for row in kept]
     self._written = -_SECONDS
     if jax.process_index():
@@ -83,11 +158,9 @@ class Log:
     else:
       self._file = Appended(self._path, "".join(self._lines).encode())
 
-  def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the metrics of a step."""
-    if self._trackers:
-      self._trackers.write(step, values)
-    line = json.dumps({"step": step, **values}) + "\n"
+  def write(self, row: Mapping[str, Any]) -> None:
+    """Adds a line."""
+    line = json.dumps(row) + "\n"
     if self._file is not None:
       self._file.write(line.encode())
       return
@@ -104,23 +177,21 @@ class Log:
     self._written = time.monotonic()
 
   def flush(self) -> None:
-    """Writes all pending lines, so that a killed run loses none."""
+    """Writes all pending lines."""
     if self._file is None:
       self._write()
 
   def close(self) -> None:
-    """Closes metrics.jsonl and the trackers."""
+    """Closes the file, with all lines in it."""
     self.flush()
     if self._file is not None:
       self._file.close()
-    if self._trackers:
-      self._trackers.close()
 
 
-def read(workdir: storage.Name) -> list[dict[str, Any]]:
-  """Reads the rows of a run's metrics.jsonl, up to a truncated line."""
+def read(workdir: storage.Name, name: str = METRICS) -> list[dict[str, Any]]:
+  """Reads the rows of a run's file of lines, up to a truncated line."""
   try:
-    text = storage.read_text(storage.path(workdir) / "metrics.jsonl")
+    text = storage.read_text(storage.path(workdir) / name)
   except FileNotFoundError:
     return []
   rows = []

@@ -108,7 +108,7 @@ def _program(out: Sharding | None) -> Callable:
     largest = jnp.where(odd, 0, jnp.abs(leaf)).max().astype(jnp.float32)
     return jnp.where(odd.any(), jnp.nan, largest)
 
-  def program(leaves: dict[str, Array]):
+  def soundness(leaves: dict[str, Array]):
     return jnp.stack([size(leaves[name]) for name in sorted(leaves)])
 
-  return jax.jit(program, out_shardings=out)
+  return jax.jit(soundness, out_shardings=out)

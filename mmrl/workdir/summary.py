@@ -1,6 +1,7 @@
 """Summary of a finished run: summary.json and report.html."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -12,10 +13,11 @@ from mmrl import inspection, json_files, storage
 from mmrl.benchmarks import results
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
-from mmrl.errors import say
+from mmrl.errors import UserError, say
 from mmrl.inspection import Finding
 from mmrl.prompts import pictures
 from mmrl.report import curves, page
+from mmrl.report.samples import Sample
 from mmrl.workdir import log as log_lib
 from mmrl.workdir import writing
 
@@ -27,6 +29,7 @@ def write(
   before: Results,
   after: Results,
   *,
+  samples: Sequence[Sample] = (),
   skipped: Sequence[Finding],
   wall_seconds: float,
   compile_seconds: float,
@@ -41,6 +44,7 @@ def write(
     config: of the run.
     benchmarks: of the run.
     before, after: their results.
+    samples: sample completions of the last steps that have some.
     skipped: training questions that were left out.
     wall_seconds: of this start of the run.
     compile_seconds: XLA's part of them.
@@ -74,7 +78,7 @@ def write(
   for action in (
     lambda: storage.write_text(workdir / "summary.json", text),
     lambda: _write_report(
-      workdir, config, benchmarks, before, after, wall_seconds
+      workdir, config, benchmarks, before, after, samples, wall_seconds
     ),
   ):
     if not writing.attempt(action):
@@ -90,7 +94,7 @@ def _raw(numbers: Mapping[str, Any]) -> dict[str, dict]:
 
 
 def _write_report(
-  workdir, config, benchmarks, before, after, wall_seconds
+  workdir, config, benchmarks, before, after, samples, wall_seconds
 ) -> None:
   terms = ", ".join(
     f"{name} ({spec['weight']:g})"
@@ -117,6 +121,7 @@ def _write_report(
       ]
       for name in after
     },
+    samples=[_completion(sample) for sample in samples],
     config=json.dumps(config.to_dict(), indent=2),
   )
 
@@ -161,6 +166,22 @@ def _rows(workdir, config, before: Results, after: Results) -> list[dict]:
   if last.keys() & rows[-1].keys():
     del ends[1]
   return [*ends[:1], *rows, *ends[1:]]
+
+
+def _completion(sample: Sample) -> page.Completion:
+  picture = None
+  # A file may be gone by now; the report does without it.
+  with contextlib.suppress(UserError):
+    picture = sample.picture()
+  return page.Completion(
+    step=sample.step,
+    picture=picture,
+    question=sample.question,
+    gold=" or ".join(sample.right),
+    text=sample.answer,
+    scores=sample.rewards,
+    total=sample.total,
+  )
 
 
 def _example(example, before, after) -> page.Example:

@@ -2,12 +2,12 @@
 
 `config.trackers` is a table of specs of this module, or of one's own files. A
 tracker is a class: it is made with the `Run`, and with the options of its spec
-by keyword; `write` takes the numbers of a step, and `close` ends it. Only a
-run's first process has any. One that fails is left out from then on, with one
-line: it never stops a run.
+by keyword; `write` takes the numbers of a step, and `close` ends it; one that
+has `show` takes sample completions, too. Only a run's first process has any.
+One that fails is left out from then on, with one line: it never stops a run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib
@@ -15,6 +15,7 @@ import secrets
 import socket
 import struct
 import sys
+import textwrap
 import time
 from typing import Any, Literal, Protocol
 
@@ -25,6 +26,7 @@ from tensorboardX.proto import event_pb2
 
 from mmrl import build, storage
 from mmrl.errors import UserError, not_installed, tell
+from mmrl.report.samples import Sample
 from mmrl.workdir.writing import Appended
 
 # What `config.trackers` may name.
@@ -94,8 +96,30 @@ class tensorboard:
       event.summary.value.extend(board_summary.scalar(name, value).value)
     self._file.write(_record(event))
 
+  def show(self, step: int, samples: Sequence[Sample]) -> None:
+    """Writes answers as texts and pictures, in the order of their questions."""
+    event = event_pb2.Event(wall_time=time.time(), step=step)
+    for number, sample in enumerate(samples, 1):
+      tag = f"samples/{number}"
+      found = [board_summary.text(tag, _markdown(sample))]
+      picture = sample.picture()
+      if picture is not None:
+        found.append(board_summary.image(tag, picture, dataformats="HWC"))
+      for one in found:
+        event.summary.value.extend(one.value)
+    self._file.write(_record(event))
+
   def close(self) -> None:
     self._file.close()
+
+
+def _markdown(sample: Sample) -> str:
+  """Formats a sample as Markdown."""
+  # Indented, a text is shown as it is.
+  return "\n\n".join(
+    f"**{title}**\n\n" + textwrap.indent(text, "    ", lambda _: True)
+    for title, text in {"name": sample.name, **sample.texts()}.items()
+  )
 
 
 def _next_file(folder: epath.Path) -> epath.Path:
@@ -272,6 +296,13 @@ class Trackers:
     for name, tracker in [*self._open.items()]:
       with self._reported(name):
         tracker.write(step, values)
+
+  def show(self, step: int, samples: Sequence[Sample]) -> None:
+    """Gives those that take any the sample completions of a step."""
+    for name, tracker in [*self._open.items()]:
+      if hasattr(tracker, "show"):
+        with self._reported(name):
+          tracker.show(step, samples)
 
   def close(self) -> None:
     """Ends all of them."""

@@ -79,6 +79,28 @@ def test_page_shows_what_it_was_given(tmp_path):
     assert word not in page
 
 
+def test_samples_from_training(tmp_path):
+  """With a picture or without, and without a right answer or rewards."""
+  one = page_lib.Completion(
+    step=20,
+    picture=np.full((64, 64, 3), 200, np.uint8),
+    question="is there <a circle>?",
+    gold="yes",
+    text="<think>&</think>",
+    scores={"accuracy": 1.0, "part": 0.25},
+    total=0.925,
+  )
+  bare = dataclasses.replace(one, picture=None, gold="", scores={}, text="")
+  page = write(tmp_path / "one.html", samples=[one, bare], examples={})
+  assert page.count("<img") == 1 and page.count('class="sample bare"') == 1
+  assert page.count("is there &lt;a circle&gt;?") == 2
+  for mark in ("✓ accuracy", "part 0.25", "&lt;think&gt;</i>&amp;<i>"):
+    assert page.count(mark) == 1, mark
+  assert page.count("Right answer") == page.count("Reward <b>0.925</b>") == 1
+  assert page.count("(no text)") == 1
+  assert "Samples" not in write(tmp_path / "none.html")
+
+
 def test_every_text_is_escaped(tmp_path):
   evil = '"><script>alert(1)</script>'
   example = make_example(question=evil, gold=evil)

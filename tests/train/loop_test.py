@@ -4,6 +4,7 @@
 """
 
 import functools
+import html
 import importlib.util
 import json
 import re
@@ -20,7 +21,7 @@ import runs
 from mmrl import commands, evaluate
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.train import __main__, loop
+from mmrl.train import __main__, collect, loop
 from mmrl.train import run as run_lib
 from mmrl.train.state import State
 from mmrl.types import Batch
@@ -36,6 +37,8 @@ CONFIG = (
   "config.schedule.value = 0.1",
   "config.shares.every = 0",
   "config.evaluation.every = 2",
+  # A run that is killed has samples of a step that it does again.
+  "config.samples.every = 1",
   "config = config_lib.add_ral(config)",
 )
 
@@ -84,6 +87,7 @@ def test_a_run_leaves_what_it_says(finished):
     "after.json",
     "summary.json",
     "report.html",
+    "samples.jsonl",
   }
   summary = json.loads((workdir / "summary.json").read_text())
   found = summary["benchmarks"]["test"]
@@ -105,6 +109,50 @@ def test_a_run_leaves_what_it_says(finished):
     assert line["rollout/sampler_scorer_gap"] < 1e-4
     assert line["rollout/sampler_scorer_outside_1_percent"] == 0
   assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+def test_a_run_says_what_it_does(finished):
+  """On its first process; without a carriage return, as it is in a file."""
+  workdir, output = finished
+  for text in (
+    "device:      1 x cpu\n",
+    "model:       tiny, qwen2_5_vl, 642 k parameters in float32 (2.57 MB)",
+    "data:        EasyVQA, 38,575 questions; padded to 40 tokens and 64 patch",
+    f"workdir:     {workdir}\n",
+    f"tensorboard --logdir {workdir}/tensorboard\n",
+    *("reading weights ... ", "tracing a step, ", "writing the model ... "),
+    *("evaluating before training ... ", "evaluating after training ... "),
+    *("step 1 of 5, ", "step 5 of 5, ", "0.0 s left; reward "),
+  ):
+    assert text in output, text
+  assert "\r" not in output
+
+
+def test_sample_completions(finished):
+  """Of each step two, in all places."""
+  workdir, output = finished
+  lines = (workdir / "samples.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert [row["step"] for row in rows] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+  report = html.unescape((workdir / "report.html").read_text())
+  (board,) = (workdir / "tensorboard").iterdir()
+  for row in rows:
+    name, right = row["name"], row["right"]
+    assert name.startswith("easy_vqa/train/") and len(right) == 1
+    assert f"sample of step {row['step']}, {name}\n" in output
+    rewards = row["rewards"]
+    assert [*rewards] == ["accuracy", "format"]
+    total = 0.9 * rewards["accuracy"] + 0.1 * rewards["format"]
+    assert row["total"] == pytest.approx(total)
+    if rewards["accuracy"]:
+      assert right[0] in row["answer"]
+    assert f"    {row['question']}".encode() in board.read_bytes()
+    assert (f"<h3>{row['question']}</h3>" in report) or row["step"] <= 2
+  # Step 3 is the first of the last six.
+  assert re.findall(r"Step (\d)\n", report) == [*"334455"]
+  # With their pictures.
+  assert board.read_bytes().count(b"\x89PNG") == 10
+  assert report.count('class="sample"') == 6
 
 
 def test_evaluations_in_between_are_logged(finished):
@@ -321,7 +369,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
   )
   saved = checkpoint.Checkpoints(tmp_path, keep=2)
   with pytest.raises(UserError, match=r"data.jsonl:7"):
-    loop._next(Broken(), state, saved, {"next_index": 3})
+    collect.draw(Broken(), state, saved, {"next_index": 3})
   saved.wait()
   restored, position = saved.restore(state)
   assert int(restored.step) == 3 and position == {"next_index": 3}
@@ -339,6 +387,8 @@ def test_a_broken_picture_loses_nothing(tmp_path):
     ("evaluation.form=answer", "form is now .*test.scores.format.form"),
     ("losses.policy.name=clipped", "valid names: .*clipped_ratio"),
     ("models.policy.path=nowhere", "found none at nowhere"),
+    ("samples.every=-1", "samples.every: expected a number .*, found -1; set"),
+    ("samples.count=0", "samples.count: expected a number .*, found 0; set"),
     ("rollout.prompts=5", "multiple of train.minibatches"),
     ("rollout.answers=1", "needs at least 2 answers per prompt"),
     ("data.lengths=(8,)", "expected at most 8 tokens, found"),

@@ -6,6 +6,7 @@ import os
 import struct
 
 from etils import epath
+from PIL import Image
 import pytest
 from runs import full_disk
 from tensorboardX import record_writer
@@ -13,6 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from mmrl import storage
 from mmrl.errors import UserError
+from mmrl.report import samples
 from mmrl.workdir import log as log_lib
 from mmrl.workdir import trackers, writing
 
@@ -134,6 +136,75 @@ def test_lines_that_are_not_replaced_yet_are_not_doubled(tmp_path):
   ]
 
 
+def make_sample(step, **changes):
+  return samples.Sample(
+    **{
+      "step": step,
+      "name": "a:3",
+      "question": "how many?",
+      "answer": "<answer>\x1b[2J two\n\n*three*</answer>",
+      "right": ["2", "two"],
+      "rewards": {"accuracy": 0.25},
+      "total": 0.125,
+      "image": Image.new("RGB", (2048, 1024), "red"),
+      **changes,
+    }
+  )
+
+
+def test_samples_of_later_steps_are_dropped(tmp_path):
+  """As lines of metrics; without a sample there is no file."""
+  make_log(tmp_path, step=0).close()
+  assert not (tmp_path / "samples.jsonl").exists()
+  log = make_log(tmp_path, step=0)
+  for step in (1, 2, 3):
+    log.write_samples(step, [make_sample(step), make_sample(step)])
+  log.close()
+  log = make_log(tmp_path, step=1)
+  assert [sample.step for sample in log.samples] == [1, 1]
+  log.write_samples(2, [make_sample(2, answer="anew")])
+  log.close()
+  rows = log_lib.read(tmp_path, samples.FILE)
+  assert [row["step"] for row in rows] == [1, 1, 2]
+  assert rows[-1]["answer"] == "anew"
+  assert samples.parse(rows)[0] == make_sample(1, image=None)
+
+
+def test_a_sample_in_tensorboard(tmp_path):
+  """As it is, whatever Markdown would make of it, and its picture smaller."""
+  picture = Image.new("RGB", (2048, 1024), "red")
+  log = make_log(tmp_path, step=0)
+  log.write_samples(1, [make_sample(1, image=picture)])
+  log.write_samples(2, [make_sample(2, image=None, right=[], rewards={})])
+  log.close()
+  _, _, first, second = events(tmp_path)
+  text, image = first.summary.value
+  assert (text.tag, image.tag) == ("samples/1/text_summary", "samples/1")
+  assert (image.image.width, image.image.height) == (512, 256)
+  assert picture.size == (2048, 1024)
+  blocks = text.tensor.string_val[0].decode().split("\n\n**")
+  assert blocks[2].splitlines() == [
+    "answer**",
+    "",
+    "    <answer>\x1b[2J two",
+    "    ",
+    "    *three*</answer>",
+  ]
+  assert blocks[4] == "reward**\n\n    0.125 (accuracy 0.25)"
+  (text,) = second.summary.value
+  assert b"reward" not in text.tensor.string_val[0]
+
+
+def test_a_sample_on_the_terminal():
+  """In one line each, of what can be printed."""
+  sample = make_sample(7, question="why " * 100, right=[])
+  head, question, answer, reward = sample.lines()
+  assert head == "sample of step 7, a:3"
+  assert len(question) < 220 and question.endswith("…")
+  assert answer == "  answer   <answer>?[2J two *three*</answer>"
+  assert reward == "  reward   0.125 (accuracy 0.25)"
+
+
 def test_a_folder_in_the_way(tmp_path, capsys):
   (tmp_path / "tensorboard").write_text("")
   log = make_log(tmp_path, step=0)
@@ -154,7 +225,7 @@ def test_a_store_that_fails_is_told_of_once(tmp_path, monkeypatch, capsys):
   log = make_log(tmp_path, step=0)
   log.close()
   capsys.readouterr()
-  log._file = None  # as in a store
+  log._metrics._file = None  # as in a store
   monkeypatch.setattr(storage, "write_text", fail)
   for step in (1, 2):
     log.write(step, {"a": 1.0})

@@ -1,0 +1,156 @@
+"""Sample completions of a run: a few answers that it has learned from."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from mmrl.errors import UserError
+from mmrl.prompts import pictures
+from mmrl.prompts.processor import Processor
+from mmrl.rollouts import answers as answers_lib
+from mmrl.rollouts.answers import Answers, Reward
+
+# Their file in a working directory.
+FILE = "samples.jsonl"
+# Longest text of a printed one, and longer side of a picture in a tracker.
+_PRINTED, _SIDE = 200, 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One answer to a question, with its rewards.
+
+  Attributes:
+    step: in which it was sampled.
+    name: of the question.
+    question: as asked.
+    answer: what the model wrote.
+    right: all answers that are right; none where the data have none.
+    rewards: values by name.
+    total: their weighted sum.
+    image: first picture of the question, as `pictures.read` takes it; None if
+      there is none. It isn't written to `FILE`.
+  """
+
+  step: int
+  name: str
+  question: str
+  answer: str
+  right: Sequence[str]
+  rewards: Mapping[str, float]
+  total: float
+  image: Any = None
+
+  def row(self) -> dict[str, Any]:
+    """Returns what is written to `FILE`."""
+    return {k: v for k, v in vars(self).items() if k != "image"}
+
+  def picture(self) -> np.ndarray | None:
+    """Reads the picture, uint8 [height, width, 3], 512 pixels at most."""
+    if self.image is None:
+      return None
+    # A copy: it may be the data's own.
+    found = pictures.read(self.image, self.name).copy()
+    found.thumbnail((_SIDE, _SIDE))
+    return np.asarray(found)
+
+  def rewarded(self) -> str:
+    """Formats the rewards in one line; "" for a run without any."""
+    parts = ", ".join(f"{k} {v:.3g}" for k, v in self.rewards.items())
+    return f"{self.total:.3g} ({parts})" if parts else ""
+
+  def lines(self) -> list[str]:
+    """Formats it for a terminal, shortened."""
+    head = f"sample of step {self.step}, {_short(self.name)}"
+    shown = {k: _short(v) for k, v in self.texts().items()}
+    return [head, *(f"  {title:8} {text}" for title, text in shown.items())]
+
+  def texts(self) -> dict[str, str]:
+    """Returns what there is to show, by title."""
+    found = {
+      "question": self.question,
+      "answer": self.answer or "(no text)",
+      "right": " or ".join(self.right),
+      "reward": self.rewarded(),
+    }
+    return {title: text for title, text in found.items() if text}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of a config.
+
+  Raises:
+    UserError: naming the one that is wrong.
+  """
+  for name, least, rest in (
+    ("every", 0, "number of steps, or 0 for none"),
+    ("count", 1, "number of answers"),
+  ):
+    found = config.samples[name]
+    if found < least:
+      raise UserError(
+        f"config.samples.{name}: expected a {rest}, found {found}; set"
+        " config.samples.every to 0 for no samples"
+      )
+
+
+def due(config: ml_collections.ConfigDict, step: int) -> bool:
+  """Tells whether a step has samples: the first, and every so many."""
+  every = config.samples.every
+  return every > 0 and (step == 1 or step % every == 0)
+
+
+def choose(
+  step: int,
+  count: int,
+  answers: Answers,
+  rewards: Sequence[Reward],
+  processor: Processor,
+) -> list[Sample]:
+  """Takes the policy's first answers to the first questions of a batch.
+
+  Args:
+    step: of the batch.
+    count: how many; fewer where the batch has fewer questions.
+    answers: graded.
+    rewards: of the run.
+    processor: decodes the answers.
+  """
+  texts = processor.decode(answers.tokens[:count, :1], answers.mask[:count, :1])
+  totals = answers_lib.total(rewards, answers)
+  return [
+    Sample(
+      step=step,
+      name=_clean(example.name),
+      question=_clean(example.question),
+      answer=_clean(text),
+      right=[_clean(right) for right in example.right],
+      rewards={k: float(v[i, 0]) for k, v in answers.parts.items()},
+      total=float(totals[i, 0]),
+      image=(example.picture or {}).get("image"),
+    )
+    for i, (example, text) in enumerate(
+      zip(answers.examples[:count], texts, strict=True)
+    )
+  ]
+
+
+def parse(rows: Sequence[Mapping[str, Any]]) -> list[Sample]:
+  """Reads rows of `FILE`, but for those that have been changed by hand."""
+  names = {field.name for field in dataclasses.fields(Sample)} - {"image"}
+  return [Sample(**row) for row in rows if row.keys() == names]
+
+
+def _short(text: str) -> str:
+  """Puts a text into one line of characters that a terminal can show."""
+  line = " ".join(text.split())
+  line = "".join(x if x.isprintable() else "?" for x in line)
+  return line if len(line) <= _PRINTED else line[: _PRINTED - 1] + "…"
+
+
+def _clean(text: str) -> str:
+  """Replaces halves of surrogate pairs, which UTF-8 can't encode."""
+  return text.encode("utf-8", "replace").decode("utf-8")
