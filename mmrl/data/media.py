@@ -21,6 +21,9 @@ _SOURCES = {
   "video": ("video", "path", "url"),
 }
 _OPTION = {"image": "region", "video": "fps"}
+_KNOWN = {
+  kind: ("type", *sources, _OPTION[kind]) for kind, sources in _SOURCES.items()
+}
 _MEANT = {
   **dict.fromkeys(("bbox", "box"), "region"),
   **dict.fromkeys(("sample_fps", "frame_rate", "framerate", "rate"), "fps"),
@@ -42,7 +45,7 @@ UNREAD = _Unread()
 
 def has_source(part: dict[str, Any]) -> bool:
   """Tells whether a part of type "image" or "video" holds what it shows."""
-  return any(key in part for key in _SOURCES[part["type"]])
+  return not part.keys().isdisjoint(_SOURCES[part["type"]])
 
 
 class Media:
@@ -104,9 +107,7 @@ class Media:
   def options(self, kind: str, value: dict[str, Any]) -> dict[str, Any]:
     """Returns type and option of a part, its keys checked."""
     option = _OPTION[kind]
-    known = ("type", *_SOURCES[kind], option)
-    if not value.keys() <= {*known}:
-      lines.check_keys(value, known, _ONE[kind], _MEANT)
+    lines.check_keys(value, _KNOWN[kind], _ONE[kind], _MEANT)
     if value.get("type", kind) != kind:
       raise UserError(
         f"expected {_ONE[kind]}, found type {value['type']!r:.80}; list it with"
