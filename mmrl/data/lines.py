@@ -4,7 +4,7 @@ Nulls count as absent, since that is what tables write where another row has
 something.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 import difflib
 import json
 import re
@@ -17,7 +17,9 @@ from mmrl.errors import UserError
 # one, or in a line that isn't ASCII the character itself.
 _ESCAPE = re.compile(r"\\(?:[bf]|u(?:00[01789]|[dD][89a-fA-F]))")
 _CONTROL = re.compile("[\x7f-\x9f]")
-_REFUSED = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+# Control characters, as Python's expressions and those of Arrow write them.
+CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+_REFUSED = re.compile(f"[{CONTROLS}\ud800-\udfff]")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -119,6 +121,13 @@ def check_text(text: str) -> None:
     f"expected text without control characters, found {found[0]!r} in {near!r};"
     ' take it out, and write each backslash as "\\\\"'
   )
+
+
+def listed(keys: Iterable[str]) -> str:
+  """Lists keys that a file has, in one line that isn't too long."""
+  keys = list(keys)
+  shown = [repr(key)[1:-1][:40] for key in keys[:20]]
+  return ", ".join(shown) + ", .." * (len(keys) > 20)
 
 
 def check_keys(

@@ -63,7 +63,8 @@ class Media:
 
     Args:
       kind: "image" or "video".
-      value: a path, a data URI, a list of frames, or an object with one.
+      value: a path, a data URI, a PIL image, a list of frames, or an object
+        with one.
 
     Raises:
       UserError: if there is no such file, or it is given in another way.
@@ -72,6 +73,8 @@ class Media:
       return {"type": kind, kind: self._source(kind, value)}
     if isinstance(value, bytes) and kind == "image":
       return {"type": kind, kind: _picture(value)}
+    if isinstance(value, Image.Image) and kind == "image":
+      return {"type": kind, kind: value}  # As `datasets` decodes them.
     if isinstance(value, list):
       value = {kind: value}
     if not isinstance(value, dict):
@@ -96,7 +99,7 @@ class Media:
     source = value[given[0]]
     if given[0] == "bytes":
       part[kind] = _picture(source)
-    elif isinstance(source, dict):
+    elif isinstance(source, dict | Image.Image):
       part = self.part(kind, source) | part
     elif isinstance(source, list) and kind == "video":
       part[kind] = self._frames(source, part)

@@ -77,7 +77,7 @@ def answer(value: Any) -> Any:
 def refuse(row: Mapping[str, Any], keys: Sequence[str], why: str) -> None:
   """Refuses keys that hold something."""
   for key in keys:
-    if row.get(key):
+    if row.get(key, "") not in ("", [], {}):
       raise UserError(
         f"expected rows without {key!r}, found {row[key]!r:.80}; {why}"
       )
@@ -138,10 +138,13 @@ def spoken(message: Mapping[str, Any]) -> str:
   """Returns the text of a message of the assistant."""
   content = message["content"]
   if isinstance(content, list) and all(
-    isinstance(part, dict) and part.keys() == {"type", "text"}
+    isinstance(part, dict)
+    and part.keys() == {"type", "text"}
+    and part["type"] == "text"
+    and isinstance(part["text"], str)
     for part in content
   ):
-    content = "".join([str(part["text"]) for part in content])
+    content = "".join([part["text"] for part in content])
   if message["role"] != "assistant" or not isinstance(content, str):
     raise UserError(
       "expected a text of the assistant at the end, found"
