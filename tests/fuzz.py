@@ -152,7 +152,8 @@ def rows(folder: pathlib.Path) -> tuple[st.SearchStrategy, Callable]:
 
   def read(found: list[bytes]) -> None:
     path.write_bytes(b"\n".join(found))
-    list(sources.Files(path=str(path), format="mmrl"))
+    with contextlib.redirect_stderr(io.StringIO()):
+      list(sources.Files(path=str(path), format="mmrl"))
 
   return st.lists(lines, min_size=1, max_size=3), read
 

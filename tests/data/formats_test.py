@@ -11,9 +11,11 @@ import re
 from PIL import Image
 import pytest
 
-from mmrl import data, hub
+from mmrl import data
 from mmrl.data import formats
 from mmrl.errors import UserError
+from mmrl.hub import config_json, directory
+from mmrl.prompts.processor import Processor
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -499,18 +501,24 @@ def parts_of(messages):
 def texts_of(row):
   """Texts of a row of our own between its marks, as they were written."""
   if "question" in row:
-    return fields_between(row["question"])
+    return pieces(row["question"])
   parts = parts_of(row["messages"])
-  return [t for p in parts if "text" in p for t in fields_between(p["text"])]
+  return [t for p in parts if "text" in p for t in pieces(p["text"])]
 
 
-def fields_between(text):
+def pieces(text):
   return re.split("<image>|<video>", text)
 
 
+@functools.cache
+def processor():
+  """That of the tiny model, without its weights."""
+  path = pathlib.Path(str(directory.tiny_path()))
+  return Processor.load(path, config_json.read(path))
+
+
 def tokens(texts):
-  tokenizer = hub.load("tiny").processor.tokenizer
-  return sum(map(len, tokenizer.encode_batch(list(texts))))
+  return sum(map(len, processor().tokenizer(list(texts))["input_ids"]))
 
 
 def endings(form):
