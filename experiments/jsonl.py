@@ -2,8 +2,8 @@
 
   python -m mmrl.train --config experiments/jsonl.py:DIR --workdir runs/mine
 
-DIR holds train.jsonl and test.jsonl, one question per line, or .json or
-.parquet files in one of the formats of docs/data.md:
+DIR holds train.jsonl and test.jsonl, one question per line, or .json, .parquet
+or .tsv files in one of the formats of docs/data.md:
 
   {"question": "what colour is it?", "answer": "red", "images": ["a.png"]}
 
@@ -41,7 +41,8 @@ def find(folder: str, split: str) -> str:
     The file; that of JSON Lines where there is none or several, or the folder
     isn't local.
   """
-  names = [f"{split}{ending}" for ending in (".jsonl", ".json", ".parquet")]
+  endings = (".jsonl", ".json", ".parquet", ".tsv")
+  names = [f"{split}{ending}" for ending in endings]
   paths = [os.path.join(folder, name) for name in names]
   found = [path for path in paths if os.path.exists(path)]
   return found[0] if len(found) == 1 else paths[0]

@@ -12,7 +12,10 @@ import argparse
 from collections.abc import Callable, Iterator
 import contextlib
 import copy
+import csv
 import functools
+import importlib.util
+import io
 import json
 import pathlib
 import shutil
@@ -149,9 +152,123 @@ def rows(folder: pathlib.Path) -> tuple[st.SearchStrategy, Callable]:
 
   def read(found: list[bytes]) -> None:
     path.write_bytes(b"\n".join(found))
-    list(sources.Files(str(path)))
+    with contextlib.redirect_stderr(io.StringIO()):
+      list(sources.Files(path=str(path), format="mmrl"))
 
   return st.lists(lines, min_size=1, max_size=3), read
+
+
+FORMATS = pathlib.Path(__file__).parent / "testdata" / "formats"
+
+
+def whole_rows() -> list[tuple[str, dict]]:
+  """Returns formats and whole rows of them, those of the tests."""
+  found = []
+  for path in sorted(FORMATS.iterdir()):
+    form = path.stem.partition("-")[0]
+    if path.suffix == ".tsv":
+      with path.open("r", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    elif path.suffix == ".json":
+      rows = json.loads(path.read_text("utf-8"))
+    else:
+      rows = [json.loads(x) for x in path.read_text("utf-8").splitlines()]
+    if not path.stem.endswith("_ours"):
+      found += [(form, row) for row in rows]
+  return found
+
+
+def as_tsv(found: list[Any]) -> bytes:
+  """Writes rows as tab-separated values, other values than texts as JSON."""
+  text = io.StringIO()
+  rows = [row if isinstance(row, dict) else {"question": row} for row in found]
+  names = list(dict.fromkeys(key for row in rows for key in row))
+  writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+  for fields in (names, *([row.get(n, "") for n in names] for row in rows)):
+    writer.writerow(
+      [f if isinstance(f, str) else json.dumps(f) for f in fields]
+    )
+  return text.getvalue().encode("utf-8", "surrogatepass")
+
+
+def as_parquet(found: list[Any]) -> bytes:
+  """Writes rows as parquet; empty where Arrow can't have such columns."""
+  import pyarrow
+  from pyarrow import parquet
+
+  names = dict.fromkeys(key for row in found for key in row)
+  file = io.BytesIO()
+  try:
+    columns = {name: [row.get(name) for row in found] for name in names}
+    parquet.write_table(pyarrow.table(columns), file, row_group_size=2)
+  except (pyarrow.ArrowException, OverflowError, UnicodeError):
+    return b""
+  return file.getvalue()
+
+
+def writers() -> dict[str, Callable[[list[Any]], bytes]]:
+  """Returns what writes rows, by the ending of the file."""
+  found = {
+    ".jsonl": lambda rows: b"\n".join(map(as_json, rows)),
+    ".json": as_json,
+    ".tsv": as_tsv,
+  }
+  if importlib.util.find_spec("pyarrow"):
+    found[".parquet"] = as_parquet
+  return found
+
+
+# Columns of one type, most of which no key means to have.
+COLUMNS = st.one_of(
+  [
+    st.lists(one, min_size=3, max_size=3)
+    for one in (
+      *(st.booleans(), st.integers(-9, 9), st.floats(), st.binary(max_size=9)),
+      *(st.datetimes(), st.decimals(0, 9, places=2), st.just(None), TEXTS),
+      st.lists(TEXTS, max_size=3),
+      st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=2),
+      st.fixed_dictionaries({"role": TEXTS, "content": TEXTS}),
+      st.lists(
+        st.fixed_dictionaries(
+          {"bytes": st.none() | st.binary(max_size=3), "path": TEXTS}
+        ),
+        max_size=2,
+      ),
+    )
+  ]
+)
+
+
+def other_formats(folder: pathlib.Path) -> tuple[st.SearchStrategy, Callable]:
+  """Rows of other projects' formats, in files of every kind."""
+  for name in "abc":
+    Image.new("RGB", (4, 3)).save(folder / f"{name}.png")
+  (folder / "v.mp4").write_bytes(b"no video")
+  wholes, write = whole_rows(), writers()
+  rows_of = {
+    form: [row for name, row in wholes if name == form] for form, _ in wholes
+  }
+
+  @st.composite
+  def files(draw) -> tuple[str, str | None, list[Any]]:
+    form = draw(st.sampled_from(sorted(rows_of)))
+    ending = draw(st.sampled_from(sorted(write)))
+    rows = draw(st.lists(damaged(rows_of[form]), min_size=1, max_size=3))
+    if ending == ".parquet":
+      rows = copy.deepcopy([draw(st.sampled_from(rows_of[form]))] * 3)
+      name = draw(st.sampled_from([*rows[0], "id"]))
+      for row, value in zip(rows, draw(COLUMNS), strict=True):
+        row[name] = value
+    return ending, draw(st.sampled_from([form, None])), rows
+
+  def read(found: tuple[str, str | None, list[Any]]) -> None:
+    ending, form, rows = found
+    path = folder / f"data{ending}"
+    path.write_bytes(write[ending](rows))
+    with contextlib.redirect_stderr(io.StringIO()):
+      list(sources.Files(path=str(path), format=form))
+
+  return files(), read
 
 
 def model_files(folder: pathlib.Path) -> tuple[st.SearchStrategy, Callable]:
@@ -263,6 +380,7 @@ def pictures(folder: pathlib.Path) -> tuple[st.SearchStrategy, Callable]:
 
 KINDS = {
   "rows": rows,
+  "formats": other_formats,
   "model_files": model_files,
   "chat_templates": chat_templates,
   "pictures": pictures,

@@ -105,8 +105,8 @@ class _Groups(Table):
 def _rows(table: Any, lacking: list[str]) -> Iterator[Any]:
   """Yields the rows of a table, or their errors."""
   try:
-    columns = [column.to_pylist() for column in table.columns]
-  except Exception:  # One text that isn't UTF-8 is enough.
+    columns = [_values(column) for column in table.columns]
+  except Exception:  # One text that isn't UTF-8 or is refused is enough.
     for index in range(table.num_rows):
       try:
         yield _row(table, index, lacking)
@@ -115,10 +115,36 @@ def _rows(table: Any, lacking: list[str]) -> Iterator[Any]:
     return
   names = table.column_names
   for values in zip(*columns, strict=True):
-    try:
-      yield _finished(dict(zip(names, values, strict=True)), lacking)
-    except UserError as error:
-      yield error
+    row = zip(names, values, strict=True)
+    yield _marked({k: v for k, v in row if v is not None}, lacking)
+
+
+def _values(column: Any) -> list[Any]:
+  """Returns the values of a column without nulls, their texts checked."""
+  values = column.to_pylist()
+  if all(map(_is_clean, column.chunks)):
+    return values
+  return [lines.cleaned(value) for value in values]
+
+
+def _is_clean(array: Any) -> bool:
+  """Tells, sooner than with objects of Python, if `lines.cleaned` is needless.
+
+  Args:
+    array: whose own nulls don't count; those of lists and rows stay.
+  """
+  import pyarrow
+  import pyarrow.compute
+
+  kind, types = array.type, pyarrow.types
+  if types.is_struct(kind):
+    return all(not one.null_count and _is_clean(one) for one in array.flatten())
+  if types.is_list(kind) or types.is_large_list(kind):
+    return _is_clean(array.flatten())
+  if types.is_string(kind) or types.is_large_string(kind):
+    found = pyarrow.compute.match_substring_regex(array, f"[{lines.CONTROLS}]")
+    return not pyarrow.compute.any(found).as_py()
+  return types.is_primitive(kind) or types.is_null(kind)
 
 
 def _row(table: Any, index: int, lacking: list[str]) -> Any:
@@ -129,12 +155,11 @@ def _row(table: Any, index: int, lacking: list[str]) -> Any:
       f"expected a row that can be read, found: {error!s:.100}; write the file"
       " again"
     ) from error
-  return _finished(row, lacking)
+  return _marked(lines.cleaned(row), lacking)
 
 
-def _finished(row: dict[str, Any], lacking: list[str]) -> dict[str, Any]:
-  """Returns a row without nulls, and with marks where its bytes are."""
-  row = lines.cleaned(row)
+def _marked(row: dict[str, Any], lacking: list[str]) -> dict[str, Any]:
+  """Returns a row with marks where its bytes are."""
   for name in lacking:
     value = row.get(name, [])
     for picture in value if isinstance(value, list) else [value]:

@@ -4,7 +4,7 @@ Nulls count as absent, since that is what tables write where another row has
 something.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 import difflib
 import json
 import re
@@ -13,9 +13,13 @@ from typing import Any, NoReturn
 
 from mmrl.errors import UserError
 
-# What a line of JSON needs to hold a character that is refused.
-_SUSPECT = re.compile(r"\\[ubf]|[\x7f-\x9f]")
-_REFUSED = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+# What a line of JSON needs to hold a character that is refused: an escape of
+# one, or in a line that isn't ASCII the character itself.
+_ESCAPE = re.compile(r"\\(?:[bf]|u(?:00[01789]|[dD][89a-fA-F]))")
+_CONTROL = re.compile("[\x7f-\x9f]")
+# Control characters, as Python's expressions and those of Arrow write them.
+CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+_REFUSED = re.compile(f"[{CONTROLS}\ud800-\udfff]")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,24 +73,25 @@ def check(value: Any, text: str) -> None:
     value: without nulls.
     text: what it was parsed from.
   """
-  if ("\\" in text or "\x7f" in text or not text.isascii()) and _SUSPECT.search(
-    text
+  if (
+    ("\\" in text and _ESCAPE.search(text))
+    or "\x7f" in text
+    or (not text.isascii() and _CONTROL.search(text))
   ):
-    for one in _texts(value):
-      check_text(one)
+    _check_texts(value)
 
 
-def _texts(value: Any) -> Iterator[str]:
-  """Yields every text and key of what a line holds."""
+def _check_texts(value: Any) -> None:
+  """Checks every text and key of what a line holds."""
   if isinstance(value, str):
-    yield value
+    check_text(value)
   elif isinstance(value, list):
     for item in value:
-      yield from _texts(item)
+      _check_texts(item)
   elif isinstance(value, dict):
     for key, item in value.items():
-      yield key
-      yield from _texts(item)
+      check_text(key)
+      _check_texts(item)
 
 
 def cleaned(value: Any) -> Any:
@@ -118,9 +123,16 @@ def check_text(text: str) -> None:
   )
 
 
+def listed(keys: Iterable[str]) -> str:
+  """Lists keys that a file has, in one line that isn't too long."""
+  keys = list(keys)
+  shown = [repr(key)[1:-1][:40] for key in keys[:20]]
+  return ", ".join(shown) + ", .." * (len(keys) > 20)
+
+
 def check_keys(
   found: Collection[str],
-  known: Iterable[str],
+  known: Collection[str],
   what: str,
   meant: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
@@ -135,7 +147,6 @@ def check_keys(
   Raises:
     UserError: naming them and the known keys nearest to them.
   """
-  known = list(known)
   unknown = [key for key in found if key not in known]
   if not unknown:
     return

@@ -21,6 +21,9 @@ _SOURCES = {
   "video": ("video", "path", "url"),
 }
 _OPTION = {"image": "region", "video": "fps"}
+_KNOWN = {
+  kind: ("type", *sources, _OPTION[kind]) for kind, sources in _SOURCES.items()
+}
 _MEANT = {
   **dict.fromkeys(("bbox", "box"), "region"),
   **dict.fromkeys(("sample_fps", "frame_rate", "framerate", "rate"), "fps"),
@@ -42,7 +45,7 @@ UNREAD = _Unread()
 
 def has_source(part: dict[str, Any]) -> bool:
   """Tells whether a part of type "image" or "video" holds what it shows."""
-  return any(key in part for key in _SOURCES[part["type"]])
+  return not part.keys().isdisjoint(_SOURCES[part["type"]])
 
 
 class Media:
@@ -60,7 +63,8 @@ class Media:
 
     Args:
       kind: "image" or "video".
-      value: a path, a data URI, a list of frames, or an object with one.
+      value: a path, a data URI, a PIL image, a list of frames, or an object
+        with one.
 
     Raises:
       UserError: if there is no such file, or it is given in another way.
@@ -69,6 +73,8 @@ class Media:
       return {"type": kind, kind: self._source(kind, value)}
     if isinstance(value, bytes) and kind == "image":
       return {"type": kind, kind: _picture(value)}
+    if isinstance(value, Image.Image) and kind == "image":
+      return {"type": kind, kind: value}  # As `datasets` decodes them.
     if isinstance(value, list):
       value = {kind: value}
     if not isinstance(value, dict):
@@ -93,7 +99,7 @@ class Media:
     source = value[given[0]]
     if given[0] == "bytes":
       part[kind] = _picture(source)
-    elif isinstance(source, dict):
+    elif isinstance(source, dict | Image.Image):
       part = self.part(kind, source) | part
     elif isinstance(source, list) and kind == "video":
       part[kind] = self._frames(source, part)
@@ -104,9 +110,7 @@ class Media:
   def options(self, kind: str, value: dict[str, Any]) -> dict[str, Any]:
     """Returns type and option of a part, its keys checked."""
     option = _OPTION[kind]
-    known = ("type", *_SOURCES[kind], option)
-    if not value.keys() <= {*known}:
-      lines.check_keys(value, known, _ONE[kind], _MEANT)
+    lines.check_keys(value, _KNOWN[kind], _ONE[kind], _MEANT)
     if value.get("type", kind) != kind:
       raise UserError(
         f"expected {_ONE[kind]}, found type {value['type']!r:.80}; list it with"

@@ -12,6 +12,12 @@ from mmrl.errors import UserError
 _ROLES = ("system", "user", "assistant")
 _MESSAGE = frozenset(("role", "content"))
 _MARK = re.compile("<(image|video)>")
+_KEYS = {"image": "images", "video": "videos"}
+
+
+def _is_marked(text: str) -> bool:
+  """Tells whether a text has marks, sooner than `_MARK` does."""
+  return "<image>" in text or "<video>" in text
 
 
 class _Shown:
@@ -86,7 +92,10 @@ class Reader:
       raise UserError(
         f"expected either 'question' or 'messages', found {sorted(row)}"
       )
-    parts = {kind: self._parts(row, kind) for kind in ("image", "video")}
+    parts = {
+      kind: self._parts(kind, key, row[key]) if key in row else []
+      for kind, key in _KEYS.items()
+    }
     messages, question = self._read(row, parts)
     self.unprompted += "messages" in row and self._prompt != "{question}"
     other: list[dict] = []
@@ -119,7 +128,7 @@ class Reader:
     self, row: dict[str, Any], parts: dict[str, list[dict]]
   ) -> list[dict]:
     """Returns the pictures that take the place of a row's own."""
-    found = self._parts(row, "image", "rejected_images")
+    found = self._parts("image", "rejected_images", row["rejected_images"])
     if not found or len(found) != len(parts["image"]):
       raise UserError(
         "expected 'rejected_images' with one for each of 'images', found"
@@ -128,14 +137,8 @@ class Reader:
       )
     return found
 
-  def _parts(
-    self, row: dict[str, Any], kind: str, key: str | None = None
-  ) -> list[dict]:
-    """Returns the parts of a row's pictures or videos, under another key."""
-    key = key or f"{kind}s"
-    if key not in row:
-      return []
-    values = row[key]
+  def _parts(self, kind: str, key: str, values: Any) -> list[dict]:
+    """Returns the parts of a row's pictures or videos."""
     if not isinstance(values, list):
       raise UserError(
         f"expected {key!r} as a list of paths, found {values!r:.80}; put it in"
@@ -150,7 +153,7 @@ class Reader:
         f"expected 'question' as text that isn't empty, found {question!r:.80}"
       )
     text = self._prompt.replace("{question}", question)
-    if "<" not in text or not _MARK.search(text):
+    if not _is_marked(text):
       return ask(question, self._prompt, parts["image"] + parts["video"])
     shown = _Shown(parts)
     content = shown.split(text)
@@ -197,7 +200,7 @@ class Reader:
         f"expected a role of {', '.join(_ROLES)}, found {role!r:.80}"
       )
     if isinstance(content, str):
-      if _MARK.search(content):
+      if _is_marked(content):
         content = shown.split(content)
       return {"role": role, "content": content}
     if not isinstance(content, list) or not content:
@@ -218,6 +221,8 @@ class Reader:
         f" {part!r:.80}"
       )
     if kind != "text":
+      if len(part) == 1:
+        return [shown.take(kind)]
       if media.has_source(part):
         return [self._media.part(kind, part)]
       return [shown.take(kind) | self._media.options(kind, part)]
@@ -228,7 +233,7 @@ class Reader:
       raise UserError(
         f"expected the text of a part of type 'text', found {text!r:.80}"
       )
-    return shown.split(text) if _MARK.search(text) else [part]
+    return shown.split(text) if _is_marked(text) else [part]
 
 
 def _right(value: Any) -> tuple[Any, ...]:

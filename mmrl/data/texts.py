@@ -279,8 +279,10 @@ class Tsv(_Text):
         f"expected {len(self.names)} fields between tabs, found {len(fields)};"
         " put quotes around a text with tabs or line ends"
       )
-    row = {k: v for k, v in zip(self.names, fields, strict=True) if v}
-    return lines.cleaned(row)
+    for field in fields:
+      if not field.isprintable():
+        lines.check_text(field)
+    return {k: v for k, v in zip(self.names, fields, strict=True) if v}
 
   def _parse(self, text: str) -> Any:
     return self._row(next(_records(_LINE.findall(text)), []))

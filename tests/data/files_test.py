@@ -8,11 +8,12 @@ import re
 import sys
 import types
 
-from formats_test import picture, write
+from formats_test import picture, processor, write
+from PIL import Image
 import pytest
 
 from mmrl import data
-from mmrl.data import arrow, texts
+from mmrl.data import arrow, files, tables, texts
 from mmrl.errors import UserError
 
 pa = pytest.importorskip("pyarrow")
@@ -459,3 +460,57 @@ def test_bytes_are_base64_in_json(folder):
     "type": "image",
     "image": picture(3),
   }
+
+
+class Decoded(tables.Table):
+  """A stub of what gives rows whose pictures `datasets` has decoded."""
+
+  def __init__(self, rows):
+    super().__init__("decoded")
+    self.rows = rows
+
+  def __len__(self):
+    return len(self.rows)
+
+  def __getitem__(self, index):
+    return self.rows[index]
+
+  def scan(self):
+    return enumerate(self.rows)
+
+
+def test_pictures_that_are_decoded(folder, monkeypatch):
+  one = Image.new("RGB", (4, 3), "red")
+  chat = [{"type": "image", "image": one}, {"type": "text", "text": "?"}]
+  rows = [
+    question(images=[one]),
+    question(images=[{"image": one, "region": [0, 0, 1, 1]}]),
+    {"messages": [{"role": "user", "content": chat}], "answer": "a"},
+  ]
+  monkeypatch.setattr(files, "_table", lambda path: Decoded(rows))
+  path = write(folder / "a.json", rows[:0])
+  found = data.Files(path)
+  assert all(example.picture["image"] is one for example in found)
+  assert found[1].picture["region"] == (0, 0, 1, 1)
+  for example in found:
+    processor().encode(example.messages, "x")
+  rows[0] = question(videos=[one])
+  with pytest.raises(UserError, match=r"decoded\[0\]: expected a video as a p"):
+    data.Files(path)
+
+
+def test_nested_columns_of_parquet_are_checked(folder):
+  def chat(text, **more):
+    return {"messages": [{"role": "user", "content": text} | more]}
+
+  rows = [chat(f"{i}?") | {"answer": "a"} for i in range(5)]
+  assert asked(data.Files(write(folder / "a.parquet", rows)))[4] == "4?"
+  rows[2]["messages"] += chat("x", name=None)["messages"]
+  path = write(folder / "a.parquet", rows)
+  assert asked(data.Files(path))[2] == "x"
+  rows[3] = chat("a\x9fb") | {"answer": "a"}
+  with pytest.raises(UserError, match=r"a.parquet\[3\]: .* control characters"):
+    data.Files(write(folder / "a.parquet", rows))
+  rows[3] = chat("b", name="n") | {"answer": "a"}
+  with pytest.raises(UserError, match=r"a.parquet\[3\]: .* no other keys"):
+    data.Files(write(folder / "a.parquet", rows))

@@ -1,18 +1,21 @@
 """Rows of other projects: each the same as the same content in our own form."""
 
 import base64
+import functools
 import io
 import json
 import pathlib
 import random
+import re
 
 from PIL import Image
 import pytest
 
 from mmrl import data
 from mmrl.data import formats
-from mmrl.data.formats import fields
 from mmrl.errors import UserError
+from mmrl.hub import config_json, directory
+from mmrl.prompts.processor import Processor
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -21,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FIXTURES = ROOT / "testdata" / "formats"
 DOCS = ROOT.parent / "docs" / "data.md"
 OTHERS = formats.FORMATS[1:]
+_MARK = re.compile("<(image|video)>")
 
 
 def picture(colour: int = 0) -> bytes:
@@ -29,6 +33,7 @@ def picture(colour: int = 0) -> bytes:
   return file.getvalue()
 
 
+@functools.cache
 def base(colour: int = 0) -> str:
   return base64.b64encode(picture(colour)).decode()
 
@@ -125,7 +130,7 @@ def asked(form, text, images=(), videos=(), answer="red"):
     row |= {"image": list(images)} if images else {}
     return row | ({"video": list(videos)} if videos else {})
   if form == "trl":
-    kinds, parts = fields._MARK.split(text), []
+    kinds, parts = _MARK.split(text), []
     for i, piece in enumerate(kinds):
       if i % 2:
         parts.append({"type": piece})
@@ -378,7 +383,7 @@ def conversation(draw):
           if draw.random() < 0.7
           else (f"<{kind}>\n{said}")
         )
-      for mark in fields._MARK.findall(said):
+      for mark in _MARK.findall(said):
         if mark == "image":
           images.append(f"{draw.choice('abc')}.png")
         else:
@@ -428,7 +433,7 @@ def written(form, messages, images, videos, answer):
   if form == "easyr1":
     row = {"problem": messages[0][1], "answer": answer} | media
     return row, ours | {"answer": answer}
-  question = fields._MARK.sub("", messages[0][1]) or "x"
+  question = _MARK.sub("", messages[0][1]) or "x"
   if "image" in question or "video" in question:
     return None
   if form == "video_r1":
@@ -455,7 +460,8 @@ def written(form, messages, images, videos, answer):
   return row, ours
 
 
-def round_trip(form, count, folder, ending):
+def round_trip(form, count, folder, endings):
+  """Reads back what was written in a format, and our own form of it."""
   draw = random.Random(form)
   pairs = []
   while len(pairs) < count:
@@ -465,42 +471,69 @@ def round_trip(form, count, folder, ending):
     if form == "vlmevalkit":
       pair[0]["index"] = str(len(pairs))
     pairs.append(pair)
-  theirs = write(folder / f"{form}_theirs{ending}", [a for a, _ in pairs])
   ours = write(folder / f"{form}_ours.jsonl", [b for _, b in pairs])
-  found = data.Files(theirs, format=form)
-  expected = data.Files(ours, format="mmrl")
-  assert len(found) == len(expected) == count
-  same(found, expected)
-  assert list(found.pairs()) == list(expected.pairs())
-  assert len(set(found.names())) == count
-  shown = [
-    part["type"]
-    for example in found
-    for message in example.messages
-    if isinstance(message["content"], list)
-    for part in message["content"]
-    if part["type"] != "text"
-  ]
+  expected = [*data.Files(ours, format="mmrl")]
+  parts = [part for example in expected for part in parts_of(example.messages)]
+  said = [text for _, row in pairs for text in texts_of(row)]
+  assert tokens(p["text"] for p in parts if p["type"] == "text") == tokens(said)
   listed = sum(
     len(b.get("images", ())) + len(b.get("videos", ())) for _, b in pairs
   )
-  assert len(shown) == listed > count / 4
+  assert sum(p["type"] != "text" for p in parts) == listed > count / 4
+  for ending in endings:
+    theirs = write(folder / f"{form}_theirs{ending}", [a for a, _ in pairs])
+    found = data.Files(theirs, format=form)
+    assert len(found) == len(expected) == count
+    same(found, expected)
+    assert list(found.pairs()) == [(e.question, e.answer) for e in expected]
+    assert len(set(found.names())) == count
 
 
-ENDINGS = [
-  *((form, ".jsonl") for form in formats.FORMATS[:-1]),
-  *((form, ".json") for form in formats.FORMATS[:-1]),
-  *((form, ".parquet") for form in formats.FORMATS[:-1]),
-  ("vlmevalkit", ".tsv"),
-]
+def parts_of(messages):
+  """Parts of messages, a plain text as one."""
+  for message in messages:
+    content = message["content"]
+    if isinstance(content, str):
+      content = [{"type": "text", "text": content}]
+    yield from content
 
 
-@pytest.mark.parametrize(("form", "ending"), ENDINGS)
-def test_random_conversations(form, ending, folder):
-  round_trip(form, 100, folder, ending)
+def texts_of(row):
+  """Texts of a row of our own between its marks, as they were written."""
+  if "question" in row:
+    return pieces(row["question"])
+  parts = parts_of(row["messages"])
+  return [t for p in parts if "text" in p for t in pieces(p["text"])]
+
+
+def pieces(text):
+  return re.split("<image>|<video>", text)
+
+
+@functools.cache
+def processor():
+  """That of the tiny model, without its weights."""
+  path = pathlib.Path(str(directory.tiny_path()))
+  return Processor.load(path, config_json.read(path))
+
+
+def tokens(texts):
+  return sum(map(len, processor().tokenizer(list(texts))["input_ids"]))
+
+
+def endings(form):
+  """Endings of files that can hold a format."""
+  if form == "vlmevalkit":
+    return [".tsv"]
+  return [".jsonl", ".json", ".parquet"]
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_random_conversations(form, folder):
+  round_trip(form, 100, folder, endings(form))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("form", "ending"), ENDINGS)
-def test_many_random_conversations(form, ending, folder):
-  round_trip(form, 3000, folder, ending)
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_many_random_conversations(form, folder):
+  round_trip(form, 3000, folder, endings(form))

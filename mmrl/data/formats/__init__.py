@@ -138,7 +138,7 @@ def detected(rows: Iterable[Any], path: str) -> str:
     return left.pop()
   if first is None:
     return FORMATS[0]  # Each row has a mistake, or there is none.
-  keys = ", ".join(first) or "of none"
+  keys = lines.listed(first) or "of none"
   if not claimed:
     raise UserError(
       f"{path}: expected rows of a known format ({', '.join(FORMATS)}), found"

@@ -67,8 +67,8 @@ class Columns:
       near = difflib.get_close_matches(missing[0], self._found, 1)
       raise UserError(
         f"format: expected names of columns, found {missing[0]!r:.80}"
-        + "".join(f" (is it {name!r}?)" for name in near)
-        + f"; the rows have {', '.join(sorted(self._found))}"
+        + "".join(f" (is it {name!r:.80}?)" for name in near)
+        + f"; the rows have {lines.listed(sorted(self._found))}"
       )
     unused = sorted(self._found.difference(self._columns.values()))
-    return f"unused: {', '.join(unused)}" if unused else ""
+    return f"unused: {lines.listed(unused)}" if unused else ""

@@ -8,7 +8,10 @@ from mmrl.errors import UserError
 
 _BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _TAG = re.compile("</?answer>")
-_MARK = re.compile("<(image|video)>")
+# Where a text has a picture or video, and our key that lists them.
+MARKS = {"<image>": "images", "<video>": "videos"}
+# What conversations call a message's role and content.
+_KEYS = (("from", "value"), ("role", "content"))
 # Roles, as conversations call them.
 ROLES = {
   **{"system": "system", "human": "user", "user": "user"},
@@ -74,7 +77,7 @@ def answer(value: Any) -> Any:
 def refuse(row: Mapping[str, Any], keys: Sequence[str], why: str) -> None:
   """Refuses keys that hold something."""
   for key in keys:
-    if row.get(key):
+    if row.get(key, "") not in ("", [], {}):
       raise UserError(
         f"expected rows without {key!r}, found {row[key]!r:.80}; {why}"
       )
@@ -93,19 +96,25 @@ def messages(values: Any, key: str) -> list[dict[str, Any]]:
     )
   found = []
   for value in values:
-    for role, content in (("from", "value"), ("role", "content")):
-      if isinstance(value, dict) and value.keys() == {role, content}:
+    for role, content in _KEYS:
+      if (
+        isinstance(value, dict)
+        and len(value) == 2
+        and role in value
+        and content in value
+      ):
         break
     else:
       raise UserError(
         f"expected messages in {key!r} with 'from' and 'value', or 'role' and"
         f" 'content', alone, found {value!r:.80}"
       )
-    if value[role] not in ROLES:
+    name = value[role]
+    if not isinstance(name, str) or name not in ROLES:
       raise UserError(
-        f"expected a role of {', '.join(ROLES)}, found {value[role]!r:.80}"
+        f"expected a role of {', '.join(ROLES)}, found {name!r:.80}"
       )
-    found.append({"role": ROLES[value[role]], "content": value[content]})
+    found.append({"role": ROLES[name], "content": value[content]})
   return found
 
 
@@ -129,10 +138,13 @@ def spoken(message: Mapping[str, Any]) -> str:
   """Returns the text of a message of the assistant."""
   content = message["content"]
   if isinstance(content, list) and all(
-    isinstance(part, dict) and part.keys() == {"type", "text"}
+    isinstance(part, dict)
+    and part.keys() == {"type", "text"}
+    and part["type"] == "text"
+    and isinstance(part["text"], str)
     for part in content
   ):
-    content = "".join([str(part["text"]) for part in content])
+    content = "".join([part["text"] for part in content])
   if message["role"] != "assistant" or not isinstance(content, str):
     raise UserError(
       "expected a text of the assistant at the end, found"
@@ -160,22 +172,21 @@ def asked(
 
 def question(asked: str, pictures: dict[str, list[Any]]) -> dict[str, Any]:
   """Returns a question with as many marks as pictures and videos."""
-  marks = _MARK.findall(asked)
-  for kind in ("image", "video"):
-    count = len(pictures.get(f"{kind}s", []))
-    if marks.count(kind) != count:
+  for mark, key in MARKS.items():
+    marks, count = asked.count(mark), len(pictures.get(key, ()))
+    if marks != count:
       raise UserError(
-        f"expected as many marks <{kind}> in the text as pictures or videos,"
-        f" found {marks.count(kind)} and {count}; give one to each"
+        f"expected as many marks {mark} in the text as pictures or videos,"
+        f" found {marks} and {count}; give one to each"
       )
   return {"question": asked} | pictures
 
 
 def check_unmarked(asked: str) -> None:
   """Refuses marks in a text of a format that has none."""
-  found = _MARK.search(asked)
-  if found:
-    raise UserError(
-      f"expected text without marks, found {found[0]!r}: pictures stand where"
-      ' {"type": "image"} is, or in front; take it out'
-    )
+  for mark in MARKS:
+    if mark in asked:
+      raise UserError(
+        f"expected text without marks, found {mark!r}: pictures stand where"
+        ' {"type": "image"} is, or in front; take it out'
+      )

@@ -39,7 +39,7 @@ def row(raw: dict[str, Any]) -> dict[str, Any]:
   fields.refuse(raw, ["audios"], "models here don't hear")
   key = fields.one_of(raw, ("conversations", "messages"))
   conversation = fields.messages(raw[key], key)
-  if raw.get("system"):
+  if raw.get("system", "") != "":
     if conversation[0]["role"] == "system":
       raise UserError("expected one message of the system, found two")
     conversation.insert(0, {"role": "system", "content": raw["system"]})

@@ -29,12 +29,16 @@ def row(raw: dict[str, Any]) -> dict[str, Any]:
   kind = fields.text(raw, "problem_type")
   if kind == _CHOICE:
     options = raw.get("options")
-    if not isinstance(options, list) or not options:
+    if (
+      not isinstance(options, list)
+      or not options
+      or not all(isinstance(option, str) for option in options)
+    ):
       raise UserError(
         f"expected 'options' as a list of texts, found {options!r:.80}"
       )
     asked += "Options:\n" + "".join([f"{option}\n" for option in options])
-  elif raw.get("options"):
+  elif raw.get("options", []) != []:
     raise UserError(
       f"expected 'options' beside problem_type {_CHOICE!r} only, found them"
       f" beside {kind!r:.80}"

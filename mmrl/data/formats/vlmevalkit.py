@@ -57,7 +57,9 @@ def row(raw: dict[str, Any], shared: Any) -> dict[str, Any]:
     shared: pictures by the index of the row that has them.
   """
   asked = fields.text(raw, "question")
-  options = [f"{k}. {raw[k]}\n" for k in string.ascii_uppercase if k in raw]
+  options = [
+    f"{k}. {_choice(raw, k)}\n" for k in string.ascii_uppercase if k in raw
+  ]
   if options or "hint" in raw:
     asked = f"Question: {asked}\n" + "Options:\n" * bool(options)
     asked += "".join(options)
@@ -65,17 +67,23 @@ def row(raw: dict[str, Any], shared: Any) -> dict[str, Any]:
     asked = f"Hint: {fields.text(raw, 'hint')}\n{asked}"
   found: dict[str, Any] = {"question": asked}
   if "image" in raw:
-    images = raw["image"]
+    images = fields.text(raw, "image")
     if len(images) <= _LONGEST_INDEX:
       images = shared[images]
     found["images"] = [{"bytes": image} for image in _listed(images)]
   elif "image_path" in raw:
-    found["images"] = _listed(raw["image_path"])
+    found["images"] = _listed(fields.text(raw, "image_path"))
   if "answer" in raw:
     found["answer"] = fields.answer(raw["answer"])
   if "category" in raw:
     found["kind"] = raw["category"]
   return found
+
+
+def _choice(raw: dict[str, Any], letter: str) -> str:
+  """Returns the text of a choice; whole numbers have one."""
+  value = raw[letter]
+  return str(value) if type(value) is int else fields.text(raw, letter)
 
 
 def _listed(text: str) -> list[str]:
@@ -84,7 +92,7 @@ def _listed(text: str) -> list[str]:
     return [text]
   try:
     values = ast.literal_eval(text)
-  except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+  except Exception as error:  # Of half a dozen kinds.
     raise UserError(
       f"expected a list of texts in Python's form, found {text!r:.80}"
     ) from error
