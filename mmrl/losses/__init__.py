@@ -5,7 +5,7 @@ numbers to log returns a `Measured`; one with state is made by a function that
 returns a `Stateful`: see `mmrl.losses.state`.
 """
 
-from mmrl.losses.attention import attention_jsd
+from mmrl.losses.attention import attention_jsd, evidence_kl
 from mmrl.losses.distillation import attention_distillation, distillation_kl
 from mmrl.losses.likelihood import likelihood
 from mmrl.losses.picture_preference import joint_preference, mixed_preference
@@ -27,6 +27,7 @@ __all__ = [
   "clipped_weight",
   "distillation_kl",
   "dpo",
+  "evidence_kl",
   "expert_shaped",
   "joint_preference",
   "likelihood",

@@ -120,7 +120,7 @@ class Processor:
         being text or parts:
         `{"type": "text", "text"}`;
         `{"type": "image", "image"}` with a path, bytes, PIL image or uint8
-        array, and optionally `"region"`, a box in its pixels;
+        array, and optionally `"region"`, see `prompts.regions`;
         `{"type": "video", "video"}` with a path or bytes of a file, of which
         "fps" frames a second are taken (the processor's number by default),
         or with frames taken already, an array or a list of pictures, and
@@ -383,13 +383,15 @@ class Processor:
       start = hole + 1
     visual_index = np.concatenate(index).astype(np.int32)
     # The last entry is what text, at -1, reads.
-    region = np.concatenate([*(cut.region for cut in cuts), [0]])
+    pairs = [np.stack([cut.region, cut.evidence], -1) for cut in cuts]
+    marks = np.concatenate([*pairs, np.zeros((1, 2))])[visual_index]
     return Encoded(
       name=name,
       tokens=np.concatenate(tokens).astype(np.int32),
       positions=np.concatenate(positions).astype(np.int32),
       visual_index=visual_index,
-      region=region[visual_index].astype(np.float32),
+      region=marks[:, 0].astype(np.float32),
+      evidence=marks[:, 1].astype(np.float32),
       cuts=cuts,
     )
 

@@ -120,7 +120,7 @@ def choose(
     processor: decodes the answers.
   """
   texts = processor.decode(answers.tokens[:count, :1], answers.mask[:count, :1])
-  totals = answers_lib.total(rewards, answers)
+  totals = answers_lib.total(rewards, answers, step)
   return [
     Sample(
       step=step,

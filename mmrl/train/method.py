@@ -23,6 +23,7 @@ from mmrl import (
 )
 from mmrl.errors import UserError
 from mmrl.names import SCORES
+from mmrl.rollouts import answers
 from mmrl.rollouts.answers import Reward, reads_texts
 from mmrl.rollouts.source import Source
 from mmrl.train import objective
@@ -97,7 +98,7 @@ class _Slots:
   """The functions of a config but its probes, looked up and not bound yet."""
 
   rewards: Mapping[str, _Slot]
-  reward_weights: Mapping[str, float]
+  reward_settings: Mapping[str, Mapping[str, Any]]
   advantage: _Slot | None
   token_weights: Sequence[_Slot]
   terms: Sequence[objective.Resolved]
@@ -105,13 +106,13 @@ class _Slots:
   @classmethod
   def of(cls, specs: Mapping[str, Any]) -> "_Slots":
     """Looks up the functions; the advantage only if something reads it."""
-    rewarding, reward_weights = _resolve_rewards(specs["rewards"])
+    rewarding, settings = _resolve_rewards(specs["rewards"])
     weighing = [
       _Slot(token_weights, spec, f"config.token_weights.{name}")
       for name, spec in specs["token_weights"].items()
     ]
     terms = objective.resolve_terms(specs["losses"])
-    found = cls(rewarding, reward_weights, None, weighing, terms)
+    found = cls(rewarding, settings, None, weighing, terms)
     if "advantages" in found.wanted:
       advantage = _Slot(advantages, specs["advantage"], "config.advantage")
       found = dataclasses.replace(found, advantage=advantage)
@@ -204,7 +205,7 @@ def _bind_slots(
     measures=(),
     advantage=advantage,
     rewards=[
-      Reward(name, slots.reward_weights[name], bound)
+      Reward(name, bound=bound, **slots.reward_settings[name])
       for name, bound in rewarding.items()
     ],
     token_weights=[
@@ -237,19 +238,14 @@ def _check_reads_sampled(advantage: build.Bound) -> None:
 
 def _resolve_rewards(
   specs: Mapping[str, Mapping[str, Any]],
-) -> tuple[dict[str, _Slot], dict[str, float]]:
-  """Separates the functions of a config's rewards from their weights."""
-  slots, weights = {}, {}
+) -> tuple[dict[str, _Slot], dict[str, dict[str, Any]]]:
+  """Separates the functions of a config's rewards from how they count."""
+  slots, settings = {}, {}
   for name, given in specs.items():
     where, spec = f"config.rewards.{name}", dict(given)
-    if "weight" not in spec:
-      raise UserError(f"{where}: expected a weight beside the name")
-    weight = spec.pop("weight")
-    if not isinstance(weight, int | float):
-      raise UserError(f"{where}.weight: expected a number, found {weight!r}")
-    weights[name] = float(weight)
+    settings[name] = answers.take_settings(spec, where, {*specs} - {name})
     slots[name] = _Slot(rewards, spec, where)
-  return slots, weights
+  return slots, settings
 
 
 def _on_host(slot: _Slot) -> bool:
