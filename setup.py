@@ -49,9 +49,10 @@ setuptools.setup(
     "hub": ["datasets>=3.0", "pyarrow>=18"],
     # The pages of docs/ as a site: mkdocs build --strict.
     "docs": ["mkdocs-material>=9.6"],
-    # What the rewards math_answer and rouge compute with.
+    # What the rewards math_answer, rouge and meteor compute with.
     "math": ["math-verify[antlr4-13-2]>=0.8"],
     "rouge": ["rouge-score>=0.1.2"],
+    "meteor": ["nltk>=3.9"],
     "test": [
       "beartype>=0.22",
       "easy-vqa==1.0",

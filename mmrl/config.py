@@ -136,7 +136,9 @@ def get_config() -> ml_collections.ConfigDict:
         "top_k": 0,  # 0 keeps all tokens
         "top_p": 1.0,  # share of the probability that is kept
       },
-      # Specs of `mmrl.rewards`, each with a weight.
+      # Specs of `mmrl.rewards`, each with a weight; of weight 0, it is logged
+      # only. Options of any: `times`, names of other rewards that its value is
+      # multiplied by in the total, and `start`, the first step it counts at.
       "rewards": {
         "accuracy": {"name": "exact_answer", "weight": 0.9},
         "format": {"name": "answer_format", "weight": 0.1, "form": "think"},

@@ -71,6 +71,9 @@ NAMES = {
     "host",
   ),
   "epoch": Name("P", "pass over the data, from 1 on", _LATER, "host"),
+  "tagged": Name(
+    *("P G R", "True on tokens between a tag and its end", _ALL), "rollouts"
+  ),
   "logprobs_sampler": Name(
     "P G R", "as the sampler computed them", _ALL, "rollouts"
   ),
@@ -96,6 +99,18 @@ NAMES = {
   "logprobs_blind": Name("P G R", "without the pictures", _LATER, "probes"),
   "pictured": Name("P", "whether a prompt has a picture", _LATER, "probes"),
   "visual_entropy": Name("P", "of the pictures' spectra", _LATER, "probes"),
+  "on_region_old": Name("P G R", "attention on the region", _LATER, "probes"),
+  "on_visual_old": Name("P G R", "attention on pictures", _LATER, "probes"),
+  "attention_shares_old": Name(
+    *("P G R 3", "on picture, question and answer, mean over layers", _LATER),
+    "probes",
+  ),
+  "visual_attention_old": Name(
+    "P G R", "on a visual token that is no sink", _LATER, "probes"
+  ),
+  "sink_ratio_old": Name(
+    "P G R", "attention on a sink over any visual token", _LATER, "probes"
+  ),
   "rewards": Name("P G", "the total reward", (ADVANTAGES, *_CURRENT)),
   "key": Name("key", "random, of the rollout batch", (ADVANTAGES, WEIGHTS)),
   "advantages": Name("P G or P G R", "the advantages", _CURRENT),

@@ -80,6 +80,9 @@ class Prompt:
     region: share of the visual token's cell that the marked region of its
       picture covers, in [0, 1]; 0 on text and where no region is marked.
     patches: the pictures.
+    evidence: a distribution over the visual tokens around the middle of the
+      region, see `mmrl.prompts.regions`; 0 where no region is marked. None
+      where nothing reads it.
   """
 
   tokens: Int[Array, "P S"]
@@ -89,6 +92,7 @@ class Prompt:
   next_position: Int[Array, "P"]
   region: Float[Array, "P S"]
   patches: Patches
+  evidence: Float[Array, "P S"] | None = None
 
 
 @pytree
@@ -145,15 +149,16 @@ class Output:
   Attributes:
     hidden: final (normalised) hidden states, [P, G, R, D] or [P, S, D].
     logits: float32 [..., V]; None unless asked for.
-    attention: that of the answer tokens from `extend`, float32 maps
-      [L, P, H, S, S] from `apply`; None unless asked for.
+    attention: that of the answer tokens from `extend`, or sums of its rows
+      where weights were given; float32 maps [L, P, H, S, S] from `apply`; None
+      unless asked for.
     hidden_at: outputs of chosen layers, before the final norm; None unless
       asked for.
   """
 
   hidden: Float[Array, "..."]
   logits: Float[Array, "..."] | None = None
-  attention: Attention | Float[Array, "L P H S S"] | None = None
+  attention: Attention | Float[Array, "..."] | None = None
   hidden_at: Float[Array, "P G R A D"] | None = None
 
 

@@ -40,6 +40,7 @@ from mmrl.data import Example
 from mmrl.losses import reduce
 from mmrl.losses.state import Measured
 from mmrl.machines import sharding
+from mmrl.models import rows
 from mmrl.names import SCORES
 from mmrl.plan.programs import read_architecture
 from mmrl.probes.scores import Scorer
@@ -63,6 +64,7 @@ METHODS = [
   (losses, "clipped_ratio", {"clip_high": 0.28, "dual_clip": 3.0}),
   (losses, "clipped_sequence_ratio", {"level": "token", "clip_low": 0.1}),
   (losses, "clipped_weight", {"weight_max": 1.5}),
+  (losses, "evidence_kl", {"gate": 0.1, "sampled_tokens": 2}),
   (losses, "distillation_kl", {"beta": 0.5, "temperature": 2.0}),
   (losses, "dpo", {"kind": "ipo", "beta": 0.2}),
   (losses, "expert_shaped", {"shape": 0.2}),
@@ -72,23 +74,37 @@ METHODS = [
   (losses, "policy_gradient", {}),
   (losses, "reference_kl", {"estimator": "k3"}),
   (losses, "simpo", {"margin": 1.0}),
+  (probes, "attention_shares", {}),
   (probes, "behaviour", {}),
   (probes, "image_blind", {}),
+  (probes, "looks", {}),
   (probes, "nucleus", {"top_p": 0.9}),
   (probes, "reference", {}),
   (probes, "teacher", {}),
   (probes, "visual_entropy", {}),
+  (probes, "visual_sinks", {"deviations": 0.5}),
   (rewards, "accuracy", {"kinds": {"all": "choice"}}),
   (rewards, "answer_format", {"form": "answer"}),
+  (rewards, "attention_share", {"of": "answer"}),
+  (rewards, "back_format", {}),
+  (rewards, "back_segment", {}),
+  (rewards, "boxed_accuracy", {}),
   (rewards, "box_iou", {"threshold": 0.5}),
   (rewards, "choice", {}),
   (rewards, "closeness", {}),
   (rewards, "exact_answer", {}),
+  (rewards, "length_window", {"low": 10, "high": 20}),
   (rewards, "lenient_answer", {}),
   (rewards, "math_answer", {}),
+  (rewards, "meteor", {"synonyms": False}),
   (rewards, "number", {"tolerance": 0.01}),
+  (rewards, "refocus_gain", {}),
+  (rewards, "region_attention", {"fraction": 0.5}),
   (rewards, "rouge", {}),
+  (rewards, "sink_suppression", {"allowed": 0.5}),
   (rewards, "soft_overlong", {"longest": 4, "buffer": 3}),
+  (rewards, "target_attention", {}),
+  (rewards, "visual_evenness", {"window": 2, "stride": 1}),
   (rewards, "word_error_rate", {}),
   (token_weights, "entropy_quantile", {"quantile": 0.5}),
   (token_weights, "expert_low_probability", {"alpha": 0.3}),
@@ -112,12 +128,17 @@ EXPERIMENTS = [
   ("dpo", "runlocal,simpo"),
   ("dr_grpo", "runlocal"),
   ("durian", "runlocal"),
+  ("ease", "runlocal"),
   ("fipo", "runlocal"),
   ("gspo", "runlocal"),
   ("jsonl", "data"),
   ("jsonl", "data,instruct"),
   ("quickstart", "grpo"),
   ("lora", "runlocal"),
+  ("laser", "runlocal"),
+  ("look_back", "runlocal"),
+  ("look_back", "runlocal,cold"),
+  ("look_back", "runlocal,control"),
   ("low_probability", "runlocal"),
   ("opad", "runlocal"),
   ("opad", "runlocal,kd"),
@@ -128,6 +149,9 @@ EXPERIMENTS = [
   ("reinforce_plus_plus", "runlocal"),
   ("rloo", "runlocal"),
   ("scene_pairs", "data"),
+  ("sayo", "runlocal"),
+  ("sayo", "runlocal,accuracy"),
+  ("sayo", "runlocal,format"),
   ("sft", "data"),
   ("sft", "data,masked"),
   ("tgrl", "EXPERTS,runlocal"),
@@ -154,8 +178,19 @@ RIGHT = {
   "number": ["1", "2"],
   "rouge": ["a red circle", "blue"],
 }
+# What a text is, that gets 1, if not a right answer in its block.
+TEXTS = {
+  "back_format": (
+    r"<think>a</think> <back>b</back> <think>c</think> \boxed{4}"
+  ),
+  "back_segment": "<back></back>",
+  "boxed_accuracy": r"\boxed{B}",
+}
+# Rewards that are logged only, which have NaN where they don't apply.
+MEASURES = {"attention_share", "refocus_gain", "target_attention"}
 EXTRAS = {
   **dict.fromkeys(("math_answer", "geometry3k"), "math_verify"),
+  "meteor": "nltk",
   "rouge": "rouge_score",
 }
 PACKAGES = [advantages, losses, probes, rewards, token_weights]
@@ -246,6 +281,11 @@ def make_sampled():
   return jnp.ones((P, G), bool).at[:, -1].set(False)
 
 
+def make_tagged():
+  """Some tokens of every answer."""
+  return jnp.broadcast_to(jnp.arange(R) % 3 == 1, (P, G, R))
+
+
 @functools.cache
 def make_fields() -> dict:
   logprobs = -jnp.abs(normal(P, G, R, seed=1))
@@ -274,6 +314,12 @@ def make_fields() -> dict:
     "nucleus_entropies_old": jnp.abs(normal(P, G, R, seed=16)),
     "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
     "pictured": jnp.arange(P) % 3 > 0,
+    "visual_attention_old": jnp.abs(normal(P, G, R, seed=18)),
+    "attention_shares_old": jnp.abs(normal(P, G, R, 3, seed=22)),
+    "tagged": make_tagged(),
+    "on_region_old": jnp.abs(normal(P, G, R, seed=20)),
+    "on_visual_old": 2 + jnp.abs(normal(P, G, R, seed=21)),
+    "sink_ratio_old": jnp.abs(normal(P, G, R, seed=19)),
     "sampled": make_sampled(),
     "span": jnp.asarray(np.arange(R) % 3 + 1, jnp.int8)[None, None]
     * make_mask().astype(jnp.int8),
@@ -291,8 +337,11 @@ def spoil(value, mask):
   if value.ndim < 3:
     return value
   mask = mask.reshape(*mask.shape, *[1] * (value.ndim - mask.ndim))
-  whole = jnp.issubdtype(value.dtype, jnp.integer)
-  other = (value + 1) % V if whole else jnp.nan
+  other = jnp.nan
+  if value.dtype == bool:
+    other = ~value
+  elif jnp.issubdtype(value.dtype, jnp.integer):
+    other = (value + 1) % V
   return jnp.where(mask, value, other)
 
 
@@ -342,6 +391,14 @@ class Table(Scorer):
       Logits(logits, jnp.eye(V), "dv", (), self.temperature),
     )
 
+  def weighed_rows(self, params, prompt, visual, tokens, weigh):
+    prefix = self.prefill(params, prompt, visual)
+    last = jnp.einsum("pd,psd->ps", prefix.last_query[:, 0, 0], prefix.keys)
+    last = jax.nn.softmax(jnp.where(prefix.mask, last, -1e9))
+    one = dataclasses.replace(self, layers=(-1,), row="self")
+    attention = rows.plain(one(params, prefix, tokens).attention)
+    return rows.weighed(attention, weigh(last))[..., None, :]
+
 
 def make_params(seed: int) -> dict:
   return {
@@ -367,6 +424,7 @@ def make_prompt() -> Prompt:
     next_position=jnp.full(P, S),
     region=jnp.asarray(np.where(visual == 0, 0.5, 0.0), jnp.float32),
     patches=small_models.no_patches(P),
+    evidence=jnp.asarray(np.where(visual == 0, 1.0, 0.0), jnp.float32),
   )
 
 
@@ -479,6 +537,8 @@ def array_case(row) -> Case:
   def value(inputs):
     values = bound(inputs["data"] | {"key": jax.random.key(0)})
     assert values.shape in ((P, G), (P, G, R))
+    if row[1] in MEASURES:
+      values = jnp.where(jnp.isnan(values), 0.0, values)
     return values
 
   function = value_and_gradient if package is losses else value
@@ -558,7 +618,7 @@ def build_parts(config) -> parts_lib.Parts:
 
 
 # Fields of answers and of the host that a batch has where they are named.
-HELD = {"sampled", "chosen", "twin", "span", "epoch"}
+HELD = {"sampled", "chosen", "twin", "span", "epoch", "tagged"}
 
 
 def first_two(tree):
@@ -778,7 +838,7 @@ def test_reward_is_a_number_for_any_text(row):
     provided=[*names.given(names.TEXTS), "ended"],
   )
   right = RIGHT.get(row[1], ["B", "C"])
-  block = f"<answer>{right[0]}</answer>"
+  block = TEXTS.get(row[1], f"<answer>{right[0]}</answer>")
   texts = ["", block, "<answer>", "</answer><think>", "é\x00\n"]
   context = {
     "text": [texts, texts],

@@ -36,6 +36,7 @@ SOURCES = {
   "refilled": {"rounds": 1, "reward": "accuracy"},
   "sampled": {},
   "sampled_pairs": {"reward": "accuracy"},
+  "tagged": {"tag": "back"},
   "with_experts": {"path": "", "accuracy": "accuracy"},
 }
 
@@ -89,7 +90,7 @@ def test_the_fields_of_probes_are_in_the_table():
 
 def make_source(name: str):
   config = config_lib.get_config()
-  if name in ("refilled", "sampled_pairs", "with_experts"):
+  if name in ("refilled", "sampled_pairs", "tagged", "with_experts"):
     config_lib.wrap_rollout(config, name=name, **SOURCES[name])
   else:
     sizes = {key: config.rollout[key] for key in config_lib.ROLLOUT_SIZES}

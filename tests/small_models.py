@@ -452,6 +452,7 @@ def full_rows(prompt: Prompt, tokens: np.ndarray) -> Prompt:
     next_position=repeated.next_position + count,
     region=append(repeated.region, np.zeros_like(tokens)),
     patches=repeated.patches,
+    evidence=append(repeated.evidence, np.zeros_like(tokens)),
   )
 
 
@@ -478,6 +479,7 @@ def pad_prompt(
     positions=tokens(prompt.positions, 0),
     visual_index=tokens(prompt.visual_index, -1),
     region=tokens(prompt.region, 0),
+    evidence=tokens(prompt.evidence, 0),
     patches=Patches(
       pixels=after(old.pixels, 0),
       rows_columns=after(old.rows_columns, 0),
@@ -497,7 +499,7 @@ def to_the_left(prompt: Prompt) -> Prompt:
     rows = zip(array, shifts, strict=True)
     return np.stack([np.roll(row, -shift, axis=0) for row, shift in rows])
 
-  names = ("tokens", "mask", "positions", "visual_index", "region")
+  names = ("tokens", "mask", "positions", "visual_index", "region", "evidence")
   return dataclasses.replace(
     prompt, **{name: roll(getattr(prompt, name)) for name in names}
   )

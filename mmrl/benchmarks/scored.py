@@ -12,10 +12,10 @@ from mmrl.benchmarks.contract import Answer, Values, means
 from mmrl.data import Example
 from mmrl.data.sources import paths_of
 from mmrl.errors import UserError
+from mmrl.rewards import needs
 from mmrl.rollouts.answers import (
   READS_RIGHT,
   reads_texts,
-  require_answers,
   score,
   text_context,
 )
@@ -157,7 +157,7 @@ def questions(
   source = data_lib.sources.make(data, f"{field}.data")
   if not len(source):
     raise UserError(f"{field}.data: expected at least one question, found none")
-  require_answers(bound.values(), source)
+  needs.require_all(bound.values(), source)
   indices = data_lib.spread(len(source), questions or len(source))
   return Questions(source, indices, bound, field)
 

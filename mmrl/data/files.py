@@ -143,6 +143,11 @@ class Files:
     """Yields name and texts to learn from of every example."""
     return ((e.name, e.answers) for e in self._examples())
 
+  def regions(self) -> Iterator[tuple[str, bool]]:
+    """Yields the name of every example, and whether it marks a region."""
+    for one in self._examples():
+      yield one.name, one.picture is not None and "region" in one.picture
+
   def others(self) -> Iterator[bool]:
     """Yields of every example whether it has other pictures."""
     return (bool(e.other) for e in self._examples())

@@ -12,6 +12,7 @@ from PIL import Image
 from mmrl import storage
 from mmrl.data import lines
 from mmrl.errors import UserError
+from mmrl.prompts import regions
 from mmrl.types import Box
 
 _ONE = {"image": "a picture", "video": "a video", "frame": "a frame"}
@@ -118,7 +119,7 @@ class Media:
       )
     part: dict[str, Any] = {"type": kind}
     if option in value:
-      check = box if kind == "image" else _rate
+      check = region if kind == "image" else _rate
       part[option] = check(value[option])
     return part
 
@@ -222,23 +223,12 @@ def _is_number(value: Any) -> bool:
   return type(value) in (int, float) and abs(value) < 1e9
 
 
-def box(values: Any) -> Box:
-  """Checks a region."""
-  if (
-    not isinstance(values, list)
-    or len(values) != 4
-    or not all(map(_is_number, values))
-  ):
-    raise UserError(
-      f"expected 'region' as four numbers x0, y0, x1, y1, found {values!r:.80}"
-    )
-  x0, y0, x1, y1 = map(float, values)
-  if x0 >= x1 or y0 >= y1:
-    raise UserError(
-      "expected 'region' as x0, y0, x1, y1 with x0 < x1 and y0 < y1, found"
-      f" {values!r:.80}; a region has no width and height of its own"
-    )
-  return x0, y0, x1, y1
+def region(value: Any) -> Box | regions.Region:
+  """Checks a region; a box in pixels stays one."""
+  found = regions.read(value)
+  if len(found.boxes) == 1 and found.unit == "pixels":
+    return found.boxes[0]
+  return found
 
 
 def _rate(value: Any) -> float:

@@ -114,6 +114,8 @@ class Reader:
     )
     if "region" in row:
       _mark(example.picture, row["region"])
+    if "focus_area" in row:
+      _mark(example.picture, {"tokens": row["focus_area"]})
     return example
 
   def _read(
@@ -278,7 +280,7 @@ def _answers(values: Any) -> tuple[str, ...]:
 
 def _mark(picture: dict | None, region: Any) -> None:
   """Marks a region in the image part, so that it is scaled with its picture."""
-  region = media.box(region)
+  region = media.region(region)
   if picture is None or "region" in picture:
     raise UserError(
       "expected 'region' beside a picture without one, found"

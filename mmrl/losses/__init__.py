@@ -7,6 +7,7 @@ returns a `Stateful`: see `mmrl.losses.state`.
 
 from mmrl.losses.attention import attention_jsd
 from mmrl.losses.distillation import attention_distillation, distillation_kl
+from mmrl.losses.evidence import evidence_kl
 from mmrl.losses.likelihood import likelihood
 from mmrl.losses.picture_preference import joint_preference, mixed_preference
 from mmrl.losses.preference import dpo, simpo
@@ -27,6 +28,7 @@ __all__ = [
   "clipped_weight",
   "distillation_kl",
   "dpo",
+  "evidence_kl",
   "expert_shaped",
   "joint_preference",
   "likelihood",

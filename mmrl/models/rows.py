@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from mmrl.models.kernels.attention import group
 from mmrl.models.kernels.blocked import MASKED
-from mmrl.types import Attention, PyTree
+from mmrl.types import Attention, Prefix, PyTree
 
 # Numbers of the attention maps that exist at once; 64 MiB.
 _CHUNK_VALUES = 2**24
@@ -130,6 +130,76 @@ def _by_head(x: Array, axis: int) -> Array:
   """Flattens layers and key heads, at `axis` and the next, to axis 0."""
   x = jnp.moveaxis(x, (axis, axis + 1), (0, 1))
   return x.reshape(-1, *x.shape[2:])
+
+
+def weighed(
+  attention: Attention, weights: Float[Array, "P S n"]
+) -> Float[Array, "P G R values"]:
+  """Sums each row over the prompt, n times weighed, and over the answer.
+
+  Args:
+    attention: of answer tokens.
+    weights: of the prompt's positions.
+
+  Returns:
+    n weighed sums over the prompt, and the sum over the answer; float32.
+  """
+
+  def of_rows(rows):
+    on_prompt, own = jnp.split(rows, [weights.shape[1]], axis=-1)
+    sums = jnp.einsum("pgrs,psn->pgrn", on_prompt, weights)
+    return jnp.concatenate([sums, own.sum(-1, keepdims=True)], axis=-1)
+
+  return map_rows(of_rows, attention)
+
+
+def weighed_layer(
+  queries: Float[Array, "P G R H head"],
+  keys: Float[Array, "P G R K head"],
+  prefix_keys: Float[Array, "P S K head"],
+  mask: Bool[Array, "P S"],
+  weights: Float[Array, "P S n"],
+) -> Float[Array, "P G R values"]:
+  """Sums the rows of one layer; see `weighed`."""
+  attention = Attention(
+    queries=queries[..., None, :, :],
+    keys=keys[..., None, :, :],
+    prefix_keys=prefix_keys[:, :, None],
+    prefix_mask=mask,
+    last_query=queries[:, 0, :1],
+  )
+  return weighed(attention, weights)
+
+
+def last_rows(prefix: Prefix, layers: tuple[int, ...]) -> Float[Array, "P S"]:
+  """Computes the row of each prompt's last token, mean over heads and layers.
+
+  Args:
+    prefix: with the queries of these layers.
+    layers: whose attention is wanted.
+  """
+  assert prefix.last_query is not None, "prefill had no attention_layers"
+  keys = jnp.stack([prefix.keys[i] for i in layers], axis=2)
+  attention = Attention(
+    queries=prefix.last_query[:, None, None],
+    # It sees no answer: a row before the first token.
+    keys=jnp.zeros_like(keys[:, None, :1]),
+    prefix_keys=keys,
+    prefix_mask=prefix.mask,
+    last_query=prefix.last_query,
+    row="emit",
+  )
+  return attention_rows(attention)[:, 0, 0, :-1]
+
+
+def plain(attention: Attention) -> Attention:
+  """Returns attention whose rows are those of the softmax, not policies.
+
+  They are the rows of the same tokens: "self" with the token itself, "emit"
+  those before.
+  """
+  row = "" if attention.row == "self" else attention.row
+  return dataclasses.replace(attention, row=row)
 
 
 def smaller(attention: Attention) -> Attention | Float[Array, "P G R keys"]:

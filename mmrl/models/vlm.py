@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mmrl.machines import sharding
-from mmrl.models import layers, tower
+from mmrl.models import layers, rows, tower
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention
 from mmrl.types import Attention, Output, Prefix, Prompt, PyTree
@@ -235,6 +235,7 @@ def extend(
   *,
   attention_layers: tuple[int, ...] = (),
   hidden_layers: tuple[int, ...] = (),
+  weights: Float[Array, "P S n"] | None = None,
 ) -> Output:
   """Runs G answers per prompt, which attend to the prefix and to themselves.
 
@@ -248,13 +249,16 @@ def extend(
     attention_layers: layers (negative from the end) whose rows are wanted;
       `prefix` has the same.
     hidden_layers: layers (negative from the end) whose output is wanted.
+    weights: of the prompt's positions. With these, rows of `attention_layers`
+      are summed as each layer is run, and their queries and keys aren't kept.
 
   Returns:
     `hidden` [P, G, R, D], which emits the token *after* each answer token
     (the prefix emits the first), and `attention`, of which
     `attention_rows` makes the row of each answer token over prompt and
     answer, its own position included, [P, G, R, S+R]; `hidden_at` [P, G, R,
-    chosen layers, D], before the final norm.
+    chosen layers, D], before the final norm. With `weights`, `attention` is
+    [P, G, R, chosen layers, n + 1] instead: see `rows.weighed`.
   """
   x = sharding.over_prompts(inputs.astype(config.dtype))
   count = inputs.shape[-2]
@@ -274,7 +278,15 @@ def extend(
         queries, prefix_keys, prefix_values, prefix.mask, keys, values
       )
       # Not maps: rows are computed from these, a few at a time.
-      return out, (queries, keys)
+      if weights is None:
+        return out, (queries, keys)
+      sums = jax.lax.cond(
+        (jnp.array(chosen, jnp.int32) == index).any(),
+        rows.weighed_layer,
+        lambda *_: jnp.zeros(kept[0].shape[1:], jnp.float32),
+        *(queries, keys, prefix_keys, prefix.mask, weights),
+      )
+      return out, (sums,)
 
     x, new = layers.run(block, layer_params, x, angles, attend)
     kept = _keep(kept, new, index, chosen)
@@ -285,15 +297,21 @@ def extend(
     jnp.zeros((len(chosen), *x.shape[:-1], heads, text.head_dim), x.dtype)
     for heads in (text.num_attention_heads, text.num_key_value_heads)
   )
+  if weights is not None:
+    shape = (len(chosen), *x.shape[:-1], weights.shape[-1] + 1)
+    kept = (jnp.zeros(shape, jnp.float32),)
   prefixes = prefix.keys, prefix.values
   states = jnp.zeros((len(seen), *x.shape), x.dtype)
-  (x, (queries, keys), states), _ = _scan(
+  (x, kept, states), _ = _scan(
     body, params, config, (x, kept, states), prefixes
   )
-  rows = None
-  if chosen:
+  found: Attention | Array | None = None
+  if weights is not None:
+    found = jnp.moveaxis(kept[0], 0, 3)
+  if chosen and weights is None:
+    queries, keys = kept
     assert prefix.last_query is not None, "prefill had no attention_layers"
-    rows = Attention(
+    found = Attention(
       queries=jnp.moveaxis(queries, 0, 3),
       keys=jnp.moveaxis(keys, 0, 3),
       prefix_keys=jnp.stack([prefix.keys[i] for i in chosen], axis=2),
@@ -302,7 +320,7 @@ def extend(
     )
   return Output(
     hidden=final_norm(params, config, x),
-    attention=rows,
+    attention=found,
     hidden_at=jnp.moveaxis(states, 0, 3) if seen else None,
   )
 

@@ -3,14 +3,20 @@
 from mmrl.probes.blind import image_blind
 from mmrl.probes.entropy import visual_entropy
 from mmrl.probes.nucleus import nucleus
+from mmrl.probes.region import looks
 from mmrl.probes.scores import behaviour, reference
+from mmrl.probes.shares import attention_shares
+from mmrl.probes.sinks import visual_sinks
 from mmrl.probes.teacher import teacher
 
 __all__ = [
+  "attention_shares",
   "behaviour",
   "image_blind",
+  "looks",
   "nucleus",
   "reference",
   "teacher",
   "visual_entropy",
+  "visual_sinks",
 ]

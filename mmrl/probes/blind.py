@@ -97,4 +97,5 @@ def without_pictures(prompt: Prompt, config: ModelConfig) -> Prompt:
     visual_index=jnp.full_like(prompt.visual_index, -1),
     next_position=count.astype(prompt.next_position.dtype),
     region=jnp.zeros_like(prompt.region),
+    evidence=jnp.zeros_like(prompt.region),
   )

@@ -1,10 +1,13 @@
-"""Share of visual attention on the region that a question is about."""
+"""Attention on the region that a question is about, and its share."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrl import models
-from mmrl.types import Attention, Prompt
+from mmrl.models import rows
+from mmrl.types import Attention, Prompt, Scores
 
 
 def region_share(
@@ -31,3 +34,32 @@ def region_share(
   counts = mask & marked & (on_visual > 0)
   share = jnp.where(counts, on_region / jnp.where(counts, on_visual, 1.0), 0.0)
   return share.sum((1, 2)) / counts.sum((1, 2))
+
+
+class Looks(NamedTuple):
+  """Attention of each answer token: sums over visual tokens."""
+
+  on_region_old: Float[Array, "P G R"]
+  on_visual_old: Float[Array, "P G R"]
+
+
+def looks(scores_old: Scores, prompt: Prompt) -> Looks:
+  """Computes each token's attention on the region and on all visual tokens.
+
+  Rows are those of the softmax over all keys, the token's own among them, mean
+  over heads, of `config.attention.layers` and `config.attention.row`: "self"
+  is the row of the token, "emit" that of the one before, which emits it. They
+  aren't scaled to sum to 1 without the token's own, as RAL's policies are.
+
+  Args:
+    scores_old: of the answers, by the behaviour policy.
+    prompt: tells where visual tokens are. Those that the region touches are
+      its own, whole.
+  """
+  assert scores_old.attention is not None
+  visual = prompt.visual_index >= 0
+  kinds = jnp.stack([prompt.region > 0, visual], axis=-1)
+  sums = rows.weighed(
+    rows.plain(scores_old.attention), kinds.astype(jnp.float32)
+  )
+  return Looks(sums[..., 0], sums[..., 1])

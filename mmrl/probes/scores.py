@@ -5,6 +5,7 @@ added to the batch, so a run can check before it starts that its losses have the
 fields they read.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import NamedTuple
 
@@ -54,6 +55,44 @@ class Scorer:
       attention_layers=self.layers,
       attention_row=self.row,
     )
+
+  def weighed_rows(
+    self,
+    params: PyTree,
+    prompt: Prompt,
+    visual: Float[Array, "B N E"] | None,
+    tokens: Int[Array, "P G R"],
+    weigh: Callable[[Float[Array, "P S"]], Float[Array, "P S n"]],
+  ) -> Float[Array, "P G R layers values"]:
+    """Sums attention rows of `layers`, layer by layer, in a pass of its own.
+
+    The rows are those of the softmax, of each token with itself, mean over
+    heads. They are summed as each layer is run: nothing is kept of them whose
+    size grows with prompt times answer.
+
+    Args:
+      params: of the policy.
+      prompt: the prompts.
+      visual: their visual tokens; computed if None.
+      tokens: of the answers.
+      weigh: maps the row of each prompt's last token, mean over heads and
+        layers, to n weights of the prompt's positions.
+
+    Returns:
+      n weighed sums over the prompt, and the sum over the answer.
+    """
+    prefix = self.prefill(params, prompt, visual)
+    weights = weigh(rows.last_rows(prefix, self.layers))
+    output = vlm.extend(
+      params,
+      self.config,
+      prefix,
+      vlm.embed(params, self.config, tokens),
+      attention_layers=self.layers,
+      weights=weights,
+    )
+    assert isinstance(output.attention, Array)
+    return output.attention
 
 
 class Behaviour(NamedTuple):

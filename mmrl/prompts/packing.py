@@ -28,6 +28,7 @@ class Encoded:
     positions: [S, 3] rotary positions.
     visual_index: [S] visual token at each position, -1 for text.
     region: [S] share of the token's cell that the marked region covers.
+    evidence: [S] where the middle of the region is.
     cuts: its pictures and videos.
   """
 
@@ -36,6 +37,7 @@ class Encoded:
   positions: np.ndarray
   visual_index: np.ndarray
   region: np.ndarray
+  evidence: np.ndarray
   cuts: tuple[pictures.Cut, ...]
 
   @property
@@ -93,6 +95,7 @@ def collate(
       [e.positions[-1].max() + 1 for e in encoded], np.int32
     ),
     region=pad([e.region for e in encoded], 0),
+    evidence=pad([e.evidence for e in encoded], 0),
     patches=_pack(packed, config.vision, patches),
   )
 

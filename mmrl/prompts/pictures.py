@@ -20,8 +20,7 @@ from mmrl.errors import UserError, tell
 from mmrl.models.config import VisionConfig
 from mmrl.models.families import Span, sizes
 from mmrl.models.families.family import Grid
-from mmrl.prompts import files
-from mmrl.types import Box
+from mmrl.prompts import files, regions
 
 T = TypeVar("T")
 
@@ -223,6 +222,7 @@ class Cut:
     spans: runs of its visual tokens in the prompt.
     shrunk: whether the pixel budget made it smaller.
     region: share of each merged cell that the marked region covers.
+    evidence: where its middle is; see `regions.cells`.
   """
 
   kind: str
@@ -231,6 +231,7 @@ class Cut:
   spans: tuple[Span, ...]
   shrunk: bool
   region: Float[np.ndarray, "N"]
+  evidence: Float[np.ndarray, "N"]
 
 
 def patchify(
@@ -302,7 +303,7 @@ def cut(
   config: PictureConfig,
   vision: VisionConfig,
   placeholder: str,
-  region: Box | None = None,
+  region: Any = None,
 ) -> Cut:
   """Scales a still picture into the budget and cuts it into patches.
 
@@ -311,10 +312,11 @@ def cut(
     config: pixel budget and normalisation.
     vision: patch and merge sizes.
     placeholder: text of the token that stands for its visual tokens.
-    region: x0, y0, x1, y1 in pixels of the picture, or None.
+    region: see `regions`; None for none.
 
   Raises:
-    ValueError: if one side is more than 200 times the other.
+    ValueError: if one side is more than 200 times the other, or the region
+      lies outside.
   """
   cell = vision.cell_size
   size = (picture.height, picture.width, cell, config.min_pixels)
@@ -324,32 +326,19 @@ def cut(
   values -= np.array(config.mean, np.float32)
   values /= np.array(config.std, np.float32)
   pixels, grid = patchify(values[None], vision)
-  cells = np.zeros(grid[1] * grid[2] // vision.spatial_merge_size**2)
+  shape = height // cell, width // cell
+  share = evidence = np.zeros(math.prod(shape))
   if region is not None:
-    factor = np.array([width / picture.width, height / picture.height] * 2)
-    cells = coverage(np.array(region) * factor, cell, (height, width))
+    share, evidence = regions.cells(region, picture.size, shape, cell)
   return Cut(
     kind="image",
     pixels=pixels,
     grid=grid,
     spans=(Span(placeholder, grid),),
     shrunk=(height, width) != sizes.fit(*size, math.inf),
-    region=cells.astype(np.float32),
+    region=share.astype(np.float32),
+    evidence=evidence.astype(np.float32),
   )
-
-
-def coverage(
-  box: Float[np.ndarray, "4"], cell: int, size: tuple[int, int]
-) -> Float[np.ndarray, "N"]:
-  """Computes the share of each square cell that a box covers, row by row."""
-
-  def overlap(low, high, length):
-    start = np.arange(0, length, cell)
-    inside = np.minimum(high, start + cell) - np.maximum(low, start)
-    return np.clip(inside, 0, None) / cell
-
-  x0, y0, x1, y1 = box
-  return np.outer(overlap(y0, y1, size[0]), overlap(x0, x1, size[1])).ravel()
 
 
 def merge_order(grid: Grid, merge: int) -> Int[np.ndarray, "M 2"]:

@@ -120,7 +120,7 @@ class Processor:
         being text or parts:
         `{"type": "text", "text"}`;
         `{"type": "image", "image"}` with a path, bytes, PIL image or uint8
-        array, and optionally `"region"`, a box in its pixels;
+        array, and optionally `"region"`, see `prompts.regions`;
         `{"type": "video", "video"}` with a path or bytes of a file, of which
         "fps" frames a second are taken (the processor's number by default),
         or with frames taken already, an array or a list of pictures, and
@@ -382,14 +382,18 @@ class Processor:
       seen += len(place)
       start = hole + 1
     visual_index = np.concatenate(index).astype(np.int32)
-    # The last entry is what text, at -1, reads.
-    region = np.concatenate([*(cut.region for cut in cuts), [0]])
+
+    def spread(cells: list[np.ndarray]) -> np.ndarray:
+      # The last entry is what text, at -1, reads.
+      return np.concatenate([*cells, [0]])[visual_index].astype(np.float32)
+
     return Encoded(
       name=name,
       tokens=np.concatenate(tokens).astype(np.int32),
       positions=np.concatenate(positions).astype(np.int32),
       visual_index=visual_index,
-      region=region[visual_index].astype(np.float32),
+      region=spread([cut.region for cut in cuts]),
+      evidence=spread([cut.evidence for cut in cuts]),
       cuts=cuts,
     )
 

@@ -353,4 +353,5 @@ def cut(
     ),
     shrunk=(height, width) != fit(unbounded, config)(*shape),
     region=np.zeros(cells, np.float32),
+    evidence=np.zeros(cells, np.float32),
   )

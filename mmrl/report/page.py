@@ -105,7 +105,7 @@ class Example:
     picture: the picture, of any size.
     question: the question.
     gold: the right answer; empty if the data have none.
-    region: box around the object asked about: x0, y0, x1, y1 in pixels.
+    region: boxes around what is asked about: x0, y0, x1, y1 in pixels.
     before: the answer before training.
     after: the answer after training.
   """
@@ -113,7 +113,7 @@ class Example:
   picture: UInt8[np.ndarray, "height width 3"]
   question: str
   gold: str
-  region: Box | None
+  region: Sequence[Box]
   before: Answer
   after: Answer
 
@@ -146,7 +146,7 @@ def overlay(
   heat: Float[np.ndarray, "rows columns"],
   *,
   size: int = 256,
-  region: Box | None = None,
+  region: Sequence[Box] = (),
   top: float | None = None,
 ) -> Image.Image:
   """Draws attention over a picture, scaled to the most attended cell.
@@ -155,7 +155,7 @@ def overlay(
     picture: uint8 [height, width, 3].
     heat: [rows, columns] over the picture; negative or not finite means 0.
     size: longer side of the result, in pixels.
-    region: box to outline, as x0, y0, x1, y1 in pixels of `picture`.
+    region: boxes to outline, as x0, y0, x1, y1 in pixels of `picture`.
     top: heat to draw at full strength, shared by pictures to be compared; the
       most attended cell's if None.
 
@@ -180,12 +180,10 @@ def overlay(
     alpha = _OPACITY * level[..., None]
     mixed = (1 - alpha) * np.asarray(image) + alpha * colour
     image = Image.fromarray(mixed.round().astype(np.uint8))
-  if region is not None:
-    scale = size / max(picture.shape[:2])
-    x0, x1 = sorted(min(round(x * scale), image.width - 1) for x in region[::2])
-    y0, y1 = sorted(
-      min(round(y * scale), image.height - 1) for y in region[1::2]
-    )
+  scale = size / max(picture.shape[:2])
+  for box in region:
+    x0, x1 = sorted(min(round(x * scale), image.width - 1) for x in box[::2])
+    y0, y1 = sorted(min(round(y * scale), image.height - 1) for y in box[1::2])
     draw, pen = ImageDraw.Draw(image), max(1, size // 128)
     # A dark line around a light one shows on any picture.
     around = (x0 - pen, y0 - pen, x1 + pen, y1 + pen)

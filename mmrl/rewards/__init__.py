@@ -9,7 +9,7 @@ A reward with array arguments only runs on the devices. It may read `length`
 `attention_old`. Those on the host are also what benchmarks score answers by.
 
 A function may carry a `check` of its options and a `hint`, which is printed if
-it is 0 for all of a run's first batch; see `mmrl.rewards.marks`.
+it is 0 for all of a run's first batch; see `mmrl.marks`.
 
 Rewards that compare answers read the last closed `<answer>` block after the
 thought, of a text and of a right answer that has one. Pairs, right and given,
@@ -26,6 +26,7 @@ that are equal to them:
 | `box_iou` | in part: boxes that overlap | |
 | `word_error_rate` | in part: texts with the same words in order | |
 | `rouge` | in part: texts with the same words | `rouge` |
+| `meteor` | in part: texts with the same words in order | `meteor` |
 | `accuracy` | those of the reward for its question's kind | as that one |
 """
 
@@ -33,23 +34,43 @@ from mmrl.rewards.answer import answer_format, exact_answer
 from mmrl.rewards.boxes import box_iou
 from mmrl.rewards.choices import choice
 from mmrl.rewards.kinds import accuracy
-from mmrl.rewards.length import soft_overlong
+from mmrl.rewards.length import length_window, soft_overlong
 from mmrl.rewards.lenient import lenient_answer
+from mmrl.rewards.looks.back import (
+  attention_share,
+  back_format,
+  back_segment,
+  boxed_accuracy,
+  refocus_gain,
+)
+from mmrl.rewards.looks.evenness import sink_suppression, visual_evenness
+from mmrl.rewards.looks.region import region_attention, target_attention
 from mmrl.rewards.mathematics import math_answer
 from mmrl.rewards.numbers import closeness, number
-from mmrl.rewards.words import rouge, word_error_rate
+from mmrl.rewards.words import meteor, rouge, word_error_rate
 
 __all__ = [
   "accuracy",
   "answer_format",
+  "attention_share",
+  "back_format",
+  "back_segment",
   "box_iou",
+  "boxed_accuracy",
   "choice",
   "closeness",
   "exact_answer",
+  "length_window",
   "lenient_answer",
   "math_answer",
+  "meteor",
   "number",
+  "refocus_gain",
+  "region_attention",
   "rouge",
+  "sink_suppression",
   "soft_overlong",
+  "target_attention",
+  "visual_evenness",
   "word_error_rate",
 ]

@@ -20,7 +20,7 @@ from jaxtyping import Float
 import numpy as np
 
 from mmrl.errors import UserError
-from mmrl.rewards.marks import marked
+from mmrl.marks import marked
 
 Form = Literal["think", "answer", "boxed"]
 Block = Literal["answer", "boxed"]

@@ -14,9 +14,9 @@ from jaxtyping import Float
 import numpy as np
 
 from mmrl.errors import UserError
+from mmrl.marks import marked
 from mmrl.prompts import pictures
 from mmrl.rewards.answer import label, score
-from mmrl.rewards.marks import marked
 
 Units = Literal["same", "thousandths", "resized"]
 Box = tuple[float, float, float, float]

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmrl import build
 from mmrl.errors import UserError
-from mmrl.rewards.marks import marked
+from mmrl.marks import marked
 
 # The problem types of Video-R1, arXiv 2503.21776, and two more.
 KINDS = {

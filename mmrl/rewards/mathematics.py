@@ -17,9 +17,9 @@ from jaxtyping import Float
 import numpy as np
 
 from mmrl.errors import not_installed
+from mmrl.marks import marked
 from mmrl.rewards import lenient
 from mmrl.rewards.answer import Block, score
-from mmrl.rewards.marks import marked
 
 # What takes longer isn't right; an alarm ends it, in the main thread only.
 _SECONDS = 5

@@ -20,9 +20,9 @@ from jaxtyping import Float
 import numpy as np
 
 from mmrl.errors import UserError
+from mmrl.marks import marked
 from mmrl.rewards.answer import label, score
 from mmrl.rewards.lenient import tidy
-from mmrl.rewards.marks import marked
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _UNIT = r"[a-zA-Z°µμΩ€£¥]+(?:\^?[23])?"

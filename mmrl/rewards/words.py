@@ -1,19 +1,20 @@
 """Rewards of answers that are texts, by how many of their words are right.
 
-Reference: the OCR and free-form rewards of Video-R1, arXiv 2503.21776, as in
-its published code.
+Reference of all but `meteor`: the OCR and free-form rewards of Video-R1, arXiv
+2503.21776, as in its published code.
 """
 
 from collections.abc import Sequence
 import functools
+import types
 from typing import Any
 
 from jaxtyping import Float
 import numpy as np
 
-from mmrl.errors import not_installed
+from mmrl.errors import UserError, not_installed
+from mmrl.marks import marked
 from mmrl.rewards.answer import score
-from mmrl.rewards.marks import marked
 
 
 def errors(given: Sequence[str], right: Sequence[str]) -> int:
@@ -84,3 +85,66 @@ def rouge(
     return sum(one.fmeasure for one in found) / len(found)
 
   return score(text, answer, mean)
+
+
+@functools.cache
+def _meteor(synonyms: bool) -> Any:
+  """Makes NLTK's measure of (right words, given words).
+
+  Without synonyms WordNet isn't asked, which NLTK doesn't ship.
+  """
+  try:
+    from nltk.corpus import wordnet
+    from nltk.translate import meteor_score
+  except ImportError as error:
+    raise not_installed("the package nltk", "meteor") from error
+  if not synonyms:
+    nothing = types.SimpleNamespace(synsets=lambda word: [])
+    return functools.partial(meteor_score.single_meteor_score, wordnet=nothing)
+  try:
+    wordnet.ensure_loaded()
+  except LookupError as error:
+    raise UserError(
+      "expected NLTK's WordNet for synonyms, found none; run python -m"
+      " nltk.downloader wordnet, or set synonyms=False"
+    ) from error
+  return meteor_score.single_meteor_score
+
+
+def _check_meteor(*, synonyms: bool = True) -> None:
+  _meteor(synonyms)
+
+
+@marked(check=_check_meteor)
+def meteor(
+  text: Sequence[Sequence[str]], answer: Sequence[str], *, synonyms: bool = True
+) -> Float[np.ndarray, "P G"]:
+  """Rewards texts by METEOR: words, stems and synonyms, and their order.
+
+  It is 1 for the right answer itself, and for one word of letters that the
+  right answer contains. Case doesn't count; words are parted by white space.
+  With several right answers, a full and a short one, the best counts.
+  `pip install -e '.[meteor]'` brings what computes it.
+
+  Args:
+    text: P lists of G answers.
+    answer: the right one of each question.
+    synonyms: whether words of one meaning match, by NLTK's WordNet, which
+      `python -m nltk.downloader wordnet` brings.
+
+  Raises:
+    UserError: if nltk or its WordNet isn't installed.
+
+  Reference: the accuracy of SAYO, arXiv 2602.08241, as in its published code.
+  Differs from it: equal texts have 1 where there is a short answer as well, and
+  a word may be contained in the short one.
+  """
+  measure = _meteor(synonyms)
+
+  def one(given: str, right: str) -> float:
+    given, right = given.casefold(), right.casefold()
+    if given == right or (given.isalpha() and given in right):
+      return 1.0
+    return measure(right.split(), given.split())
+
+  return score(text, answer, one)

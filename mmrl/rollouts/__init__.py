@@ -7,6 +7,7 @@ in their option `of`.
 from mmrl.rollouts.given import given, given_pairs
 from mmrl.rollouts.refilled import refilled
 from mmrl.rollouts.sampled import sampled, sampled_pairs
+from mmrl.rollouts.tagged import tagged
 from mmrl.rollouts.with_experts import with_experts
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
   "refilled",
   "sampled",
   "sampled_pairs",
+  "tagged",
   "with_experts",
 ]

@@ -1,8 +1,9 @@
 """Answers on the host, and their grading by rewards."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
+import math
 import numbers
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from mmrl import build, data, names, python_files
 from mmrl.errors import UserError, say
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
+from mmrl.rewards import needs
 from mmrl.types import Batch
 
 # Seconds spent on finding the answer that a reward raises for.
@@ -33,11 +35,15 @@ class Reward:
     name: its key in `config.rewards`.
     weight: its factor in the total.
     bound: the function with its options.
+    times: names of other rewards that its value is multiplied by in the total.
+    start: number of the first step at which it counts.
   """
 
   name: str
   weight: float
   bound: build.Bound
+  times: tuple[str, ...] = ()
+  start: int = 0
 
   @property
   def on_host(self) -> bool:
@@ -137,7 +143,8 @@ def grade(
   )
   parts = {}
   for reward in graded:
-    values = score(reward.bound, context)
+    nan = is_measure(reward, rewards)
+    values = score(reward.bound, context, nan=nan)
     before = answers.parts.get(reward.name, values[:, :0])
     parts[reward.name] = np.concatenate([before, values], axis=1)
   return dataclasses.replace(answers, parts=parts)
@@ -165,7 +172,7 @@ def score(
     return _score(bound, context, nan)
   examples = context["example"]
   if "answer" in bound.needs:
-    _require(bound, ((e.name, e.answer) for e in examples))
+    needs.require(bound, ((e.name, e.answer) for e in examples))
   values = _score(bound, context, nan)
   for rank in range(max(len(example.also) for example in examples)):
     rows = [p for p, e in enumerate(examples) if len(e.also) > rank]
@@ -180,44 +187,6 @@ def score(
     )
     values[rows] = np.fmax(values[rows], _score(bound, others, nan))
   return values
-
-
-def require_answers(bounds: Iterable[build.Bound], source: Any) -> None:
-  """Checks that a source's questions have the answers that rewards read.
-
-  Args:
-    bounds: rewards.
-    source: of `mmrl.data`; one that doesn't list its answers (`pairs`, `names`)
-      is checked as its questions are drawn.
-
-  Raises:
-    UserError: naming the reward, and the first question without one.
-  """
-  read = [bound for bound in bounds if "answer" in bound.needs]
-  if read and hasattr(source, "pairs") and hasattr(source, "names"):
-    rights = (right for _, right in source.pairs())
-    _require(read[0], zip(source.names(), rights, strict=True))
-
-
-def _require(
-  bound: build.Bound, answers: Iterable[tuple[str, str | None]]
-) -> None:
-  """Checks that questions have the right answer that a reward reads.
-
-  Args:
-    bound: the reward.
-    answers: name and first right answer, if any, of each question.
-
-  Raises:
-    UserError: naming the reward, and the first question without one.
-  """
-  for name, right in answers:
-    if right is None:
-      raise UserError(
-        f"{bound.where}: expected a right answer to every question, as"
-        f" {bound.name} compares with it, found none to {name}; add 'answer' to"
-        " the data, or take the reward out"
-      )
 
 
 def _score(
@@ -367,9 +336,21 @@ def _numbers(values: Any) -> np.ndarray | None:
   return found if known else None
 
 
+def is_measure(reward: Reward, rewards: Sequence[Reward]) -> bool:
+  """Tells whether a reward is only logged: NaN is where it doesn't apply."""
+  return not reward.weight and all(reward.name not in x.times for x in rewards)
+
+
 def total(
-  rewards: Sequence[Reward], answers: Answers
+  rewards: Sequence[Reward], answers: Answers, step: int
 ) -> Float[np.ndarray, "P G"]:
-  """Computes the total reward: the weighted sum of all; 0 without any."""
-  parts = [reward.weight * answers.parts[reward.name] for reward in rewards]
-  return sum(parts, np.zeros(answers.mask.shape[:2], np.float32))
+  """Computes the total reward of a step: the weighted sum of all; 0 of none.
+
+  A reward of weight 0 is only logged.
+  """
+  found = np.zeros(answers.mask.shape[:2], np.float32)
+  for one in rewards:
+    if one.weight and step >= one.start:
+      factors = [answers.parts[name] for name in (one.name, *one.times)]
+      found += one.weight * math.prod(factors)
+  return found

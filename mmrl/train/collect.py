@@ -71,11 +71,11 @@ def collect(
   answers = _grade_on_devices(run, state, grade(answers), batch)
   if step == 1:
     answers_lib.print_hints(run.method.rewards, answers, run.processor)
-  values |= _reward_metrics(run, answers, batch)
+  values |= _reward_metrics(run, answers, batch, step)
   batch, chosen = _choose(run, answers, batch)
   values |= chosen
   rewarded = time.perf_counter()
-  rewards = answers_lib.total(run.method.rewards, answers)
+  rewards = answers_lib.total(run.method.rewards, answers, step)
   mask, fields = run.programs.prepare(
     batch,
     run.layout.put(rewards),
@@ -169,6 +169,7 @@ def _grade_on_devices(
       run.layout.local(found[reward.name]),
       answers.examples,
       group,
+      nan=answers_lib.is_measure(reward, run.method.rewards),
     )
     for reward in read
   }
@@ -176,23 +177,36 @@ def _grade_on_devices(
 
 
 def _reward_metrics(
-  run: Run, answers: Answers, batch: Batch
+  run: Run, answers: Answers, batch: Batch, step: int
 ) -> dict[str, float]:
-  """Computes mean rewards of the policy's own answers over all processes."""
+  """Computes mean rewards of the policy's own answers over all processes.
+
+  One that is only logged may not apply to all of them: then its mean is that of
+  the others, and `reward_applies/NAME` is their share.
+  """
   own = slice(0, run.config.rollout.answers)
   ended = run.layout.local(batch.fields["ended"])[:, own].mean()
   values = {"rollout/ended": float(ended)}
   if run.config.rollout.mask_truncated:
     values["rollout/masked"] = 1.0 - float(ended)
   if answers.parts:
-    total = answers_lib.total(run.method.rewards, answers)[:, own]
+    total = answers_lib.total(run.method.rewards, answers, step)[:, own]
     values["reward/total"] = float(total.mean())
     values["reward/mixed_groups"] = float(informative_groups(total).mean())
-  values |= {
-    f"reward/{name}": float(x[:, own].mean())
-    for name, x in answers.parts.items()
-  }
-  return processes.mean(values)
+  for name, x in answers.parts.items():
+    applies = np.isfinite(x[:, own])
+    values[f"reward/{name}"] = float(np.where(applies, x[:, own], 0.0).mean())
+    values[f"reward_applies/{name}"] = float(applies.mean())
+  values = processes.mean(values)
+  for name in answers.parts:
+    share = values[f"reward_applies/{name}"]
+    if share == 1:
+      del values[f"reward_applies/{name}"]
+    elif share:
+      values[f"reward/{name}"] /= share
+    else:
+      del values[f"reward/{name}"]
+  return values
 
 
 def _end(arrays) -> float:

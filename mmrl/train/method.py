@@ -97,7 +97,7 @@ class _Slots:
   """The functions of a config but its probes, looked up and not bound yet."""
 
   rewards: Mapping[str, _Slot]
-  reward_weights: Mapping[str, float]
+  reward_settings: Mapping[str, Mapping[str, Any]]
   advantage: _Slot | None
   token_weights: Sequence[_Slot]
   terms: Sequence[objective.Resolved]
@@ -105,13 +105,13 @@ class _Slots:
   @classmethod
   def of(cls, specs: Mapping[str, Any]) -> "_Slots":
     """Looks up the functions; the advantage only if something reads it."""
-    rewarding, reward_weights = _resolve_rewards(specs["rewards"])
+    rewarding, settings = _resolve_rewards(specs["rewards"])
     weighing = [
       _Slot(token_weights, spec, f"config.token_weights.{name}")
       for name, spec in specs["token_weights"].items()
     ]
     terms = objective.resolve_terms(specs["losses"])
-    found = cls(rewarding, reward_weights, None, weighing, terms)
+    found = cls(rewarding, settings, None, weighing, terms)
     if "advantages" in found.wanted:
       advantage = _Slot(advantages, specs["advantage"], "config.advantage")
       found = dataclasses.replace(found, advantage=advantage)
@@ -204,7 +204,7 @@ def _bind_slots(
     measures=(),
     advantage=advantage,
     rewards=[
-      Reward(name, slots.reward_weights[name], bound)
+      Reward(name, bound=bound, **slots.reward_settings[name])
       for name, bound in rewarding.items()
     ],
     token_weights=[
@@ -237,9 +237,9 @@ def _check_reads_sampled(advantage: build.Bound) -> None:
 
 def _resolve_rewards(
   specs: Mapping[str, Mapping[str, Any]],
-) -> tuple[dict[str, _Slot], dict[str, float]]:
-  """Separates the functions of a config's rewards from their weights."""
-  slots, weights = {}, {}
+) -> tuple[dict[str, _Slot], dict[str, dict[str, Any]]]:
+  """Separates the functions of a config's rewards from how they count."""
+  slots, settings = {}, {}
   for name, given in specs.items():
     where, spec = f"config.rewards.{name}", dict(given)
     if "weight" not in spec:
@@ -247,9 +247,24 @@ def _resolve_rewards(
     weight = spec.pop("weight")
     if not isinstance(weight, int | float):
       raise UserError(f"{where}.weight: expected a number, found {weight!r}")
-    weights[name] = float(weight)
+    times, start = spec.pop("times", ()), spec.pop("start", 0)
+    others = [other for other in specs if other != name]
+    if isinstance(times, str) or not {*times} <= {*others}:
+      raise UserError(
+        f"{where}.times: expected a list of others of config.rewards,"
+        f" {', '.join(others)}, found {times!r}"
+      )
+    if type(start) is not int or start < 0:
+      raise UserError(
+        f"{where}.start: expected the number of a step, found {start!r}"
+      )
+    settings[name] = {
+      "weight": float(weight),
+      "times": tuple(times),
+      "start": start,
+    }
     slots[name] = _Slot(rewards, spec, where)
-  return slots, weights
+  return slots, settings
 
 
 def _on_host(slot: _Slot) -> bool:

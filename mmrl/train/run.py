@@ -20,7 +20,7 @@ from mmrl.machines import compilation, processes, sharding
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.report import samples
-from mmrl.rollouts import answers
+from mmrl.rewards import needs
 from mmrl.train import models as models_lib
 from mmrl.train import walk
 from mmrl.train.parts import Parts, build_parts
@@ -148,8 +148,13 @@ def prepare(
   train_source = data.sources.make(
     config.data.train.to_dict(), "config.data.train"
   )
-  answers.require_answers(
-    [reward.bound for reward in parts.method.rewards], train_source
+  method = parts.method
+  needs.require_all(
+    [
+      *(reward.bound for reward in method.rewards),
+      *(term.bound for term in method.terms),
+    ],
+    train_source,
   )
   trackers.resolve(config.trackers.to_dict())
   samples.check(config)

@@ -189,6 +189,7 @@ def prompt_shapes(
     visual_index=shape(there, prompts, length),
     next_position=shape(there, prompts),
     region=shape(there, prompts, length, dtype="float32"),
+    evidence=shape(there, prompts, length, dtype="float32"),
     patches=Patches(
       pixels=shape(there, rows, patches, vision.patch_values, dtype="float32"),
       rows_columns=shape(there, rows, patches, 2),

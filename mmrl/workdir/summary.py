@@ -15,9 +15,10 @@ from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError, say
 from mmrl.inspection import Finding
-from mmrl.prompts import pictures
+from mmrl.prompts import pictures, regions
 from mmrl.report import curves, page
 from mmrl.report.samples import Sample
+from mmrl.types import Box
 from mmrl.workdir import log as log_lib
 from mmrl.workdir import writing
 
@@ -188,6 +189,11 @@ def _example(example, before, after) -> page.Example:
   part = example.picture
   picture = pictures.read(part["image"], example.name)
 
+  boxes: list[Box] = []
+  if "region" in part:
+    grid = np.shape(before.heat)
+    boxes = regions.read(part["region"]).in_pixels(picture.size, grid)
+
   def answer(shown) -> page.Answer:
     heat = np.asarray(shown.heat, np.float32)
     return page.Answer(shown.text, shown.scores, heat, shown.region)
@@ -196,7 +202,7 @@ def _example(example, before, after) -> page.Example:
     picture=np.asarray(picture),
     question=example.question,
     gold=" or ".join(example.right),
-    region=part.get("region"),
+    region=boxes,
     before=answer(before),
     after=answer(after),
   )

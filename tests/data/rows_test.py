@@ -270,6 +270,12 @@ def test_keys_of_parts_that_nothing_obeys(refused, part):
     ({"region": [0, 0, 1, True], "images": ["a.png"]}, "'region' as four"),
     ({"region": [2, 0, 1, 1], "images": ["a.png"]}, "'region' as x0, y0"),
     ({"region": "0 0 1 1", "images": ["a.png"]}, "'region' as four numbers"),
+    ({"focus_area": [[3, 2]], "images": ["a.png"]}, "ranges of visual tok"),
+    ({"focus_area": [], "images": ["a.png"]}, "ranges of visual tokens"),
+    ({"focus_area": [[0, 1]]}, "'region' beside a picture .* no picture"),
+    ({"region": [0, 0, 1, 0.5], "images": ["a.png"]}, "'region' in pixels, fo"),
+    ({"region": [[0, 0, 2, 2], 3], "images": ["a.png"]}, "'region' as four"),
+    ({"region": {"boxes": [[0, 0, 1, 1]]}, "images": ["a.png"]}, "a region as"),
     ({"question": "<image>?"}, "as many marks <image> .* found 1 and 0"),
     (
       {"question": "<image>?", "images": ["a.png"] * 2},

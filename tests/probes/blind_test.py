@@ -98,6 +98,7 @@ def test_what_is_left_is_what_the_processor_makes_of_the_text(family):
     "visual_index",
     "next_position",
     "region",
+    "evidence",
   ):
     np.testing.assert_array_equal(
       getattr(found, name), getattr(text, name), err_msg=name

@@ -28,7 +28,7 @@ def make_example(**changes) -> page_lib.Example:
     picture=np.full((64, 64, 3), 200, np.uint8),
     question="is there a circle?",
     gold="yes",
-    region=(8, 8, 24, 24),
+    region=[(8, 8, 24, 24)],
     before=dataclasses.replace(answer, scores={"accuracy": 0.0}),
     after=answer,
   )
@@ -227,7 +227,7 @@ def test_groups_with_a_name_are_collapsed(tmp_path):
 
 
 def test_missing_numbers_become_dashes(tmp_path):
-  example = make_example(region=None)
+  example = make_example(region=())
   answer = dataclasses.replace(example.after, region_share=None)
   page = write(
     tmp_path / "report.html",
@@ -308,7 +308,7 @@ def test_overlay_without_heat_is_the_picture(shape):
 )
 def test_overlay_outlines_the_region(region):
   picture = np.full((64, 64, 3), 90, np.uint8)
-  image = page_lib.overlay(picture, np.zeros((2, 2)), region=region)
+  image = page_lib.overlay(picture, np.zeros((2, 2)), region=[region])
   pixels = np.asarray(image)
   assert (pixels == 255).any()
   if region[0] == 16:

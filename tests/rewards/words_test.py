@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from mmrl import build, rewards
 from mmrl.errors import UserError
 from mmrl.rewards import rouge, word_error_rate, words
 
@@ -74,3 +75,46 @@ def test_a_missing_package_is_refused_with_the_command(monkeypatch):
     UserError, match=r"pip install -e '.\[rouge\]' in your clone"
   ):
     rouge.check()
+
+
+def test_meteor():
+  """One of three words in place: precision 1, recall 1/3, one chunk.
+
+  F = 10 P R / (R + 9 P) = 0.357143, penalty 0.5 (1 chunk / 1 word)^3.
+  """
+  pytest.importorskip("nltk")
+
+  def found(given, right):
+    texts = [[f"<answer>{given}</answer>"]]
+    return float(words.meteor(texts, [right], synonyms=False)[0, 0])
+
+  assert found("A red Circle", "a red circle") == 1
+  # Of letters only, and contained in the right answer.
+  assert found("RED", "a red circle") == 1
+  assert found("ed", "a red circle") == 1
+  assert found("2", "2 red circles") == pytest.approx(0.357143 / 2, abs=1e-6)
+  assert found("blue", "a red circle") == 0
+  # Stems are alike: two of two, one chunk, 1 - 0.5 / 2^3.
+  assert found("red circles", "red circle") == pytest.approx(0.9375)
+
+
+def test_meteor_says_what_it_lacks(monkeypatch):
+  words._meteor.cache_clear()
+  monkeypatch.setitem(sys.modules, "nltk", None)
+  monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+  with pytest.raises(
+    UserError, match="x: expected the package nltk, found none"
+  ):
+    build.resolve(rewards, {"name": "meteor"}, "x")
+
+
+def test_meteor_says_that_wordnet_is_missing(monkeypatch):
+  pytest.importorskip("nltk")
+  import nltk
+
+  words._meteor.cache_clear()
+  monkeypatch.setattr(nltk.data, "path", [])
+  with pytest.raises(
+    UserError, match="x: expected NLTK's WordNet for synonyms"
+  ):
+    build.resolve(rewards, {"name": "meteor"}, "x")

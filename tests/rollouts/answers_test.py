@@ -2,19 +2,21 @@
 
 import dataclasses
 import fractions
+import json
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import small_models
 
-from mmrl import build, data, names, rewards
+from mmrl import build, data, losses, names, rewards
 from mmrl import config as config_lib
 from mmrl.errors import UserError
 from mmrl.machines import sharding
-from mmrl.rewards import words
+from mmrl.rewards import needs, words
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Reward
 from mmrl.train import parts as parts_lib
@@ -127,6 +129,7 @@ def test_parts_are_weighted_and_added():
     dataclasses.replace(
       graded, parts={"accuracy": accuracy, "overlong": np.asarray(overlong)}
     ),
+    step=1,
   )
   assert total.dtype == np.float32
   np.testing.assert_array_equal(total, [[2, -1.5], [0, 2]])
@@ -356,3 +359,56 @@ def test_data_of_the_other_side(monkeypatch):
     " are answer, ended, example, length, text$",
   ):
     build_parts({"x": {"name": "mixed", "weight": 1.0}})
+
+
+def test_questions_without_a_region_are_named_before_a_run(tmp_path):
+  """By file and line, for a function that says it needs them."""
+  Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+  rows = [
+    {"region": [0, 0, 4, 4], "images": ["a.png"]},
+    {"images": ["a.png"]},
+    {},
+  ]
+  path = tmp_path / "rows.jsonl"
+  text = [json.dumps({"question": "?", "answer": "a"} | row) for row in rows]
+  path.write_text("\n".join(text))
+  source = data.Files(path=str(path))
+  assert [there for _, there in source.regions()] == [True, False, False]
+
+  def bound(**options):
+    spec = {"name": "evidence_kl", **options}
+    names_ = ("attention", "prompt", "rewards", "tokens", "mask")
+    return build.bind(losses, spec, "config.losses.x", provided=names_)
+
+  with pytest.raises(UserError, match="x: expected .*rows.jsonl:2 and 1 more;"):
+    needs.require_all([bound()], source)
+  needs.require_all([bound(without="skip")], source)
+
+
+def test_rewards_count_from_a_step_on_and_times_others():
+  bound = build.bind(
+    rewards, {"name": "exact_answer"}, "x", provided=("text", "answer")
+  )
+  parts = {
+    "accuracy": np.float32([[1, 1, 0, 0]]),
+    "format": np.float32([[1, 0, 1, 0]]),
+    "looks": np.float32([[0.5, 0.5, 0.5, 0.5]]),
+    "logged": np.float32([[np.nan, 1, 1, 1]]),
+  }
+  weighed = [
+    Reward("accuracy", 1.0, bound),
+    Reward("format", 0.3, bound),
+    Reward("looks", 0.1, bound, times=("accuracy", "format"), start=20),
+    Reward("logged", 0.0, bound),
+  ]
+  prompt = Prompt(*7 * [None])
+  batch = small_models.make_batch(prompt, TOKENS[:1, :1].repeat(4, 1))
+  answers = answers_lib.Answers.of(EXAMPLES[:1], batch, LAYOUT)
+  answers = dataclasses.replace(answers, parts=parts)
+  for step, gain in ((1, 0), (19, 0), (20, 0.05), (21, 0.05)):
+    found = answers_lib.total(weighed, answers, step)
+    np.testing.assert_allclose(found, [[1.3 + gain, 1, 0.3, 0]], rtol=1e-6)
+  of = [answers_lib.is_measure(one, weighed) for one in weighed]
+  assert of == [False, False, False, True]
+  factor = Reward("last", 1.0, bound, times=("logged",))
+  assert not answers_lib.is_measure(weighed[-1], [*weighed, factor])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmrl.rollouts import expert_filter
+from mmrl.rollouts.with_experts import keep_experts
 
 # Four questions with two trajectories each: [P=4, experts=2]. The second of
 # the second question is wrong; of the third question's, the second has another
@@ -22,7 +22,7 @@ def keep(**changes):
     "policy_accuracy": POLICY,
     "longest": 20,
   }
-  return expert_filter.keep_experts(**(arguments | changes))
+  return keep_experts(**(arguments | changes))
 
 
 @pytest.mark.parametrize(

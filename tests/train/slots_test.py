@@ -8,12 +8,13 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys
 
 from mmrl import config as config_lib
-from mmrl import data, export, hub
+from mmrl import data, export, hub, rewards
 from mmrl.errors import UserError
 from mmrl.models import parameters
 from mmrl.train import collect, loop
@@ -221,6 +222,29 @@ def test_what_terms_add_is_not_the_models(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, exported, whole)
 
 
+def test_a_reward_of_weight_0_is_logged_where_it_applies(monkeypatch):
+  """It changes nothing of the total, and of its NaN there is a share."""
+
+  def odd(length):
+    even = jnp.arange(length.size).reshape(length.shape) % 4
+    return jnp.where(even == 0, jnp.nan, 2.0)
+
+  monkeypatch.setattr(rewards, "peakedness", odd)
+  config = make_config(policy_gradient="token_mean")
+  config.rewards = {
+    "odd": {"name": "peakedness", "weight": 0.0},
+    "share": {"name": "whole_batch", "weight": 1.0, "start": 2},
+  }
+  _, _, _, (values,) = steps(config)
+  assert values["reward/odd"] == 2 and values["reward_applies/odd"] == 0.75
+  assert "reward_applies/share" not in values
+  # The first step comes before `start`.
+  assert values["reward/share"] > 0 and values["reward/total"] == 0
+  config.rewards.odd.weight = 1.0
+  with pytest.raises(UserError, match="config.rewards.odd: .* found nan for"):
+    steps(config)
+
+
 def test_rewards_on_the_devices_and_of_the_whole_batch():
   config = make_config(policy_gradient="token_mean")
   config.rewards = {
@@ -259,6 +283,15 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
       {"rewards.sure": {"name": "sureness", "weight": 1.0}},
       "config.rewards.sure: sureness needs logprobs_sampler, which this run"
       " doesn't have; choose a config.rollout that adds it, see docs/names.md",
+    ),
+    (
+      {"rewards": {"a": {"name": "rouge", "weight": 1.0, "times": ["b"]}}},
+      "config.rewards.a.times: expected a list of others of config.rewards, ,"
+      r" found \['b'\]",
+    ),
+    (
+      {"rewards": {"a": {"name": "rouge", "weight": 1.0, "start": 0.5}}},
+      "config.rewards.a.start: expected the number of a step, found 0.5",
     ),
     (
       {"models.extra": {"name": "Average", "decay": 0.9}},

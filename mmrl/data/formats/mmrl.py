@@ -10,7 +10,8 @@ USED = {
   "answer": "right answer, or a list of them",
   "answers": "list of whole texts to learn from",
   "kind": "group of questions",
-  "region": "box in pixels of the first picture",
+  "region": "boxes in the first picture",
+  "focus_area": "visual tokens of the first picture, as SAYO has them",
   "rejected_images": "pictures that a pair has in the place of its own",
 }
 UNUSED = ()

@@ -1,4 +1,4 @@
-"""What a reward's function may carry besides its signature."""
+"""What a slot's function may carry besides its signature."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,8 +10,9 @@ def marked(
   *,
   check: Callable[..., Any] | None = None,
   hint: Callable[..., str] | str | None = None,
+  needs_region: Callable[..., bool] | None = None,
 ) -> Callable[[F], F]:
-  """Marks a reward's function, as a decorator.
+  """Marks a function of a slot, as a decorator.
 
   Args:
     check: called with the options of a spec while a run is built; raises a
@@ -19,6 +20,8 @@ def marked(
     hint: a text, or what makes one of the options. It is printed once, if the
       reward is 0 for all answers of a run's first batch: likely causes, and
       what to do.
+    needs_region: tells from the options whether every question must have a
+      marked region, which is then checked before a run starts.
   """
 
   def mark(function: F) -> F:
@@ -27,6 +30,8 @@ def marked(
       target.check = check
     if hint is not None:
       target.hint = hint
+    if needs_region is not None:
+      target.needs_region = needs_region
     return function
 
   return mark

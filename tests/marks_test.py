@@ -6,7 +6,7 @@ import pytest
 
 from mmrl import build
 from mmrl.errors import UserError
-from mmrl.rewards.marks import marked
+from mmrl.marks import marked
 
 
 def make_package(function):

@@ -1,0 +1,50 @@
+"""Writes texts with a second look at the picture, to teach Look-Back's form.
+
+  python -m experiments.second_looks --output runs/look_back
+  python -m experiments.second_looks --control --output runs/look_back_control
+
+Rows of easy-VQA's train split whose pictures can be described, each with a text
+to learn, for experiments/look_back.py:runlocal,cold. Thought and check name
+colour and shape, and the second thought the answer. `--control` writes the same
+words without a segment.
+"""
+
+import argparse
+import pathlib
+
+from experiments import tiny_model
+from mmrl import data
+from mmrl.rewards.looks import back
+
+
+def rows(source: data.EasyVQA, segment: bool):
+  """Yields rows with a text of the grammar."""
+  described = tiny_model.describe(source)
+  for question, answer, picture in source.rows:
+    if picture in described:
+      seen = described[picture]
+      text = back.compose(seen, seen, answer, answer, segment=segment)
+      yield {
+        "question": question,
+        "images": [source.paths[picture]],
+        "answer": answer,
+        "answers": [text],
+      }
+
+
+def main() -> None:
+  """Writes train.jsonl to the folder."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--output", required=True, help="folder to write to")
+  parser.add_argument("--control", action="store_true", help="no segment")
+  flags = parser.parse_args()
+  folder = pathlib.Path(flags.output)
+  folder.mkdir(parents=True, exist_ok=True)
+  source = data.EasyVQA(split="train")
+  path = folder / "train.jsonl"
+  tiny_model.write_rows(path, rows(source, not flags.control))
+  print(f"{path} written")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,65 @@
+"""What functions of the slots need of every question, checked before a run."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from mmrl import build
+from mmrl.errors import UserError
+
+
+def require_all(bounds: Iterable[build.Bound], source: Any) -> None:
+  """Checks that a source's questions have what functions read of each.
+
+  That is a right answer, or a marked region (`mmrl.marks`).
+
+  Args:
+    bounds: functions of the slots.
+    source: of `mmrl.data`; one that doesn't list its answers (`pairs`, `names`)
+      is checked as its questions are drawn. One that doesn't list its regions
+      (`regions`) makes its pictures itself, and isn't checked.
+
+  Raises:
+    UserError: naming the function, and the first question without one.
+  """
+  bounds = list(bounds)
+  for bound in bounds:
+    needs = getattr(bound.function, "needs_region", None)
+    if needs and needs(**bound.options) and hasattr(source, "regions"):
+      _regions(bound, source.regions())
+  read = [bound for bound in bounds if "answer" in bound.needs]
+  if read and hasattr(source, "pairs") and hasattr(source, "names"):
+    rights = (right for _, right in source.pairs())
+    require(read[0], zip(source.names(), rights, strict=True))
+
+
+def _regions(bound: build.Bound, regions: Iterable[tuple[str, bool]]) -> None:
+  """Checks that questions have a region; `regions` tells of each by name."""
+  without = [name for name, there in regions if not there]
+  if without:
+    more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+    raise UserError(
+      f"{bound.where}: expected a picture with a 'region' in every question, as"
+      f" {bound.name} reads it, found none in {without[0]}{more}; mark them, or"
+      " set `without` to leave them out"
+    )
+
+
+def require(
+  bound: build.Bound, answers: Iterable[tuple[str, str | None]]
+) -> None:
+  """Checks that questions have the right answer that a reward reads.
+
+  Args:
+    bound: the reward.
+    answers: name and first right answer, if any, of each question.
+
+  Raises:
+    UserError: naming the reward, and the first question without one.
+  """
+  for name, right in answers:
+    if right is None:
+      raise UserError(
+        f"{bound.where}: expected a right answer to every question, as"
+        f" {bound.name} compares with it, found none to {name}; add 'answer' to"
+        " the data, or take the reward out"
+      )

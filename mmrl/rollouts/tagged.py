@@ -1,0 +1,90 @@
+"""Answers whose tokens between two tags are marked, for where texts matter."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+from typing import Any
+
+from jaxtyping import Bool
+import numpy as np
+
+from mmrl.errors import UserError
+from mmrl.rollouts.source import Request, Setup, Source
+
+
+class Tagged(Source):
+  """Adds the field `tagged` to the answers of another source."""
+
+  def __init__(self, setup: Setup, inner: Source, tag: str):
+    self._setup, self._inner, self._tag = setup, inner, tag
+    self._processor = None
+    self.group, self.temperature = inner.group, inner.temperature
+    self.draws, self.reads = inner.draws, inner.reads
+    self.fields = (*inner.fields, "tagged")
+    self.measures = inner.measures
+
+  def open(self, questions, processor):
+    self._inner.open(questions, processor)
+    self._processor = processor
+
+  def calls(self, state, prompt, key, held=None):
+    batch = yield from self._inner.calls(state, prompt, key, held)
+    tagged = self._setup.shape(*batch.tokens.shape, dtype=bool)
+    return batch.with_fields(tagged=tagged)
+
+  def collect(self, request: Request):
+    assert self._processor is not None, "open comes first"
+    answers, values = self._inner.collect(request)
+    ids, index = np.unique(answers.tokens, return_inverse=True)
+    pieces = self._processor.tokenizer.batch_decode(
+      ids[:, None].tolist(), clean_up_tokenization_spaces=False
+    )
+    found = np.zeros(answers.mask.shape, bool)
+    index = index.reshape(answers.tokens.shape)
+    for place in np.ndindex(answers.mask.shape[:2]):
+      count = int(answers.mask[place].sum())
+      texts = [pieces[i] for i in index[place][:count]]
+      found[(*place, slice(count))] = between(texts, self._tag)
+    tagged = self._setup.layout.put(found)
+    batch = answers.batch.with_fields(tagged=tagged)
+    return dataclasses.replace(answers, batch=batch), values
+
+  def choose(self, answers, fields):
+    return self._inner.choose(answers, fields)
+
+
+def tagged(setup: Setup, *, of: Mapping[str, Any], tag: str) -> Source:
+  """Marks the tokens of each answer that stand between `<tag>` and `</tag>`.
+
+  It is the outermost of wrappers.
+
+  Args:
+    setup: of the run.
+    of: spec of where answers come from.
+    tag: its name, of letters, such as "back".
+
+  Raises:
+    UserError: if the tag has other characters than letters.
+  """
+  if not re.fullmatch("[A-Za-z]+", tag):
+    raise UserError(f"tag: expected a name of letters, found {tag!r}")
+  return Tagged(setup, setup.inner(of, "config.rollout.of"), tag)
+
+
+def between(pieces: Sequence[str], tag: str) -> Bool[np.ndarray, "R"]:
+  """Marks the tokens that stand whole between a tag and its end.
+
+  The tags are found in the joined text, as tokenizers cut them differently. A
+  tag that is never closed marks nothing.
+
+  Args:
+    pieces: text of each token.
+    tag: its name.
+  """
+  ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
+  starts = ends - np.array([len(piece) for piece in pieces], int)
+  found = np.zeros(len(pieces), bool)
+  for one in re.finditer(f"<{tag}>(.*?)</{tag}>", "".join(pieces), re.DOTALL):
+    first, last = one.span(1)
+    found |= (starts >= first) & (ends <= last) & (ends > starts)
+  return found
