@@ -5,9 +5,8 @@ numbers to log returns a `Measured`; one with state is made by a function that
 returns a `Stateful`: see `mmrl.losses.state`.
 """
 
-from mmrl.losses.attention import attention_jsd
+from mmrl.losses.attention import attention_jsd, evidence_kl
 from mmrl.losses.distillation import attention_distillation, distillation_kl
-from mmrl.losses.evidence import evidence_kl
 from mmrl.losses.likelihood import likelihood
 from mmrl.losses.picture_preference import joint_preference, mixed_preference
 from mmrl.losses.preference import dpo, simpo

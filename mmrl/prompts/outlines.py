@@ -24,11 +24,13 @@ def outline(
   fitted = sizes.fit(*size, config.max_pixels)
   rows, columns = (side // vision.patch_size for side in fitted)
   grid = (1, rows, columns)
+  nowhere = np.zeros(rows * columns // vision.spatial_merge_size**2, np.float32)
   return pictures.Cut(
     kind="image",
     pixels=np.zeros((rows * columns, 0), np.float32),
     grid=grid,
     spans=(Span(placeholder, grid),),
     shrunk=fitted != sizes.fit(*size, math.inf),
-    region=np.zeros(rows * columns // vision.spatial_merge_size**2, np.float32),
+    region=nowhere,
+    evidence=nowhere,
   )

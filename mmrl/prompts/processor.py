@@ -382,18 +382,16 @@ class Processor:
       seen += len(place)
       start = hole + 1
     visual_index = np.concatenate(index).astype(np.int32)
-
-    def spread(cells: list[np.ndarray]) -> np.ndarray:
-      # The last entry is what text, at -1, reads.
-      return np.concatenate([*cells, [0]])[visual_index].astype(np.float32)
-
+    # The last entry is what text, at -1, reads.
+    pairs = [np.stack([cut.region, cut.evidence], -1) for cut in cuts]
+    marks = np.concatenate([*pairs, np.zeros((1, 2))])[visual_index]
     return Encoded(
       name=name,
       tokens=np.concatenate(tokens).astype(np.int32),
       positions=np.concatenate(positions).astype(np.int32),
       visual_index=visual_index,
-      region=spread([cut.region for cut in cuts]),
-      evidence=spread([cut.evidence for cut in cuts]),
+      region=marks[:, 0].astype(np.float32),
+      evidence=marks[:, 1].astype(np.float32),
       cuts=cuts,
     )
 

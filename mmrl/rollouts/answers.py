@@ -1,6 +1,6 @@
 """Answers on the host, and their grading by rewards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import inspect
 import math
@@ -49,6 +49,38 @@ class Reward:
   def on_host(self) -> bool:
     """Tells whether the reward reads texts and therefore runs on the host."""
     return reads_texts(self.bound.function)
+
+
+def take_settings(
+  spec: dict[str, Any], where: str, others: Collection[str]
+) -> dict[str, Any]:
+  """Takes out of a reward's spec how it counts: see `Reward`.
+
+  Args:
+    spec: of the function; weight, times and start are taken out.
+    where: the config field, for errors.
+    others: names of the other rewards.
+
+  Raises:
+    UserError: if one of them is missing or of another kind.
+  """
+  if "weight" not in spec:
+    raise UserError(f"{where}: expected a weight beside the name")
+  weight = spec.pop("weight")
+  if not isinstance(weight, int | float):
+    raise UserError(f"{where}.weight: expected a number, found {weight!r}")
+  times, start = spec.pop("times", ()), spec.pop("start", 0)
+  if isinstance(times, str) or not {*times} <= {*others}:
+    raise UserError(
+      f"{where}.times: expected a list of others of config.rewards,"
+      f" {', '.join(sorted(others)) or 'of which there is none'}, found"
+      f" {times!r}"
+    )
+  if type(start) is not int or start < 0:
+    raise UserError(
+      f"{where}.start: expected the number of a step, found {start!r}"
+    )
+  return {"weight": float(weight), "times": tuple(times), "start": start}
 
 
 def reads_texts(function) -> bool:

@@ -23,6 +23,7 @@ from mmrl import (
 )
 from mmrl.errors import UserError
 from mmrl.names import SCORES
+from mmrl.rollouts import answers
 from mmrl.rollouts.answers import Reward, reads_texts
 from mmrl.rollouts.source import Source
 from mmrl.train import objective
@@ -242,27 +243,7 @@ def _resolve_rewards(
   slots, settings = {}, {}
   for name, given in specs.items():
     where, spec = f"config.rewards.{name}", dict(given)
-    if "weight" not in spec:
-      raise UserError(f"{where}: expected a weight beside the name")
-    weight = spec.pop("weight")
-    if not isinstance(weight, int | float):
-      raise UserError(f"{where}.weight: expected a number, found {weight!r}")
-    times, start = spec.pop("times", ()), spec.pop("start", 0)
-    others = [other for other in specs if other != name]
-    if isinstance(times, str) or not {*times} <= {*others}:
-      raise UserError(
-        f"{where}.times: expected a list of others of config.rewards,"
-        f" {', '.join(others)}, found {times!r}"
-      )
-    if type(start) is not int or start < 0:
-      raise UserError(
-        f"{where}.start: expected the number of a step, found {start!r}"
-      )
-    settings[name] = {
-      "weight": float(weight),
-      "times": tuple(times),
-      "start": start,
-    }
+    settings[name] = answers.take_settings(spec, where, {*specs} - {name})
     slots[name] = _Slot(rewards, spec, where)
   return slots, settings
 

@@ -148,14 +148,9 @@ def prepare(
   train_source = data.sources.make(
     config.data.train.to_dict(), "config.data.train"
   )
-  method = parts.method
-  needs.require_all(
-    [
-      *(reward.bound for reward in method.rewards),
-      *(term.bound for term in method.terms),
-    ],
-    train_source,
-  )
+  bounds = [one.bound for one in parts.method.rewards]
+  bounds += [one.bound for one in parts.method.terms]
+  needs.require_all(bounds, train_source)
   trackers.resolve(config.trackers.to_dict())
   samples.check(config)
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())

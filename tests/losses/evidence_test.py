@@ -9,8 +9,7 @@ import small_models
 
 from mmrl import build, losses
 from mmrl.errors import UserError
-from mmrl.losses import evidence
-from mmrl.losses.evidence import evidence_kl, sample_tokens
+from mmrl.losses.attention import evidence_kl, sample_tokens
 
 REWARDS = jnp.array([[1.0, 0.5], [0.9, 1.0], [1.0, 1.0]])
 
@@ -176,5 +175,5 @@ def test_options_outside_their_range_are_refused(options, message):
 
 
 def test_regions_are_needed_unless_they_are_left_out():
-  needs = evidence.evidence_kl.needs_region
+  needs = evidence_kl.needs_region
   assert needs() and needs(gate=0.1) and not needs(without="skip")

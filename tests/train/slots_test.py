@@ -286,8 +286,8 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
     ),
     (
       {"rewards": {"a": {"name": "rouge", "weight": 1.0, "times": ["b"]}}},
-      "config.rewards.a.times: expected a list of others of config.rewards, ,"
-      r" found \['b'\]",
+      "config.rewards.a.times: expected a list of others of config.rewards, of"
+      r" which there is none, found \['b'\]",
     ),
     (
       {"rewards": {"a": {"name": "rouge", "weight": 1.0, "start": 0.5}}},
