@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import ml_collections
@@ -128,7 +129,12 @@ def choose(
       question=_clean(example.question),
       answer=_clean(text),
       right=[_clean(right) for right in example.right],
-      rewards={k: float(v[i, 0]) for k, v in answers.parts.items()},
+      # One that is only logged may not apply.
+      rewards={
+        k: float(v[i, 0])
+        for k, v in answers.parts.items()
+        if math.isfinite(v[i, 0])
+      },
       total=float(totals[i, 0]),
       image=(example.picture or {}).get("image"),
     )
