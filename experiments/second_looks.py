@@ -9,16 +9,16 @@ colour and shape, and the second thought the answer. `--control` writes the same
 words without a segment.
 """
 
-import argparse
 import pathlib
 
-from experiments import tiny_model
-from mmrl import data
-from mmrl.rewards.looks import back
+from experiments import arguments
 
 
-def rows(source: data.EasyVQA, segment: bool):
-  """Yields rows with a text of the grammar."""
+def rows(source, segment: bool):
+  """Yields rows of an `EasyVQA` with a text of the grammar."""
+  from experiments import tiny_model
+  from mmrl.rewards.looks import back
+
   described = tiny_model.describe(source)
   for question, answer, picture in source.rows:
     if picture in described:
@@ -26,7 +26,7 @@ def rows(source: data.EasyVQA, segment: bool):
       text = back.compose(seen, seen, answer, answer, segment=segment)
       yield {
         "question": question,
-        "images": [source.paths[picture]],
+        "images": [source.pictures[picture]],
         "answer": answer,
         "answers": [text],
       }
@@ -34,12 +34,16 @@ def rows(source: data.EasyVQA, segment: bool):
 
 def main() -> None:
   """Writes train.jsonl to the folder."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser = arguments.Parser(__doc__)
   parser.add_argument("--output", required=True, help="folder to write to")
   parser.add_argument("--control", action="store_true", help="no segment")
-  flags = parser.parse_args()
+  flags = parser.parse()
   folder = pathlib.Path(flags.output)
   folder.mkdir(parents=True, exist_ok=True)
+  # Imported late, so that a mistyped flag is answered at once.
+  from experiments import tiny_model
+  from mmrl import data
+
   source = data.EasyVQA(split="train")
   path = folder / "train.jsonl"
   tiny_model.write_rows(path, rows(source, not flags.control))
@@ -47,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

@@ -153,7 +153,7 @@ def lookup(package: types.ModuleType, spec: Mapping, where: str) -> Callable:
   name: Any = spec.get("name")
   if name not in valid or not callable(getattr(package, name)):
     near = ", ".join(valid)
-    if len(valid) >= 20:
+    if len(valid) >= 60:
       near = f"see {package.__name__}{errors.nearest(name, valid)}"
     if str(name).endswith(".py"):
       near = f"of a file it is {name}:FUNCTION"

@@ -256,7 +256,7 @@ def misspell(field, value):
       "probes.behaviour",
       {"name": "behavior"},
       "config.probes.behaviour: mmrl.probes has no 'behavior'; valid names:"
-      " behaviour, image_blind",
+      " attention_shares, behaviour, image_blind",
     ),
     (
       "probes.entropy",
@@ -487,7 +487,7 @@ def traced() -> dict[str, list[set[str]]]:
         config.token_weights[name] = options[name]
       elif package is rewards:
         config.rewards[name] = options[name] | {"weight": 1.0}
-    return config
+    return config_lib.wrap_rollout(config, name="tagged", tag="back")
 
   def with_pairs():
     config = config_lib.get_config()

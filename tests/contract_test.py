@@ -599,6 +599,10 @@ def experiment_config(name: str, arm: str):
     if config.data.train.name != "EasyVQA":
       config.data.train = plain.data.train
       config.evaluation = plain.evaluation
+    if not config.data.lengths:
+      # Sizes from the data would be a look at all 48,000 questions.
+      config.data.lengths = plain.data.lengths
+      config.data.patches = plain.data.patches
     if config.rollout.name.startswith("given"):
       path = PAIRS if "pairs" in config.rollout.name else ANSWERS
       config.data.train = {"name": "Files", "path": str(path)}

@@ -20,8 +20,8 @@ COMMANDS = [f"mmrl.{name}" for name in list_of_commands.COMMANDS]
 EXPERIMENTS = [
   f"experiments.{name}"
   for name in (
-    *("compare", "experts", "extrapolation", "scene_pairs", "stages"),
-    *("tiny_model", "vision_negatives"),
+    *("compare", "experts", "extrapolation", "scene_pairs", "second_looks"),
+    *("stages", "tiny_model", "vision_negatives"),
   )
 ]
 # Runs a module, and prints which of the slow ones it has imported.

@@ -2,9 +2,13 @@
 
 from contract_test import (
   METHODS,
+  G,
+  P,
+  R,
   bound_method,
   first_two,
   make_fields,
+  make_prompt,
   title,
 )
 import jax
@@ -75,7 +79,11 @@ def rounded(function, *arguments) -> set[str]:
 @pytest.mark.parametrize("row", ROWS, ids=title)
 def test_nothing_is_computed_in_bfloat16(row):
   bound = bound_method(*row)
-  fields = make_fields() | {"key": jax.random.key(0)}
+  fields = make_fields() | {
+    "key": jax.random.key(0),
+    "prompt": make_prompt(),
+    "tokens": jnp.zeros((P, G, R), jnp.int32),
+  }
   needed = {name: fields[name] for name in bound.needs}
   if "chosen" in needed:  # a pair has two answers
     needed = first_two(needed)

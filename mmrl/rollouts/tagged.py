@@ -21,7 +21,8 @@ class Tagged(Source):
     self.group, self.temperature = inner.group, inner.temperature
     self.draws, self.reads = inner.draws, inner.reads
     self.fields = (*inner.fields, "tagged")
-    self.measures = inner.measures
+    self.measures, self.learns = inner.measures, inner.learns
+    self.one_size, self.together = inner.one_size, inner.together
 
   def open(self, questions, processor):
     self._inner.open(questions, processor)
