@@ -71,6 +71,7 @@ def test_what_no_option_covers_is_refused(tmp_path, broken, long, left):
     run_lib.build_run(config, jax.devices()[:1])
 
 
+@pytest.mark.full
 def test_a_run_that_resumes_leaves_out_the_same(tmp_path, capsys, monkeypatch):
   """Without opening them again, unless the file has changed."""
   config, faults = make_config(tmp_path)
@@ -166,6 +167,7 @@ def test_the_command(tmp_path, monkeypatch, capsys, spoiled):
   assert len(errors) == spoiled
 
 
+@pytest.mark.full
 def test_sizes_come_from_all_questions(tmp_path, capsys):
   """One pair for a few; a run that resumes keeps it, whatever else is there."""
   config, _ = make_config(tmp_path, spoiled=False)

@@ -112,6 +112,7 @@ def test_what_is_left_leaves_compiling_out(opened, capsys):
   ]
 
 
+@pytest.mark.full
 def test_a_terminal_has_a_bar(opened, monkeypatch, capsys):
   """And no lines of steps; what takes long is said behind the bar."""
 

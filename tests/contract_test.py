@@ -119,13 +119,10 @@ METHODS = [
 # other sizes: see `test_every_large_arm_binds`.
 EXPERIMENTS = [
   ("adavip", "data"),
-  ("adavip", "data,mixed"),
-  ("adavip", "data,language"),
   ("cispo", "runlocal"),
   ("dapo", "runlocal"),
   ("dpo", "data"),
   ("dpo", "runlocal"),
-  ("dpo", "runlocal,simpo"),
   ("dr_grpo", "runlocal"),
   ("durian", "runlocal"),
   ("ease", "runlocal"),
@@ -137,7 +134,6 @@ EXPERIMENTS = [
   ("lora", "runlocal"),
   ("laser", "runlocal"),
   ("look_back", "runlocal"),
-  ("look_back", "runlocal,cold"),
   ("look_back", "runlocal,control"),
   ("low_probability", "runlocal"),
   ("opad", "runlocal"),
@@ -150,10 +146,7 @@ EXPERIMENTS = [
   ("rloo", "runlocal"),
   ("scene_pairs", "data"),
   ("sayo", "runlocal"),
-  ("sayo", "runlocal,accuracy"),
-  ("sayo", "runlocal,format"),
   ("sft", "data"),
-  ("sft", "data,masked"),
   ("tgrl", "EXPERTS,runlocal"),
   ("tor", "runlocal"),
   ("tor", "runlocal,dapo"),
@@ -168,6 +161,14 @@ LARGE = [
   ("tgrl", "EXPERTS,data"),
   ("tor", "data,dapo"),
   ("video_r1", "data"),
+  # Arms of those above, with other terms or other data.
+  ("adavip", "data,mixed"),
+  ("adavip", "data,language"),
+  ("dpo", "runlocal,simpo"),
+  ("look_back", "runlocal,cold"),
+  ("sayo", "runlocal,accuracy"),
+  ("sayo", "runlocal,format"),
+  ("sft", "data,masked"),
 ]
 
 # Right answers of rewards that take only some; and what computes them, where

@@ -82,6 +82,7 @@ def plain(stage, rewards, gate=0.5, background=0.1, layer=-1):
   return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layer", [-1, 1])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_equals_a_plain_one_over_dense_maps(family, layer):
@@ -98,6 +99,7 @@ def test_equals_a_plain_one_over_dense_maps(family, layer):
   np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
+@pytest.mark.full
 def test_padding_never_matters():
   one, other = looks.make(), looks.make(left=5, room=7)
   found = [

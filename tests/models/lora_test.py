@@ -157,6 +157,7 @@ def test_at_zero_b_learns_and_a_does_not():
       assert (largest > 0).all(), path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("unrolled", [False, True])
 def test_the_sampler_draws_from_the_adapted_model(monkeypatch, unrolled):
   """Its log-probabilities are the scorer's; other tokens than the base's."""

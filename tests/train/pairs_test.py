@@ -41,6 +41,7 @@ PAIR = ("<answer>yes</answer>", "<answer>no</answer>")
 SAME = ("<answer>yes</answer>",) * 2
 
 
+@pytest.mark.full
 def test_pairs_of_equal_texts_are_left_out_and_counted(tmp_path, capsys):
   """One of four; the mean is over the others, which begin at ln 2."""
   path = write(tmp_path, PAIR, PAIR, SAME, PAIR)
@@ -107,6 +108,7 @@ def test_pairs_that_differ_in_pictures_too(tmp_path, capsys):
   assert last["joint_preference/margin_vision"] != 0
 
 
+@pytest.mark.full
 def test_parts_of_a_minibatch_are_of_whole_pairs(tmp_path):
   path = write(tmp_path, *[PAIR] * 4, other=range(4))
   config = of_pictures(path, joint_preference="prompt_mean")
@@ -216,6 +218,7 @@ def test_groups_that_make_no_pairs_are_refused(changes, message):
     build(config)
 
 
+@pytest.mark.full
 def test_questions_may_have_fewer_answers(tmp_path):
   """One, two and three; means are over the six that are there."""
   texts = [

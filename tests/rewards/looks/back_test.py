@@ -207,6 +207,7 @@ def shares_of(stage):
   return attention_shares(stage.scorer(), *arguments)[0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_equal_plain_ones_over_dense_maps(family):
   stage = looks.make(family)

@@ -101,6 +101,7 @@ def found(stage, deviations):
   return (*sinks, np.stack([even, none]))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_equal_plain_ones_over_dense_maps(family):
   stage = looks.make(family)
@@ -114,6 +115,7 @@ def test_equal_plain_ones_over_dense_maps(family):
   np.testing.assert_allclose(got[2], wanted[2], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.full
 def test_no_sinks_and_padding():
   stage = looks.make()
   _, ratio, scores = found(stage, 1e9)

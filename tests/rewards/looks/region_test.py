@@ -141,6 +141,7 @@ def plain(stage, row="self"):
   return values
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("row", ["self", "emit"])
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_equals_a_plain_one_over_dense_maps(family, row):
