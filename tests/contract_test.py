@@ -747,8 +747,26 @@ def expected(index: int):
   return computed(built(index))
 
 
+# Experiments of every kind of run; the loops of others are theirs with terms
+# that have rows of their own.
+CORE = {
+  *(("adavip", "data"), ("dapo", "runlocal"), ("dpo", "data")),
+  *(("lora", "runlocal"), ("look_back", "runlocal"), ("opad", "runlocal")),
+  *(("quickstart", "grpo"), ("quickstart", "ral"), ("sft", "data")),
+  *(("tgrl", "EXPERTS,runlocal"), ("tor", "runlocal")),
+}
+
+
+def core_first(row):
+  return pytest.mark.full if isinstance(row[0], str) and row not in CORE else ()
+
+
 every_row = pytest.mark.parametrize(
-  "index", range(len(ROWS)), ids=[title(row) for row in ROWS]
+  "index",
+  [
+    pytest.param(index, marks=core_first(row), id=title(row))
+    for index, row in enumerate(ROWS)
+  ],
 )
 # An experiment is methods, whose rows are computed in every way by default, and
 # a loop of updates, which other tests run in bfloat16 and on meshes.
@@ -788,7 +806,13 @@ def in_bfloat16(inputs):
   )
 
 
-@pytest.mark.parametrize("row", EXPERIMENTS, ids=title)
+@pytest.mark.parametrize(
+  "row",
+  [
+    pytest.param(row, marks=core_first(row), id=title(row))
+    for row in EXPERIMENTS
+  ],
+)
 def test_experiment_takes_bfloat16(row):
   index = ROWS.index(row)
   case = built(index)

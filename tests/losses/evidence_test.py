@@ -119,6 +119,7 @@ def test_padding_never_matters():
   assert (found[1][..., looks.R :] == 0).all()
 
 
+@pytest.mark.full
 def test_descending_moves_attention_to_the_region():
   stage = looks.make()
   attention = stage.scores().attention

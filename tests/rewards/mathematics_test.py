@@ -52,6 +52,7 @@ def test_a_missing_package_is_refused_with_the_command(monkeypatch):
 
 
 def test_answers_in_a_box():
+  pytest.importorskip("math_verify")
   texts = [[r"<think>t</think>so \boxed{\frac{1}{2}}", "<answer>1/2</answer>"]]
   np.testing.assert_array_equal(
     math_answer(texts, ["0.5"], block="boxed"), [[1, 0]]

@@ -84,6 +84,7 @@ def of_pictures(path, **losses):
   return config
 
 
+@pytest.mark.full
 def test_pairs_that_differ_in_pictures_too(tmp_path, capsys):
   """Two questions are four prompts; one has no other picture.
 
@@ -125,6 +126,7 @@ def test_parts_of_a_minibatch_are_of_whole_pairs(tmp_path):
     assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.full
 def test_pictures_that_are_not_there_or_not_used_are_said(tmp_path, capsys):
   config = of_pictures(write(tmp_path, *[PAIR] * 4), dpo="prompt_mean")
   with pytest.raises(

@@ -224,6 +224,7 @@ def test_equal_plain_ones_over_dense_maps(family):
         assert np.isnan(mean[p, g])
 
 
+@pytest.mark.full
 def test_padding_never_matters():
   one, other = looks.make(), looks.make(left=4, room=5)
   found = np.where(one.mask[..., None], shares_of(one), 0)

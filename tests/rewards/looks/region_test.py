@@ -154,6 +154,7 @@ def test_equals_a_plain_one_over_dense_maps(family, row):
   np.testing.assert_allclose(reward, np.nan_to_num(wanted), atol=2e-5)
 
 
+@pytest.mark.full
 def test_padding_never_matters():
   one, other = looks.make(), looks.make(left=6, room=3)
   for a, b in zip(found(one), found(other), strict=True):
