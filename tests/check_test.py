@@ -233,6 +233,7 @@ def test_a_run_checks_skips_and_resumes(tmp_path):
   summary = json.loads((workdir / "summary.json").read_text())
   assert sum(summary["skipped"].values()) == len(faults)
   (tmp_path / "train.jsonl").write_text(pathlib.Path(path).read_text() + "\n")
-  started = runs.finish(folder, workdir, 2, arguments=skip)
+  more = (*skip, "--config.train.steps=3")
+  started = runs.finish(folder, workdir, 2, arguments=more)
   assert started.error(0).count("changed since the run began") == 1
   assert "changed" not in started.error(1)

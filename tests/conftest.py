@@ -122,10 +122,11 @@ def pytest_terminal_summary(terminalreporter, config):
   if config.getoption("durations") is None:
     return
   seconds = config.stash[SECONDS]
-  terminalreporter.section("core-seconds of files above the budget")
-  for name, spent in seconds.most_common():
-    if spent > BUDGET_SECONDS:
-      terminalreporter.write_line(f"{spent:7.0f} {name}")
+  terminalreporter.section("core-seconds of the longest files")
+  for name, spent in seconds.most_common(20):
+    over = f", over the budget of {BUDGET_SECONDS}"
+    over *= spent > BUDGET_SECONDS
+    terminalreporter.write_line(f"{spent:7.0f} {name}{over}")
   terminalreporter.write_line(f"{seconds.total():7.0f} all files")
 
 

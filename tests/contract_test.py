@@ -589,7 +589,7 @@ def experiment_config(name: str, arm: str):
   config = get_config(arm) if arm else get_config()
   plain = config_lib.get_config()
   with config.unlocked():
-    config.train.minibatches = 1
+    config.train.minibatches = config.train.accumulate = 1
     if "teacher" in config.models:
       config.models.teacher.path = "tiny"
     if "path" in config.rollout:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import runs
+from small_models import first
 
 from mmrl import __main__ as list_of_commands
 from mmrl import config as config_lib
@@ -97,7 +98,7 @@ def test_flags_have_meaning_and_default():
   assert "--workdir" not in text and "--help-config" not in text
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, *EXPERIMENTS])
+@pytest.mark.parametrize("module", first(*COMMANDS, *EXPERIMENTS))
 def test_a_misspelt_flag_is_answered_before_jax_is_imported(module):
   found = ask(module, "--hepl")
   assert found.returncode == 2

@@ -134,6 +134,7 @@ def test_descending_moves_attention_to_the_region():
   assert loss(attention.queries - 0.1 * slope) < value
 
 
+@pytest.mark.full
 def test_sampled_tokens_are_a_fair_choice():
   """k of each answer; over many answers each place as often as others."""
   rng = np.random.default_rng(0)

@@ -137,7 +137,7 @@ def test_one_that_never_comes(folder, index):
   """The one that waits gives up with a line that says what to do."""
   program = """
 from mmrl import commands
-from mmrl.machines import signals
+from mmrl.machines import processes
 
 def main():
   processes.join(

@@ -241,8 +241,8 @@ def test_a_teacher_is_planned(taught):
   leaves = jax.tree.leaves(compiler.fixed["teacher"])
   assert {str(x.dtype) for x in leaves} == {"bfloat16"}
   state = compiler.state
-  # The probes have visual tokens; and nothing but an update reads moments.
-  unread = state.step, state.optimizer, state.frozen
+  # Nothing but an update reads moments; the reference shares what is frozen.
+  unread = state.step, state.optimizer
   teacher, reference, unread, state = (
     sum(programs.shard_bytes(x).values())
     for x in (*map(compiler.fixed.get, ("teacher", "reference")), unread, state)

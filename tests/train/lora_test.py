@@ -94,6 +94,7 @@ def test_the_reference_is_the_policy_without_its_pairs():
   assert 0 <= metrics["first/loss/kl"] < 1e-10 < metrics["loss/kl"]
 
 
+@pytest.mark.full
 def test_another_seed_is_another_adapter():
   run, _, _ = trained()
   config = make_config(lora=LORA)

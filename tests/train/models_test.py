@@ -141,6 +141,7 @@ def test_a_teacher_that_is_the_student_teaches_nothing():
     assert abs(metrics[name]) < 1e-5 * taught[name], name
 
 
+@pytest.mark.full
 def test_a_teacher_of_another_size():
   """Its hidden states and heads are wider; the positions are the same."""
   run, batch, after, metrics = distilled(another())

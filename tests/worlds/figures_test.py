@@ -20,6 +20,9 @@ from mmrl.worlds.figures.figure import (
   strokes,
 )
 
+# Drawn data, which nothing else of the library changes.
+pytestmark = pytest.mark.full
+
 
 def person(index: int, *wrong: Fault) -> Figure:
   """Some figure."""

@@ -24,6 +24,9 @@ from mmrl.worlds.kitchens import (
   questions,
 )
 
+# Drawn data, which nothing else of the library changes.
+pytestmark = pytest.mark.full
+
 SIX = questions.HD_EPIC
 DARK = (30, 28, 36)  # Inside of an open door.
 NOSE, SKIN = (90, 70, 60), (236, 190, 158)
