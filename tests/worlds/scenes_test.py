@@ -172,8 +172,10 @@ def test_blind_baselines_are_near_chance(count):
   found = items.baselines([one.asked for one in make(9 * count)])
   assert set(found) == set(KINDS)
   for kind, one in found.items():
+    # A shape has five of the eight colours in training, the others in `novel`.
+    chance = max(one.chance, 1 / 5) if kind == "attribute" else one.chance
     # Three standard errors of the share of so many questions.
-    assert one.blind < one.chance + 3 * 0.5 / count**0.5, kind
+    assert one.blind < chance + 3 * 0.5 / count**0.5, kind
 
 
 def test_baselines_by_hand():
