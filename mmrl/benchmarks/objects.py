@@ -9,6 +9,7 @@ import numpy as np
 
 from mmrl import build
 from mmrl import data as data_lib
+from mmrl.benchmarks.chosen import Chosen
 from mmrl.benchmarks.contract import Answer, Values
 from mmrl.data import Example
 from mmrl.errors import UserError
@@ -61,7 +62,7 @@ def rates(values: Values) -> dict[str, np.ndarray]:
   }
 
 
-class Objects:
+class Objects(Chosen):
   """Questions that are items of their own, answered by descriptions."""
 
   summarise = staticmethod(rates)
@@ -79,19 +80,13 @@ class Objects:
       indices: of the questions that are asked.
       objects: the words for each object.
     """
-    self._source, self._indices = source, indices
+    super().__init__(source, indices)
     self._patterns = [
       re.compile(
         rf"\b(?:{'|'.join(map(re.escape, words))})(?:e?s)?\b", re.IGNORECASE
       )
       for words in objects.values()
     ]
-
-  def __len__(self) -> int:
-    return len(self._indices)
-
-  def __getitem__(self, index: int) -> Example:
-    return self._source[self._indices[index]]
 
   def grade(
     self, answers: Sequence[Answer], examples: Sequence[Example]

@@ -8,9 +8,9 @@ import numpy as np
 from mmrl import build, names, rewards
 from mmrl import data as data_lib
 from mmrl.benchmarks import blind
+from mmrl.benchmarks.chosen import Chosen
 from mmrl.benchmarks.contract import Answer, Values, means
 from mmrl.data import Example
-from mmrl.data.sources import paths_of
 from mmrl.errors import UserError
 from mmrl.rewards import needs
 from mmrl.rollouts.answers import (
@@ -21,14 +21,11 @@ from mmrl.rollouts.answers import (
 )
 
 
-class Questions:
+class Questions(Chosen):
   """Questions that are items of their own, and what scores their answers.
 
   Where there are several kinds of questions, each score is also reported for
   each kind.
-
-  Attributes:
-    paths: data files of the source.
   """
 
   summarise = staticmethod(means)
@@ -48,15 +45,8 @@ class Questions:
       scores: rewards that read texts, by the name of their score.
       field: of the config, for errors.
     """
-    self._source, self._indices = source, indices
-    self.paths = paths_of(source)
+    super().__init__(source, indices)
     self._scores, self._field = scores, field
-
-  def __len__(self) -> int:
-    return len(self._indices)
-
-  def __getitem__(self, index: int) -> Example:
-    return self._source[self._indices[index]]
 
   def grade(
     self, answers: Sequence[Answer], examples: Sequence[Example]
