@@ -38,7 +38,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """What was found of a question.
+  """Sizes of one question, and why it can't be used.
 
   Attributes:
     index: in its source.

@@ -32,6 +32,11 @@ class Scorer:
   layers: tuple[int, ...]
   row: str
 
+  def over_all_layers(self) -> "Scorer":
+    """Returns a scorer whose attention is that of all layers."""
+    depth = self.config.text.num_hidden_layers
+    return dataclasses.replace(self, layers=tuple(range(depth)))
+
   def prefill(
     self, params: PyTree, prompt: Prompt, visual: Float[Array, "B N E"] | None
   ) -> Prefix:

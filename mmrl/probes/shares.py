@@ -1,6 +1,5 @@
 """Look-Back's probe: shares of attention on picture, question and answer."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -37,8 +36,7 @@ def attention_shares(
 
   Reference: Look-Back, arXiv 2507.03019, as its published code draws it.
   """
-  depth = scorer.config.text.num_hidden_layers
-  every = dataclasses.replace(scorer, layers=tuple(range(depth)))
+  every = scorer.over_all_layers()
   parts = parts_of(prompt)
   sums = every.weighed_rows(params, prompt, visual, tokens, lambda _: parts)
   return AttentionShares(shares(sums))

@@ -1,6 +1,5 @@
 """LASER's probe: attention on visual tokens, and on those that are sinks."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -59,8 +58,7 @@ def visual_sinks(
   """
   if not deviations >= 0:
     raise UserError(f"deviations must be at least 0, got {deviations}")
-  depth = scorer.config.text.num_hidden_layers
-  every = dataclasses.replace(scorer, layers=tuple(range(depth)))
+  every = scorer.over_all_layers()
   seen = prompt.visual_index >= 0
 
   def means(last: Float[Array, "P S"]) -> Float[Array, "P S 3"]:

@@ -27,7 +27,7 @@ _PART = 2**24
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What is remembered.
+  """Remembers what questions a run reads.
 
   Attributes:
     files: size and hash of each data file, by its path.

@@ -64,7 +64,7 @@ class Run:
 
 
 class Tracker(Protocol):
-  """What takes a run's numbers."""
+  """Receiver of a run's numbers."""
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Takes the numbers of a step, by name."""

@@ -30,6 +30,20 @@ def _listed(moves: Sequence[tuple[str, str]]) -> str:
   return ", then ".join(f"from {a} to {b}" for a, b in moves)
 
 
+def _told(moves, places) -> tuple[list[str], list[str]]:
+  """Returns a line for each move, and the fixtures in the order of them.
+
+  Args:
+    moves: events.
+    places: of each, what its two fixtures are called.
+  """
+  lines = [
+    f"Move: {stamp(middle(m))} from {a} to {b}"
+    for m, (a, b) in zip(moves, places, strict=True)
+  ]
+  return lines, [*dict.fromkeys(f for m in moves for f in (m.from_, m.to))]
+
+
 def itinerary(draws: Draws, options: Options, count: int) -> Item | None:
   """From where to where a thing was moved."""
   kitchen, thing = moved(draws, options, count, draws.between(0, 1))
@@ -44,11 +58,7 @@ def itinerary(draws: Draws, options: Options, count: int) -> Item | None:
     if stops not in (*wrong, gold):
       wrong.append(stops)
   choices, correct = chosen(draws, _listed(gold), [_listed(w) for w in wrong])
-  lines = [
-    f"Move: {stamp(middle(m))} from {a} to {b}"
-    for m, (a, b) in zip(moves, gold, strict=True)
-  ]
-  fixtures = [*dict.fromkeys(f for m in moves for f in (m.from_, m.to))]
+  lines, fixtures = _told(moves, gold)
   return Item(
     "object_movement_itinerary",
     kitchen,
@@ -90,11 +100,7 @@ def movements(draws: Draws, options: Options, count: int) -> Item | None:
   others = [str(n) for n in range(1, 8) if n != count]
   choices, correct = chosen(draws, str(count), others)
   places = called(kitchen, moves)
-  lines = [
-    f"Move: {stamp(middle(m))} from {a} to {b}"
-    for m, (a, b) in zip(moves, places, strict=True)
-  ]
-  fixtures = [*dict.fromkeys(f for m in moves for f in (m.from_, m.to))]
+  lines, fixtures = _told(moves, places)
   return Item(
     "object_movement_counting",
     kitchen,

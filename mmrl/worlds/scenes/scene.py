@@ -42,7 +42,7 @@ Range = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scene:
-  """What is in a picture.
+  """All things in a picture, and its ground.
 
   Attributes:
     things: later ones cover earlier ones.
