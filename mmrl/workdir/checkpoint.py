@@ -118,6 +118,7 @@ class Checkpoints:
     """
     step = int(state.step)
     if wrong := self._fault(vars(state)):
+      self.wait()  # An earlier save may still be under way.
       raise UserError(
         f"{wrong} after step {step}, which isn't saved: {newest(self.latest)},"
         " and the same command goes on from there. Lower the learning rate or"

@@ -297,7 +297,7 @@ def test_a_run_goes_on_from_its_own_base(folder, whole, tmp_path):
   with pytest.raises(UserError, match="text/norm/scale first; put that model"):
     export(str(mine), str(tmp_path / "out"))
   with runs.start(
-    folder, mine, arguments=(where, "--config.train.steps=4")
+    folder, mine, arguments=(where, "--config.train.steps=5")
   ) as run:
     assert run.wait() == [2]
     assert "text/norm/scale first" in run.error()
