@@ -76,6 +76,7 @@ def get_config(arg: str = "data"):
   config.rollout.length = 32
   config.train.minibatches = 4
   config.schedule.value = 1e-5
-  config.shares.prompts = 2
+  # Its program is the largest; it is compiled while the first steps go on.
+  config.shares.update(every=10, prompts=2)
   config.evaluation.batch = 32
   return config

@@ -14,10 +14,13 @@ def main() -> None:
   # Imported late, so that a mistyped flag is answered at once.
   from mmrl import storage
   from mmrl.train import run as run_lib
+  from mmrl.train import walk
 
   folder = storage.path(commands.WORKDIR.value or os.curdir)
   output = flags.FLAGS.output or folder / run_lib.CHECKED
-  run_lib.check(run_lib.prepare(commands.CONFIG.value), output)
+  prepared = run_lib.prepare(commands.CONFIG.value)
+  walk.check(prepared)
+  run_lib.check(prepared, output)
   print("all questions can be used, but for those that the run leaves out")
 
 

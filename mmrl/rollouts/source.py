@@ -88,12 +88,14 @@ class Call:
     function: the program.
     arguments: shapes.
     held: shapes of what else stays on the devices meanwhile.
+    read: whether a later call reads its result.
   """
 
   name: str
   function: Callable
   arguments: tuple[PyTree, ...]
   held: PyTree = None
+  read: bool = True
 
   def traced(self) -> PyTree:
     """Returns the shapes of its result."""
@@ -113,10 +115,15 @@ def trace(calls: Calls, layout: Layout) -> Batch:
   def place(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.everywhere)
 
+  return answer(calls, lambda call: jax.tree.map(place, call.traced()))
+
+
+def answer(calls: Calls, result: Callable[[Call], PyTree]) -> Batch:
+  """Sends each call the shapes of its result; returns those of the batch."""
   try:
     call = next(calls)
     while True:
-      call = calls.send(jax.tree.map(place, call.traced()))
+      call = calls.send(result(call))
   except StopIteration as end:
     return end.value
 

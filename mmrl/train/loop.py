@@ -19,7 +19,7 @@ from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError, say
 from mmrl.machines import processes, signals
 from mmrl.report.samples import Sample
-from mmrl.train import collect
+from mmrl.train import collect, walk
 from mmrl.train import run as run_lib
 from mmrl.train.run import Run
 from mmrl.train.state import State
@@ -87,10 +87,11 @@ def train(
     overview.say(run, path)
     processes.first_only(lambda: claim.claim(path, config))
     processes.first_only(lambda: run.record.write(path))
+    compiling = stack.enter_context(walk.ahead(run))
     # Kept as a reference only where something reads them.
     state, run = run.initial_state(), dataclasses.replace(run, params=None)
     before, params, after, shown = _train(
-      run, state, path, compilations, termination
+      run, state, path, compilations, termination, compiling
     )
     if jax.process_index():
       return {}
@@ -131,6 +132,7 @@ def _train(
   path: epath.Path,
   compilations: log_lib.Compilations,
   termination: signals.Termination,
+  compiling: walk.Ahead,
 ) -> tuple[Results, PyTree, Results, Sequence[Sample]]:
   """Trains between two evaluations.
 
@@ -159,6 +161,8 @@ def _train(
     before = _evaluation(run, state.params, path / "before.json")
     for name, result in before.items():
       say(f"before: {results.line(name, result)}")
+    with console.doing("compiling"):
+      compiling.wait()
     state = _steps(
       run,
       state,
@@ -167,6 +171,7 @@ def _train(
       log,
       compilations,
       termination,
+      compiling,
     )
   finally:
     # Saved steps reach the disk however the run ends.
@@ -272,6 +277,7 @@ def _steps(
   log: log_lib.Log | None,
   compilations,
   termination: signals.Termination,
+  compiling: walk.Ahead,
 ) -> State:
   """Trains step by step until the config's number of rollout batches is done.
 
@@ -294,6 +300,7 @@ def _steps(
       position = questions.get_state()
       samples = collect.draw(questions, state, checkpoints, position)
       waited = time.perf_counter() - asked
+      compiling.wait(samples.prompt, shares=_measures_shares(config, step))
       batch, values = collect.collect(
         run,
         state,
@@ -334,6 +341,11 @@ def _steps(
   return state
 
 
+def _measures_shares(config: ml_collections.ConfigDict, step: int) -> bool:
+  every = config.shares.every
+  return bool(every) and step % every == 0
+
+
 @console.doing("updating the parameters")
 def learn(
   run: Run,
@@ -369,8 +381,7 @@ def learn(
   for update in range(updates):
     minibatch = np.int32(update % parts)
     called = time.perf_counter()
-    every = config.shares.every
-    if every and update == updates - 1 and step % every == 0:
+    if update == updates - 1 and _measures_shares(config, step):
       shares = run.programs.shares(state, run.fixed, batch, minibatch)
       values |= log_lib.floats(shares)
     state, measured = run.programs.update(state, run.fixed, batch, minibatch)

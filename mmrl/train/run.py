@@ -107,6 +107,8 @@ def build_run(
   if record.skipped:
     source = Remaining(source, [one.index for one in record.skipped])
   prepared = dataclasses.replace(prepared, config=_sized(config, record))
+  # With the sizes of the data, so that nothing is traced again later.
+  walk.check(prepared)
   policy = models_lib.add_weights(
     config, prepared.processor, prepared.layout.parameter
   )
@@ -154,7 +156,6 @@ def prepare(
   trackers.resolve(config.trackers.to_dict())
   samples.check(config)
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
-  walk.check(parts)
   return Prepared(
     **vars(parts),
     processor=models_lib.load_processor(config),

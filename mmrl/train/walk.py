@@ -1,12 +1,16 @@
 """One step of a run on shapes: every program is called in order.
 
 A run does it while it is built, to find what doesn't fit (options out of range,
-terms of another rank) before weights and data are used; a plan compiles the
-programs on the way.
+terms of another rank) before weights are read, and again in a thread, which
+compiles the programs before they are called. A plan compiles them, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import concurrent.futures
+import contextlib
 import dataclasses
+import itertools
+import threading
 from typing import Any
 
 import jax
@@ -16,12 +20,15 @@ import numpy as np
 from mmrl import console
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
-from mmrl.rollouts.source import Call, Calls, trace
+from mmrl.rollouts.source import Call, Calls, answer, trace
 from mmrl.train import step as step_lib
 from mmrl.train.models import Initial
 from mmrl.train.parts import Parts
 from mmrl.train.state import State
 from mmrl.types import Batch, Logits, Patches, Prompt, PyTree
+
+# Pairs of sizes up to which programs of all are compiled ahead.
+_FEW_SIZES = 4
 
 
 def walk(
@@ -53,16 +60,16 @@ def walk(
     found = yield Call(name, program, arguments, batch)
     batch = batch.with_fields(**resharded(layout, found))
   if not all(reward.on_host for reward in parts.method.rewards):
-    yield Call("reward", programs.reward, (state, fixed, batch))
+    yield Call("reward", programs.reward, (state, fixed, batch), read=False)
   visual = batch.visual if parts.frozen_vision else None
   batch = dataclasses.replace(batch, prefix=None, visual=visual)
   rewards = shape(layout.prompts, *batch.mask.shape[:2], dtype="float32")
   mask, fields = yield Call("prepare", programs.prepare, (batch, rewards, key))
   batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
   learned_from = state, fixed, batch, np.int32(0)
-  if parts.config.shares.every:
-    yield Call("shares", programs.shares, learned_from)
   yield Call("update", programs.update, learned_from)
+  if parts.config.shares.every:
+    yield Call("shares", programs.shares, learned_from, read=False)
   return batch
 
 
@@ -84,16 +91,103 @@ def check(parts: Parts) -> None:
     UserError: naming the config field that is wrong.
   """
   sizes = parts.config.data
-  prompts = parts.config.rollout.prompts
-  prompt = prompt_shapes(
-    parts,
-    prompts,
-    prompts // parts.pack,
-    length=min(sizes.lengths, default=64),
-    patches=min(sizes.patches, default=64),
+  trace(
+    _calls(
+      parts, max(sizes.lengths, default=64), max(sizes.patches, default=64)
+    ),
+    parts.layout,
   )
-  calls = walk(parts, prompt, state_shapes(parts), fixed_shapes(parts))
-  trace(calls, parts.layout)
+
+
+def _calls(parts: Parts, length: int, patches: int) -> Calls:
+  """Walks a step of a run whose prompts have these sizes."""
+  prompts = parts.config.rollout.prompts
+  rows = prompts // parts.pack
+  prompt = prompt_shapes(parts, prompts, rows, length=length, patches=patches)
+  return walk(parts, prompt, state_shapes(parts), fixed_shapes(parts))
+
+
+class Ahead:
+  """Compiles the programs of a run in threads, before it calls them.
+
+  JAX finds a program that is compiled here when the run calls it. The largest
+  sizes of prompts come first. Others follow while the run goes on, if there are
+  few; what isn't compiled when it is called, the call compiles.
+
+  With several processes nothing is compiled ahead, as all of them would have to
+  compile in the same order.
+  """
+
+  def __init__(self, parts: Parts):
+    sizes = parts.config.data
+    pairs = [*itertools.product(sizes.lengths, sizes.patches)]
+    pairs.sort(reverse=True)
+    if len(pairs) > _FEW_SIZES:
+      pairs = pairs[:1]
+    if jax.process_count() > 1:
+      pairs = []
+    self._parts, self._ended = parts, threading.Event()
+    # One goes from call to call; the other compiles what no call waits for.
+    self._chain = concurrent.futures.ThreadPoolExecutor(1)
+    self._beside = concurrent.futures.ThreadPoolExecutor(1)
+    self._begun = {
+      (length, patches * parts.pack): self._chain.submit(
+        self._compile, length, patches
+      )
+      for length, patches in pairs
+    }
+
+  def wait(self, prompt: Prompt | None = None, *, shares: bool = False) -> None:
+    """Waits until what is begun for prompts of these sizes is compiled.
+
+    Args:
+      prompt: the prompts; those of the largest sizes if None.
+      shares: whether to wait for what no other program waits for, too.
+    """
+    sizes = next(iter(self._begun), None)
+    if prompt is not None:
+      sizes = prompt.tokens.shape[1], prompt.patches.pixels.shape[1]
+    compiled = self._begun.get(sizes) if sizes else None
+    if compiled and not compiled.cancel():
+      beside = compiled.result()
+      if shares:
+        concurrent.futures.wait(beside)
+
+  def close(self) -> None:
+    """Ends the threads, each after the program that it compiles."""
+    self._ended.set()
+    for pool in (self._chain, self._beside):
+      pool.shutdown(cancel_futures=True)
+
+  def _compile(
+    self, length: int, patches: int
+  ) -> list[concurrent.futures.Future]:
+    beside: list[concurrent.futures.Future] = []
+
+    def result(call: Call) -> PyTree:
+      if self._ended.is_set():
+        raise concurrent.futures.CancelledError
+      lowered = call.function.lower(*call.arguments)
+      if not call.read:
+        beside.append(self._beside.submit(lowered.compile))
+        return None
+      shardings = lowered.compile().output_shardings
+      return placed(call.traced(), shardings)
+
+    # What doesn't compile here raises where the run calls it.
+    with contextlib.suppress(Exception):
+      answer(_calls(self._parts, length, patches), result)
+    return beside
+
+
+@contextlib.contextmanager
+def ahead(parts: Parts) -> Iterator[Ahead]:
+  """Compiles the programs of a run ahead, as long as the block lasts."""
+  compiling = Ahead(parts)
+  try:
+    yield compiling
+  finally:
+    compiling.close()
 
 
 def shape(sharding, *sizes: int, dtype: Any = "int32"):
