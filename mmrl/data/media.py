@@ -21,6 +21,8 @@ _SOURCES = {
   "image": ("image", "path", "url", "bytes"),
   "video": ("video", "path", "url"),
 }
+# What PNG and JPEG files begin with, the header of the former included.
+_BEGINNINGS = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff"
 _OPTION = {"image": "region", "video": "fps"}
 _KNOWN = {
   kind: ("type", *sources, _OPTION[kind]) for kind, sources in _SOURCES.items()
@@ -208,7 +210,10 @@ def _picture(text: Any) -> bytes:
     content = text
     if not isinstance(text, bytes):
       content = base64.b64decode("".join(text.split()), validate=True)
-    # Its headers are read, not its pixels; Pillow raises anything.
+    # A file's content is looked at when it is inspected or used, here, too.
+    if content.startswith(_BEGINNINGS):
+      return content
+    # Pillow raises anything.
     with Image.open(io.BytesIO(content)):
       return content
   except Exception as error:
