@@ -149,13 +149,18 @@ def get_config() -> ml_collections.ConfigDict:
       "attention": {
         "layers": (-1,),  # of the decoder; -1 is the last
         "row": "self",  # which of a token's rows: "self" or "emit"
+        # "averaged": the mean of heads and layers is one policy; "apart": each
+        # is one, and what is computed of their rows is averaged.
+        "heads": "averaged",
       },
       # Specs of `mmrl.probes` with options, or whose fields are optional data;
       # others are run if a function names a field of theirs.
       "probes": {},
       # Specs of `mmrl.token_weights`; a token's weight is their product.
       "token_weights": {},
-      # Specs of `mmrl.losses`, each with a weight and a reduction.
+      # Specs of `mmrl.losses`, each with a reduction and a weight: a number, or
+      # {"share": s, "over": 10, "most": 1000}, a share of the gradient, for
+      # which `shares` must be measured; see `mmrl.losses.weight`.
       "losses": {
         "policy": {
           "name": "clipped_ratio",
@@ -237,9 +242,15 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def add_ral(
-  config: ml_collections.ConfigDict, weight: float = 1.0
+  config: ml_collections.ConfigDict, weight: float | Mapping[str, float] = 1.0
 ) -> ml_collections.ConfigDict:
-  """Adds RAL's attention term, as in the paper, to a config."""
+  """Adds RAL's attention term, as in the paper, to a config.
+
+  Args:
+    config: to change.
+    weight: a number, or the share of the gradient that the term is to have,
+      such as {"share": 0.1}; see `mmrl.losses.weight`.
+  """
   config.losses.attention = {
     "name": "attention_jsd",
     "weight": weight,

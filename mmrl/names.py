@@ -90,6 +90,10 @@ NAMES = {
   "attention_old": Name(
     "`Attention`", "of the behaviour policy", _LATER, "probes"
   ),
+  "attention_target": Name(
+    *("`Attention`", "that RAL's term stays near, if not the behaviour's"),
+    *(_LATER, "probes"),
+  ),
   "logprobs_ref": Name("P G R", "under the reference", _LATER, "probes"),
   "logits_teacher": Name("`Logits`", "of the teacher", _LATER, "probes"),
   "attention_teacher": Name("`Attention`", "of the teacher", _LATER, "probes"),

@@ -132,6 +132,8 @@ class Attention:
     prefix_mask: True on real prompt tokens.
     last_query: queries of the last real prompt token.
     row: "" for plain rows, else which policy: "self" or "emit".
+    apart: whether functions of rows are averaged over heads and layers, rather
+      than rows.
   """
 
   queries: Float[Array, "P G R A H head"]
@@ -140,6 +142,7 @@ class Attention:
   prefix_mask: Bool[Array, "P S"]
   last_query: Float[Array, "P A H head"]
   row: str = dataclasses.field(default="", metadata={"static": True})
+  apart: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 @pytree

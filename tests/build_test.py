@@ -525,6 +525,7 @@ def traced() -> dict[str, list[set[str]]]:
   return calls
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ("package", "name"),
   [row[:2] for row in TRACED],

@@ -116,6 +116,7 @@ def test_nothing_is_opened_unless_it_is_asked_for(tmp_path, capsys):
   assert "left out" not in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_trajectories_of_what_is_left_out_are_taken(tmp_path):
   config, faults = make_config(tmp_path)
   path = config.data.train.path

@@ -648,6 +648,7 @@ def make_step(parts: parts_lib.Parts):
       optimizer=parts.optimizer.init(params),
       running={},
       averages={},
+      norms={},
     )
 
   def function(inputs):

@@ -7,7 +7,6 @@ returns a `Stateful`: see `mmrl.losses.state`.
 
 from mmrl.losses.attention import attention_jsd, evidence_kl
 from mmrl.losses.distillation import attention_distillation, distillation_kl
-from mmrl.losses.likelihood import likelihood
 from mmrl.losses.picture_preference import joint_preference, mixed_preference
 from mmrl.losses.preference import dpo, simpo
 from mmrl.losses.sequence import clipped_sequence_ratio
@@ -15,6 +14,7 @@ from mmrl.losses.shaped import expert_shaped
 from mmrl.losses.surrogates import (
   clipped_ratio,
   clipped_weight,
+  likelihood,
   policy_gradient,
   reference_kl,
 )

@@ -21,6 +21,7 @@ from mmrl.types import Attention, Prompt
 
 # Attention policies, computed row by row from `Attention` or precomputed.
 Rows = Attention | Float[Array, "P G R keys"]
+POSITIONS = ("all", "visual", "visual_scaled", "text")
 
 
 def _log_to_middle(p: Array, q: Array) -> Array:
@@ -82,12 +83,57 @@ def attention_divergence(
   return map_rows(of_rows, attention, jax.lax.stop_gradient(target), mask)
 
 
+def divergence_over(
+  attention: Rows,
+  target: Rows,
+  mask: Bool[Array, "P G R"],
+  visual: Bool[Array, "P S"],
+  over: str,
+) -> Float[Array, "P G R"]:
+  """Computes the JSD over some positions; see `attention_jsd` for them.
+
+  A row of which nothing is on these positions has divergence 0.
+
+  Args:
+    attention, target, mask: see `attention_divergence`.
+    visual: True on the prompt's visual tokens.
+    over: of `POSITIONS`, but "all".
+  """
+
+  def of_rows(p, q, mask):
+    own = jnp.zeros((len(visual), p.shape[-1] - visual.shape[1]), bool)
+    seen = jnp.concatenate([visual, own], axis=-1)[:, None, None]
+    seen = ~seen if over == "text" else seen
+    p = jnp.where(seen & mask[..., None], upcast(p), 0.0)
+    q = jnp.where(seen, upcast(q), 0.0)
+    if over == "visual_scaled":
+      p, q = (x / _or_one(x.sum(-1, keepdims=True)) for x in (p, q))
+    return jensen_shannon(p, q)
+
+  return map_rows(of_rows, attention, jax.lax.stop_gradient(target), mask)
+
+
+def _or_one(x: Array) -> Array:
+  return jnp.where(x > 0, x, 1.0)
+
+
+def _check_jsd(*, over: str = "all", **_: bool) -> None:
+  if over not in POSITIONS:
+    raise UserError(f"over must be one of {', '.join(POSITIONS)}, got {over!r}")
+
+
+@marked(check=_check_jsd)
 def attention_jsd(
   attention: Rows,
   attention_old: Rows,
   advantages: Float[Array, "P G"] | Float[Array, "P G R"],
   mask: Bool[Array, "P G R"],
   attention_moved: Float[Array, "P G R"] | None = None,
+  attention_target: Rows | None = None,
+  prompt: Prompt | None = None,
+  *,
+  over: str = "all",
+  good_only: bool = False,
 ) -> Float[Array, "P G R"]:
   """Computes RAL's term: advantage times JSD from the behaviour's attention.
 
@@ -103,21 +149,42 @@ def attention_jsd(
     attention_old: policies of the behaviour parameters, same function.
     advantages: of each answer, or of each token.
     mask: True on answer tokens.
-    attention_moved: the divergence, if already computed: see
+    attention_moved: the divergence of `attention_old`, if already computed: see
       `mmrl.train.objective`, which also reports it.
+    attention_target: policies to measure from instead, if a probe of the config
+      adds them: `attention_reference` or `attention_average`. Value and
+      gradient are then not 0 at theta_old.
+    prompt: tells which positions are visual.
+    over: positions that the divergence is over: "all", as in the paper;
+      "visual" or "text", of the rows as they are; "visual_scaled", of rows
+      whose attention on visual tokens is scaled to sum 1.
+    good_only: whether negative advantages count as 0.
 
   Returns:
     The unreduced term. It is neither clipped nor weighted by the ratio.
 
+  Raises:
+    UserError: if `over` is none of these.
+
   Reference: arXiv 2602.04884 eq. 3.
   Differs from the paper: eq. 4 as printed adds this to a quantity that is
   maximised; the consistent reading, minimise -clipped + beta KL + lambda
-  attention, is what the losses of a config add up to.
+  attention, is what the losses of a config add up to. Options other than the
+  defaults aren't the paper's.
   """
-  if attention_moved is None:
-    attention_moved = attention_divergence(attention, attention_old, mask)
+  target = attention_old if attention_target is None else attention_target
+  if over != "all":
+    assert prompt is not None
+    visual = prompt.visual_index >= 0
+    moved = divergence_over(attention, target, mask, visual, over)
+  elif attention_target is None and attention_moved is not None:
+    moved = attention_moved
+  else:
+    moved = attention_divergence(attention, target, mask)
   advantages = jax.lax.stop_gradient(per_token(advantages))
-  return jnp.where(mask, advantages * attention_moved, 0.0)
+  if good_only:
+    advantages = jnp.maximum(advantages, 0.0)
+  return jnp.where(mask, advantages * moved, 0.0)
 
 
 def _check_evidence(
@@ -199,7 +266,7 @@ def evidence_kl(
     seen = chosen[..., None] & visual[:, None, None]
     on_visual = jnp.where(seen, upcast(rows[..., : visual.shape[-1]]), 0.0)
     total = on_visual.sum(-1, keepdims=True)
-    p = on_visual / jnp.where(total > 0, total, 1.0)
+    p = on_visual / _or_one(total)
     log_p = jnp.log(jnp.where(p > 0, p, 1.0))
     return (p * (log_p - logs)).sum(-1)
 

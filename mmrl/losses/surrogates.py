@@ -1,4 +1,4 @@
-"""Policy-gradient losses over answer tokens, and the KL to the reference.
+"""Losses over answer tokens: policy gradients, KL to the reference, likelihood.
 
 All terms are minimised and unreduced; `mmrl.losses.reduce` reduces them.
 """
@@ -267,3 +267,20 @@ def reference_kl(
   if estimator == name:
     return value
   return k2 - jax.lax.stop_gradient(k2) + jax.lax.stop_gradient(value)
+
+
+def likelihood(
+  logprobs: Float[Array, "P G R"], mask: Bool[Array, "P G R"]
+) -> Float[Array, "P G R"]:
+  """Computes the negative log-likelihood of each answer token, in nats.
+
+  Reduced by `token_mean` it is the cross-entropy of supervised fine-tuning.
+
+  Args:
+    logprobs: of the current policy.
+    mask: True on answer tokens.
+
+  Returns:
+    The unreduced loss, 0 on padding.
+  """
+  return -jnp.where(mask, upcast(logprobs), 0.0)

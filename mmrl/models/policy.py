@@ -89,6 +89,7 @@ def score(
   temperature: float = 1.0,
   attention_layers: tuple[int, ...] = (),
   attention_row: str = "self",
+  heads_apart: bool = False,
 ) -> Scores:
   """Computes log-probabilities, entropies and attention policies of answers.
 
@@ -100,7 +101,7 @@ def score(
     tokens: answer ids, right-padded.
     temperature: the sampling temperature.
     attention_layers: layers whose attention is a policy; none if empty.
-    attention_row: see `rows.attention_policy`.
+    attention_row, heads_apart: see `rows.attention_policy`.
   """
   inputs = vlm.embed(params, config, tokens)
   output = vlm.extend(
@@ -113,7 +114,9 @@ def score(
   logprobs, entropies = token_logprobs(logits, tokens)
   attention = None
   if isinstance(output.attention, Attention):
-    attention = rows.attention_policy(output.attention, row=attention_row)
+    attention = rows.attention_policy(
+      output.attention, row=attention_row, apart=heads_apart
+    )
   return Scores(logprobs, entropies, attention, logits)
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
+from mmrl.errors import UserError
 from mmrl.models.kernels.attention import group
 from mmrl.models.kernels.blocked import MASKED
 from mmrl.types import Attention, Prefix, PyTree
@@ -23,7 +24,9 @@ from mmrl.types import Attention, Prefix, PyTree
 _CHUNK_VALUES = 2**24
 
 
-def attention_policy(attention: Attention, *, row: str = "self") -> Attention:
+def attention_policy(
+  attention: Attention, *, row: str = "self", apart: bool = False
+) -> Attention:
   """Turns attention into policies over earlier positions (RAL, eq. 2).
 
       p^t(i) = alpha_{t,i} / sum_{j<t} alpha_{t,j},    i < t
@@ -33,6 +36,8 @@ def attention_policy(attention: Attention, *, row: str = "self") -> Attention:
     row: "self", the row of token t with its own position dropped and the
       rest renormalised, or "emit", the row t-1 whose logits emit token t
       (the last prompt token's for the first), which sums to one already.
+    apart: whether each head of each layer is a policy of its own; else their
+      mean is one.
 
   Returns:
     Attention whose rows are the policies of the answer tokens. Padding,
@@ -53,7 +58,7 @@ def attention_policy(attention: Attention, *, row: str = "self") -> Attention:
     first = attention.last_query[:, None, None]
     first = jnp.broadcast_to(first, (*queries.shape[:2], 1, *queries.shape[3:]))
     queries = jnp.concatenate([first, queries[:, :, :-1]], axis=2)
-  return dataclasses.replace(attention, queries=queries, row=row)
+  return dataclasses.replace(attention, queries=queries, row=row, apart=apart)
 
 
 def attention_rows(
@@ -203,7 +208,12 @@ def plain(attention: Attention) -> Attention:
 
 
 def smaller(attention: Attention) -> Attention | Float[Array, "P G R keys"]:
-  """Returns attention, or its rows if they take less memory."""
+  """Returns attention, or its rows if they take less memory.
+
+  Attention whose heads are apart stays: rows are the mean of all heads.
+  """
+  if attention.apart:
+    return attention
   prompts, answers, length = attention.queries.shape[:3]
   keys = attention.prefix_keys.shape[1] + length
   own = sum(x.nbytes for x in jax.tree.leaves(attention))
@@ -224,9 +234,11 @@ def map_rows(
       arrays.
 
   Returns:
-    Its results for all rows, [P, G, R, ...]. In the backward pass they are
-    recomputed.
+    Its results for all rows, [P, G, R, ...]; where heads are apart, the mean of
+    those for each head. In the backward pass they are recomputed.
   """
+  if any(isinstance(one, Attention) and one.apart for one in arguments):
+    return _over_heads(function, arguments)
   length = jax.tree.leaves(arguments[0])[0].shape[2]
   values = sum(map(_values, arguments))
   chunks = min(length, -(-values // _CHUNK_VALUES))
@@ -250,6 +262,56 @@ def map_rows(
     return jnp.concatenate([head, parts[:, :, -1, repeated:]], axis=2)
 
   return jax.tree.map(join, found)
+
+
+def _over_heads(
+  function: Callable[..., PyTree], arguments: tuple[Any, ...]
+) -> PyTree:
+  """Averages the results of `map_rows` over the heads of all layers."""
+  found = [one for one in arguments if isinstance(one, Attention)]
+  counts = {one.queries.shape[3:5] for one in found}
+  if len(counts) > 1 or not all(one.apart for one in found):
+    raise UserError(
+      "config.attention.heads: expected models with as many heads, which are"
+      f" compared one by one, found {' and '.join(map(str, sorted(counts)))}"
+      " layers and heads; set it to 'averaged'"
+    )
+  count = math.prod(counts.pop())
+
+  @jax.checkpoint
+  def of_head(head):
+    parts = [
+      _one_head(one, head) if isinstance(one, Attention) else one
+      for one in arguments
+    ]
+    return map_rows(function, *parts)
+
+  def add(total, head):
+    return jax.tree.map(jnp.add, total, of_head(head)), None
+
+  total, _ = jax.lax.scan(add, of_head(0), jnp.arange(1, count))
+  return jax.tree.map(lambda x: x / count, total)
+
+
+def _one_head(attention: Attention, head: Array | int) -> Attention:
+  """Takes a query head, counted over all layers, and the keys it reads."""
+  heads = attention.queries.shape[4]
+  kv_heads = attention.keys.shape[4]
+  group_size = heads // kv_heads
+  layer, within = head // heads, head % heads
+
+  def take(x, axis, which):
+    x = jax.lax.dynamic_slice_in_dim(x, layer, 1, axis)
+    return jax.lax.dynamic_slice_in_dim(x, which, 1, axis + 1)
+
+  return dataclasses.replace(
+    attention,
+    queries=take(attention.queries, 3, within),
+    keys=take(attention.keys, 3, within // group_size),
+    prefix_keys=take(attention.prefix_keys, 2, within // group_size),
+    last_query=take(attention.last_query, 1, within),
+    apart=False,
+  )
 
 
 def _values(argument: Any) -> int:

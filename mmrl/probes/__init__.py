@@ -4,12 +4,19 @@ from mmrl.probes.blind import image_blind
 from mmrl.probes.entropy import visual_entropy
 from mmrl.probes.nucleus import nucleus
 from mmrl.probes.region import looks
-from mmrl.probes.scores import behaviour, reference
+from mmrl.probes.scores import (
+  attention_average,
+  attention_reference,
+  behaviour,
+  reference,
+)
 from mmrl.probes.shares import attention_shares
 from mmrl.probes.sinks import visual_sinks
 from mmrl.probes.teacher import teacher
 
 __all__ = [
+  "attention_average",
+  "attention_reference",
   "attention_shares",
   "behaviour",
   "image_blind",

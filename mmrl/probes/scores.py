@@ -24,13 +24,14 @@ class Scorer:
     config: the architecture.
     temperature: the sampling temperature; 1 when sampling is greedy.
     layers: decoder layers whose attention is a policy.
-    row: see `mmrl.models.attention_policy`.
+    row, apart: see `mmrl.models.attention_policy`.
   """
 
   config: ModelConfig
   temperature: float
   layers: tuple[int, ...]
   row: str
+  apart: bool = False
 
   def over_all_layers(self) -> "Scorer":
     """Returns a scorer whose attention is that of all layers."""
@@ -59,6 +60,7 @@ class Scorer:
       temperature=self.temperature,
       attention_layers=self.layers,
       attention_row=self.row,
+      heads_apart=self.apart,
     )
 
   def weighed_rows(
@@ -114,6 +116,12 @@ class Reference(NamedTuple):
   logprobs_ref: Float[Array, "P G R"]
 
 
+class Target(NamedTuple):
+  """Attention that RAL's term may measure from, instead of the behaviour's."""
+
+  attention_target: Attention | Float[Array, "P G R keys"]
+
+
 def behaviour(scores_old: Scores) -> Behaviour:
   """Returns log-probabilities, entropies and attention of the behaviour policy.
 
@@ -136,3 +144,30 @@ def reference(
   scorer = dataclasses.replace(scorer_reference, layers=())
   prefix = scorer.prefill(params_reference, prompt, None)
   return Reference(scorer(params_reference, prefix, tokens).logprobs)
+
+
+def attention_reference(
+  scorer_reference: Scorer,
+  params_reference: PyTree,
+  prompt: Prompt,
+  tokens: Int[Array, "P G R"],
+) -> Target:
+  """Computes the attention of the model `reference`, as a target."""
+  prefix = scorer_reference.prefill(params_reference, prompt, None)
+  scores = scorer_reference(params_reference, prefix, tokens)
+  assert scores.attention is not None
+  return Target(rows.smaller(scores.attention))
+
+
+def attention_average(
+  scorer_average: Scorer,
+  params_average: PyTree,
+  prompt: Prompt,
+  tokens: Int[Array, "P G R"],
+) -> Target:
+  """Computes the attention of the model `average`, as a target.
+
+  It is that of the average when the answers were sampled: updates on them move
+  the average, and not the target.
+  """
+  return attention_reference(scorer_average, params_average, prompt, tokens)

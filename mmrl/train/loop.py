@@ -73,8 +73,7 @@ def train(
     finished: list[dict | None] = []
 
     def first() -> None:
-      # Locked before anything is written.
-      stack.enter_context(lock.hold(path))
+      stack.enter_context(lock.hold(path))  # before anything is written
       finished.append(claim.check(path, config))
       stack.enter_context(console.Console())
 
@@ -382,7 +381,8 @@ def learn(
     minibatch = np.int32(update % parts)
     called = time.perf_counter()
     if update == updates - 1 and _measures_shares(config, step):
-      shares = run.programs.shares(state, run.fixed, batch, minibatch)
+      shares, norms = run.programs.shares(state, run.fixed, batch, minibatch)
+      state = dataclasses.replace(state, norms=norms)
       values |= log_lib.floats(shares)
     state, measured = run.programs.update(state, run.fixed, batch, minibatch)
     measured = log_lib.floats(measured)

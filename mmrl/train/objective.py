@@ -6,16 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from mmrl import build, errors, losses, names
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import reduce, signal, surrogates
+from mmrl.losses import weight as weight_lib
 from mmrl.losses.state import Measured, Stateful
+from mmrl.losses.weight import Weight
 from mmrl.types import PyTree
 
 MOVED = "attention_moved"
+# Means of the divergence, and the answers that they are over.
+_MOVED_MEANS = {"mean": "token_mean", "good": "good", "bad": "bad"}
 # How sums are called that go with metrics through the parts of a minibatch.
 _SIGNAL = "signal/"
 _REDUCTIONS = tuple(reduce.__all__)
@@ -28,14 +32,14 @@ class Term:
   Attributes:
     name: its key in `config.losses`.
     bound: the function.
-    weight: its factor.
+    weight: its factor, or the share of the gradient that it has.
     reduce: the reduction.
     init, update: of a term with state; None without. See `Stateful`.
   """
 
   name: str
   bound: build.Bound
-  weight: float
+  weight: Weight
   reduce: build.Bound
   init: Callable | None = None
   update: Callable | None = None
@@ -105,7 +109,7 @@ class Resolved:
   spec: Mapping[str, Any]
   function: Callable
   options: Mapping[str, Any]
-  weight: float
+  weight: Weight
   reduce: build.Bound
   init: Callable | None = None
   update: Callable | None = None
@@ -131,11 +135,10 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
       weight, reduce_ = spec.pop("weight"), spec.pop("reduce")
     except KeyError as error:
       raise UserError(f"{where}: expected a {error} beside the name") from error
-    if not isinstance(weight, int | float):
-      raise UserError(f"{where}.weight: expected a number, found {weight!r}")
+    weight = weight_lib.parse(weight, f"{where}.weight")
     function, options = build.resolve(losses, spec, where)
     reduction = _bind_reduction(reduce_, f"{where}.reduce")
-    term = Resolved(name, spec, function, options, float(weight), reduction)
+    term = Resolved(name, spec, function, options, weight, reduction)
     if build.signature(function).return_annotation is Stateful:
       with errors.of_field(where):
         made = function(**options)
@@ -150,7 +153,13 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
       found.append(term)
   if not found:
     raise UserError("config.losses: expected a term of non-zero weight")
+  weight_lib.check(weights_of(found))
   return found
+
+
+def weights_of(terms: Sequence[Term | Resolved]) -> dict[str, Weight]:
+  """Returns the weights of terms, by their names."""
+  return {term.name: term.weight for term in terms}
 
 
 def bind_terms(
@@ -262,7 +271,7 @@ def objective(
   Args:
     terms: from `bind_terms`.
     context: from `Batch.context`, with the scores of the current parameters;
-      `learned` and `running` hold those of all terms, by name.
+      `learned`, `running` and `norms` hold those of all terms, by name.
     coefficients: from `reduction_coefficients`, sliced like the fields.
     axis_name: device axis that sums run over.
     signals: whether metrics also have what `without_signal` takes out of them.
@@ -280,6 +289,7 @@ def objective(
     )
   metrics: dict[str, Any] = {}
   loss, statistics = jnp.zeros(()), {}
+  factors = weight_lib.current(weights_of(terms), context.get("norms", {}))
   for term in terms:
     own = {}
     if term.init:
@@ -291,7 +301,7 @@ def objective(
       statistics[term.name] = jax.lax.stop_gradient(found)
     weights = coefficients[term.reduction]
     value = reduce.total(measured.values, weights, axis_name=axis_name)
-    loss += term.weight * value
+    loss += factors[term.name] * value
     metrics[f"loss/{term.name}"] = value
     if signals and _measurable(terms):
       metrics[f"{_SIGNAL}{term.name}"] = _squares(
@@ -304,8 +314,6 @@ def objective(
   metrics["loss/total"] = loss
 
   metrics |= _policy_metrics(context, coefficients, axis_name)
-  if MOVED in context:
-    metrics |= _attention_metrics(context[MOVED], coefficients, axis_name)
   return loss, (metrics, statistics)
 
 
@@ -367,9 +375,11 @@ def add_metrics(
 def _policy_metrics(
   context: Mapping[str, Any], coefficients: Mapping[str, Array], axis_name
 ) -> dict[str, Array]:
-  def mean(values):
+  """Computes means over tokens; of the divergence over good and bad, too."""
+
+  def mean(values, kind="token_mean"):
     values = jax.lax.stop_gradient(values)
-    return reduce.total(values, coefficients["token_mean"], axis_name=axis_name)
+    return reduce.total(values, coefficients[kind], axis_name=axis_name)
 
   metrics = {"policy/entropy": mean(context["entropies"])}
   if "logprobs_old" in context:
@@ -377,23 +387,13 @@ def _policy_metrics(
       context["logprobs"], context["logprobs_old"], context["mask"]
     )
     metrics["policy/ratio_deviation"] = mean(jnp.abs(ratio - 1.0))
+  if MOVED in context:
+    moved = context[MOVED]
+    for name, kind in _MOVED_MEANS.items():
+      metrics[f"attention/jsd_{name}"] = mean(moved, kind)
+    metrics["attention/jsd_max"] = reduce.largest(
+      jax.lax.stop_gradient(moved),
+      coefficients["token_mean"],
+      axis_name=axis_name,
+    )
   return metrics
-
-
-def _attention_metrics(
-  moved: Float[Array, "P G R"], coefficients: Mapping[str, Array], axis_name
-) -> dict[str, Array]:
-  """Computes the divergence's maximum and means (all, good, bad answers)."""
-  moved = jax.lax.stop_gradient(moved)
-
-  def mean(kind):
-    return reduce.total(moved, coefficients[kind], axis_name=axis_name)
-
-  return {
-    "attention/jsd_mean": mean("token_mean"),
-    "attention/jsd_good": mean("good"),
-    "attention/jsd_bad": mean("bad"),
-    "attention/jsd_max": reduce.largest(
-      moved, coefficients["token_mean"], axis_name=axis_name
-    ),
-  }

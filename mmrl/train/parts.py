@@ -15,6 +15,7 @@ from mmrl import build, rollouts
 from mmrl.benchmarks import greedy, runner
 from mmrl.config import ROLLOUT_SIZES
 from mmrl.errors import UserError
+from mmrl.losses import weight
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
@@ -22,6 +23,7 @@ from mmrl.probes.scores import Scorer
 from mmrl.rollouts.source import Setup, Source
 from mmrl.train import method as method_lib
 from mmrl.train import models as models_lib
+from mmrl.train import objective
 from mmrl.train import state as state_lib
 from mmrl.train import step as step_lib
 from mmrl.train.method import Method
@@ -78,6 +80,7 @@ class Parts:
         name: state_lib.start_average(trainable)
         for name in averages(self.method)
       },
+      norms=weight.start(objective.weights_of(self.method.terms)),
     )
 
   def beginning(self, params: PyTree) -> Beginning:
@@ -141,8 +144,10 @@ def build_parts(
     _check_layers(config, other.config, f"of model {name!r}, a")
   method = method_lib.bind(config, source, others)
   _check_weights(method)
+  _check_shares(config, method)
   settings = source.temperature, tuple(config.attention.layers)
-  scorer = Scorer(model, *settings, config.attention.row)
+  apart = config.attention.heads == "apart"
+  scorer = Scorer(model, *settings, config.attention.row, apart)
   optimizer = make_optimizer(
     config.optimizer.to_dict(), config.schedule.to_dict(), config.clip_norm
   )
@@ -298,6 +303,16 @@ def _pack(
   return math.gcd(*cuts)
 
 
+def _check_shares(config: ml_collections.ConfigDict, method: Method) -> None:
+  """Checks that shares of the gradient are measured, if a weight needs them."""
+  needing = weight.start(objective.weights_of(method.terms))
+  if needing and not config.shares.every:
+    raise UserError(
+      f"config.losses.{min(needing)}.weight: expected config.shares.every of at"
+      " least 1, as the weight follows from measured shares, found 0"
+    )
+
+
 def _check_weights(method: Method) -> None:
   """Checks that token weights act on something, once, where it knows them.
 
@@ -344,11 +359,14 @@ def _check_sizes(
         f"config.rollout.{field}: expected at least 1, found"
         f" {config.rollout[field]}"
       )
-  if config.attention.row not in ("self", "emit"):
-    raise UserError(
-      "config.attention.row: expected 'self' or 'emit', found"
-      f" {config.attention.row!r}"
-    )
+  choices = {"row": ("self", "emit"), "heads": ("averaged", "apart")}
+  for name, (one, other) in choices.items():
+    found = config.attention[name]
+    if found not in (one, other):
+      raise UserError(
+        f"config.attention.{name}: expected {one!r} or {other!r}, found"
+        f" {found!r}"
+      )
   _check_layers(config, model, "of a")
 
 

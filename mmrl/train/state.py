@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 import optax
 
+from mmrl.losses.weight import Norms
 from mmrl.models import parameters
 from mmrl.train.objective import Term
 from mmrl.types import PyTree, pytree
@@ -26,6 +27,8 @@ class State:
     running: running values of stateful terms, by their names.
     averages: averages of `trainable`, by the names of the models that have
       them.
+    norms: what weights follow from, of the terms that have a share of the
+      gradient, by their names.
   """
 
   step: Int[Array, ""]
@@ -34,6 +37,7 @@ class State:
   optimizer: PyTree
   running: dict[str, PyTree]
   averages: dict[str, "Averaged"]
+  norms: dict[str, Norms]
 
   @property
   def params(self) -> PyTree:
@@ -83,6 +87,7 @@ def advance(
       name: advance_average(state.averages[name], trainable, **vars(one))
       for name, one in averages.items()
     },
+    norms=state.norms,
   )
 
 

@@ -12,7 +12,8 @@ import optax
 
 from mmrl import build
 from mmrl.errors import UserError
-from mmrl.losses import reduce
+from mmrl.losses import reduce, weight
+from mmrl.losses.weight import Norms
 from mmrl.machines.sharding import Layout
 from mmrl.models import parameters
 from mmrl.models.policy import Forward
@@ -47,8 +48,8 @@ class Programs:
     prepare: (batch, rewards, key) -> (mask, fields): advantages, weights.
     update: (state, fixed, batch, number of the minibatch) -> (state, numbers
       to log); the state is donated.
-    shares: (state, fixed, batch, number of the minibatch) -> share of each
-      term in the gradient.
+    shares: (state, fixed, batch, number of the minibatch) -> (share of each
+      term in the gradient, norms of the state with this measurement).
   """
 
   probe: Callable[..., tuple[dict, dict]]
@@ -56,7 +57,7 @@ class Programs:
   reward: Callable[..., dict]
   prepare: Callable[..., tuple[Array, dict]]
   update: Callable[..., tuple[State, dict]]
-  shares: Callable[..., dict]
+  shares: Callable[..., tuple[dict, dict]]
 
 
 def make_probe(
@@ -236,7 +237,7 @@ def _known(terms: Sequence[Term], state: State, fixed: Fixed) -> dict[str, Any]:
   needs = {name for term in terms for name in term.bound.needs}
   found = models_lib.parameters_by_name(state, fixed, needs)
   found = {k: jax.lax.stop_gradient(v) for k, v in found.items()}
-  return found | {"running": state.running}
+  return found | {"running": state.running, "norms": state.norms}
 
 
 def make_update(
@@ -291,6 +292,8 @@ def make_update(
     metrics, statistics = found
     metrics = reduce.finish(metrics)
     metrics["gradient/norm"] = optax.tree.norm(grads)
+    factors = weight.current(objective_lib.weights_of(terms), state.norms)
+    metrics |= {f"weight/{name}": factors[name] for name in state.norms}
     empty = objective_lib.without_signal(terms, metrics, dtype)
     updated = state_lib.advance(
       *(state, grads, statistics),
@@ -334,20 +337,23 @@ def make_shares(
 ) -> Callable:
   """Makes the program that computes each term's share of the gradient.
 
-      share_i = |g_i| / sum_j |g_j|,    g_i the gradient of weight_i * term_i
+      share_i = |w_i g_i| / sum_j |w_j g_j|,    g_i the gradient of term i
 
   It takes one backward pass per term, so it uses only the first `prompts`
-  prompts of a minibatch.
+  prompts of a minibatch. Weights w that follow from shares are those after
+  this measurement.
   """
+  weights = objective_lib.weights_of(terms)
 
   def shares(
     state: State, fixed: Fixed, batch: Batch, minibatch: Int[Array, ""]
-  ) -> dict[str, Array]:
+  ) -> tuple[dict[str, Array], dict[str, Norms]]:
     batch = layout.cut(batch, layout.parts, minibatch)
     batch = take_prompts(batch, 0, prompts)
-    norms = {}
+    found = {}
     for term in terms:
-      loss = make_loss(scorer, (term,), token_weights)
+      alone = dataclasses.replace(term, weight=1.0)
+      loss = make_loss(scorer, (alone,), token_weights)
       coefficients = objective_lib.reduction_coefficients(
         (term,), batch.mask, batch.fields
       )
@@ -359,12 +365,16 @@ def make_shares(
         params = parameters.merge(trainable, state.frozen)
         return loss(params, batch, coefficients, known=known)[0]
 
-      norms[term.name] = optax.tree.norm(
+      found[term.name] = optax.tree.norm(
         jax.grad(of_trainable)(state.trainable)
       )
-    total = sum(norms.values())
+    norms = weight.measure(weights, state.norms, found)
+    norms = jax.lax.with_sharding_constraint(norms, layout.of(norms))
+    factors = weight.current(weights, norms)
+    weighed = {name: abs(factors[name]) * x for name, x in found.items()}
+    total = sum(weighed.values())
     safe = jnp.where(total > 0, total, 1.0)
-    return {f"gradient/share_{k}": v / safe for k, v in norms.items()}
+    return {f"gradient/share_{k}": v / safe for k, v in weighed.items()}, norms
 
   return layout.jit(shares)
 

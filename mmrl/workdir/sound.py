@@ -29,7 +29,7 @@ from mmrl.workdir.checksums import everywhere
 
 _GROWTH = 1000.0
 # Fields of a state that training changes.
-_PARTS = ("trainable", "optimizer", "running", "averages")
+_PARTS = ("trainable", "optimizer", "running", "averages", "norms")
 
 
 class Soundness:

@@ -126,6 +126,7 @@ class Unpicklable(Exception):
     self.lock = threading.Lock()
 
 
+@pytest.mark.full
 def test_workers_keep_off_the_accelerator_and_end_with_a_bug(
   processor, monkeypatch
 ):

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
+import small_models
 
+from mmrl.errors import UserError
 from mmrl.losses import attention, reduce
+from mmrl.types import Prompt
 
 # Two answers of two tokens over four keys; the last row is padding.
 NEW = jnp.array(
@@ -163,3 +166,89 @@ def test_gradient_golden(heads):
     value, found = jax.jit(jax.value_and_grad(of_logits))(logits)
     np.testing.assert_allclose(value, divergence, atol=1e-6)
     np.testing.assert_allclose(found, gradient, atol=1e-6)
+
+
+def prompt_of(visual):
+  """A prompt of three tokens, of which some are visual; one key is its own."""
+  tokens = jnp.zeros((2, 3), jnp.int32)
+  none = jnp.zeros((2, 3))
+  return Prompt(
+    tokens=tokens,
+    mask=tokens == 0,
+    positions=jnp.zeros((2, 3, 3), jnp.int32),
+    visual_index=jnp.where(jnp.array([visual, visual]), 0, -1),
+    next_position=jnp.full(2, 3),
+    region=none,
+    patches=small_models.no_patches(2),
+    evidence=none,
+  )
+
+
+def half(p, q):
+  """The share of one position in a divergence, by its definition."""
+  m = (p + q) / 2
+  return (p * math.log(p / m) if p else 0) / 2 + (
+    q * math.log(q / m) if q else 0
+  ) / 2
+
+
+@pytest.mark.parametrize(
+  ("over", "first", "second"),
+  [
+    (
+      "visual",
+      half(0.5, 0.2) + half(0.3, 0.3),
+      2 * half(0.25, 0.3),
+    ),
+    ("visual_scaled", half(5 / 8, 2 / 5) + half(3 / 8, 3 / 5), 0.0),
+    ("text", half(0.2, 0.5), half(0.4, 0.3) + half(0.1, 0.1)),
+  ],
+)
+def test_positions_golden(over, first, second):
+  """Visual are the first two of three; the last key is the answer's own."""
+  values = attention.attention_jsd(
+    *(NEW, OLD, ADVANTAGES, MASK),
+    prompt=prompt_of([True, True, False]),
+    over=over,
+  )
+  np.testing.assert_allclose(values[0, 0], [first, second], atol=1e-6)
+  assert values[1, 0, 1] == 0
+
+
+@pytest.mark.parametrize("over", attention.POSITIONS[1:])
+@pytest.mark.parametrize("visual", [[True] * 3, [False] * 3])
+def test_positions_have_finite_gradients(over, visual):
+  """Where none or all of the prompt is visual; zero at theta_old."""
+
+  def total(new):
+    values = attention.attention_jsd(
+      *(new, OLD, ADVANTAGES, MASK), prompt=prompt_of(visual), over=over
+    )
+    return values.sum()
+
+  assert np.isfinite(jax.grad(total)(NEW)[MASK]).all()
+  assert (jax.grad(total)(OLD)[MASK] == 0).all() and total(OLD) == 0
+
+
+def test_positions_are_known():
+  with pytest.raises(UserError, match="over must be one of all, visual, "):
+    attention.attention_jsd.check(over="image")
+
+
+def test_target_of_a_probe():
+  """It takes the place of the behaviour's attention, and of its divergence."""
+  moved = jnp.full(MASK.shape, 9.0)
+  found = attention.attention_jsd(
+    NEW, NEW, ADVANTAGES, MASK, moved, attention_target=OLD
+  )
+  wanted = attention.attention_jsd(NEW, OLD, ADVANTAGES, MASK)
+  np.testing.assert_array_equal(found, wanted)
+
+
+def test_good_only():
+  """Negative advantages count as 0."""
+  options = {"good_only": True}
+  values = attention.attention_jsd(NEW, OLD, ADVANTAGES, MASK, **options)
+  every = attention.attention_jsd(NEW, OLD, ADVANTAGES, MASK)
+  assert (values[1] == 0).all() and (every[1, 0, 0] < 0).all()
+  np.testing.assert_array_equal(values[0], every[0])

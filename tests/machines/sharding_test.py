@@ -93,6 +93,7 @@ def test_training_does_not_depend_on_the_mesh(weight, mesh, lora):
     assert moved > 0 and np.quantile(difference, 0.99) < 0.02 * moved, path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mesh", [(2, 2, 2)])
 def test_parameters_and_moments_are_shared_out(mesh):
   _, _, state, run = trained(1.0, mesh)

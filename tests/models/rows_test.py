@@ -9,6 +9,7 @@ import pytest
 import small_models
 
 from mmrl import models
+from mmrl.errors import UserError
 from mmrl.losses.attention import jensen_shannon
 from mmrl.models import rows
 from mmrl.models.kernels import attention
@@ -110,8 +111,8 @@ def make(seed: int = 0) -> Attention:
   )
 
 
-def dense(one: Attention):
-  """Maps of every layer and head over whole sequences, then their mean."""
+def maps_of(one: Attention):
+  """Maps of every layer over whole sequences, [P, G, K, H / K, R, keys]."""
   shape = (P, G, S, A, K, HEAD)
   prefix = jnp.broadcast_to(one.prefix_keys[:, None], shape)
   keys = jnp.concatenate([prefix, one.keys], axis=2)
@@ -122,11 +123,15 @@ def dense(one: Attention):
     ],
     axis=-1,
   )
-  maps = [
+  return [
     attention.weights(one.queries[..., a, :, :], keys[..., a, :, :], mask)
     for a in range(A)
   ]
-  return sum(maps).mean((2, 3)) / A
+
+
+def dense(one: Attention):
+  """The mean of the maps of all layers and heads."""
+  return sum(maps_of(one)).mean((2, 3)) / A
 
 
 def of(function, seed=0):
@@ -257,3 +262,25 @@ def test_memory_does_not_grow_with_the_prompt():
   """All maps of 64 tokens over 8,192 keys would take 270 MB a policy."""
   small, large = temporary_bytes(2048), temporary_bytes(8192)
   assert large < 1.5 * small
+
+
+def test_heads_apart_are_averaged_after_the_function():
+  """A function that isn't linear, of each head's rows by softmax."""
+  one = make()
+  apart = dataclasses.replace(one, apart=True)
+
+  def function(rows):
+    return (rows**2).sum(-1)
+
+  wanted = sum((x**2).sum(-1) for x in maps_of(one)).mean((2, 3)) / A
+  found = jax.jit(lambda x: rows.map_rows(function, x))(apart)
+  np.testing.assert_allclose(found, wanted, atol=2e-6)
+  assert not np.allclose(found, rows.map_rows(function, one), atol=1e-3)
+  assert rows.smaller(apart) is apart
+
+
+def test_heads_apart_are_as_many():
+  one = dataclasses.replace(make(), apart=True)
+  other = dataclasses.replace(one, queries=one.queries[:, :, :, :1])
+  with pytest.raises(UserError, match="config.attention.heads: expected"):
+    rows.map_rows(jnp.subtract, one, other)

@@ -220,6 +220,7 @@ def test_gradient_of_extend_is_that_of_full_rows(family):
   check_same_gradient(gradient(family), theirs)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_other_routes_at_once_change_no_gradient(family):
   check_same_gradient(gradient(family, tuple(ROUTES)), gradient(family))

@@ -226,6 +226,7 @@ def check_same(found, wanted):
   np.testing.assert_array_equal(found.tokens, wanted.tokens)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "options",
   small_models.first({}, {"temperature": 0.7, "top_p": 0.8}),
@@ -247,6 +248,7 @@ def test_a_closed_gate_leaves_one_model(rl, base, prompt, start):
   check_same(found, rollout(params, prompt, key))
 
 
+@pytest.mark.full
 def test_replacing_every_token_is_the_other_model(rl, base, prompt):
   """Greedy, as the second draws have numbers of their own."""
   key, options = jax.random.key(0), {"temperature": 0.0}

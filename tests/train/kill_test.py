@@ -28,13 +28,14 @@ CONFIG = (
   f"config.train.steps = {STEPS}",
   "config.checkpoint.every = 1",
   "config.schedule.value = 1e-3",
-  "config.shares.every = 0",
-  # A term with state, and an average of the policy, come through as well.
+  # A term with state, one with a share of the gradient, and an average of the
+  # policy come through as well.
+  "config.shares.update(every=2, prompts=2)",
   f"import sys; sys.path.insert(0, {FOLDER!r})",
   "import toys; toys.install()",
   "config.losses.head = {'name': 'value_head', 'weight': 1.0,"
   " 'reduce': 'token_mean'}",
-  "config.losses.drift = {'name': 'drift', 'weight': 1.0,"
+  "config.losses.drift = {'name': 'drift', 'weight': {'share': 0.1, 'over': 2},"
   " 'reduce': 'prompt_mean'}",
   "config.models.average = {'name': 'Average', 'decay': 0.9, 'every': 2}",
 )
