@@ -165,6 +165,7 @@ def make_attention(seed: int, layers: int, heads: int, width: int) -> Attention:
   )
 
 
+@pytest.mark.full
 def test_rows_not_computed_yet(monkeypatch):
   """A teacher of more layers and heads; the same a few tokens at a time."""
   student, teacher = make_attention(0, 1, 2, 3), make_attention(9, 2, 4, 5)

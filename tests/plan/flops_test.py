@@ -139,6 +139,7 @@ def prompt_width(config) -> int:
   return (1 + stacks) * config.text.hidden_size
 
 
+@pytest.mark.full
 def test_training_is_what_xla_counts():
   """Everything trains, or only the decoder: three times what it computes."""
   config = wide("qwen2_vl")

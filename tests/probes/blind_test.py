@@ -50,9 +50,15 @@ def make_batch(scorer, params, prompt, visual) -> Batch:
   return small_models.make_batch(prompt, tokens, visual=visual, prefix=prefix)
 
 
+MORE = [
+  pytest.param(*values, marks=pytest.mark.full)
+  for values in ((2, True), (1, False))
+]
+
+
 # Pictures may be packed in several rows; block by block attention takes real
 # tokens to stand side by side.
-@pytest.mark.parametrize(("rows", "dense"), [(1, True), (2, True), (1, False)])
+@pytest.mark.parametrize(("rows", "dense"), [(1, True), *MORE])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_text_alone(family, rows, dense, monkeypatch):
   """Of pictures and videos, with the times that a family writes for those.

@@ -160,6 +160,7 @@ def test_straight_line_stays_straight_when_smoothed(tmp_path):
   assert "<span>200</span>" in page
 
 
+@pytest.mark.full
 def test_a_long_curve_is_drawn_to_its_end_with_as_many_points_as_fit(tmp_path):
   points = [(step, float(step)) for step in range(10**5)]
   page = write(tmp_path / "report.html", groups=[group(loss=points)])

@@ -389,6 +389,7 @@ def shown(prompt: Prompt) -> list[tuple[bytes, bytes]]:
   return [(text.tobytes(), pixels.tobytes()) for text, pixels in rows]
 
 
+@pytest.mark.full
 def test_a_step_has_groups_that_are_mixed_or_empty():
   """Places 0 and 2 go to other questions, of which half are dull as well."""
   dull = {f"easy_vqa/train/{i}" for i in (0, 2, 5, 7, 8, 10)}

@@ -22,6 +22,7 @@ def make_config(tag: str = "think"):
   return config
 
 
+@pytest.mark.full
 def test_a_run_marks_the_tokens_of_thoughts():
   """The tiny model writes <think>blue circle</think><answer>..</answer>."""
   run = run_lib.build_run(make_config(), jax.devices()[:1])

@@ -328,6 +328,7 @@ def test_no_expert_kept_is_grpo(tmp_path):
   }
 
 
+@pytest.mark.full
 def test_with_groups_that_are_drawn_again(path):
   """A group that is dropped has no expert; the others have theirs."""
   run = half_right(build(path, 1), right=(0,), wrong=(1, 4, 5, 6, 7))

@@ -90,10 +90,11 @@ def bind(changes, **options):
       "row_filter needs the whole minibatch, found 4 parts; set"
       " config.train.accumulate to 1 or leave the option out",
     ),
-    (
+    pytest.param(
       {"losses.policy.reduce": "sequence_mean"},
       "row_filter needs config.losses reduced by token_mean, found"
       " sequence_mean; change `reduce` or leave the option out",
+      marks=pytest.mark.full,
     ),
   ],
 )

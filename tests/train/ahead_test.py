@@ -73,6 +73,7 @@ def test_a_step_on_a_mesh_finds_its_programs(compiled):
   check(make_run(8, data=2, fsdp=2, tensor=2), compiled)
 
 
+@pytest.mark.full
 def test_programs_are_left_out_after_the_end(compiled):
   """What hasn't begun when a run ends isn't compiled."""
   run = make_run()

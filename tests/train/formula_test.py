@@ -225,6 +225,7 @@ def test_the_gradient_is_the_slope_of_the_equations():
   np.testing.assert_allclose(measured["gradient/norm"], slope, rtol=1e-3)
 
 
+@pytest.mark.full
 def test_accumulated_parts_equal_the_whole():
   """Lengths differ by prompt: an average of averages would not do."""
   (one, before, _), (four, after, _) = one_update(1), one_update(4)
@@ -270,6 +271,7 @@ def toys(monkeypatch):
   return specs, bind(specs, (*fields, "mask", "logprobs"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_terms_of_answers_and_of_prompts(toys, accumulate):
   """By hand, whole and in parts. The last prompt has but one answer."""

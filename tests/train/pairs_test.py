@@ -165,6 +165,7 @@ def test_best_and_worst():
   np.testing.assert_array_equal(found, [[1, 2], [0, 0], [0, 1]])
 
 
+@pytest.mark.full
 def test_pairs_of_a_sampled_group(monkeypatch):
   """Of three answers; groups without a difference are left out and counted."""
   config = slots.make_config(dpo="prompt_mean")

@@ -146,6 +146,7 @@ def test_preferences_between_two_given_answers(rows):
   assert np.mean(losses[-3:]) < 0.9 * np.log(2)
 
 
+@pytest.mark.full
 def test_terms_of_answers_and_passes_of_their_own():
   config = make_config(mean_likelihood="answer_mean", again="token_mean")
   _, _, batch, (values,) = steps(config)
@@ -179,7 +180,8 @@ def test_a_term_with_state(accumulate):
   assert np.isfinite(logged[0]["loss/value_head"])
 
 
-@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("every", [1, 2])
 def test_an_average_of_the_policy(every):
   config = make_config(policy_gradient="token_mean", drift="prompt_mean")
   config.models.average = {"name": "Average", "decay": 0.75, "every": every}
@@ -222,6 +224,7 @@ def test_what_terms_add_is_not_the_models(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, exported, whole)
 
 
+@pytest.mark.full
 def test_a_reward_of_weight_0_is_logged_where_it_applies(monkeypatch):
   """It changes nothing of the total, and of its NaN there is a share."""
 

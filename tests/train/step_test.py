@@ -111,6 +111,7 @@ def largest_difference(one, two) -> float:
   return max(jax.tree.leaves(differences))
 
 
+@pytest.mark.full
 def test_weight_zero_is_the_program_without_the_term():
   batch = collected("self")
   without, zero, one = (

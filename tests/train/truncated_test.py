@@ -141,6 +141,7 @@ def test_answers_that_were_cut_off_count_in_advantages_alone():
     assert values[name] == before[name]
 
 
+@pytest.mark.full
 def test_nothing_but_answers_that_were_cut_off_is_no_gradient():
   """Not NaN: as if all groups had been dropped."""
   whole = {"weight": 1.0, "reduce": "token_mean"}

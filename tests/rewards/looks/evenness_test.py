@@ -125,6 +125,7 @@ def test_no_sinks_and_padding():
   np.testing.assert_allclose(other, found(stage, 0.5)[2], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.full
 def test_layers_are_summed_as_they_are_run(monkeypatch):
   """Each chosen layer by itself, and rows a few at a time."""
   stage = looks.make()
