@@ -7,16 +7,18 @@ All terms are minimised.
 Reference: Reinforced Attention Learning (RAL), arXiv 2602.04884.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mmrl.controls.placebo import hash_answers, mixed
 from mmrl.errors import UserError
 from mmrl.losses.surrogates import per_token, upcast
 from mmrl.marks import marked
 from mmrl.models.rows import map_rows
+from mmrl.prompts import regions
 from mmrl.types import Attention, Prompt
 
 # Attention policies, computed row by row from `Attention` or precomputed.
@@ -192,9 +194,9 @@ def _check_evidence(
   gate: float = 0.5,
   background: float = 0.1,
   sampled_tokens: int = 64,
-  without: Literal["refuse", "skip"] = "refuse",
+  **_: Any,
 ) -> None:
-  del gate, without  # Any number will do.
+  del gate  # Any number will do.
   if not 0 < background <= 1:
     raise UserError(f"background must be in (0, 1], got {background}")
   if sampled_tokens < 1:
@@ -216,6 +218,7 @@ def evidence_kl(
   background: float = 0.1,
   sampled_tokens: int = 64,
   without: Literal["refuse", "skip"] = "refuse",
+  rolled: bool = False,
 ) -> Float[Array, "P G R"]:
   """Computes EASE's term: KL of visual attention to an evidence target.
 
@@ -239,6 +242,7 @@ def evidence_kl(
     sampled_tokens: the largest k, at least 1.
     without: what to do about questions without a region: "refuse" the data, or
       "skip", no term.
+    rolled: whether the evidence is at a wrong place, as a placebo.
 
   Returns:
     The unreduced term, at least 0.
@@ -252,6 +256,8 @@ def evidence_kl(
   (its reduction says it) are chosen here.
   """
   del without  # Read before the run starts.
+  if rolled:
+    prompt = regions.rolled(prompt)
   assert prompt.evidence is not None
   visual = prompt.visual_index >= 0
   count = jnp.maximum(visual.sum(-1, keepdims=True), 1)
@@ -285,19 +291,11 @@ def sample_tokens(
   as good as random from one answer to the next.
   """
   place = jnp.arange(mask.shape[-1], dtype=jnp.uint32)[None, None]
-  each = _mixed(tokens.astype(jnp.uint32) ^ _mixed(place))
-  answer = jnp.where(mask, each, 0).sum(-1, keepdims=True, dtype=jnp.uint32)
+  answer = hash_answers(tokens, mask)[..., None]
   # The highest bit, set on padding only, puts it last.
-  draw = _mixed(answer ^ _mixed(~place)) >> 1
+  draw = mixed(answer ^ mixed(~place)) >> 1
   order = jnp.argsort(
     jnp.where(mask, draw, jnp.uint32(1 << 31)), axis=-1, stable=True
   )
   rank = jnp.argsort(order, axis=-1, stable=True)
   return mask & (rank < count)
-
-
-def _mixed(x: Array) -> Array:
-  """Mixes the bits of uint32 numbers, as MurmurHash3 ends."""
-  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-  return x ^ (x >> 16)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmrl import models
 from mmrl.models import rows
+from mmrl.prompts import regions
 from mmrl.types import Attention, Prompt, Scores
 
 
@@ -43,7 +44,7 @@ class Looks(NamedTuple):
   on_visual_old: Float[Array, "P G R"]
 
 
-def looks(scores_old: Scores, prompt: Prompt) -> Looks:
+def looks(scores_old: Scores, prompt: Prompt, *, rolled: bool = False) -> Looks:
   """Computes each token's attention on the region and on all visual tokens.
 
   Rows are those of the softmax over all keys, the token's own among them, mean
@@ -55,7 +56,10 @@ def looks(scores_old: Scores, prompt: Prompt) -> Looks:
     scores_old: of the answers, by the behaviour policy.
     prompt: tells where visual tokens are. Those that the region touches are
       its own, whole.
+    rolled: whether the region is at a wrong place, as a placebo.
   """
+  if rolled:
+    prompt = regions.rolled(prompt)
   assert scores_old.attention is not None
   visual = prompt.visual_index >= 0
   kinds = jnp.stack([prompt.region > 0, visual], axis=-1)

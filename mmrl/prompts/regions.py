@@ -17,11 +17,12 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args
 
+import jax.numpy as jnp
 from jaxtyping import Float
 import numpy as np
 
 from mmrl.errors import UserError
-from mmrl.types import Box
+from mmrl.types import Box, Prompt
 
 Unit = Literal["pixels", "share", "thousandths"]
 # Units along a side of the picture; of pixels there are as many as it has.
@@ -289,3 +290,25 @@ def _gaussian(
     mass = np.diff([math.erf(edge) for edge in edges])
     sides.append(mass / mass.sum())
   return np.outer(*sides).ravel()
+
+
+def rolled(prompt: Prompt) -> Prompt:
+  """Moves the region and the evidence to a wrong place, as a placebo.
+
+  It is half of the prompt's visual tokens further on: about half a picture's
+  height. What is no larger than half a picture has nothing in common with it.
+  """
+  visual = prompt.visual_index >= 0
+  order = jnp.argsort(~visual, axis=-1, stable=True)
+  count = jnp.maximum(visual.sum(-1, keepdims=True), 1)
+  rank = jnp.cumsum(visual, axis=-1) - 1
+  source = jnp.take_along_axis(order, (rank - count // 2) % count, axis=-1)
+
+  def move(values):
+    moved = jnp.take_along_axis(values, source, axis=-1)
+    return jnp.where(visual, moved, values)
+
+  assert prompt.evidence is not None
+  return dataclasses.replace(
+    prompt, region=move(prompt.region), evidence=move(prompt.evidence)
+  )

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from mmrl import build, data, names, python_files
+from mmrl.controls import placebo as placebo_lib
 from mmrl.errors import UserError, say
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
@@ -37,6 +38,7 @@ class Reward:
     bound: the function with its options.
     times: names of other rewards that its value is multiplied by in the total.
     start: number of the first step at which it counts.
+    placebo: kind of placebo that counts in its place; see `mmrl.controls`.
   """
 
   name: str
@@ -44,6 +46,7 @@ class Reward:
   bound: build.Bound
   times: tuple[str, ...] = ()
   start: int = 0
+  placebo: str = ""
 
   @property
   def on_host(self) -> bool:
@@ -57,7 +60,7 @@ def take_settings(
   """Takes out of a reward's spec how it counts: see `Reward`.
 
   Args:
-    spec: of the function; weight, times and start are taken out.
+    spec: of the function; weight, times, start and placebo are taken out.
     where: the config field, for errors.
     others: names of the other rewards.
 
@@ -80,7 +83,10 @@ def take_settings(
     raise UserError(
       f"{where}.start: expected the number of a step, found {start!r}"
     )
-  return {"weight": float(weight), "times": tuple(times), "start": start}
+  kind = spec.pop("placebo", "")
+  placebo_lib.check(kind, where)
+  settings = {"times": tuple(times), "start": start, "placebo": kind}
+  return {"weight": float(weight), **settings}
 
 
 def reads_texts(function) -> bool:
@@ -384,5 +390,9 @@ def total(
   for one in rewards:
     if one.weight and step >= one.start:
       factors = [answers.parts[name] for name in (one.name, *one.times)]
-      found += one.weight * math.prod(factors)
+      values = math.prod(factors)
+      if one.placebo:
+        own = map(jnp.asarray, (values, answers.tokens, answers.mask))
+        values = np.asarray(placebo_lib.permute(one.placebo, *own))
+      found += one.weight * values
   return found

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from mmrl import build, errors, losses, names
+from mmrl.controls import placebo
 from mmrl.errors import UserError
 from mmrl.losses import attention as attention_losses
 from mmrl.losses import reduce, signal, surrogates
@@ -26,23 +27,30 @@ _REDUCTIONS = tuple(reduce.__all__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
-  """One weighted term of the objective: `weight * reduce(function(...))`.
+class Settings:
+  """How a term counts in the objective.
 
   Attributes:
     name: its key in `config.losses`.
-    bound: the function.
     weight: its factor, or the share of the gradient that it has.
     reduce: the reduction.
     init, update: of a term with state; None without. See `Stateful`.
+    placebo: kind of placebo that its advantages are; see `mmrl.controls`.
   """
 
   name: str
-  bound: build.Bound
   weight: Weight
   reduce: build.Bound
   init: Callable | None = None
   update: Callable | None = None
+  placebo: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Term(Settings):
+  """One weighted term of the objective: `weight * reduce(bound(...))`."""
+
+  bound: build.Bound
 
   @property
   def reduction(self) -> str:
@@ -73,6 +81,9 @@ class Term:
     Raises:
       UserError: if its reduction is for terms of another rank.
     """
+    if self.placebo:
+      own = (context[name] for name in ("advantages", "tokens", "mask"))
+      context = {**context, "advantages": placebo.permute(self.placebo, *own)}
     found = self.bound(context)
     values, statistics = found if self.init else (found, None)
     if not isinstance(values, Measured):
@@ -91,28 +102,19 @@ class Term:
     return values, statistics
 
 
-@dataclasses.dataclass(frozen=True)
-class Resolved:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resolved(Settings):
   """A term of the config whose function is looked up, but not bound yet.
 
   Attributes:
-    name: its key in `config.losses`.
     spec: of its function.
     function: takes data by name.
     options: its hyper-parameters.
-    weight: of the config.
-    reduce: the reduction.
-    init, update: see `Term`.
   """
 
-  name: str
   spec: Mapping[str, Any]
   function: Callable
   options: Mapping[str, Any]
-  weight: Weight
-  reduce: build.Bound
-  init: Callable | None = None
-  update: Callable | None = None
 
 
 def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
@@ -123,7 +125,7 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
 
   Args:
     specs: per term, the function's spec, its `weight` and its `reduce`, a
-      name or a spec of `mmrl.losses.reduce`.
+      name or a spec of `mmrl.losses.reduce`; perhaps its `placebo`.
 
   Raises:
     UserError: naming the config field that is wrong.
@@ -136,21 +138,25 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
     except KeyError as error:
       raise UserError(f"{where}: expected a {error} beside the name") from error
     weight = weight_lib.parse(weight, f"{where}.weight")
+    kind = spec.pop("placebo", "")
+    placebo.check(kind, where)
     function, options = build.resolve(losses, spec, where)
+    if kind and "advantages" not in build.required(function):
+      raise UserError(
+        f"{where}.placebo: expected a term that reads advantages, which are"
+        f" permuted, found {spec['name']}"
+      )
     reduction = _bind_reduction(reduce_, f"{where}.reduce")
-    term = Resolved(name, spec, function, options, weight, reduction)
+    state = {}
     if build.signature(function).return_annotation is Stateful:
       with errors.of_field(where):
         made = function(**options)
-      term = dataclasses.replace(
-        term,
-        function=made.term,
-        options={},
-        init=made.init,
-        update=made.update,
-      )
+      function, options = made.term, {}
+      state = {"init": made.init, "update": made.update}
+    settings = Settings(name, weight, reduction, placebo=kind, **state)
     if weight:
-      found.append(term)
+      of = {"spec": spec, "function": function, "options": options}
+      found.append(Resolved(**vars(settings), **of))
   if not found:
     raise UserError("config.losses: expected a term of non-zero weight")
   weight_lib.check(weights_of(found))
@@ -168,12 +174,7 @@ def bind_terms(
   provided: Sequence[str],
   remedies: Mapping[str, str],
 ) -> tuple[Term, ...]:
-  """Binds terms to the data of a run.
-
-  Args:
-    resolved: from `resolve_terms`.
-    provided: names of the data available later.
-    remedies: see `build.bind`.
+  """Binds terms to the data that a run provides later; see `build.bind`.
 
   Raises:
     UserError: naming the config field that is wrong.
@@ -193,9 +194,8 @@ def bind_terms(
       provided=[*provided, *derived, *own],
       remedies=remedies,
     )
-    terms.append(
-      Term(one.name, bound, one.weight, one.reduce, one.init, one.update)
-    )
+    fields = [field.name for field in dataclasses.fields(Settings)]
+    terms.append(Term(**{n: getattr(one, n) for n in fields}, bound=bound))
   return tuple(terms)
 
 

@@ -412,3 +412,21 @@ def test_rewards_count_from_a_step_on_and_times_others():
   assert of == [False, False, False, True]
   factor = Reward("last", 1.0, bound, times=("logged",))
   assert not answers_lib.is_measure(weighed[-1], [*weighed, factor])
+
+
+def test_a_reward_counts_by_its_placebo():
+  """The total has it, with what it is multiplied by; the part stays.
+
+  Of the answers "ab", "abab", "b" and "a" the longest has the largest.
+  """
+  bound = build.Bound("x", len, (), {}, "config.rewards.x")
+  answers = make_answers()
+  lengths = answers.mask.sum(-1)
+  values = -lengths.astype(np.float32)
+  parts = {"a": values, "b": np.full(values.shape, 2.0, np.float32)}
+  graded = dataclasses.replace(answers, parts=parts)
+  reward = Reward("a", 0.5, bound, times=("b",), placebo="length")
+  found = answers_lib.total([reward], graded, 1)
+  for group, real, longest in zip(found, values, lengths, strict=True):
+    assert sorted(group) == sorted(real) and group.argmax() == longest.argmax()
+  assert graded.parts["a"] is values

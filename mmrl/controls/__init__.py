@@ -1,0 +1,1 @@
+"""Controls, which tell whether a method works: see `mmrl.controls.placebo`."""
