@@ -74,6 +74,8 @@ METHODS = [
   (losses, "policy_gradient", {}),
   (losses, "reference_kl", {"estimator": "k3"}),
   (losses, "simpo", {"margin": 1.0}),
+  (probes, "attention_average", {}),
+  (probes, "attention_reference", {}),
   (probes, "attention_shares", {}),
   (probes, "behaviour", {}),
   (probes, "image_blind", {}),
@@ -494,7 +496,7 @@ class Case:
 def bound_method(package, name, options) -> build.Bound:
   provided = {*make_fields(), "tokens", "prompt", "length", "ended", "key"}
   if package is probes:
-    models_named = ("reference", "teacher")
+    models_named = ("average", "reference", "teacher")
     provided = {
       *names.given(names.PROBES),
       *(f"params_{model}" for model in models_named),
@@ -560,6 +562,8 @@ def probe_case(row) -> Case:
       scores_old=scorer(inputs["params"], batch.prefix, data["tokens"]),
       scorer_reference=scorer,
       params_reference=inputs["params_reference"],
+      scorer_average=scorer,
+      params_average=inputs["params_reference"],
       scorer_teacher=scorer,
       params_teacher=inputs["params"],
     )

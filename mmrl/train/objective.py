@@ -155,7 +155,7 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
       state = {"init": made.init, "update": made.update}
     settings = Settings(name, weight, reduction, placebo=kind, **state)
     if weight:
-      of = {"spec": spec, "function": function, "options": options}
+      of: dict[str, Any] = {"spec": spec, "function": function, "options": options}
       found.append(Resolved(**vars(settings), **of))
   if not found:
     raise UserError("config.losses: expected a term of non-zero weight")

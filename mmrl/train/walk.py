@@ -167,7 +167,8 @@ class Ahead:
     def result(call: Call) -> PyTree:
       if self._ended.is_set():
         raise concurrent.futures.CancelledError
-      lowered = call.function.lower(*call.arguments)
+      function: Any = call.function
+      lowered = function.lower(*call.arguments)
       if not call.read:
         beside.append(self._beside.submit(lowered.compile))
         return None
