@@ -140,7 +140,7 @@ def _write_report(
   workdir, config, benchmarks, before, after, best, samples, wall_seconds
 ) -> None:
   terms = ", ".join(
-    f"{name} ({spec['weight']:g})"
+    f"{name} ({_weight(spec['weight'])})"
     for name, spec in config.losses.to_dict().items()
   )
   tables = [_table(name, before[name], after[name]) for name in after]
@@ -171,6 +171,13 @@ def _write_report(
     samples=[_completion(sample) for sample in samples],
     config=json.dumps(config.to_dict(), indent=2),
   )
+
+
+def _weight(weight: float | Mapping[str, float]) -> str:
+  """Formats the weight of a term: a number, or a share of the gradient."""
+  if isinstance(weight, Mapping):
+    return f"{weight['share']:.0%} of the gradient"
+  return f"{weight:g}"
 
 
 def _table(name: str, before: Result, after: Result) -> page.Table:
