@@ -73,6 +73,7 @@ def train(tmp_path, config, best=None, lora=None, **changes) -> Run:
       optimizer=({"mu": jnp.zeros(4)}, ()),
       running={},
       averages={},
+      norms={},
     )
     saved.best = best
     saved.save(state, {"next_index": 0})

@@ -90,7 +90,9 @@ def check_same(
   """
   whole = "step" in wanted
   # Parameters come first: what else there is follows from them.
-  for part in ("trainable", "frozen", "optimizer", "running", "averages"):
+  for part in (
+    *("trainable", "frozen", "optimizer", "running", "averages", "norms"),
+  ):
     if part not in wanted:
       continue
     ours = {k: shape(x) for k, x in leaves({part: wanted[part]}).items()}

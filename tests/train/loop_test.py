@@ -368,6 +368,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
     optimizer=(),
     running={},
     averages={},
+    norms={},
   )
   saved = checkpoint.Checkpoints(tmp_path, keep=2)
   with pytest.raises(UserError, match=r"data.jsonl:7"):

@@ -29,6 +29,7 @@ def make_state(step, size=8):
     optimizer=({"mu": jnp.full(4, step, jnp.float32)}, ()),
     running={"term": {"mean": jnp.full(2, step, jnp.float32)}},
     averages={"slow": start_average(jax.tree.map(lambda x: -x, trainable))},
+    norms={},
   )
 
 
