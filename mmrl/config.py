@@ -77,7 +77,9 @@ def get_config() -> ml_collections.ConfigDict:
             "fps": 0.0,  # frames a second, where `frames` is 0
             "frames": 0,  # number of frames, whatever the length
             "max_frames": 0,  # most that `fps` samples
-            "max_pixels": 0,  # largest area of a frame
+            # Largest area of a frame, pixels; of Qwen3-VL, the largest volume
+            # of a whole video, pixels x frames.
+            "max_pixels": 0,
           },
         },
         "reference": {"name": "Initial"},
@@ -196,6 +198,11 @@ def get_config() -> ml_collections.ConfigDict:
       "checkpoint": {
         "every": 20,  # steps between checkpoints
         "keep": 2,  # number of the newest ones that stay
+        # Number of an evaluation, as metrics.jsonl names it, such as
+        # "test/accuracy": the checkpoint of the step at which it was best stays
+        # as well. Needs `evaluation.every`; "" keeps none.
+        "best": "",
+        "best_mode": "max",  # which number is best: "max" or "min"
       },
       # Where the logged numbers go besides metrics.jsonl: specs of
       # `mmrl.workdir.trackers`.
@@ -214,7 +221,8 @@ def get_config() -> ml_collections.ConfigDict:
       # Held-out questions, before, while and after it trains.
       "evaluation": {
         # Steps between evaluations while training, whose numbers are logged; 0
-        # for none but those before and after.
+        # for none but those before and after. With `checkpoint.best` there is
+        # one after the last step, too.
         "every": 0,
         "batch": 250,  # questions at a time
         "shown": 12,  # questions of each benchmark in the report

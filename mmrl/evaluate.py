@@ -25,7 +25,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   # Imported late: a mistyped flag is answered at once, and `commands.run` forks
   # (`machines.watch`) before JAX and what it brings are there.
   from mmrl import json_files, storage
-  from mmrl.train import loop
+  from mmrl.benchmarks import runner
   from mmrl.train import run as run_lib
 
   check_fields(config)
@@ -46,7 +46,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     config.models.policy.lora = {}
     config.models.policy.adapter = ""
   built = run_lib.build_run(config, workdir=workdir)
-  found = loop.evaluate_model(built, built.params)
+  found = runner.evaluate_run(built, built.params)
   raw = {name: dataclasses.asdict(result) for name, result in found.items()}
   for result in raw.values():
     del result["shown"]

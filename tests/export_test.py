@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import pathlib
+import re
 
+from hub import publish_test
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +17,11 @@ import small_models
 
 from mmrl import config as config_lib
 from mmrl import hub
+from mmrl.benchmarks.best import Best
 from mmrl.errors import UserError
-from mmrl.export import export
+from mmrl.export import export, push
 from mmrl.models import parameters
+from mmrl.models.config import Lora
 from mmrl.train.state import State
 from mmrl.workdir import checkpoint
 
@@ -38,11 +43,18 @@ class Run:
   params: dict
 
 
-def train(tmp_path, config, **changes) -> Run:
+def train(tmp_path, config, best=None, lora=None, **changes) -> Run:
   """A run of two checkpoints: what trains, plus their step."""
   source, workdir = tmp_path / "source", tmp_path / "run"
   model = small_models.make_model(config)
   hub.save(model, source)
+  if lora is not None:
+    pairs = parameters.init_adapter(
+      jax.random.key(0), dataclasses.replace(config, lora=lora)
+    )
+    params = parameters.merge(parameters.flat(model.params), pairs)
+    model = dataclasses.replace(model, params=params)
+    changes["models"] = {"policy": {"lora": dataclasses.asdict(lora)}}
   settings = config_lib.get_config()
   settings.models.policy.path = str(source)
   settings.frozen = FROZEN
@@ -61,7 +73,9 @@ def train(tmp_path, config, **changes) -> Run:
       optimizer=({"mu": jnp.zeros(4)}, ()),
       running={},
       averages={},
+      norms={},
     )
+    saved.best = best
     saved.save(state, {"next_index": 0})
   saved.wait()
   saved.close()
@@ -142,6 +156,39 @@ def test_output_is_a_file(run, tmp_path):
   assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_the_best_checkpoint_is_written(tmp_path):
+  """Or none, where the run has none or doesn't choose one."""
+  run = train(tmp_path, small_models.small_config(), best=Best(3, 0.5))
+  out = tmp_path / "out"
+  with pytest.raises(UserError, match="best names a number.*leave out --best"):
+    export(run.path, str(out), best=True)
+  settings = json.loads(pathlib.Path(run.path, "config.json").read_text())
+  settings["checkpoint"]["best"] = "test/accuracy"
+  pathlib.Path(run.path, "config.json").write_text(json.dumps(settings))
+  assert export(run.path, str(out), best=True) == 3
+  newest = jax.tree.leaves(run.params["text"])
+  found = jax.tree.leaves(hub.load(out).params["text"])
+  for one, other in zip(found, newest, strict=True):
+    np.testing.assert_allclose(one, other - 3, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_push(tmp_path, monkeypatch, capsys, adapter):
+  """The model or the adapter, each with its card."""
+  lora = Lora(rank=2, alpha=4, targets="text/layers/.*") if adapter else None
+  run = train(tmp_path, small_models.small_config(), lora=lora)
+  service = publish_test.Hub()
+  monkeypatch.setattr(huggingface_hub, "HfApi", service)
+  monkeypatch.setattr(huggingface_hub, "get_token", lambda: "t")
+  step, _ = push(run.path, publish_test.NAME, adapter=adapter, private=True)
+  assert step == 6
+  names = {"adapter_config.json"} if adapter else {"config.json"}
+  assert names | {"README.md"} <= {*service.pushed}
+  assert service.repositories[publish_test.NAME].private
+  told = capsys.readouterr().err
+  assert ("warning: someone/model names its base model" in told) == adapter
+
+
 @pytest.mark.full
 def test_command(tmp_path):
   run = train(tmp_path, small_models.small_config())
@@ -160,12 +207,15 @@ def test_command(tmp_path):
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    (["--workdir=x"], "expected --output, found none"),
+    (["--workdir=x"], "expected --output or --push, found none"),
+    (["--workdir=x", "--output=y", "--push=a/b"], "or --push, found both"),
+    (["--workdir=x", "--push=y"], "expected --push=USER/NAME, .* found 'y'"),
+    (["--workdir=x", "--output=y", "--private"], "expected --push beside"),
     (["--workdir=x", "--output=y"], "expected the --workdir of a run, found x"),
   ],
 )
 def test_mistakes_are_one_line(arguments, message):
   done = runs.command("mmrl.export", *arguments)
   assert done.returncode == 2
-  assert message in done.stderr
+  assert re.search(message, done.stderr)
   assert done.stderr.count("\n") == 1

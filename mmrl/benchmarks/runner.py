@@ -54,6 +54,27 @@ def build_benchmarks(settings: Mapping[str, Any]) -> dict[str, Benchmark]:
   return found
 
 
+def evaluate_run(run: Any, params: PyTree) -> dict[str, Result]:
+  """Evaluates parameters on all benchmarks of a `train.run.Run`."""
+  config = run.config
+  return {
+    name: evaluate(
+      benchmark,
+      run.answer,
+      params,
+      run.processor,
+      run.layout,
+      train=run.train_source,
+      batch=config.evaluation.batch,
+      length=config.rollout.length,
+      shown=config.evaluation.shown,
+      lengths=config.data.lengths,
+      patches=config.data.patches,
+    )
+    for name, benchmark in run.benchmarks.items()
+  }
+
+
 def evaluate(
   benchmark: Benchmark,
   answer: Any,

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import statistics
 import time
+from typing import Any
 
 from etils import epath
 import jax
@@ -14,11 +15,11 @@ import ml_collections
 import numpy as np
 
 from mmrl import console, data, hub, overview, storage
+from mmrl.benchmarks import best as best_lib
 from mmrl.benchmarks import results, runner
-from mmrl.benchmarks.results import Result, Results
+from mmrl.benchmarks.results import Result
 from mmrl.errors import UserError, say
 from mmrl.machines import processes, signals
-from mmrl.report.samples import Sample
 from mmrl.train import collect, walk
 from mmrl.train import run as run_lib
 from mmrl.train.run import Run
@@ -65,8 +66,7 @@ def train(
   began = time.perf_counter()
   path = storage.path(workdir)
   with contextlib.ExitStack() as stack:
-    # The stack releases lock and signal handlers at the end, which a notebook
-    # needs.
+    # A notebook needs lock and signal handlers to be released at the end.
     termination = stack.enter_context(signals.Termination())
     processes.check_same(f"{workdir} {check} {config.to_dict()}")
     compilations = log_lib.Compilations()
@@ -89,7 +89,7 @@ def train(
     compiling = stack.enter_context(walk.ahead(run))
     # Kept as a reference only where something reads them.
     state, run = run.initial_state(), dataclasses.replace(run, params=None)
-    before, params, after, shown = _train(
+    params, found = _train(
       run, state, path, compilations, termination, compiling
     )
     if jax.process_index():
@@ -99,9 +99,7 @@ def train(
       path,
       config,
       run.benchmarks,
-      before,
-      after,
-      samples=shown,
+      **found,
       skipped=run.record.skipped,
       wall_seconds=time.perf_counter() - began,
       compile_seconds=compilations.seconds,
@@ -132,11 +130,12 @@ def _train(
   compilations: log_lib.Compilations,
   termination: signals.Termination,
   compiling: walk.Ahead,
-) -> tuple[Results, PyTree, Results, Sequence[Sample]]:
+) -> tuple[PyTree, dict[str, Any]]:
   """Trains between two evaluations.
 
   Returns:
-    (results before, parameters, results after, last sample completions).
+    (parameters, what a summary tells: results before and after, best step, last
+    sample completions).
   """
   checkpoints = checkpoint.Checkpoints(
     path,
@@ -160,6 +159,7 @@ def _train(
     before = _evaluation(run, state.params, path / "before.json")
     for name, result in before.items():
       say(f"before: {results.line(name, result)}")
+    best_lib.check_results(run.config, results.flat(before))
     with console.doing("compiling"):
       compiling.wait()
     state = _steps(
@@ -179,9 +179,12 @@ def _train(
     checkpoints.wait()
     checkpoints.close()
     questions.close()
-  after = _evaluation(run, state.params, path / "after.json")
-  shown = log.samples if log else ()
-  return before, processes.whole(state.params), after, shown
+  return processes.whole(state.params), {
+    "before": before,
+    "after": _evaluation(run, state.params, path / "after.json"),
+    "best": checkpoints.best,
+    "samples": log.samples if log else (),
+  }
 
 
 def _open_log(run: Run, path: epath.Path, step: int) -> log_lib.Log:
@@ -212,42 +215,27 @@ def read_questions(run: Run):
   )
 
 
-def evaluate_model(run: Run, params) -> dict[str, Result]:
-  """Evaluates parameters on the config's benchmarks."""
-  config = run.config
-  return {
-    name: runner.evaluate(
-      benchmark,
-      run.answer,
-      params,
-      run.processor,
-      run.layout,
-      train=run.train_source,
-      batch=config.evaluation.batch,
-      length=config.rollout.length,
-      shown=config.evaluation.shown,
-      lengths=config.data.lengths,
-      patches=config.data.patches,
-    )
-    for name, benchmark in run.benchmarks.items()
-  }
-
-
 def _evaluation(run: Run, params, path: epath.Path) -> dict[str, Result]:
   """Evaluates parameters, or reads the results of the run's earlier start."""
   if processes.mean({"exists": float(path.exists())})["exists"] == 1:
     return results.load(path)
   with console.phase(f"evaluating {path.stem} training"):
-    found = evaluate_model(run, params)
+    found = runner.evaluate_run(run, params)
   if jax.process_index() == 0:
     writing.attempt(lambda: results.save(found, path))
   return found
 
 
 def _evaluated(
-  run: Run, state: State, step: int, logged: Mapping[str, float]
+  run: Run,
+  state: State,
+  step: int,
+  logged: Mapping[str, float],
+  checkpoints: checkpoint.Checkpoints,
 ) -> dict[str, float]:
   """Evaluates the parameters after a step, if the config asks for it.
+
+  If it is the best one so far, its checkpoint is to be kept.
 
   Raises:
     UserError: at the first step, if a benchmark has the name of a group of what
@@ -259,12 +247,15 @@ def _evaluated(
       "config.evaluation.benchmarks: expected names that nothing else is"
       f" logged under, found {min(taken)!r}; rename the benchmark"
     )
-  every = run.config.evaluation.every
-  if not every or step % every:
+  if not best_lib.due(run.config, step):
     return {}
   began = time.perf_counter()
   with console.phase(f"evaluating after step {step}"):
-    found = results.flat(evaluate_model(run, state.params))
+    found = results.flat(runner.evaluate_run(run, state.params))
+  if run.config.checkpoint.best:
+    checkpoints.best = best_lib.after(
+      run.config.checkpoint, checkpoints.best, step, found
+    )
   return found | {"time/evaluation": time.perf_counter() - began}
 
 
@@ -313,7 +304,7 @@ def _steps(
       )
       state, values = learn(run, state, batch, values, step, saved)
       state = run.at_step(state, step)
-      values |= _evaluated(run, state, step, values)
+      values |= _evaluated(run, state, step, values, checkpoints)
       ended = time.perf_counter()
       values["data/shrunk"] = samples.shrunk
       values["time/data"] = waited
@@ -326,7 +317,7 @@ def _steps(
         log.write(step, values)
       if progress:
         progress.end(step, ended - began, overview.numbers(run, values))
-      if stop or step % config.checkpoint.every == 0 or step == last:
+      if stop or _is_saved(config, step, checkpoints.best):
         with console.doing("saving a checkpoint"):
           if log:
             log.flush()
@@ -338,6 +329,13 @@ def _steps(
   if termination.asked:  # while the last step was saved
     termination.leave(last)
   return state
+
+
+def _is_saved(
+  config: ml_collections.ConfigDict, step: int, best: best_lib.Best | None
+) -> bool:
+  regular = step % config.checkpoint.every == 0 or step == config.train.steps
+  return regular or (best is not None and best.step == step)
 
 
 def _measures_shares(config: ml_collections.ConfigDict, step: int) -> bool:

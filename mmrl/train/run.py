@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from mmrl import data, inspection, storage
-from mmrl.benchmarks import runner
+from mmrl.benchmarks import best, runner
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
 from mmrl.errors import UserError, say, tell
@@ -150,12 +150,12 @@ def prepare(
   train_source = data.sources.make(
     config.data.train.to_dict(), "config.data.train"
   )
-  bounds = [one.bound for one in parts.method.rewards]
-  bounds += [one.bound for one in parts.method.terms]
-  needs.require_all(bounds, train_source)
+  graded: list[Any] = [*parts.method.rewards, *parts.method.terms]
+  needs.require_all([one.bound for one in graded], train_source)
   trackers.resolve(config.trackers.to_dict())
   samples.check(config)
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
+  best.check(config, benchmarks)
   return Prepared(
     **vars(parts),
     processor=models_lib.load_processor(config),

@@ -1,6 +1,7 @@
 """Checkpoints of a run with Orbax, verified by checksums."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import re
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mmrl import storage
+from mmrl.benchmarks.best import Best
 from mmrl.errors import UserError, tell
 from mmrl.machines import processes
 from mmrl.models import parameters
 from mmrl.types import PyTree
 from mmrl.workdir import notes as notes_lib
-from mmrl.workdir.checksums import checksums, everywhere
+from mmrl.workdir.checksums import checksums
 from mmrl.workdir.sound import newest
 
 
@@ -34,10 +36,15 @@ class Checkpoints:
   `corrupt-STEP`, and the one before it is used. The renamed one is kept until
   damage is found again.
 
+  The best step's checkpoint stays beside the newest ones. Each checkpoint
+  stores which that was when it was saved, so that a run that resumes knows.
+
   All processes of a run call the same methods in the same order.
 
   Attributes:
     restored: step of the checkpoint restored last; None before.
+    best: the best step so far, whose checkpoint isn't removed; None if there
+      is none.
   """
 
   def __init__(
@@ -67,12 +74,13 @@ class Checkpoints:
       workdir = workdir.absolute()
     self._path = workdir / "checkpoints"
     self.restored: int | None = None
+    self.best: Best | None = None
     self._fault = fault or (lambda state: "")
     self._manager: Any = None  # Orbax has no types
     if read_only:
       return
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep,
+      preservation_policy=_Kept(keep, lambda: self.best),
       enable_async_checkpointing=True,
       # Removes a killed run's partial saves; in a store another may be writing.
       cleanup_tmp_directories=not self._remote,
@@ -130,6 +138,7 @@ class Checkpoints:
     notes = {
       "step": step,
       "data": data,
+      "best": dataclasses.asdict(self.best) if self.best else None,
       "shapes": {name: notes_lib.shape(leaf) for name, leaf in leaves.items()},
       "checksums": checksums(leaves),
     }
@@ -182,7 +191,7 @@ class Checkpoints:
       UserError: if there is none, it holds other arrays, or the state it was
         of had other frozen parameters.
     """
-    wanted = _abstract(vars(like))
+    wanted = notes_lib.abstract(vars(like))
     del wanted["frozen"]
 
     def read(folder):
@@ -193,21 +202,57 @@ class Checkpoints:
     if damaged and self._manager is not None:
       processes.first_only(lambda: self._put_aside(damaged))
       self._manager.reload()
+    self._forget_lost()
     return dataclasses.replace(like, **state), data
 
+  def _forget_lost(self) -> None:
+    """Forgets a best step whose checkpoint somebody has removed."""
+    lost = self.best is not None and self.best.step not in self._steps()
+    if processes.any_of(lost) and self.best is not None:
+      if jax.process_index() == 0:
+        tell(
+          f"warning: the best checkpoint, of step {self.best.step}, isn't in"
+          f" {self._path} any more; the best of the steps to come is kept"
+        )
+      self.best = None
+
+  def find_best(self) -> Best:
+    """Reads which step is best, as the newest readable checkpoint has it.
+
+    Raises:
+      UserError: if there is none.
+    """
+    steps = self._steps()
+    for step in sorted(steps, reverse=True):
+      # A damaged one is told of when it is restored.
+      with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        best = notes_lib.best(notes_lib.read(self._path / str(step)))
+        if best and best.step in steps:
+          return best
+        break
+    raise UserError(
+      f"expected a best checkpoint in {self._path}, found none; let python -m"
+      " mmrl.train reach an evaluation that gives config.checkpoint.best a"
+      " number, or leave out --best to have the newest"
+    )
+
   def restore_params(
-    self, trainable: dict[str, Any], frozen: dict[str, Any]
+    self,
+    trainable: dict[str, Any],
+    frozen: dict[str, Any],
+    step: int | None = None,
   ) -> PyTree:
-    """Restores the model's nested parameters from the newest checkpoint.
+    """Restores the model's nested parameters from a checkpoint.
 
     Args:
       trainable: shapes, types and shardings, as `partition` splits them.
       frozen: the other parameters, of the run's model.
+      step: of the checkpoint; the newest that isn't damaged if None.
 
     Raises:
       UserError: if there is none, or it is of other parameters.
     """
-    wanted = _abstract({"trainable": trainable})
+    wanted = notes_lib.abstract({"trainable": trainable})
 
     def read(folder):
       args = ocp.args.PyTreeRestore(
@@ -217,7 +262,7 @@ class Checkpoints:
       )
       return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
 
-    parts, _, _ = self._newest(read, wanted, frozen)
+    parts, _, _ = self._newest(read, wanted, frozen, only=step)
     return parameters.merge(parts["trainable"], frozen)
 
   def _newest(
@@ -226,6 +271,7 @@ class Checkpoints:
     wanted: PyTree,
     frozen: Mapping[str, Any],
     fault: Callable[[PyTree], str] = lambda tree: "",
+    only: int | None = None,
   ) -> tuple[PyTree, dict[str, Any], list[int]]:
     """Reads checkpoints, from the newest back, until one is undamaged.
 
@@ -234,6 +280,7 @@ class Checkpoints:
       wanted: their shapes.
       frozen: frozen parameters, which must be those that it was saved beside.
       fault: see `__init__`.
+      only: the one step to read; any if None.
 
     Returns:
       (arrays, data position, steps of the damaged ones).
@@ -241,32 +288,33 @@ class Checkpoints:
     damaged: dict[int, str] = {}
     while True:
       # All processes must try the same step, whatever each one's folder shows.
-      newest = np.int32(max(self._steps() - set(damaged), default=-1))
+      there = self._steps() & ({only} if only else self._steps())
+      newest = np.int32(max(there - set(damaged), default=-1))
       step = int(multihost_utils.broadcast_one_to_all(newest))
       if step < 0:
         break
-      tree, data, reason = self._attempt(step, read, wanted, frozen)
+      tree, notes, reason = self._attempt(step, read, wanted, frozen)
       if reason := reason or fault(tree):
         damaged[step] = reason
         continue
-      self.restored = step
+      self.restored, self.best = step, notes_lib.best(notes)
       if jax.process_index() == 0:
         for other, reason in damaged.items():
           tell(
             f"warning: the checkpoint of step {other} in {self._path} is"
             f" damaged ({reason}); the one before it, of step {step}, is used"
           )
-      return tree, data, list(damaged)
+      return tree, notes["data"], list(damaged)
     if not damaged:
       raise UserError(
         f"expected a checkpoint in {self._path}, found none; let python -m"
         " mmrl.train reach its first one"
       )
     found = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+    do = "leave out --best" if only else "begin anew with another --workdir"
     raise UserError(
       f"expected a whole checkpoint in {self._path}, found only damaged ones"
-      f" ({found:.400}); put back a copy of that folder, or begin anew with"
-      " another --workdir"
+      f" ({found:.400}); put back a copy of that folder, or {do}"
     )
 
   def _attempt(
@@ -276,11 +324,11 @@ class Checkpoints:
     wanted: PyTree,
     frozen: Mapping[str, Any],
   ) -> tuple[PyTree, dict[str, Any], str]:
-    """Reads one checkpoint: (arrays, data position, damage; '' if none)."""
+    """Reads one checkpoint: (arrays, notes, damage; '' if none)."""
     folder, reason, notes = self._path / str(step), "", {}
     tree: PyTree = None
     try:
-      notes = notes_lib.read(folder / "data" / "metadata", step)
+      notes = notes_lib.read(folder)
       notes_lib.check_same(
         folder, {**wanted, "frozen": frozen}, notes["shapes"]
       )
@@ -304,7 +352,7 @@ class Checkpoints:
       wrong.append("step")
     if wrong:
       reason = f"{len(wrong)} arrays differ from their checksums: {wrong[0]}"
-    return tree, notes["data"], reason
+    return tree, notes, reason
 
   def _put_aside(self, damaged: list[int]) -> None:
     """Renames damaged checkpoints, so that their steps can be saved again.
@@ -331,19 +379,20 @@ class Checkpoints:
       self._manager.close()
 
 
-def _abstract(tree: PyTree) -> PyTree:
-  """Returns shapes and types of arrays, each with the sharding to restore to.
+class _Kept:
+  """Orbax's policy for what stays: the newest checkpoints, and the best.
 
-  Arrays without a sharding, such as a counter, are replicated on all devices of
-  the others.
+  Orbax removes others once a newer one is complete.
   """
-  mesh = everywhere(jax.tree.leaves(tree))
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-  def abstract(leaf):
-    where = getattr(leaf, "sharding", None)
-    if where is None or not getattr(leaf, "committed", True):
-      where = mesh or where or here
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+  def __init__(self, keep: int, best: Callable[[], Best | None]):
+    self._keep, self._best = keep, best
 
-  return jax.tree.map(abstract, tree)
+  def should_preserve(self, checkpoints: Sequence[Any], **_) -> list[bool]:
+    """Tells of each checkpoint, from the oldest on, whether it stays."""
+    best = self._best()
+    older = len(checkpoints) - self._keep
+    return [
+      number >= older or (best is not None and one.step == best.step)
+      for number, one in enumerate(checkpoints)
+    ]

@@ -1,6 +1,6 @@
 """Lock of a working directory: one run at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import datetime
 import fcntl
@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from typing import TextIO
 
 from etils import epath
 
@@ -31,7 +32,8 @@ def hold(workdir: storage.Name) -> Iterator[None]:
   process ends. Some network disks have no locks; the user must ensure that no
   two runs share a directory. A store (`gs://`) has none either; see
   `_in_store`. Only a run's first process holds the lock, and acquires it before
-  anything else is written.
+  anything else is written. A directory in which nothing else has been written
+  by the end, as its run was refused, is as if it had never been held.
 
   Raises:
     UserError: if another run has it, or the directory can't be written.
@@ -62,19 +64,14 @@ def _in_use(workdir: epath.Path, holder: str) -> UserError:
 
 @contextlib.contextmanager
 def _on_disk(workdir: epath.Path, holder: str) -> Iterator[None]:
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = open(workdir / "lock", "a+")  # noqa: SIM115 (closed below)
-  except OSError as error:
-    raise unwritable(workdir, error) from error
-  with file:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      file.seek(0)
-      raise _in_use(workdir, file.read()) from error
-    except OSError:
-      pass  # The disk has no locks.
+      made = [x for x in (workdir, *workdir.parents) if not x.exists()]
+      file = stack.enter_context(_open(workdir))
+      while not _is_locked(file, workdir):
+        file = stack.enter_context(_open(workdir))
+    except OSError as error:
+      raise unwritable(workdir, error) from error
     file.truncate(0)
     file.write(f"{holder}\n")
     file.flush()
@@ -82,6 +79,42 @@ def _on_disk(workdir: epath.Path, holder: str) -> Iterator[None]:
       yield
     finally:
       file.truncate(0)
+      _clear(workdir, made)
+
+
+def _open(workdir: epath.Path) -> TextIO:
+  workdir.mkdir(parents=True, exist_ok=True)
+  return open(workdir / "lock", "a+")
+
+
+def _is_locked(file: TextIO, workdir: epath.Path) -> bool:
+  """Locks the file; tells whether it still is the one of the directory.
+
+  Whoever held it may have removed it meanwhile, see `_clear`.
+
+  Raises:
+    UserError: if another run has locked it.
+  """
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    raise _in_use(workdir, file.read()) from error
+  except OSError:
+    return True  # The disk has no locks.
+  try:
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(workdir / "lock"))
+  except FileNotFoundError:
+    return False
+
+
+def _clear(workdir: epath.Path, made: Sequence[epath.Path]) -> None:
+  """Removes the lock if there is nothing else, and folders made for it."""
+  with contextlib.suppress(OSError):
+    if [file.name for file in workdir.iterdir()] == ["lock"]:
+      (workdir / "lock").unlink()
+      for folder in made:
+        folder.rmdir()
 
 
 @contextlib.contextmanager

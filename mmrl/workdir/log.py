@@ -10,6 +10,7 @@ from etils import epath
 import jax
 
 from mmrl import console, storage
+from mmrl.errors import UserError
 from mmrl.machines import compilation
 from mmrl.report import samples as samples_lib
 from mmrl.report.samples import Sample
@@ -189,17 +190,29 @@ class _Lines:
 
 
 def read(workdir: storage.Name, name: str = METRICS) -> list[dict[str, Any]]:
-  """Reads the rows of a run's file of lines, up to a truncated line."""
+  """Reads the rows of a run's file of lines, up to a truncated line.
+
+  Raises:
+    UserError: if it can't be read.
+  """
+  path = storage.path(workdir) / name
   try:
-    text = storage.read_text(storage.path(workdir) / name)
+    data = storage.read_bytes(path)
   except FileNotFoundError:
     return []
+  except OSError as error:
+    raise UserError(
+      f"expected a readable file at {path}, found: {error.strerror or error};"
+      " make it readable, or move it away to begin it anew"
+    ) from error
   rows = []
-  for line in text.splitlines():
+  for line in data.split(b"\n"):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
+      row = json.loads(line)
+      int(row["step"])
+    except (ValueError, TypeError, LookupError):
       break
+    rows.append(row)
   return rows
 
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from mmrl import storage
+from mmrl.benchmarks.best import Best
 from mmrl.errors import UserError
 from mmrl.models import parameters
 from mmrl.types import PyTree
-from mmrl.workdir.checksums import checksums
+from mmrl.workdir.checksums import checksums, everywhere
 
 
 def leaves(tree: PyTree) -> dict[str, Any]:
@@ -40,16 +41,29 @@ def digest(notes: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read(path: epath.Path, step: int) -> dict[str, Any]:
-  """Reads a checkpoint's notes: data position, shapes and checksums.
+def read(folder: epath.Path) -> dict[str, Any]:
+  """Reads a checkpoint's notes: data position, shapes, checksums, best step.
+
+  Args:
+    folder: of the checkpoint; its name is its step.
 
   Raises:
     OSError, ValueError, KeyError, TypeError: if it is damaged.
   """
-  notes = json.loads(storage.read_text(path))
-  if notes.pop("digest") != digest(notes) or notes["step"] != step:
-    raise ValueError(f"{path.parent.name}/{path.name} differs from its digest")
+  notes = json.loads(storage.read_text(folder / "data" / "metadata"))
+  if notes.pop("digest") != digest(notes) or notes["step"] != int(folder.name):
+    raise ValueError("data/metadata differs from its digest")
   return notes
+
+
+def best(notes: Mapping[str, Any]) -> Best | None:
+  """Returns the best step when a checkpoint was saved; None if there was none.
+
+  Raises:
+    TypeError: if it is damaged.
+  """
+  found = notes.get("best")
+  return Best(**found) if found else None
 
 
 def check_frozen(
@@ -76,7 +90,9 @@ def check_same(
   """
   whole = "step" in wanted
   # Parameters come first: what else there is follows from them.
-  for part in ("trainable", "frozen", "optimizer", "running", "averages"):
+  for part in (
+    *("trainable", "frozen", "optimizer", "running", "averages", "norms"),
+  ):
     if part not in wanted:
       continue
     ours = {k: shape(x) for k, x in leaves({part: wanted[part]}).items()}
@@ -94,3 +110,21 @@ def check_same(
       f" found {name.split('/', 1)[-1]} in shape {theirs.get(name)} instead of"
       f" {ours.get(name)}; restore the config and model of the run"
     )
+
+
+def abstract(tree: PyTree) -> PyTree:
+  """Returns shapes and types of arrays, each with the sharding to restore to.
+
+  Arrays without a sharding, such as a counter, are replicated on all devices of
+  the others.
+  """
+  mesh = everywhere(jax.tree.leaves(tree))
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+  def abstract(leaf):
+    where = getattr(leaf, "sharding", None)
+    if where is None or not getattr(leaf, "committed", True):
+      where = mesh or where or here
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+  return jax.tree.map(abstract, tree)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmrl import inspection, json_files, storage
 from mmrl.benchmarks import results
+from mmrl.benchmarks.best import Best
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError, say
@@ -30,6 +31,7 @@ def write(
   before: Results,
   after: Results,
   *,
+  best: Best | None = None,
   samples: Sequence[Sample] = (),
   skipped: Sequence[Finding],
   wall_seconds: float,
@@ -45,6 +47,7 @@ def write(
     config: of the run.
     benchmarks: of the run.
     before, after: their results.
+    best: step of `config.checkpoint.best`; None if there is none.
     samples: sample completions of the last steps that have some.
     skipped: training questions that were left out.
     wall_seconds: of this start of the run.
@@ -63,6 +66,7 @@ def write(
       }
       for name in after
     },
+    "best": _best(config, best),
     "steps": config.train.steps,
     "seed": config.seed,
     "skipped": {
@@ -79,13 +83,15 @@ def write(
   for action in (
     lambda: storage.write_text(workdir / "summary.json", text),
     lambda: _write_report(
-      workdir, config, benchmarks, before, after, samples, wall_seconds
+      workdir, config, benchmarks, before, after, best, samples, wall_seconds
     ),
   ):
     if not writing.attempt(action):
       said = ""
   for name, result in after.items():
     say(f"after:  {results.line(name, result)}")
+  if config.checkpoint.best:
+    say(f"best:   {_best_line(config.checkpoint.best, best)}")
   say(f"{wall_seconds:.0f} s{said}")
   return summary
 
@@ -94,11 +100,47 @@ def _raw(numbers: Mapping[str, Any]) -> dict[str, dict]:
   return {name: dataclasses.asdict(one) for name, one in numbers.items()}
 
 
+def _best(config, best: Best | None) -> dict[str, Any] | None:
+  """Describes the best step; None if none was asked for."""
+  if not config.checkpoint.best:
+    return None
+  none = {"step": None, "value": None}
+  return {
+    "name": config.checkpoint.best,
+    **(dataclasses.asdict(best) if best else none),
+  }
+
+
+def _best_line(name: str, best: Best | None) -> str:
+  if best is None:
+    return f"no step, as {name} was no number at any evaluation"
+  return (
+    f"{name} {best.value:.3f} after step {best.step}, whose model python -m"
+    " mmrl.export --best writes"
+  )
+
+
+def _best_figure(
+  tables: Sequence[page.Table], name: str, best: Best | None
+) -> list[tuple[str, str]]:
+  """Formats the best number as its row of the tables is."""
+  if not name:
+    return []
+  rows = {
+    f"{table.name}/{row.name}": row for table in tables for row in table.rows
+  }
+  if best is None:
+    return [(f"{name}, best", "–")]
+  row = rows.get(name)
+  value = row.text(best.value) if row else f"{best.value:.4g}"
+  return [(f"{name}, best", f"{value} at step {best.step}")]
+
+
 def _write_report(
-  workdir, config, benchmarks, before, after, samples, wall_seconds
+  workdir, config, benchmarks, before, after, best, samples, wall_seconds
 ) -> None:
   terms = ", ".join(
-    f"{name} ({spec['weight']:g})"
+    f"{name} ({_weight(spec['weight'])})"
     for name, spec in config.losses.to_dict().items()
   )
   tables = [_table(name, before[name], after[name]) for name in after]
@@ -110,7 +152,11 @@ def _write_report(
       f" {config.rollout.answers} answers on {config.data.train.name}, model"
       f" {config.models.policy.path}, seed {config.seed}; losses: {terms}."
     ),
-    figures=[*_figures(tables), ("Wall time", f"{wall_seconds:.0f} s")],
+    figures=[
+      *_figures(tables),
+      *_best_figure(tables, config.checkpoint.best, best),
+      ("Wall time", f"{wall_seconds:.0f} s"),
+    ],
     tables=tables,
     groups=curves.group(_rows(workdir, config, before, after), list(after)),
     # Attention can only be drawn on a picture.
@@ -125,6 +171,13 @@ def _write_report(
     samples=[_completion(sample) for sample in samples],
     config=json.dumps(config.to_dict(), indent=2),
   )
+
+
+def _weight(weight: float | Mapping[str, float]) -> str:
+  """Formats the weight of a term: a number, or a share of the gradient."""
+  if isinstance(weight, Mapping):
+    return f"{weight['share']:.0%} of the gradient"
+  return f"{weight:g}"
 
 
 def _table(name: str, before: Result, after: Result) -> page.Table:

@@ -4,12 +4,15 @@
 tracker is a class: it is made with the `Run`, and with the options of its spec
 by keyword; `write` takes the numbers of a step, and `close` ends it; one that
 has `show` takes sample completions, too. Only a run's first process has any.
-One that fails is left out from then on, with one line: it never stops a run.
+One that fails is told of in one line and tried again with the next report. It
+never stops a run, or holds it up: each is told in a thread of its own, but for
+those with `at_once = True`, which wait for nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import importlib
 import secrets
 import socket
@@ -27,7 +30,7 @@ from tensorboardX.proto import event_pb2
 from mmrl import build, storage
 from mmrl.errors import UserError, not_installed, tell
 from mmrl.report.samples import Sample
-from mmrl.workdir.writing import Appended
+from mmrl.workdir.writing import Appended, Told
 
 # What `config.trackers` may name.
 __all__ = ["mlflow", "tensorboard", "wandb"]
@@ -79,12 +82,16 @@ class tensorboard:
   A store can't append, so that there are none at gs:// paths.
   """
 
+  at_once = True
+
   def __init__(self, run: Run):
+    self._file: Appended | None = None
     if storage.is_remote(run.workdir):
-      raise UserError(
-        f"no TensorBoard files are written to {run.workdir}; its metrics.jsonl"
-        " has the same numbers"
+      tell(
+        f"warning: no TensorBoard files are written to {run.workdir}; its"
+        " metrics.jsonl has the same numbers"
       )
+      return
     folder = run.workdir / "tensorboard"
     # tensorboardX writes from a thread behind a queue. Where a write fails, the
     # thread ends, the queue fills, and the run waits for ever.
@@ -94,7 +101,7 @@ class tensorboard:
     event = event_pb2.Event(wall_time=time.time(), step=step)
     for name, value in values.items():
       event.summary.value.extend(board_summary.scalar(name, value).value)
-    self._file.write(_record(event))
+    self._write(event)
 
   def show(self, step: int, samples: Sequence[Sample]) -> None:
     """Writes answers as texts and pictures, in the order of their questions."""
@@ -107,10 +114,15 @@ class tensorboard:
         found.append(board_summary.image(tag, picture, dataformats="HWC"))
       for one in found:
         event.summary.value.extend(one.value)
-    self._file.write(_record(event))
+    self._write(event)
+
+  def _write(self, event: Any) -> None:
+    if self._file is not None:
+      self._file.write(_record(event))
 
   def close(self) -> None:
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
 
 
 def _markdown(sample: Sample) -> str:
@@ -283,44 +295,30 @@ def resolve(
 
 
 class Trackers:
-  """All trackers of a run, without those that have failed."""
+  """All trackers of a run."""
 
   def __init__(self, specs: Mapping[str, Mapping[str, Any]], run: Run):
-    self._open: dict[str, Tracker] = {}
-    for name, (make, options) in resolve(specs).items():
-      with self._reported(name):
-        self._open[name] = make(run, **options)
+    self._all = [
+      Told(
+        f"config.trackers.{name}",
+        functools.partial(make, run, **options),
+        at_once=getattr(make, "at_once", False),
+      )
+      for name, (make, options) in resolve(specs).items()
+    ]
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Gives all of them the numbers of a step."""
-    for name, tracker in [*self._open.items()]:
-      with self._reported(name):
-        tracker.write(step, values)
+    for one in self._all:
+      one.report("write", step, dict(values))
 
   def show(self, step: int, samples: Sequence[Sample]) -> None:
     """Gives those that take any the sample completions of a step."""
-    for name, tracker in [*self._open.items()]:
-      if hasattr(tracker, "show"):
-        with self._reported(name):
-          tracker.show(step, samples)
+    for one in self._all:
+      one.report("show", step, samples)
 
   def close(self) -> None:
-    """Ends all of them."""
-    while self._open:
-      name, tracker = self._open.popitem()
-      with self._reported(name):
-        tracker.close()
-
-  @contextlib.contextmanager
-  def _reported(self, name: str):
-    """Says in one line why a tracker fails, and leaves it out."""
-    try:
-      yield
-    except Exception as error:
-      self._open.pop(name, None)
-      reason = " ".join(str(error).split())
-      kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-      tell(
-        f"config.trackers.{name}: {kind}{reason:.300}; the run goes on without"
-        " this tracker"
-      )
+    """Ends all of them; waits for each, but not for ever."""
+    for one in self._all:
+      one.close()
+    self._all = []

@@ -134,6 +134,7 @@ def updated(accumulate: int, terms):
     optimizer=transform.init(trainable),
     running={},
     averages={},
+    norms={},
   )
   state, measured = update(state, {}, batch, 0)
   trainable = jax.tree.map(jnp.copy, state.trainable)

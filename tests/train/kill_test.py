@@ -3,6 +3,7 @@
 180 core-seconds: some thirty starts of a run.
 """
 
+import json
 import os
 import pathlib
 import random
@@ -28,6 +29,10 @@ CONFIG = (
   f"config.train.steps = {STEPS}",
   "config.checkpoint.every = 1",
   "config.schedule.value = 1e-3",
+  # The best step is not one of the last two, so that a third checkpoint stays.
+  "config.evaluation.every = 1",
+  "config.checkpoint.best = 'test/attention/region'",
+  "config.checkpoint.best_mode = 'min'",
   # A term with state, one with a share of the gradient, and an average of the
   # policy come through as well.
   "config.shares.update(every=2, prompts=2)",
@@ -69,10 +74,24 @@ def whole(folder):
 
 
 def assert_same(workdir, other):
-  """And nothing else is left."""
+  """And nothing else is left; the best step is the same, too."""
   runs.assert_same(workdir, other)
+  best, wanted = (best_of(path) for path in (workdir, other))
+  assert best == wanted
   left = [p.name for p in workdir.glob("checkpoints/*")]
-  assert sorted(left) == [str(STEPS - 1), str(STEPS)], left
+  kept = {str(step) for step in (best["step"], STEPS - 1, STEPS)}
+  assert len(left) == len(kept) and {*left} == kept, left
+
+
+def best_of(workdir):
+  return json.loads((workdir / "summary.json").read_text())["best"]
+
+
+def test_the_best_step_is_that_of_the_log(whole):
+  found = best_of(whole)
+  values = [row[found["name"]] for row in runs.rows(whole)]
+  assert found["value"] == min(values)
+  assert found["step"] == 1 + values.index(min(values)) <= STEPS - 2
 
 
 def kill_again_and_again(folder, workdir, moments, chance) -> int:
@@ -148,10 +167,11 @@ def test_sigterm_in_an_evaluation(folder, whole, moment):
       assert run.until((workdir / "metrics.jsonl").exists)
     else:
       # And the one that it replaces is gone.
+      kept = len(list(whole.glob("checkpoints/*")))
       assert run.until(
         lambda: (
           runs.saved(workdir) == STEPS
-          and len(list(workdir.glob("checkpoints/*"))) == 2
+          and len(list(workdir.glob("checkpoints/*"))) == kept
         )
       )
     run.processes[0].send_signal(signal.SIGTERM)

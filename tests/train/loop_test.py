@@ -346,9 +346,10 @@ def test_a_benchmark_is_not_called_as_what_is_logged():
   run, state = mock.Mock(run_lib.Run), mock.Mock(State)
   run.config = config_lib.get_config()
   run.benchmarks = {"reward": None, "test": None}
-  assert loop._evaluated(run, state, 1, {"loss/total": 1.0}) == {}
+  saved = mock.Mock(checkpoint.Checkpoints)
+  assert loop._evaluated(run, state, 1, {"loss/total": 1.0}, saved) == {}
   with pytest.raises(UserError, match="evaluation.benchmarks: .*'reward'"):
-    loop._evaluated(run, state, 1, {"reward/total": 1.0})
+    loop._evaluated(run, state, 1, {"reward/total": 1.0}, saved)
 
 
 class Broken:
@@ -367,6 +368,7 @@ def test_a_broken_picture_loses_nothing(tmp_path):
     optimizer=(),
     running={},
     averages={},
+    norms={},
   )
   saved = checkpoint.Checkpoints(tmp_path, keep=2)
   with pytest.raises(UserError, match=r"data.jsonl:7"):

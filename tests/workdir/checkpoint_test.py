@@ -13,6 +13,7 @@ import pytest
 import runs
 from runs import full_disk
 
+from mmrl.benchmarks.best import Best
 from mmrl.errors import UserError
 from mmrl.train.state import State, start_average
 from mmrl.workdir import checkpoint
@@ -28,6 +29,7 @@ def make_state(step, size=8):
     optimizer=({"mu": jnp.full(4, step, jnp.float32)}, ()),
     running={"term": {"mean": jnp.full(2, step, jnp.float32)}},
     averages={"slow": start_average(jax.tree.map(lambda x: -x, trainable))},
+    norms={},
   )
 
 
@@ -115,6 +117,87 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
   state, data, step = restore(tmp_path, make_state(0, 4096), keep=1)
   assert step == 1 and data == {"next_index": 1}
   assert_same(state, make_state(1, 4096))
+
+
+# The best step.
+
+
+def save_as_best(path, best, steps, keep=1):
+  """Saves these steps; `best` has the best one so far where that changes."""
+  saved = checkpoint.Checkpoints(path, keep=keep)
+  for step in steps:
+    saved.best = best.get(step, saved.best)
+    saved.save(make_state(step), {"next_index": step})
+  saved.wait()
+  saved.close()
+
+
+def test_the_best_stays_until_another_is(tmp_path):
+  save_as_best(tmp_path, {2: Best(2, 0.5)}, (1, 2, 3, 4))
+  assert names(tmp_path) == {"2", "4"}
+  saved = checkpoint.Checkpoints(tmp_path, keep=1)
+  assert saved.best is None
+  saved.restore(make_state(0))
+  assert saved.best == Best(2, 0.5) == saved.find_best()
+  saved.save(make_state(5), {"next_index": 5})
+  saved.wait()
+  assert names(tmp_path) == {"2", "5"}
+  saved.best = Best(6, 0.75)
+  for step in (6, 7):
+    saved.save(make_state(step), {"next_index": step})
+  saved.wait()
+  saved.close()
+  assert names(tmp_path) == {"6", "7"}
+
+
+def test_the_best_survives_a_full_disk_and_odd_folders(tmp_path):
+  save_as_best(tmp_path, {1: Best(1, 0.5)}, (1, 2))
+  odd = tmp_path / "checkpoints" / "best"
+  odd.mkdir()
+  (odd / "mine").write_text("kept")
+  saved = checkpoint.Checkpoints(tmp_path, keep=1)
+  saved.restore(make_state(0))
+  saved.best = Best(3, 0.75)
+  with full_disk(64), pytest.raises(UserError, match="the newest .* of step 2"):
+    saved.save(make_state(3), {"next_index": 3})
+    saved.wait()
+  opened = checkpoint.Checkpoints(tmp_path, keep=1)
+  state, _ = opened.restore(make_state(0))
+  assert int(state.step) == 2 and opened.best == Best(1, 0.5)
+  opened.best = Best(3, 0.75)
+  opened.save(make_state(3), {"next_index": 3})
+  opened.wait()
+  opened.close()
+  assert names(tmp_path) == {"3", "best"}
+  assert (odd / "mine").read_text() == "kept"
+
+
+def test_a_best_one_that_is_gone_is_told_of_and_forgotten(tmp_path, capsys):
+  save_as_best(tmp_path, {1: Best(1, 0.5)}, (1, 2))
+  shutil.rmtree(tmp_path / "checkpoints" / "1")
+  saved = checkpoint.Checkpoints(tmp_path, keep=1)
+  saved.restore(make_state(0))
+  assert saved.best is None
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("warning: the best checkpoint, of step 1, isn't in")
+  with pytest.raises(UserError, match="expected a best checkpoint .*leave out"):
+    saved.find_best()
+  saved.close()
+
+
+def test_parameters_of_the_best(tmp_path):
+  """Or none at all, where they are damaged."""
+  save_as_best(tmp_path, {1: Best(1, 0.5)}, (1, 2))
+  like = make_state(0)
+  opened = checkpoint.Checkpoints(tmp_path, read_only=True)
+  best = opened.find_best()
+  found = opened.restore_params(like.trainable, like.frozen, best.step)
+  wanted = make_state(1).trainable["text/a"]
+  np.testing.assert_array_equal(found["text"]["a"], wanted)
+  assert opened.restored == 1
+  spoil(tmp_path, 1)
+  with pytest.raises(UserError, match="only damaged ones .*leave out --best"):
+    opened.restore_params(like.trainable, like.frozen, best.step)
 
 
 def mesh(count):

@@ -37,6 +37,39 @@ def test_one_run_at_a_time(tmp_path):
     pass
 
 
+def test_a_refused_run_leaves_nothing(tmp_path):
+  """Nor a folder that it has made; what was there stays."""
+  with pytest.raises(UserError, match="mistake"), lock.hold(tmp_path / "a/b"):
+    raise UserError("mistake")
+  assert not [*tmp_path.iterdir()]
+  (tmp_path / "empty").mkdir()
+  with lock.hold(tmp_path / "empty"):
+    assert (tmp_path / "empty" / "lock").exists()
+  assert not [*(tmp_path / "empty").iterdir()]
+  with lock.hold(tmp_path / "full"):
+    (tmp_path / "full" / "config.json").write_text("{}")
+  assert {f.name for f in (tmp_path / "full").iterdir()} == {
+    *("config.json", "lock")
+  }
+
+
+def test_a_lock_that_was_removed_is_made_again(tmp_path, monkeypatch):
+  """Its holder removed it between our opening it and locking it."""
+  ours, opened = lock._open, []
+
+  def slow(workdir):
+    opened.append(ours(workdir))
+    if len(opened) == 1:
+      (workdir / "lock").unlink()
+    return opened[-1]
+
+  monkeypatch.setattr(lock, "_open", slow)
+  with lock.hold(tmp_path):
+    assert len(opened) == 2
+    monkeypatch.setattr(lock, "_open", ours)
+    refused(tmp_path, f"in use by {OURS} since")
+
+
 def test_workdir_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
   refused(tmp_path / "file", "writable --workdir")

@@ -25,6 +25,7 @@ def write(path, rows, benchmarks, before, after):
   """Writes both; returns the content of summary.json and the page."""
   config = config_lib.get_config()
   config.train.steps = 4
+  config.losses.kl.weight = {"share": 0.25}
   lines = "".join(json.dumps(row) + "\n" for row in rows)
   (path / "metrics.jsonl").write_text(lines)
   found = summary.write(
@@ -59,6 +60,7 @@ def test_a_number_has_before_after_and_baseline(tmp_path, benchmarks):
   assert test["after"]["accuracy/red"]["value"] == 0.75
   assert [*test["baseline"]] == ["accuracy"]
   assert "50.0% → 75.0%" in page
+  assert "losses: policy (1), kl (25% of the gradient)." in page
   assert benchmarks["test"][3].question in page
 
 

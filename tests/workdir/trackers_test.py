@@ -12,10 +12,13 @@ import pytest
 
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.workdir import claim, trackers
+from mmrl.workdir import claim, trackers, writing
 from mmrl.workdir import log as log_lib
 
 OWN = """
+import pathlib
+import threading
+
 class Kept:
   def __init__(self, run, *, title="a"):
     self.file = open(run.workdir / "kept.txt", "a")
@@ -27,17 +30,28 @@ class Kept:
 
 class Failing:
   calls = []
-  def __init__(self, run, *, at="write"):
-    self.at = at
+  def __init__(self, run, *, at="write", times=100):
+    self.at, self.times = at, times
     self._reach("begin")
   def _reach(self, place):
     self.calls.append(place)
-    if place == self.at:
+    if place == self.at and self.calls.count(place) <= self.times:
       raise OSError("no\\nnetwork")
   def write(self, step, values):
     self._reach("write")
   def close(self):
     self._reach("close")
+
+class Hanging:
+  entered, ready = threading.Event(), threading.Event()
+  def __init__(self, run):
+    self.steps = []
+  def write(self, step, values):
+    self.entered.set()
+    self.ready.wait()
+    self.steps.append(step)
+  def close(self):
+    pathlib.Path("steps.txt").write_text(f"{self.steps}")
 
 class Half:
   def write(self, step, values):
@@ -90,23 +104,80 @@ def test_one_of_a_file_is_given_the_numbers(tmp_path, own):
 @pytest.mark.parametrize(
   ("at", "calls"),
   [
-    ("begin", ["begin"]),
-    ("write", ["begin", "write"]),
+    ("begin", ["begin", "begin", "begin"]),
+    ("write", ["begin", "write", "write", "close"]),
     ("close", ["begin", "write", "write", "close"]),
   ],
 )
-def test_one_that_fails_is_left_out(tmp_path, own, at, calls, capsys):
+def test_one_that_fails_is_told_of_once_and_kept(
+  tmp_path, own, at, calls, capsys, monkeypatch
+):
+  monkeypatch.setattr(writing, "_PAUSE", 0.0)
   specs = {"bad": own("Failing", at=at), "good": own("Kept")}
   log_two(tmp_path, specs)
   (line,) = capsys.readouterr().err.splitlines()
-  assert line == (
-    "config.trackers.bad: OSError: no network; the run goes on without this"
-    " tracker"
-  )
+  then = "; training goes on, and it is tried again" * (at != "close")
+  assert line == f"warning: config.trackers.bad: OSError: no network{then}"
   make, _ = trackers.resolve(specs)["bad"]
   assert make.calls == calls
   assert len((tmp_path / "kept.txt").read_text().split("\n")) == 4
   assert len(log_lib.read(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("at", ["begin", "write"])
+def test_one_that_works_again_goes_on(tmp_path, own, at, capsys, monkeypatch):
+  monkeypatch.setattr(writing, "_PAUSE", 0.0)
+  specs = {"bad": own("Failing", at=at, times=1)}
+  log_two(tmp_path, specs)
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 2 and lines[0].startswith("warning: config.trackers.bad")
+  assert lines[1] == (
+    "config.trackers.bad works again; metrics.jsonl has what it lacks"
+  )
+  make, _ = trackers.resolve(specs)["bad"]
+  assert make.calls[-3:] == ["write", "write", "close"]
+
+
+def test_what_takes_long_to_fail_is_made_less_often(tmp_path, own, monkeypatch):
+  monkeypatch.setattr(writing, "_PAUSE", 1e9)
+  specs = {"bad": own("Failing", at="begin")}
+  log_two(tmp_path, specs)
+  make, _ = trackers.resolve(specs)["bad"]
+  assert make.calls == ["begin"]
+
+
+def test_one_that_hangs_holds_nothing_up(tmp_path, own, capsys, monkeypatch):
+  """Neither a step nor the end; once it goes on, it is given what waited."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(writing, "_HELD", 2)
+  monkeypatch.setattr(writing, "_LAST_SECONDS", 0.01)
+  specs = {"x": own("Hanging")}
+  make, _ = trackers.resolve(specs)["x"]
+  opened = trackers.Trackers(specs, run_at(tmp_path))
+  (told,) = opened._all
+  for step in range(1, 7):
+    opened.write(step, {"a": 1.0})
+    assert make.entered.wait(60)
+  opened.close()
+  behind, late = capsys.readouterr().err.splitlines()
+  assert behind.startswith("warning: config.trackers.x: 2 reports wait for it")
+  assert late == (
+    "warning: config.trackers.x: not done after 0 s; the run ends without it"
+  )
+  make.ready.set()
+  told._reports.put(None)
+  told._thread.join()
+  assert (tmp_path / "steps.txt").read_text() == "[1, 2, 3]"
+
+
+def test_tensorboard_at_a_store_is_told_of(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(trackers.storage, "is_remote", lambda path: True)
+  opened = trackers.Trackers({"x": {"name": "tensorboard"}}, run_at(tmp_path))
+  opened.write(1, {"a": 1.0})
+  opened.close()
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("warning: no TensorBoard files are written to")
+  assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -224,9 +295,11 @@ for step in (0, 2):
   trackers_test.log_two(path, {"x": spec}, step=step)
 """
   tests = pathlib.Path(__file__).parents[1]
+  # The package may be installed in a folder of its own.
+  paths = str(tests.parent), os.environ.get("PYTHONPATH", "")
   done = subprocess.run(
     [sys.executable, "-c", program, tests, tmp_path, json.dumps(spec)],
-    env={**os.environ, "PYTHONPATH": str(tests.parent)},
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     capture_output=True,
     text=True,
   )
