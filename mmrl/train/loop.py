@@ -101,6 +101,7 @@ def train(
       run.benchmarks,
       before,
       after,
+      processor=run.processor,
       samples=shown,
       skipped=run.record.skipped,
       wall_seconds=time.perf_counter() - began,
