@@ -117,6 +117,15 @@ def shown(index, heat):
   return results.Shown(index, "a", {"accuracy": 1.0}, heat, None)
 
 
+class Asked(list):
+  """A benchmark of these questions, graded already."""
+
+  def grade(self, *_):
+    raise NotImplementedError
+
+  summarise = baseline = grade
+
+
 def test_questions_of_all_kinds_are_in_the_report(tmp_path):
   """With a picture, a video, or neither."""
   video = clip(12, 64, 64, fps=2.0)
@@ -128,7 +137,7 @@ def test_questions_of_all_kinds_are_in_the_report(tmp_path):
   heats = [[], np.ones((6, 4, 4)).tolist(), np.ones((1, 4, 4)).tolist()]
   answers = [shown(i, heat) for i, heat in enumerate(heats)]
   one = {"test": results.Result(3, {}, {}, answers)}
-  _, page = write(tmp_path, [], {"test": questions}, one, one)
+  _, page = write(tmp_path, [], {"test": Asked(questions)}, one, one)
   for question in questions:
     assert page.count(f"<h3>{question.question}</h3>") == 1
   assert page.count("<img") == 6
