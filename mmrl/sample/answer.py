@@ -1,8 +1,10 @@
 """Answers about pictures and videos, with where each token looked."""
 
+import bisect
 from collections.abc import Sequence
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -148,10 +150,16 @@ def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
       " --image or --video"
     )
   names, heats = _chosen(found, token)
-  visual = found.encoded.visual_index >= 0
+  seen = _seen(model, cuts)
+  side = _ALONE if len(heats) == len(seen) == 1 else _SIDE
   strips = [
-    drawing.strip(_tiles(model, cuts, heat[visual], alone=len(heats) == 1))
-    for heat in heats
+    drawing.strip(
+      [
+        drawing.overlay(x, heat[at], size=side, scale=drawing.span(heat))
+        for x, at in seen
+      ]
+    )
+    for heat in heats[:, found.encoded.visual_index >= 0]
   ]
   # Strips go side by side as far as they fit, each below its token's label.
   width, height = strips[0].width + _GAP, strips[0].height + _LABEL + _GAP
@@ -190,9 +198,11 @@ def _lines(text: str, width: int) -> list[str]:
   """Breaks a text into lines, at spaces where there are some."""
   rest, lines, font = " ".join(text.split()), [], _font(_HEAD)
   while rest:
-    count = len(rest)
-    while count > 1 and font.getlength(rest[:count]) > width:
-      count -= 1
+    sizes = range(1, len(rest) + 1)
+    fitting = bisect.bisect(
+      sizes, width, key=lambda n, text=rest: font.getlength(text[:n])
+    )
+    count = max(1, fitting)
     if count < len(rest) and " " in rest[: count + 1]:
       count = rest.rindex(" ", 0, count + 1)
     lines.append(rest[:count])
@@ -216,21 +226,18 @@ def _chosen(found: Answer, token: str):
   return labels[int(token) :][:1], heat[int(token) :][:1]
 
 
-def _tiles(
-  model: hub.Model, cuts: Sequence[Cut], heat: np.ndarray, *, alone: bool
-) -> list[Image.Image]:
-  """Draws `heat` over every picture, and over some frames of every video."""
+def _seen(
+  model: hub.Model, cuts: Sequence[Cut]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns every picture, and some frames of every video.
+
+  Each is beside the numbers of its visual tokens, [rows, columns].
+  """
   start, found = 0, []
   for cut in cuts:
-    frames, rows, columns = cut.cells(model.config.vision)
-    count = frames * rows * columns
-    cells = heat[start : start + count].reshape(frames, rows, columns)
-    start += count
+    shape = cut.cells(model.config.vision)
+    cells = start + np.arange(math.prod(shape)).reshape(shape)
+    start += cells.size
     chosen, seen = drawing.views(cut, model.processor, _FRAMES)
     found += zip(seen, cells[chosen], strict=True)
-  side = _ALONE if alone and len(found) == 1 else _SIDE
-  scale = drawing.span(heat)
-  return [
-    drawing.overlay(picture, cells, size=side, scale=scale)
-    for picture, cells in found
-  ]
+  return found
