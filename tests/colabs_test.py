@@ -11,7 +11,7 @@ import runs
 NOTEBOOKS = sorted((runs.ROOT / "colabs").glob("*"))
 # What stands behind a notebook's parameters; `folder` is a temporary one.
 SMALLER = {
-  "add_a_method": ["steps = 2", "prompts = 16", "questions = 16"],
+  "add_a_method": ["steps = 2", "prompts = 32", "questions = 16"],
   "attention": ["steps = 2", "questions = 16", "compared = 4"],
   "lora": ["steps = 2", "questions = 16"],
   "quick_start": ["steps = 2", "questions = 16"],
