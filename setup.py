@@ -44,7 +44,7 @@ setuptools.setup(
   extras_require={
     "examples": ["easy-vqa==1.0"],
     # What colabs/ needs besides a kernel.
-    "notebooks": ["easy-vqa==1.0", "matplotlib>=3.9"],
+    "notebooks": ["easy-vqa==1.0", "ipywidgets>=8.1", "matplotlib>=3.9"],
     # What mmrl.data.Files reads parquet files with.
     "data": ["pyarrow>=18"],
     # And what it reads data sets of the Hugging Face hub with.
