@@ -196,18 +196,22 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _lines(text: str, width: int) -> list[str]:
   """Breaks a text into lines, at spaces where there are some."""
-  rest, lines, font = " ".join(text.split()), [], _font(_HEAD)
+  rest, lines = " ".join(text.split()), []
   while rest:
-    sizes = range(1, len(rest) + 1)
-    fitting = bisect.bisect(
-      sizes, width, key=lambda n, text=rest: font.getlength(text[:n])
-    )
-    count = max(1, fitting)
+    ends = range(1, len(rest) + 1)
+    # How long is what is left of each place, which grows to the right.
+    long = functools.partial(_length, rest)
+    count = max(1, bisect.bisect(ends, width, key=long))
     if count < len(rest) and " " in rest[: count + 1]:
       count = rest.rindex(" ", 0, count + 1)
     lines.append(rest[:count])
     rest = rest[count:].lstrip()
   return lines or [""]
+
+
+def _length(text: str, count: int) -> int:
+  """Returns the width of the beginning of a text, pixels rounded up."""
+  return math.ceil(_font(_HEAD).getlength(text[:count]))
 
 
 def _chosen(found: Answer, token: str):
@@ -233,7 +237,8 @@ def _seen(
 
   Each is beside the numbers of its visual tokens, [rows, columns].
   """
-  start, found = 0, []
+  start = 0
+  found: list[tuple[np.ndarray, np.ndarray]] = []
   for cut in cuts:
     shape = cut.cells(model.config.vision)
     cells = start + np.arange(math.prod(shape)).reshape(shape)

@@ -65,8 +65,7 @@ def train(
   began = time.perf_counter()
   path = storage.path(workdir)
   with contextlib.ExitStack() as stack:
-    # The stack releases lock and signal handlers at the end, which a notebook
-    # needs.
+    # Lock and signal handlers are released at the end, as a notebook needs.
     termination = stack.enter_context(signals.Termination())
     processes.check_same(f"{workdir} {check} {config.to_dict()}")
     compilations = log_lib.Compilations()
