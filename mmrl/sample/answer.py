@@ -198,10 +198,9 @@ def _lines(text: str, width: int) -> list[str]:
   """Breaks a text into lines, at spaces where there are some."""
   rest, lines = " ".join(text.split()), []
   while rest:
-    ends = range(1, len(rest) + 1)
-    # How long is what is left of each place, which grows to the right.
-    long = functools.partial(_length, rest)
-    count = max(1, bisect.bisect(ends, width, key=long))
+    # Beginnings get wider with every letter: the longest that fits.
+    wide = functools.partial(_length, rest)
+    count = bisect.bisect(range(1, len(rest) + 1), width, key=wide) or 1
     if count < len(rest) and " " in rest[: count + 1]:
       count = rest.rindex(" ", 0, count + 1)
     lines.append(rest[:count])
