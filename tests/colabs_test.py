@@ -13,10 +13,10 @@ NOTEBOOKS = sorted((runs.ROOT / "colabs").glob("*"))
 # What stands behind a notebook's parameters; `folder` is a temporary one.
 SMALLER = {
   "add_a_method": ["steps = 2", "prompts = 32", "questions = 16"],
-  "attention": ["steps = 2", "questions = 16", "compared = 4"],
-  "lora": ["steps = 2", "questions = 16"],
-  "quick_start": ["steps = 2", "questions = 16"],
-  "your_own_data": ["steps = 2", "pictures = 16", "prompts = 8"],
+  "attention": ["steps = 2", "prompts = 32", "questions = 16", "compared = 4"],
+  "lora": ["steps = 2", "prompts = 32", "questions = 16"],
+  "quick_start": ["steps = 2", "prompts = 32", "questions = 16"],
+  "your_own_data": ["steps = 2", "prompts = 8", "pictures = 16"],
 }
 
 
