@@ -43,6 +43,8 @@ setuptools.setup(
   ],
   extras_require={
     "examples": ["easy-vqa==1.0"],
+    # What colabs/ needs besides a kernel.
+    "notebooks": ["easy-vqa==1.0", "ipywidgets>=8.1", "matplotlib>=3.9"],
     # What mmrl.data.Files reads parquet files with.
     "data": ["pyarrow>=18"],
     # And what it reads data sets of the Hugging Face hub with.
@@ -57,7 +59,10 @@ setuptools.setup(
       "beartype>=0.22",
       "easy-vqa==1.0",
       "hypothesis>=6.100",
+      "ipykernel>=6.29",
+      "matplotlib>=3.9",
       "mypy>=2.0",
+      "nbclient>=0.10",
       "pyarrow>=18",
       "pytest>=8",
       "pytest-xdist>=3.8",

@@ -83,7 +83,7 @@ def test_no_text_installs_it_by_its_name():
 
 
 def test_extras_of_commands_are_there():
-  """There are commands in docs, in the notebook and in error messages."""
+  """There are commands in docs, in notebooks and in error messages."""
   found = [
     (path, extra)
     for path, text in all_texts()

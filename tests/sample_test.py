@@ -1,5 +1,7 @@
 """Answers about files, and the pictures of their attention."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from PIL import Image
@@ -78,12 +80,40 @@ def test_sheet_has_a_strip_for_each_token(model, found):
   one = sample.draw(model, found, "0")
   assert one.size == sample.draw(model, found, "mean").size
   everything = sample.draw(model, found, "all")
-  area = one.width * one.height
-  assert everything.width * everything.height >= area * len(found.tokens)
+  strip = 0.7 * one.width * (sample._SIDE + sample._LABEL)
+  assert everything.width * everything.height >= strip * len(found.tokens)
   # A picture and at least two frames, each of them _SIDE wide.
   assert one.width > 3 * sample._SIDE
   drawn = np.asarray(one)
   assert (drawn != 255).any(-1).mean() > 0.5
+
+
+def test_sheet_has_question_and_answer(model, found):
+  """Each changes the head of the sheet, which grows with them, and no more."""
+
+  def sheet(**changes):
+    return sample.draw(model, dataclasses.replace(found, **changes), "0")
+
+  assert found.question == "a\nwhat?"
+  plain, longer = sheet(text="yes"), sheet(text="yes " * 400)
+  assert longer.width == plain.width
+  grown = longer.height - plain.height
+  assert grown > 0 and grown % sample._LINE == 0
+  below = np.asarray(plain)[-sample._SIDE :]
+  np.testing.assert_array_equal(np.asarray(longer)[-sample._SIDE :], below)
+  for changes in ({"question": "b"}, {"text": "no"}):
+    other = np.asarray(sheet(**({"text": "yes"} | changes)))
+    rows = np.nonzero((other != np.asarray(plain)).any((1, 2)))[0]
+    assert len(rows) and rows.max() < sample._GAP + 2 * sample._LINE
+
+
+@pytest.mark.parametrize("text", ["", "one two  three", "x" * 300, "no " * 99])
+def test_lines_hold_the_text_and_fit(text):
+  lines = sample._lines(text, 200)
+  assert "".join("".join(lines).split()) == "".join(text.split())
+  assert max(map(sample._font(sample._HEAD).getlength, lines)) <= 200
+  if "x" not in text:
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
 
 
 def test_attention_is_drawn_where_it_is(model, found):
@@ -93,17 +123,16 @@ def test_attention_is_drawn_where_it_is(model, found):
   shown = []
   for place in (None, at):
     heat[:, place if place is not None else []] = 1.0
-    marked = sample.Answer(found.text, found.tokens, found.encoded, heat)
-    strip = np.asarray(sample.draw(model, marked, "mean"), float)
-    shown.append(strip)
+    marked = dataclasses.replace(found, attention=heat)
+    shown.append(np.asarray(sample.draw(model, marked, "mean"), float))
   (rows, columns) = np.nonzero(np.abs(shown[1] - shown[0]).max(-1) > 1)
   # The picture comes first: 2 x 3 cells, the second of them in the middle.
   assert len(columns)
   assert columns.max() < sample._GAP + sample._SIDE
   middle = sample._GAP + sample._SIDE / 2
-  heat_center = columns.mean()
-  assert abs(heat_center - middle) < sample._SIDE / 6
-  assert rows.mean() < sample._TITLE + sample._SIDE / 3
+  assert abs(columns.mean() - middle) < sample._SIDE / 6
+  top = len(shown[0]) - 2 * sample._GAP - sample._SIDE
+  assert top - sample._GAP <= rows.min() < rows.mean() < top + sample._SIDE / 3
 
 
 @pytest.mark.parametrize("token", ["6", "-1", "first", ""])
@@ -133,8 +162,15 @@ def test_command(tmp_path):
     model, user(picture(64, 64), "is there a circle?"), length=8
   )
   assert done.stdout == found.text + "\n"
+  (line,) = done.stderr.splitlines()
+  assert "is the tiny one: it knows easy-VQA's questions" in line
   with Image.open(out) as sheet:
     assert sheet.size == sample.draw(model, found, "all").size
+
+
+def test_what_the_tiny_model_can_do_is_said_of_that_alone(model):
+  assert hub.is_tiny(hub.load("tiny", dtype="bfloat16").config)
+  assert not hub.is_tiny(model.config)
 
 
 @pytest.mark.full

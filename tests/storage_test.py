@@ -463,7 +463,7 @@ def test_metrics_in_a_store(store, monkeypatch):
 
 def evaluation():
   scores = {"accuracy": 1.0}
-  shown = results.Shown(3, "<answer>7</answer>", scores, [[0.5, 0.25]], None)
+  shown = results.Shown(3, "<answer>7</answer>", scores, [[[0.5, 0.25]]], None)
   half, none = {"accuracy": Estimate(0.5, 0.25, 0.75)}, {}
   return {"test": results.Result(8, half, none, [shown])}
 
@@ -471,7 +471,7 @@ def evaluation():
 def test_an_evaluation_with_odd_numbers_is_json(tmp_path):
   """What isn't finite is null, and NaN when it is read."""
   path = tmp_path / "before.json"
-  shown = results.Shown(0, "", {"x": np.inf}, [[np.nan, 0.5]], None)
+  shown = results.Shown(0, "", {"x": np.inf}, [[[np.nan, 0.5]]], None)
   odd = {"x": Estimate(1.0, np.nan, np.inf)}
   results.save({"test": results.Result(1, odd, {}, [shown])}, path)
 

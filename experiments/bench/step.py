@@ -176,7 +176,8 @@ def step_flops(config, run, samples) -> dict[str, int]:
   work = flops.step(
     run.model_config,
     grids=[
-      (1, rows * merge, columns * merge) for rows, columns in samples.grids
+      (frames, rows * merge, columns * merge)
+      for frames, rows, columns in samples.grids
     ],
     lengths=samples.prompt.mask.sum(-1).tolist(),
     answers=config.rollout.answers,

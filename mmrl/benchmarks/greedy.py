@@ -25,9 +25,9 @@ class Answered:
   Attributes:
     example: the question.
     answer: the answer.
-    heat: attention on each visual token of the first picture, rows by columns,
-      mean over the answer's tokens; empty without a picture, or where it isn't
-      asked for.
+    heat: attention on each visual token of the first picture or video, frames
+      by rows by columns, mean over the answer's tokens; empty without either,
+      or where it isn't asked for.
     region: share of the visual attention on the marked region; NaN where none
       is marked.
     uniform: that share if attention were uniform over all visual tokens.
@@ -35,7 +35,7 @@ class Answered:
 
   example: data.Example
   answer: Answer
-  heat: list[list[float]]
+  heat: list[list[list[float]]]
   region: float
   uniform: float
 
@@ -130,7 +130,7 @@ def ask(
 
 
 def _cells(visual: np.ndarray, heat: np.ndarray, grid) -> list:
-  """Returns attention on the first picture's visual tokens, as nested rows."""
+  """Returns attention on the visual tokens of the first picture or video."""
   if grid is None:
     return []
   (columns,) = np.nonzero(visual)

@@ -19,8 +19,8 @@ class Shown:
     index: of the question in the benchmark.
     text: what the model wrote.
     scores: values of the answer; empty where items are several questions.
-    heat: attention on each visual token of the first picture, rows by
-      columns, mean over the answer's tokens.
+    heat: attention on each visual token of the first picture or video, frames
+      by rows by columns, mean over the answer's tokens.
     region: share of visual attention on the marked region; None where none is
       marked.
   """
@@ -28,7 +28,7 @@ class Shown:
   index: int
   text: str
   scores: Mapping[str, float]
-  heat: Sequence[Sequence[float]]
+  heat: Sequence[Sequence[Sequence[float]]]
   region: float | None
 
 

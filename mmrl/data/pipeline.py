@@ -35,14 +35,14 @@ class Samples:
     examples: the questions.
     prompt: their padded prompts, NumPy.
     shrunk: pictures that the pixel budget made smaller.
-    grids: rows and columns of visual tokens of each question's first picture;
-      None where it has none or begins with a video.
+    grids: frames, rows and columns of visual tokens of each question's first
+      picture or video; None where it has none.
   """
 
   examples: Sequence[Example]
   prompt: Prompt
   shrunk: int
-  grids: Sequence[tuple[int, int] | None]
+  grids: Sequence[tuple[int, int, int] | None]
 
 
 def encode(
@@ -96,11 +96,8 @@ def collate(
   prompt = processor.collate(
     encoded, lengths=lengths, patches=patches, rows=len(rows) // pack
   )
-  merge = processor.config.vision.spatial_merge_size
   grids = [
-    (e.cuts[0].grid[1] // merge, e.cuts[0].grid[2] // merge)
-    if e.cuts and e.cuts[0].kind == "image"
-    else None
+    e.cuts[0].cells(processor.config.vision) if e.cuts else None
     for e in encoded
   ]
   return Samples(examples, prompt, sum(e.shrunk for e in encoded), grids)

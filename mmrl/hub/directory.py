@@ -153,6 +153,15 @@ def tiny_path() -> epath.Path:
   return storage.path(pathlib.Path(__file__).parent / "tiny")
 
 
+def is_tiny(config: ModelConfig) -> bool:
+  """Tells whether a model is the one that ships with the library.
+
+  One that was trained from it is, too: its sizes are the same.
+  """
+  tiny = config_json.read(tiny_path())
+  return (config.text, config.vision) == (tiny.text, tiny.vision)
+
+
 def save(
   model: Model,
   path: storage.Name,

@@ -23,6 +23,11 @@ def each(conversation: Sequence[dict], name: str) -> Iterator[dict]:
       yield part
 
 
+def shown(conversation: Sequence[dict], name: str) -> list[dict]:
+  """Returns the pictures and videos of a conversation, checked."""
+  return [part for part in each(conversation, name) if part["type"] != "text"]
+
+
 def fps(part: Mapping[str, Any], name: str) -> float:
   """Returns the frames per second that a video part gives, 0 if none."""
   given = part.get("fps") or 0

@@ -233,6 +233,12 @@ class Cut:
   region: Float[np.ndarray, "N"]
   evidence: Float[np.ndarray, "N"]
 
+  def cells(self, vision: VisionConfig) -> Grid:
+    """Returns frames, rows and columns of its visual tokens."""
+    frames, rows, columns = self.grid
+    merge = vision.spatial_merge_size
+    return frames, rows // merge, columns // merge
+
 
 def patchify(
   values: Float[np.ndarray, "frames height width 3"], vision: VisionConfig

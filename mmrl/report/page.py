@@ -12,19 +12,15 @@ from jaxtyping import Float, UInt8
 import jinja2
 import markupsafe
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from mmrl import storage
 from mmrl.benchmarks.intervals import Estimate
-from mmrl.report import curves
+from mmrl.report import curves, drawing
 from mmrl.types import Box
 
-# Inferno without its near-black and near-white ends, which would be invisible
-# on a dark and on a light picture.
-_COLOURS = np.frombuffer(
-  bytes.fromhex("280b54 57106e 88226a bc3754 e35933 f98e09 fac127"), np.uint8
-).reshape(-1, 3)
-_OPACITY = 0.75
+# Longer side of a single picture, and of one of several beside each other.
+_ALONE, _BESIDE = 320, 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,30 +83,33 @@ class Answer:
   Attributes:
     text: the whole output of the model.
     scores: its values by name; from 1 on they are good, up to 0 bad.
-    heat: attention mass per cell of the picture, at any scale from 0 up.
+    heat: attention mass per cell of each picture of its example, at any scale
+      from 0 up; not looked at where that has none.
     region_share: share of the visual attention on the region, in [0, 1].
   """
 
   text: str
   scores: Mapping[str, float]
-  heat: Float[np.ndarray, "rows columns"]
+  heat: Float[np.ndarray, "pictures rows columns"]
   region_share: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One question about a picture, answered before and after training.
+  """One question, answered before and after training.
 
   Attributes:
-    picture: the picture, of any size.
+    pictures: the picture, of any size; a few frames of a video; none of a
+      question without either.
     question: the question.
     gold: the right answer; empty if the data have none.
-    region: boxes around what is asked about: x0, y0, x1, y1 in pixels.
+    region: boxes around what is asked about: x0, y0, x1, y1 in pixels of the
+      first picture.
     before: the answer before training.
     after: the answer after training.
   """
 
-  picture: UInt8[np.ndarray, "height width 3"]
+  pictures: Sequence[UInt8[np.ndarray, "height width 3"]]
   question: str
   gold: str
   region: Sequence[Box]
@@ -124,7 +123,8 @@ class Completion:
 
   Attributes:
     step: in which it was sampled.
-    picture: the question's first, of any size; None if there is none.
+    picture: those of the question and frames of its videos beside each other,
+      of any size; None if there are none.
     question: the question.
     gold: the right answer; empty if the data have none.
     text: the whole answer.
@@ -139,57 +139,6 @@ class Completion:
   text: str
   scores: Mapping[str, float]
   total: float
-
-
-def overlay(
-  picture: UInt8[np.ndarray, "height width 3"],
-  heat: Float[np.ndarray, "rows columns"],
-  *,
-  size: int = 256,
-  region: Sequence[Box] = (),
-  top: float | None = None,
-) -> Image.Image:
-  """Draws attention over a picture, scaled to the most attended cell.
-
-  Args:
-    picture: uint8 [height, width, 3].
-    heat: [rows, columns] over the picture; negative or not finite means 0.
-    size: longer side of the result, in pixels.
-    region: boxes to outline, as x0, y0, x1, y1 in pixels of `picture`.
-    top: heat to draw at full strength, shared by pictures to be compared; the
-      most attended cell's if None.
-
-  Returns:
-    The picture with its heat, RGB; just the picture where all heat is 0.
-
-  Raises:
-    ValueError: `picture` or `heat` has another shape or type.
-  """
-  image = _resize(picture, size)
-  cells = np.asarray(heat, np.float64)
-  if cells.ndim != 2 or not cells.size:
-    raise ValueError(f"heat must be [rows, columns], not {cells.shape}")
-  cells = np.where(np.isfinite(cells), cells, 0).clip(0)
-  if cells.max() > 0:
-    share = 1.0 if top is None else min(1.0, cells.max() / top)
-    small = Image.fromarray((cells / cells.max()).astype(np.float32))
-    level = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC))
-    level = share * level.clip(0) / level.max()
-    stops = np.linspace(0, 1, len(_COLOURS))
-    colour = np.stack([np.interp(level, stops, c) for c in _COLOURS.T], -1)
-    alpha = _OPACITY * level[..., None]
-    mixed = (1 - alpha) * np.asarray(image) + alpha * colour
-    image = Image.fromarray(mixed.round().astype(np.uint8))
-  scale = size / max(picture.shape[:2])
-  for box in region:
-    x0, x1 = sorted(min(round(x * scale), image.width - 1) for x in box[::2])
-    y0, y1 = sorted(min(round(y * scale), image.height - 1) for y in box[1::2])
-    draw, pen = ImageDraw.Draw(image), max(1, size // 128)
-    # A dark line around a light one shows on any picture.
-    around = (x0 - pen, y0 - pen, x1 + pen, y1 + pen)
-    draw.rectangle(around, outline=(20, 20, 20), width=pen)
-    draw.rectangle((x0, y0, x1, y1), outline=(255, 255, 255), width=pen)
-  return image
 
 
 def write(
@@ -228,7 +177,9 @@ def write(
   # Splitting puts the tags at odd indices, which the template prints paler.
   environment.filters["tags"] = lambda text: re.split(r"(</?\w+>)", text)
   environment.filters["breaks"] = _breaks
-  environment.globals.update(resize=_resize, overlay=overlay, uri=_uri)
+  environment.globals.update(
+    resize=drawing.resize, seen=_seen, looked=_looked, uri=_uri
+  )
   source = pathlib.Path(__file__).with_name("report.html")
   page = environment.from_string(source.read_text("utf-8")).render(
     title=title,
@@ -240,7 +191,7 @@ def write(
     frame=curves.FRAME,
     examples=examples,
     samples=samples,
-    colours=_COLOURS,
+    colours=drawing.COLOURS,
     config=config,
   )
   # A model may emit half a surrogate pair, which UTF-8 cannot encode.
@@ -253,14 +204,30 @@ def _breaks(name: str) -> markupsafe.Markup:
   return markupsafe.Markup(re.sub("([/_])", r"\1<wbr>", text))
 
 
-def _resize(picture: np.ndarray, size: int) -> Image.Image:
-  """Resizes a picture so that its longer side has `size` pixels."""
-  if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-    raise ValueError(f"not uint8 RGB: {picture.dtype} {picture.shape}")
-  scale = size / max(picture.shape[:2])
-  method = Image.Resampling.LANCZOS if scale < 2 else Image.Resampling.NEAREST
-  shape = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-  return Image.fromarray(picture).resize(shape, method)
+def _seen(example: Example) -> Image.Image:
+  """Draws the pictures of a question."""
+  side = _BESIDE if len(example.pictures) > 1 else _ALONE
+  return drawing.strip([drawing.resize(x, side) for x in example.pictures])
+
+
+def _looked(example: Example, answer: Answer) -> Image.Image:
+  """Draws the attention of an answer on them, on one scale."""
+  side = _BESIDE if len(example.pictures) > 1 else _ALONE
+  scale = drawing.span(answer.heat)
+  return drawing.strip(
+    [
+      drawing.overlay(
+        picture,
+        heat,
+        size=side,
+        scale=scale,
+        region=() if number else example.region,
+      )
+      for number, (picture, heat) in enumerate(
+        zip(example.pictures, answer.heat, strict=True)
+      )
+    ]
+  )
 
 
 def _uri(image: Image.Image) -> str:

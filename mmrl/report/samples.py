@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 
 from mmrl.errors import UserError
-from mmrl.prompts import pictures
+from mmrl.prompts import parts
 from mmrl.prompts.processor import Processor
+from mmrl.report import drawing
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Answers, Reward
 
@@ -32,8 +33,8 @@ class Sample:
     right: all answers that are right; none where the data have none.
     rewards: values by name.
     total: their weighted sum.
-    image: first picture of the question, as `pictures.read` takes it; None if
-      there is none. It isn't written to `FILE`.
+    shown: parts of its messages that are pictures or videos. They aren't
+      written to `FILE`.
   """
 
   step: int
@@ -43,25 +44,29 @@ class Sample:
   right: Sequence[str]
   rewards: Mapping[str, float]
   total: float
-  image: Any = None
+  shown: Sequence[Mapping[str, Any]] = ()
 
   def row(self) -> dict[str, Any]:
     """Returns what is written to `FILE`."""
-    return {k: v for k, v in vars(self).items() if k != "image"}
+    return {k: v for k, v in vars(self).items() if k != "shown"}
 
   def picture(self) -> np.ndarray | None:
-    """Reads the picture, uint8 [height, width, 3], 512 pixels at most."""
-    if self.image is None:
+    """Draws what is shown, uint8 [height, width, 3]; None if that is nothing.
+
+    A single picture has at most 512 pixels a side; several, and frames of
+    videos, stand beside each other.
+    """
+    found = drawing.question(self.shown, self.name)
+    if found is None:
       return None
-    # A copy: it may be the data's own.
-    found = pictures.read(self.image, self.name).copy()
-    found.thumbnail((_SIDE, _SIDE))
+    if len(self.shown) == 1 and self.shown[0]["type"] == "image":
+      found.thumbnail((_SIDE, _SIDE))
     return np.asarray(found)
 
   def rewarded(self) -> str:
     """Formats the rewards in one line; "" for a run without any."""
-    parts = ", ".join(f"{k} {v:.3g}" for k, v in self.rewards.items())
-    return f"{self.total:.3g} ({parts})" if parts else ""
+    named = ", ".join(f"{k} {v:.3g}" for k, v in self.rewards.items())
+    return f"{self.total:.3g} ({named})" if named else ""
 
   def lines(self) -> list[str]:
     """Formats it for a terminal, shortened."""
@@ -136,7 +141,7 @@ def choose(
         if math.isfinite(v[i, 0])
       },
       total=float(totals[i, 0]),
-      image=(example.picture or {}).get("image"),
+      shown=parts.shown(example.messages, example.name),
     )
     for i, (example, text) in enumerate(
       zip(answers.examples[:count], texts, strict=True)
@@ -146,7 +151,7 @@ def choose(
 
 def parse(rows: Sequence[Mapping[str, Any]]) -> list[Sample]:
   """Reads rows of `FILE`, but for those that have been changed by hand."""
-  names = {field.name for field in dataclasses.fields(Sample)} - {"image"}
+  names = {field.name for field in dataclasses.fields(Sample)} - {"shown"}
   return [Sample(**row) for row in rows if row.keys() == names]
 
 

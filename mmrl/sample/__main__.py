@@ -2,8 +2,9 @@
 
 Answers one question about pictures and videos.
 
-With --attention=OUT.png it also draws the answer's attention on the pictures:
---token selects a token by its number from 0, "all", or the "mean" of all.
+With --attention=OUT.png it also draws question, answer, and the answer's
+attention on the pictures: --token selects a token by its number from 0, "all",
+or the "mean" of all.
 """
 
 import dataclasses
@@ -11,7 +12,12 @@ import dataclasses
 from absl import flags
 
 from mmrl import commands
-from mmrl.errors import UserError
+from mmrl.errors import UserError, tell
+
+_TINY = (
+  "the model is the tiny one: it knows easy-VQA's questions (what color is the"
+  " circle? is there a blue shape?) about a picture of one shape, no others"
+)
 
 
 def define_flags() -> None:
@@ -71,6 +77,8 @@ def main() -> None:
         f"expected --attention to be a picture file that can be written:"
         f" {error}"
       ) from error
+  if hub.is_tiny(model.config):
+    tell(_TINY)
 
 
 if __name__ == "__main__":

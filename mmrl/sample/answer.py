@@ -1,28 +1,34 @@
 """Answers about pictures and videos, with where each token looked."""
 
+import bisect
 from collections.abc import Sequence
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
 from jaxtyping import Float
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from mmrl import hub, models
 from mmrl.errors import UserError
-from mmrl.prompts import pictures
 from mmrl.prompts.packing import Encoded
-from mmrl.report.page import overlay
+from mmrl.prompts.pictures import Cut
+from mmrl.report import drawing
 from mmrl.rollouts import sampler
+from mmrl.strategies.ask import written
 from mmrl.types import Attention
 
 # Most frames of a video to draw, spread evenly over it.
 _FRAMES = 8
-_SIDE = 224
-# Layout of the sheet, pixels.
-_TITLE, _GAP, _WIDTH = 20, 8, 1000
+# Longer side of a picture: of one of several, and of a single one.
+_SIDE, _ALONE = 224, 448
+# Layout of the sheet, pixels: size of letters, and of a line; room of a strip's
+# label; gaps; most that strips side by side take; least width.
+_HEAD, _LINE, _LABEL, _GAP, _WIDTH, _LEAST = 18, 26, 34, 12, 1180, 640
+_KEY = "In colour: attention above the mean over all that is shown."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Answer:
   """An answer and the attention of each of its tokens.
 
   Attributes:
+    question: the texts of the conversation.
     text: the answer.
     tokens: text of each token, its end included.
     encoded: the question.
@@ -37,6 +44,7 @@ class Answer:
       answer tokens is left out, and the rest isn't renormalised.
   """
 
+  question: str
   text: str
   tokens: Sequence[str]
   encoded: Encoded
@@ -87,6 +95,7 @@ def answer(
   tokenizer = model.processor.tokenizer
   real = np.nonzero(prompt.mask[0])[0]
   return Answer(
+    question=written(messages),
     text=model.processor.decode(tokens, mask)[0],
     tokens=[tokenizer.decode([i]) for i in tokens[0, 0, :count]],
     encoded=encoded,
@@ -120,10 +129,11 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
 
 
 def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
-  """Draws an answer's attention over its pictures and video frames.
+  """Draws question, answer, and the answer's attention on what is shown.
 
-  There is one strip per drawn token. Heat in a strip has one scale, so frames
-  and pictures can be compared.
+  There is one strip of pictures and video frames per drawn token. Heat in a
+  strip has one scale, so frames and pictures can be compared. Letters are
+  Latin; the font draws others as boxes.
 
   Args:
     model: the model.
@@ -140,30 +150,75 @@ def draw(model: hub.Model, found: Answer, token: str) -> Image.Image:
       " --image or --video"
     )
   names, heats = _chosen(found, token)
-  visual = found.encoded.visual_index >= 0
-  strips = [_tiles(model, cuts, heat[visual]) for heat in heats]
+  seen = _seen(model, cuts)
+  side = _ALONE if len(heats) == len(seen) == 1 else _SIDE
+  strips = [
+    drawing.strip(
+      [
+        drawing.overlay(x, heat[at], size=side, scale=drawing.span(heat))
+        for x, at in seen
+      ]
+    )
+    for heat in heats[:, found.encoded.visual_index >= 0]
+  ]
   # Strips go side by side as far as they fit, each below its token's label.
-  height = max(tile.height for tile in strips[0]) + _TITLE + _GAP
-  width = sum(tile.width + _GAP for tile in strips[0]) + _GAP
+  width, height = strips[0].width + _GAP, strips[0].height + _LABEL + _GAP
   across = max(1, min(len(strips), _WIDTH // width))
   down = -(-len(strips) // across)
-  sheet = Image.new("RGB", (width * across, height * down), "white")
+  inner = max(width * across - _GAP, _LEAST)
+  head = [
+    (line, colour)
+    for text, colour in (
+      (f"Question: {found.question}", "black"),
+      (f"Answer: {found.text}", "#2458c5"),
+      (_KEY, "#5c6570"),
+    )
+    for line in _lines(text, inner)
+  ]
+  top = _GAP + _LINE * len(head)
+  size = inner + 2 * _GAP, top + height * down + _GAP
+  sheet = Image.new("RGB", size, "white")
   pen = ImageDraw.Draw(sheet)
+  for number, (line, colour) in enumerate(head):
+    pen.text((_GAP, _GAP + _LINE * number), line, colour, _font(_HEAD))
   for number, (name, strip) in enumerate(zip(names, strips, strict=True)):
-    x, y = number % across * width + _GAP, number // across * height
-    pen.text((x, y + 4), name, fill="black")
-    for tile in strip:
-      sheet.paste(tile, (x, y + _TITLE))
-      x += tile.width + _GAP
+    x, y = number % across * width + _GAP, number // across * height + top
+    (label, *_) = _lines(name, strip.width)
+    pen.text((x, y + _GAP // 2), label, "black", _font(_HEAD))
+    sheet.paste(strip, (x, y + _LABEL))
   return sheet
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+  return ImageFont.load_default(size)
+
+
+def _lines(text: str, width: int) -> list[str]:
+  """Breaks a text into lines, at spaces where there are some."""
+  rest, lines = " ".join(text.split()), []
+  while rest:
+    # Beginnings get wider with every letter: the longest that fits.
+    wide = functools.partial(_length, rest)
+    count = bisect.bisect(range(1, len(rest) + 1), width, key=wide) or 1
+    if count < len(rest) and " " in rest[: count + 1]:
+      count = rest.rindex(" ", 0, count + 1)
+    lines.append(rest[:count])
+    rest = rest[count:].lstrip()
+  return lines or [""]
+
+
+def _length(text: str, count: int) -> int:
+  """Returns the width of the beginning of a text, pixels rounded up."""
+  return math.ceil(_font(_HEAD).getlength(text[:count]))
 
 
 def _chosen(found: Answer, token: str):
   """Returns labels and attention of the tokens to draw."""
   heat = found.attention
-  labels = [f"{i}: {text!r}"[:30] for i, text in enumerate(found.tokens)]
+  labels = [f"{i}: {text!r}" for i, text in enumerate(found.tokens)]
   if token == "mean":
-    return ["mean"], heat.mean(0, keepdims=True)
+    return ["mean of all tokens"], heat.mean(0, keepdims=True)
   if token == "all":
     return labels, heat
   if not token.isdigit() or int(token) >= len(labels):
@@ -174,24 +229,19 @@ def _chosen(found: Answer, token: str):
   return labels[int(token) :][:1], heat[int(token) :][:1]
 
 
-def _tiles(model, cuts, heat: np.ndarray) -> list[Image.Image]:
-  """Draws `heat` over every picture, and over some frames of every video."""
-  processor, tower = model.processor, model.config.vision
-  merge, start, tiles = tower.spatial_merge_size, 0, []
-  top = max(float(heat.max()), 1e-12)
+def _seen(
+  model: hub.Model, cuts: Sequence[Cut]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns every picture, and some frames of every video.
+
+  Each is beside the numbers of its visual tokens, [rows, columns].
+  """
+  start = 0
+  found: list[tuple[np.ndarray, np.ndarray]] = []
   for cut in cuts:
-    frames, rows, columns = (
-      cut.grid[0],
-      cut.grid[1] // merge,
-      cut.grid[2] // merge,
-    )
-    count = frames * rows * columns
-    cells = heat[start : start + count].reshape(frames, rows, columns)
-    start += count
-    seen = pictures.pixels_of(cut, processor.picture, tower)
-    step = tower.temporal_patch_size
-    shown = np.linspace(0, frames - 1, min(frames, _FRAMES)).round()
-    for frame in shown.astype(int):
-      picture = seen[frame * step]
-      tiles.append(overlay(picture, cells[frame], size=_SIDE, top=top))
-  return tiles
+    shape = cut.cells(model.config.vision)
+    cells = start + np.arange(math.prod(shape)).reshape(shape)
+    start += cells.size
+    chosen, seen = drawing.views(cut, model.processor, _FRAMES)
+    found += zip(seen, cells[chosen], strict=True)
+  return found

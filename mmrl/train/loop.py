@@ -100,6 +100,7 @@ def train(
       config,
       run.benchmarks,
       **found,
+      processor=run.processor,
       skipped=run.record.skipped,
       wall_seconds=time.perf_counter() - began,
       compile_seconds=compilations.seconds,

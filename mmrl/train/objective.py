@@ -155,8 +155,8 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
       state = {"init": made.init, "update": made.update}
     settings = Settings(name, weight, reduction, placebo=kind, **state)
     if weight:
-      of: dict[str, Any] = {"spec": spec, "function": function, "options": options}
-      found.append(Resolved(**vars(settings), **of))
+      own: Any = {"spec": spec, "function": function, "options": options}
+      found.append(Resolved(**vars(settings), **own))
   if not found:
     raise UserError("config.losses: expected a term of non-zero weight")
   weight_lib.check(weights_of(found))

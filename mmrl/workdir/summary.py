@@ -16,8 +16,9 @@ from mmrl.benchmarks.contract import Benchmark
 from mmrl.benchmarks.results import Result, Results
 from mmrl.errors import UserError, say
 from mmrl.inspection import Finding
-from mmrl.prompts import pictures, regions
-from mmrl.report import curves, page
+from mmrl.prompts import parts, pictures, regions
+from mmrl.prompts.processor import Processor
+from mmrl.report import curves, drawing, page
 from mmrl.report.samples import Sample
 from mmrl.types import Box
 from mmrl.workdir import log as log_lib
@@ -32,6 +33,7 @@ def write(
   after: Results,
   *,
   best: Best | None = None,
+  processor: Processor,
   samples: Sequence[Sample] = (),
   skipped: Sequence[Finding],
   wall_seconds: float,
@@ -48,6 +50,7 @@ def write(
     benchmarks: of the run.
     before, after: their results.
     best: step of `config.checkpoint.best`; None if there is none.
+    processor: of the run.
     samples: sample completions of the last steps that have some.
     skipped: training questions that were left out.
     wall_seconds: of this start of the run.
@@ -83,7 +86,17 @@ def write(
   for action in (
     lambda: storage.write_text(workdir / "summary.json", text),
     lambda: _write_report(
-      workdir, config, benchmarks, before, after, best, samples, wall_seconds
+      workdir,
+      config,
+      {
+        name: _examples(benchmarks[name], before[name], after[name], processor)
+        for name in after
+      },
+      before,
+      after,
+      best,
+      samples,
+      wall_seconds,
     ),
   ):
     if not writing.attempt(action):
@@ -137,7 +150,7 @@ def _best_figure(
 
 
 def _write_report(
-  workdir, config, benchmarks, before, after, best, samples, wall_seconds
+  workdir, config, examples, before, after, best, samples, wall_seconds
 ) -> None:
   terms = ", ".join(
     f"{name} ({_weight(spec['weight'])})"
@@ -159,15 +172,7 @@ def _write_report(
     ],
     tables=tables,
     groups=curves.group(_rows(workdir, config, before, after), list(after)),
-    # Attention can only be drawn on a picture.
-    examples={
-      name: [
-        _example(benchmarks[name][one.index], one, two)
-        for one, two in zip(before[name].shown, after[name].shown, strict=True)
-        if benchmarks[name][one.index].picture
-      ]
-      for name in after
-    },
+    examples=examples,
     samples=[_completion(sample) for sample in samples],
     config=json.dumps(config.to_dict(), indent=2),
   )
@@ -238,21 +243,44 @@ def _completion(sample: Sample) -> page.Completion:
   )
 
 
-def _example(example, before, after) -> page.Example:
-  part = example.picture
-  picture = pictures.read(part["image"], example.name)
+def _examples(
+  benchmark: Benchmark, before: Result, after: Result, processor: Processor
+) -> list[page.Example]:
+  """Sets the answers to the same questions beside each other."""
+  return [
+    _example(benchmark[one.index], one, two, processor)
+    for one, two in zip(before.shown, after.shown, strict=True)
+  ]
 
+
+def _example(example, before, after, processor: Processor) -> page.Example:
+  """Sets two answers to a question beside each other.
+
+  Their attention is that on the first picture or video.
+  """
   boxes: list[Box] = []
-  if "region" in part:
-    grid = np.shape(before.heat)
-    boxes = regions.read(part["region"]).in_pixels(picture.size, grid)
+  chosen: list[int] = []
+  seen: list[np.ndarray] = []
+  shown = parts.shown(example.messages, example.name)
+  if shown and shown[0]["type"] == "image":
+    source = parts.source(shown[0], example.name)
+    picture = pictures.read(source, example.name)
+    chosen, seen = [0], [np.asarray(picture)]
+    if "region" in shown[0]:
+      grid = np.shape(before.heat)[-2:]
+      boxes = regions.read(shown[0]["region"]).in_pixels(picture.size, grid)
+  elif shown:
+    encoded = processor.encode(example.messages, example.name)
+    chosen, seen = drawing.views(encoded.cuts[0], processor)
 
-  def answer(shown) -> page.Answer:
-    heat = np.asarray(shown.heat, np.float32)
-    return page.Answer(shown.text, shown.scores, heat, shown.region)
+  def answer(one) -> page.Answer:
+    heat = np.zeros((0, 1, 1), np.float32)
+    if chosen:
+      heat = np.asarray(one.heat, np.float32)[chosen]
+    return page.Answer(one.text, one.scores, heat, one.region)
 
   return page.Example(
-    picture=np.asarray(picture),
+    pictures=seen,
     question=example.question,
     gold=" or ".join(example.right),
     region=boxes,

@@ -84,7 +84,7 @@ def test_shown_answers_are_spread_and_have_heat(result):
     assert set(shown.scores) == {"accuracy", "format"}
     assert 0 < shown.region < 1
     heat = np.array(shown.heat)
-    assert heat.shape == (4, 4) and (heat >= 0).all() and heat.sum() <= 1
+    assert heat.shape == (1, 4, 4) and (heat >= 0).all() and heat.sum() <= 1
 
 
 class Pairs:

@@ -179,7 +179,7 @@ def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
   sizes = {"batch_size": 1, "answer_length": 10}
   ((samples, _),) = data.in_order(source, processor, indices=[0], **sizes)
   assert samples.shrunk == 1
-  rows, columns = samples.grids[0]
+  _, rows, columns = samples.grids[0]
   factor = processor.config.vision.patch_size * 2
   assert rows * columns * factor**2 <= processor.picture.max_pixels
 
@@ -203,7 +203,7 @@ def test_an_answer_that_no_rollout_could_give(processor, tmp_path):
 
 
 def test_videos_and_pictures_are_packed_by_group(processor, tmp_path):
-  """Four questions, two to a row; the first video has no grid."""
+  """Four questions, two to a row; a video has two frames of patches."""
   frames = []
   for i in range(4):
     Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
@@ -226,7 +226,8 @@ def test_videos_and_pictures_are_packed_by_group(processor, tmp_path):
   samples = next(iterator)
   which = [int(name.rpartition(":")[2]) - 1 for name in names(samples)]
   cells = (32 // processor.config.vision.cell_size,) * 2
-  assert samples.grids == [[None, cells, None, cells][i] for i in which]
+  grids = [(2, *cells), (1, *cells), None, (1, *cells)]
+  assert samples.grids == [grids[i] for i in which]
   per_picture = cells[0] * cells[1]
   frames = 4 // processor.config.vision.temporal_patch_size
   tokens = [frames, frames + 1, 0, 1]

@@ -5,7 +5,6 @@ import html.parser
 import pathlib
 import re
 
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -21,11 +20,11 @@ def make_example(**changes) -> page_lib.Example:
   answer = page_lib.Answer(
     text="<think>blue circle</think><answer>yes</answer>",
     scores={"accuracy": 1.0, "part": 0.25},
-    heat=np.ones((4, 4)),
+    heat=np.ones((1, 4, 4)),
     region_share=0.25,
   )
   example = page_lib.Example(
-    picture=np.full((64, 64, 3), 200, np.uint8),
+    pictures=[np.full((64, 64, 3), 200, np.uint8)],
     question="is there a circle?",
     gold="yes",
     region=[(8, 8, 24, 24)],
@@ -99,6 +98,41 @@ def test_samples_from_training(tmp_path):
   assert page.count("Right answer") == page.count("Reward <b>0.925</b>") == 1
   assert page.count("(no text)") == 1
   assert "Samples" not in write(tmp_path / "none.html")
+
+
+def test_a_sample_of_several_pictures_is_wide(tmp_path):
+  one = page_lib.Completion(
+    step=20,
+    picture=np.full((64, 200, 3), 200, np.uint8),
+    question="what happens?",
+    gold="",
+    text="a",
+    scores={},
+    total=0.0,
+  )
+  page = write(tmp_path / "one.html", samples=[one], examples={})
+  assert page.count("<img") == 1 and page.count('class="sample bare"') == 1
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_questions_without_a_picture_and_about_a_video(tmp_path, count):
+  """Their texts are there; attention is on the frames of a video."""
+  example = make_example(
+    pictures=[np.full((64, 64, 3), 50 * i, np.uint8) for i in range(count)],
+    region=(),
+  )
+  before, after = (
+    dataclasses.replace(one, heat=np.eye(4)[None].repeat(count, 0))
+    for one in (example.before, example.after)
+  )
+  example = dataclasses.replace(example, before=before, after=after)
+  page = write(tmp_path / "report.html", examples={"test": [example]})
+  assert page.count("<img") == (3 if count else 0)
+  assert page.count("is there a circle?") == 1
+  assert page.count("blue circle") == 2 and page.count("Right answer") == 1
+  assert ("Visual attention" in page) == (count > 0)
+  (kind,) = re.findall(r'<div class="three ?(\w*)">', page)
+  assert kind == ("rows" if count else "bare")
 
 
 def test_every_text_is_escaped(tmp_path):
@@ -272,62 +306,3 @@ def test_failure_leaves_the_old_report(tmp_path, monkeypatch):
     write(path)
   assert path.read_text() == "old"
   assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("tone", [0, 128, 255])
-def test_overlay_changes_most_where_heat_is(tone):
-  picture = np.full((64, 64, 3), tone, np.uint8)
-  heat = np.zeros((8, 8))
-  heat[2, 5] = 7.0
-  image, large = (
-    np.asarray(page_lib.overlay(picture, heat * scale, size=256), np.int64)
-    for scale in (1e-6, 1e6)
-  )
-  # The heat's scale says nothing.
-  assert np.abs(image - large).max() <= 1
-  change = np.abs(image - tone).sum(-1)
-  cells = change.reshape(8, 32, 8, 32).mean((1, 3))
-  assert np.unravel_index(cells.argmax(), cells.shape) == (2, 5)
-  assert not cells[5:].any()
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (40, 64), (1000, 700), (1, 300)])
-def test_overlay_without_heat_is_the_picture(shape):
-  picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-  nothing = page_lib.overlay(picture, np.zeros((3, 5)))
-  negative = page_lib.overlay(picture, np.full((3, 5), -1.0))
-  broken = page_lib.overlay(picture, np.full((3, 5), NAN))
-  assert max(nothing.size) == 256
-  assert nothing.tobytes() == negative.tobytes() == broken.tobytes()
-  if shape == (64, 64):
-    crisp = picture.repeat(4, axis=0).repeat(4, axis=1)
-    assert np.array_equal(np.asarray(nothing), crisp)
-
-
-@pytest.mark.parametrize(
-  "region", [(16, 16, 48, 32), (0, 0, 64, 64), (-9, 50, 90, 99), (80, 1, 99, 2)]
-)
-def test_overlay_outlines_the_region(region):
-  picture = np.full((64, 64, 3), 90, np.uint8)
-  image = page_lib.overlay(picture, np.zeros((2, 2)), region=[region])
-  pixels = np.asarray(image)
-  assert (pixels == 255).any()
-  if region[0] == 16:
-    rows, columns = np.where(pixels[..., 0] == 255)
-    assert (rows.min(), rows.max()) == (64, 128)
-    assert (columns.min(), columns.max()) == (64, 192)
-
-
-@pytest.mark.parametrize(
-  ("picture", "heat"),
-  [
-    (np.zeros((8, 8, 4), np.uint8), np.ones((2, 2))),
-    (np.zeros((8, 8, 3), np.float32), np.ones((2, 2))),
-    (np.zeros((8, 8, 3), np.uint8), np.ones(4)),
-    (np.zeros((8, 8, 3), np.uint8), np.ones((0, 2))),
-  ],
-)
-def test_overlay_refuses_other_shapes(picture, heat):
-  # In tests the annotations refuse first, with a type error.
-  with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
-    page_lib.overlay(picture, heat)

@@ -136,6 +136,10 @@ def test_lines_that_are_not_replaced_yet_are_not_doubled(tmp_path):
   ]
 
 
+def shown(picture):
+  return {"type": "image", "image": picture}
+
+
 def make_sample(step, **changes):
   return samples.Sample(
     **{
@@ -146,7 +150,7 @@ def make_sample(step, **changes):
       "right": ["2", "two"],
       "rewards": {"accuracy": 0.25},
       "total": 0.125,
-      "image": Image.new("RGB", (2048, 1024), "red"),
+      "shown": [shown(Image.new("RGB", (2048, 1024), "red"))],
       **changes,
     }
   )
@@ -167,15 +171,15 @@ def test_samples_of_later_steps_are_dropped(tmp_path):
   rows = log_lib.read(tmp_path, samples.FILE)
   assert [row["step"] for row in rows] == [1, 1, 2]
   assert rows[-1]["answer"] == "anew"
-  assert samples.parse(rows)[0] == make_sample(1, image=None)
+  assert samples.parse(rows)[0] == make_sample(1, shown=())
 
 
 def test_a_sample_in_tensorboard(tmp_path):
   """As it is, whatever Markdown would make of it, and its picture smaller."""
   picture = Image.new("RGB", (2048, 1024), "red")
   log = make_log(tmp_path, step=0)
-  log.write_samples(1, [make_sample(1, image=picture)])
-  log.write_samples(2, [make_sample(2, image=None, right=[], rewards={})])
+  log.write_samples(1, [make_sample(1, shown=[shown(picture)])])
+  log.write_samples(2, [make_sample(2, shown=(), right=[], rewards={})])
   log.close()
   _, _, first, second = events(tmp_path)
   text, image = first.summary.value

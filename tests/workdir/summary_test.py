@@ -1,13 +1,19 @@
 """What a run leaves of its evaluations."""
 
+import functools
 import json
 
+import numpy as np
 import pytest
+from small_models import clip, picture, user
 
 from mmrl import config as config_lib
 from mmrl.benchmarks import results, runner
 from mmrl.benchmarks.intervals import Estimate
+from mmrl.data import Example
+from mmrl.hub import config_json, directory
 from mmrl.inspection import Finding
+from mmrl.prompts.processor import Processor
 from mmrl.workdir import summary
 
 
@@ -17,8 +23,14 @@ def result(value: float) -> results.Result:
     items=8,
     numbers={name: Estimate(value, value / 2, 1.0) for name in names},
     baseline={"accuracy": Estimate(0.25, 0.0, 0.5)},
-    shown=[results.Shown(3, "a", {"accuracy": 1.0}, [[0.5, 0.25]], None)],
+    shown=[results.Shown(3, "a", {"accuracy": 1.0}, [[[0.5, 0.25]]], None)],
   )
+
+
+@functools.cache
+def processor():
+  path = directory.tiny_path()
+  return Processor.load(path, config_json.read(path))
 
 
 def write(path, rows, benchmarks, before, after):
@@ -34,6 +46,7 @@ def write(path, rows, benchmarks, before, after):
     benchmarks,
     before,
     after,
+    processor=processor(),
     skipped=[Finding(3, "a:4", fault="broken")],
     wall_seconds=2.0,
     compile_seconds=1.0,
@@ -100,3 +113,43 @@ def test_a_run_without_benchmarks(tmp_path):
   found, page = write(tmp_path, [{"step": 1, "loss/total": 1.0}], {}, {}, {})
   assert found["benchmarks"] == {}
   assert "Before and after" not in page and "loss/<wbr>total" in page
+
+
+def shown(index, heat):
+  return results.Shown(index, "a", {"accuracy": 1.0}, heat, None)
+
+
+class Asked(list):
+  """A benchmark of these questions, graded already."""
+
+  def grade(self, *_):
+    raise NotImplementedError
+
+  summarise = baseline = grade
+
+
+def test_questions_of_all_kinds_are_in_the_report(tmp_path):
+  """With a picture, a video, or neither."""
+  video = clip(12, 64, 64, fps=2.0)
+  questions = [
+    Example("a:1", "of a text?", user("of a text?"), "1"),
+    Example("a:2", "of a video?", user(video, "of a video?"), "2"),
+    Example("a:3", "of a picture?", user(picture(64, 64), "q"), "3"),
+  ]
+  heats = [[], np.ones((6, 4, 4)).tolist(), np.ones((1, 4, 4)).tolist()]
+  answers = [shown(i, heat) for i, heat in enumerate(heats)]
+  one = {"test": results.Result(3, {}, {}, answers)}
+  _, page = write(tmp_path, [], {"test": Asked(questions)}, one, one)
+  for question in questions:
+    assert page.count(f"<h3>{question.question}</h3>") == 1
+  assert page.count("<img") == 6
+  drawn = [
+    summary._example(question, two, two, processor())
+    for question, two in zip(questions, answers, strict=True)
+  ]
+  assert [len(example.pictures) for example in drawn] == [0, 4, 1]
+  # The first frames of the first and the last patch, as the model sees them.
+  for place, frame in ((0, 0), (-1, 10)):
+    found = drawn[1].pictures[place].astype(int)
+    assert np.abs(found - video["video"][frame]).max() <= 1
+  assert drawn[1].before.heat.shape == (4, 4, 4)
