@@ -9,7 +9,9 @@ are:
 
 j runs over the terms with a share. Norms are measured every
 `config.shares.every` steps, before the last update of a batch, on its first
-prompts, and averaged X
+prompts, and averaged over the last `over` measurements: a running mean whose
+rate is 1 / over at least. Those in which a norm is 0 are left out. Until the
+first one the weight is 0. A weight has no gradient.
 """
 
 from collections.abc import Iterable, Mapping

@@ -37,7 +37,7 @@ def write(path, rows, benchmarks, before, after):
   """Writes both; returns the content of summary.json and the page."""
   config = config_lib.get_config()
   config.train.steps = 4
-  config.losses.kl.weight = {"share": 0.25}
+  config.losses.kl = config.losses.kl.to_dict() | {"weight": {"share": 0.25}}
   lines = "".join(json.dumps(row) + "\n" for row in rows)
   (path / "metrics.jsonl").write_text(lines)
   found = summary.write(
