@@ -55,6 +55,8 @@ setuptools.setup(
     "math": ["math-verify[antlr4-13-2]>=0.8"],
     "rouge": ["rouge-score>=0.1.2"],
     "meteor": ["nltk>=3.9"],
+    # What models behind an OpenAI-compatible address are asked with.
+    "judge": ["openai>=1.40"],
     "test": [
       "beartype>=0.22",
       "easy-vqa==1.0",

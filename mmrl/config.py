@@ -50,7 +50,9 @@ def get_config() -> ml_collections.ConfigDict:
       # Models by name; a function that names `params_NAME` reads model NAME.
       # `policy` is trained. The others are specs of `mmrl.train.models`:
       # Directory (with a mesh of its own, or the run's), Initial (the policy at
-      # step 0) and Average (a moving average of the policy).
+      # step 0) and Average (a moving average of the policy); or of
+      # `mmrl.strategies.asking`, for rewards that name `ask_NAME`: Endpoint (an
+      # OpenAI-compatible address, from the environment) and LocalModel.
       "models": {
         # The one that is trained.
         "policy": {

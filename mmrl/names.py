@@ -42,6 +42,9 @@ NAMES = {
   "text": Name("P lists of G", "the answers, as written", (TEXTS,)),
   "answer": Name("P", "a right answer to each question", (TEXTS,)),
   "example": Name("P", "the questions (`mmrl.data.Example`)", (TEXTS,)),
+  "ask_MODEL": Name(
+    *("function", "conversations to replies of a model", (TEXTS,)), "models"
+  ),
   "length": Name("P G", "number of an answer's tokens", (TEXTS, *_ALL)),
   "ended": Name(
     *("P G", "whether an answer has its end of sequence", (TEXTS, *_ALL)),

@@ -111,6 +111,7 @@ class Reader:
       kind=_word(row["kind"], "kind") if "kind" in row else "all",
       answers=_answers(row["answers"]) if "answers" in row else (),
       other=other,
+      extra={"facts": _facts(row["facts"])} if "facts" in row else {},
     )
     if "region" in row:
       _mark(example.picture, row["region"])
@@ -276,6 +277,23 @@ def _answers(values: Any) -> tuple[str, ...]:
       f" {values!r:.80}"
     )
   return tuple(values)
+
+
+def _facts(values: Any) -> tuple[str, ...]:
+  """Checks visual facts, which are named once each."""
+  if not isinstance(values, list) or not all(
+    isinstance(text, str) and text.strip() for text in values
+  ):
+    raise UserError(
+      "expected 'facts' as a list of sentences that aren't empty, found"
+      f" {values!r:.80}"
+    )
+  if not values:
+    raise UserError(
+      "expected 'facts' with at least one sentence, found an empty list; leave"
+      " the key out where there is none"
+    )
+  return tuple(dict.fromkeys(text.strip() for text in values))
 
 
 def _mark(picture: dict | None, region: Any) -> None:

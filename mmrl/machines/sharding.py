@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -230,6 +231,22 @@ class Layout:
         return function(*args)
 
     return jax.jit(traced, **options)
+
+
+def check_heads(where: str, model: Any, layout: Layout) -> None:
+  """Checks that a mesh's axis `tensor` divides the heads of a `ModelConfig`.
+
+  Raises:
+    UserError: naming the field of the config.
+  """
+  tensor = layout.mesh.shape["tensor"]
+  for name in ("num_attention_heads", "num_key_value_heads"):
+    heads = getattr(model.text, name)
+    if heads % tensor:
+      raise UserError(
+        f"{where}.mesh.tensor: expected a divisor of the model's {name},"
+        f" {heads}, found {tensor}"
+      )
 
 
 def on_one(device: jax.Device, parts: int = 1) -> Layout:

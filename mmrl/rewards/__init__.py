@@ -33,6 +33,12 @@ that are equal to them:
 from mmrl.rewards.answer import answer_format, exact_answer
 from mmrl.rewards.boxes import box_iou
 from mmrl.rewards.choices import choice
+from mmrl.rewards.facts.lines import (
+  first_math_answer,
+  lined_format,
+  repeated_ngrams,
+)
+from mmrl.rewards.facts.stated import judged_facts, judged_share, stated_facts
 from mmrl.rewards.kinds import accuracy
 from mmrl.rewards.length import length_window, soft_overlong
 from mmrl.rewards.lenient import lenient_answer
@@ -60,16 +66,22 @@ __all__ = [
   "choice",
   "closeness",
   "exact_answer",
+  "first_math_answer",
+  "judged_facts",
+  "judged_share",
   "length_window",
   "lenient_answer",
+  "lined_format",
   "math_answer",
   "meteor",
   "number",
   "refocus_gain",
   "region_attention",
+  "repeated_ngrams",
   "rouge",
   "sink_suppression",
   "soft_overlong",
+  "stated_facts",
   "target_attention",
   "visual_evenness",
   "word_error_rate",

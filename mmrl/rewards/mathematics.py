@@ -53,11 +53,18 @@ def _parse(text: str) -> list:
   return _library().parse(text, parsing_timeout=_seconds())
 
 
-def same(given: str, right: str) -> bool:
-  """Tells whether two expressions are equal."""
+def same(given: str, right: str, *, longest: int | None = _LONGEST) -> bool:
+  """Tells whether two expressions are equal.
+
+  Args:
+    given: one that has more than `longest` characters is wrong.
+    right: of any length.
+    longest: None for no bound.
+  """
   if lenient.same(given, right):
     return True
-  if len(given) > _LONGEST or "".join(right.split()).isalpha():
+  too_long = longest is not None and len(given) > longest
+  if too_long or "".join(right.split()).isalpha():
     return False
   # Its warnings, where they are errors, would be taken as answers that differ.
   with warnings.catch_warnings():

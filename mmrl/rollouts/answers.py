@@ -151,6 +151,7 @@ def grade(
   rewards: Sequence[Reward],
   processor: Processor,
   layout: Layout,
+  given: Mapping[str, Any] | None = None,
 ) -> Answers:
   """Grades answers by the rewards that read texts, each called once.
 
@@ -161,6 +162,7 @@ def grade(
     rewards: of the run; those that read arrays are left out.
     processor: decodes the answers.
     layout: of the batch.
+    given: what else rewards may name, such as models to ask.
 
   Raises:
     UserError: if a reward raises, or returns another shape or anything that
@@ -178,7 +180,7 @@ def grade(
     [texts[p * group : (p + 1) * group] for p in range(len(answers.examples))],
     mask.sum(-1),
     layout.local(answers.batch.fields["ended"])[:, known:],
-  )
+  ) | dict(given or {})
   parts = {}
   for reward in graded:
     nan = is_measure(reward, rewards)
@@ -214,7 +216,7 @@ def score(
   values = _score(bound, context, nan)
   for rank in range(max(len(example.also) for example in examples)):
     rows = [p for p, e in enumerate(examples) if len(e.also) > rank]
-    others = text_context(
+    others = context | text_context(
       [
         dataclasses.replace(examples[p], answer=examples[p].also[rank])
         for p in rows
@@ -261,7 +263,7 @@ def _place(
       if time.monotonic() > end:
         return ""
       one = slice(p, p + 1), slice(g, g + 1)
-      alone = text_context(
+      alone = context | text_context(
         context["example"][p : p + 1],
         [[group[g]]],
         context["length"][one],

@@ -60,6 +60,7 @@ def collect(
     rewards=run.method.rewards,
     processor=run.processor,
     layout=run.layout,
+    given={f"ask_{name}": one for name, one in run.asked.items()},
   )
   request = Request(state, samples, key, more, grade)
   answers, values = run.source.collect(request)
@@ -72,6 +73,8 @@ def collect(
   if step == 1:
     answers_lib.print_hints(run.method.rewards, answers, run.processor)
   values |= _reward_metrics(run, answers, batch, step)
+  for one in run.asked.values():
+    values |= processes.mean(one.end_step())
   batch, chosen = _choose(run, answers, batch)
   values |= chosen
   rewarded = time.perf_counter()

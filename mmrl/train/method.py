@@ -26,6 +26,7 @@ from mmrl.names import SCORES
 from mmrl.rollouts import answers
 from mmrl.rollouts.answers import Reward, reads_texts
 from mmrl.rollouts.source import Source
+from mmrl.train import models as models_lib
 from mmrl.train import objective
 from mmrl.train.models import Initial, Model
 from mmrl.train.objective import Term
@@ -165,6 +166,8 @@ def bind(
     found = names.given(slot) + names.allowed(slot, fields)
     if slot in names.NAMES["params_MODEL"].slots:
       found += of_models
+    if slot == names.TEXTS:
+      found += [f"ask_{name}" for name in models_lib.asked(config)]
     if not slots.advantage:
       found = [name for name in found if name != "advantages"]
     return found
@@ -282,7 +285,7 @@ def _choose_probes(
   remedies = {
     name: f"add a model {name.split('_', 1)[1]!r} to config.models"
     for name in read
-    if name.startswith(("params_", "scorer_"))
+    if name.startswith(("params_", "scorer_", "ask_"))
   }
   for probe in probes.__all__:
     function = getattr(probes, probe)

@@ -2,7 +2,8 @@
 
 An entry of `config.models` is a spec of one of the classes here: where the
 model's parameters come from. A function that names `params_NAME` reads the
-model NAME; nothing else knows what it is for.
+model NAME; nothing else knows what it is for. Those of `strategies.asking` are
+asked for texts instead, by functions that name `ask_NAME`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,15 +19,16 @@ from mmrl import build, console, errors, hub
 from mmrl.errors import UserError
 from mmrl.hub import adapters, alike, config_json, directory, weights
 from mmrl.machines import sharding
-from mmrl.machines.sharding import Layout
+from mmrl.machines.sharding import Layout, check_heads
 from mmrl.models import config as architecture_lib
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
+from mmrl.strategies.asking import Asked, Endpoint, LocalModel
 from mmrl.train.state import Beginning, State
 from mmrl.types import PyTree
 
-__all__ = ["Average", "Directory", "Initial"]
+__all__ = ["Average", "Directory", "Endpoint", "Initial", "LocalModel"]
 POLICY = "policy"
 Type = Literal["float32", "bfloat16"]
 
@@ -108,6 +110,12 @@ def read_sources(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return found
 
 
+def asked(config: ml_collections.ConfigDict) -> dict[str, Asked]:
+  """Reads the sources of the models that are asked for texts."""
+  found = read_sources(config).items()
+  return {name: one for name, one in found if isinstance(one, Asked)}
+
+
 def read_architectures(
   config: ml_collections.ConfigDict,
   read: Callable[[str], ModelConfig] | None = None,
@@ -145,6 +153,8 @@ def bind(
   """
   found = {}
   for name, source in read_sources(config).items():
+    if isinstance(source, Asked):
+      continue
     if not isinstance(source, Directory):
       found[name] = Model(source, policy, layout)
       continue
@@ -165,22 +175,6 @@ def bind(
     architecture = dataclasses.replace(architecture, dtype=source.dtype)
     found[name] = Model(source, architecture, own)
   return found
-
-
-def check_heads(where: str, model: ModelConfig, layout: Layout) -> None:
-  """Checks that a mesh's axis `tensor` divides a model's heads.
-
-  Raises:
-    UserError: naming the field of the config.
-  """
-  tensor = layout.mesh.shape["tensor"]
-  for name in ("num_attention_heads", "num_key_value_heads"):
-    heads = getattr(model.text, name)
-    if heads % tensor:
-      raise UserError(
-        f"{where}.mesh.tensor: expected a divisor of the model's {name},"
-        f" {heads}, found {tensor}"
-      )
 
 
 @console.doing("reading weights of other models")

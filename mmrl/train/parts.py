@@ -16,11 +16,12 @@ from mmrl.benchmarks import greedy, runner
 from mmrl.config import ROLLOUT_SIZES
 from mmrl.errors import UserError
 from mmrl.losses import weight
-from mmrl.machines.sharding import Layout
+from mmrl.machines.sharding import Layout, check_heads
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.probes.scores import Scorer
 from mmrl.rollouts.source import Setup, Source
+from mmrl.strategies.asking import Asker
 from mmrl.train import method as method_lib
 from mmrl.train import models as models_lib
 from mmrl.train import objective
@@ -43,6 +44,7 @@ class Parts:
     scorer: scores answers.
     source: where answers come from.
     method: functions of the slots.
+    asked: models that rewards ask for texts, by name.
     programs: compiled functions.
     answer: jitted function that answers greedily, for evaluation.
     optimizer: the optax transformation.
@@ -57,6 +59,7 @@ class Parts:
   scorer: Scorer
   source: Source
   method: Method
+  asked: Mapping[str, Asker]
   programs: Programs
   answer: Any
   optimizer: Any
@@ -162,6 +165,7 @@ def build_parts(
     scorer=scorer,
     source=source,
     method=method,
+    asked=_asked(config, method, layout),
     programs=_programs(config, scorer, method, optimizer, layout),
     answer=greedy.make_answer(scorer, config.rollout.length, layout),
     optimizer=optimizer,
@@ -170,6 +174,26 @@ def build_parts(
     pack=_pack(config, layout, source, method),
     layout=layout,
   )
+
+
+def _asked(
+  config: ml_collections.ConfigDict, method: Method, layout: Layout
+) -> dict[str, Asker]:
+  """Makes what asks the models that rewards ask; none of them is opened yet.
+
+  Raises:
+    UserError: if no reward asks one of them.
+  """
+  read = {name for one in method.rewards for name in one.bound.needs}
+  found = {}
+  for name, source in models_lib.asked(config).items():
+    if f"ask_{name}" not in read:
+      raise UserError(
+        f"config.models.{name}: expected a reward that reads ask_{name}, found"
+        " none; take the model out, or add one"
+      )
+    found[name] = Asker(name, source, list(layout.mesh.devices.flat))
+  return found
 
 
 def _check_adapter(frozen: Mapping[str, Any]) -> None:
@@ -352,7 +376,7 @@ def _check_sizes(
       f" train.accumulate{on} = {parts} x {config.train.accumulate}"
       f"{f' x {shards}' if on else ''}, found {prompts}"
     )
-  models_lib.check_heads("config", model, layout)
+  check_heads("config", model, layout)
   for field in ("answers", "length"):
     if config.rollout[field] < 1:
       raise UserError(

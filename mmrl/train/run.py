@@ -113,6 +113,8 @@ def build_run(
     config, prepared.processor, prepared.layout.parameter
   )
   prepared.source.open(source, policy.processor)
+  for one in prepared.asked.values():
+    one.open()
   return Run(
     **vars(prepared) | {"train_source": source},
     record=record,
@@ -165,12 +167,7 @@ def prepare(
 
 
 def limits(prepared: Prepared, *, learns: bool) -> inspection.Limits:
-  """Returns the largest sizes that a question may have.
-
-  Args:
-    prepared: the run.
-    learns: whether texts to learn are read of the questions.
-  """
+  """Returns the largest sizes of a question, and of its texts if it learns."""
   sizes = prepared.config.data
   return inspection.Limits(
     tokens=max(sizes.lengths, default=0),

@@ -12,6 +12,7 @@ USED = {
   "kind": "group of questions",
   "region": "boxes in the first picture",
   "focus_area": "visual tokens of the first picture, as SAYO has them",
+  "facts": "list of visual facts, a sentence each",
   "rejected_images": "pictures that a pair has in the place of its own",
 }
 UNUSED = ()
@@ -26,6 +27,7 @@ MEANT = {
   **dict.fromkeys(("response", "responses", "completions"), "answers"),
   **dict.fromkeys(("category", "problem_type", "type", "group"), "kind"),
   **dict.fromkeys(("bbox", "box"), "region"),
+  **dict.fromkeys(("fact", "visual_facts", "visual_key_info"), "facts"),
   **dict.fromkeys(("rejected_image", "images_rejected"), "rejected_images"),
 }
 

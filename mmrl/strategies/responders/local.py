@@ -10,6 +10,7 @@ import numpy as np
 
 from mmrl import hub
 from mmrl.errors import UserError
+from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.rollouts import sampler
 from mmrl.strategies.ask import Reply, Request
@@ -169,6 +170,7 @@ def local_model(
   temperature: float = 0.0,
   top_k: int = 0,
   top_p: float = 1.0,
+  layout: Layout | None = None,
   **batching,
 ) -> Local:
   """Makes a model answer requests by sampling, as `sampler.rollout` does.
@@ -181,6 +183,7 @@ def local_model(
     temperature: 0 is greedy.
     top_k: see `sampling.sample`.
     top_p: see `sampling.sample`.
+    layout: of the parameters, where they are sharded; prompts are then, too.
     **batching: seed, batch, in_flight, lengths and patches; see `Local`.
 
   Raises:
@@ -192,7 +195,11 @@ def local_model(
     "top_k": top_k,
     "top_p": top_p,
   }
-  decode = functools.partial(_sample, model.params, model.config)
+
+  def decode(prompt, keys, **options):
+    prompt = layout.put(prompt) if layout else prompt
+    return _sample(model.params, model.config, prompt, keys, **options)
+
   return Local(model.processor, decode, options, check_sampling, **batching)
 
 

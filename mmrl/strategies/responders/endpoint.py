@@ -1,0 +1,211 @@
+"""A model behind an OpenAI-compatible address that answers requests.
+
+`pip install -e '.[judge]'` brings the client. Address and key come from the
+environment, so that they are in no config and no log.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+import concurrent.futures
+import os
+from typing import Any
+import urllib.parse
+
+from mmrl.errors import UserError, not_installed, tell
+from mmrl.strategies.ask import Reply, Request
+
+# Seconds in which a server must take a connection.
+_CONNECT = 5.0
+# Statuses of requests that would fail again: no such model, a wrong key, ...
+_FINAL = frozenset((400, 401, 403, 404, 405, 413, 422))
+
+
+def library() -> Any:
+  """Imports the client."""
+  try:
+    import openai
+  except ImportError as error:
+    raise not_installed("the package openai", "judge") from error
+  return openai
+
+
+def shown_address(address: str) -> str:
+  """Returns an address without what may be secret in it."""
+  parts = urllib.parse.urlsplit(address)
+  host = parts.netloc.rpartition("@")[2]
+  return f"{parts.scheme}://{host}{parts.path}"
+
+
+class Endpoint:
+  """Answers requests by a server's chat completions, side by side.
+
+  A request may set `length`, `temperature` and `top_p` for itself. Only texts
+  are sent.
+
+  Attributes:
+    in_flight: most requests of a call, all of which are under way at a time.
+    address: the server's, as it may be shown.
+  """
+
+  def __init__(
+    self,
+    model: str,
+    *,
+    address: str,
+    key: str = "",
+    in_flight: int = 64,
+    timeout: float = 60.0,
+    length: int = 512,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+  ):
+    """Takes where to ask; nothing is sent yet.
+
+    Args:
+      model: its name on the server.
+      address: such as http://127.0.0.1:8000/v1.
+      key: of the server; some want none.
+      in_flight: see the class.
+      timeout: seconds that a request may take, whatever the server does.
+      length: most tokens of a reply.
+      temperature: 0 is greedy.
+      top_p: share of the probability that is kept.
+
+    Raises:
+      UserError: if the address is none, a number is out of range, or the
+        client isn't installed.
+    """
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+      raise UserError(
+        "expected the address of a server, such as http://127.0.0.1:8000/v1,"
+        f" found {shown_address(address)!r:.80}"
+      )
+    for name, value in {"timeout": timeout, "in_flight": in_flight}.items():
+      if not value > 0:
+        raise UserError(f"expected {name} above 0, found {value}")
+    library()
+    self.in_flight, self.address = in_flight, shown_address(address)
+    self._model, self._secret = model, (address, key)
+    self._timeout, self._silent = timeout, False
+    self._options = {
+      "length": length,
+      "temperature": temperature,
+      "top_p": top_p,
+    }
+
+  def __call__(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+    """Answers requests; see `Responder`."""
+    # In a thread of its own: a notebook's has a loop of events already.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      found = pool.submit(asyncio.run, self._all(requests)).result()
+    away = [one for one in found if isinstance(one, ConnectionError)]
+    if away and len(away) == len(found) and not self._silent:
+      tell(f"{away[0]}; it is asked again after a while")
+    self._silent = len(away) == len(found)
+    return found
+
+  async def _all(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+    openai = library()
+    address, key = self._secret
+    client = openai.AsyncOpenAI(
+      base_url=address,
+      api_key=key or "none",
+      max_retries=0,  # The runner asks again.
+      timeout=openai.Timeout(self._timeout, connect=_CONNECT),
+    )
+    async with client:
+      asked = [self._one(client, request) for request in requests]
+      return list(await asyncio.gather(*asked))
+
+  async def _one(self, client: Any, request: Request) -> Reply | Exception:
+    """Asks once; whatever goes wrong is this request's."""
+    openai = library()
+    try:
+      options = self._merged(request.ask.options)
+      return await asyncio.wait_for(
+        self._send(client, request.ask.messages, options), self._timeout
+      )
+    except UserError as error:
+      return error
+    except (TimeoutError, openai.APITimeoutError):
+      return TimeoutError(
+        f"no reply of {self.address} within {self._timeout:g} s"
+      )
+    except openai.APIConnectionError as error:
+      reason = self._clean(error.__cause__ or error)
+      return ConnectionError(f"{self.address} can't be reached: {reason}")
+    except openai.APIStatusError as error:
+      kind = UserError if error.status_code in _FINAL else RuntimeError
+      return kind(f"{self.address} refused it: {self._clean(error)}")
+    except Exception as error:
+      found = f"{type(error).__name__}: {self._clean(error)}"
+      return RuntimeError(f"{self.address} sent no chat completion: {found}")
+
+  async def _send(
+    self, client: Any, messages: Sequence[dict], options: Mapping[str, Any]
+  ) -> Reply:
+    found = await client.chat.completions.create(
+      model=self._model,
+      messages=[_plain(message) for message in messages],
+      max_tokens=options["length"],
+      temperature=options["temperature"],
+      top_p=options["top_p"],
+    )
+    (choice,) = found.choices
+    text, usage = choice.message.content, found.usage
+    if not isinstance(text, str):
+      raise TypeError(f"expected a text, found {text!r:.80}")
+    return Reply(
+      text,
+      prompt_tokens=int(getattr(usage, "prompt_tokens", 0) or 0),
+      completion_tokens=int(getattr(usage, "completion_tokens", 0) or 0),
+      ended=choice.finish_reason != "length",
+    )
+
+  def _merged(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(options) - set(self._options))
+    if unknown:
+      raise UserError(
+        f"expected options among {', '.join(sorted(self._options))}, found"
+        f" {', '.join(unknown)}; leave it out"
+      )
+    return self._options | dict(options)
+
+  def _clean(self, error: BaseException) -> str:
+    """Returns an error's text in one short line, without the secrets."""
+    text = " ".join(str(error).split())
+    for secret, instead in zip(
+      self._secret, (self.address, "KEY"), strict=True
+    ):
+      text = text.replace(secret, instead) if secret else text
+    return text[:200]
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, str]:
+  """Returns a message with its content as one text."""
+  content = message["content"]
+  if not isinstance(content, str):
+    others = [part["type"] for part in content if part["type"] != "text"]
+    if others:
+      raise UserError(
+        f"expected messages of text for a server, found one with {others[0]};"
+        " ask a local model, or leave it out"
+      )
+    content = "\n".join(part["text"] for part in content)
+  return {"role": message["role"], "content": content}
+
+
+def from_environment(variable: str, what: str) -> str:
+  """Reads an address from the environment.
+
+  Raises:
+    UserError: if it isn't there.
+  """
+  found = os.environ.get(variable, "")
+  if not found:
+    raise UserError(
+      f"expected {what} in the environment variable {variable}, found none; set"
+      f" it, such as {variable}=http://127.0.0.1:8000/v1"
+    )
+  return found
