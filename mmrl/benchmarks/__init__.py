@@ -5,7 +5,8 @@ spec's options and the spec's place in the config as `field`, for errors. It
 returns a `benchmarks.contract.Benchmark`.
 """
 
+from mmrl.benchmarks.frames import frames
 from mmrl.benchmarks.objects import objects
 from mmrl.benchmarks.scored import questions
 
-__all__ = ["objects", "questions"]
+__all__ = ["frames", "objects", "questions"]

@@ -22,6 +22,8 @@ class Example:
     also: other answers that are right as well.
     other: the conversation about other pictures, which lack what the answer is
       about; empty where the data have none.
+    partner: the question that it is asked together with, where answers to both
+      are compared.
     epoch: pass over the data in which it is asked, from 1 on.
     shown: width and height in pixels at which the model sees each picture;
       empty until the question is encoded.
@@ -37,6 +39,7 @@ class Example:
   answers: Sequence[str] = ()
   also: Sequence[str] = ()
   other: Sequence[dict] = ()
+  partner: "Example | None" = None
   epoch: int = 1
   shown: Sequence[tuple[int, int]] = ()
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -47,10 +50,13 @@ class Example:
     return () if self.answer is None else (self.answer, *self.also)
 
   def twin(self) -> "Example":
-    """Returns the question about its other pictures, with its first text.
+    """Returns its partner; without one the question about its other pictures.
 
-    Where it has none it is asked about its own, with no text to learn from.
+    That has its first text. Where it has none it is asked about its own, with
+    no text to learn from.
     """
+    if self.partner is not None:
+      return dataclasses.replace(self.partner, epoch=self.epoch)
     return dataclasses.replace(
       self,
       name=f"{self.name} (other pictures)",

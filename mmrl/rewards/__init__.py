@@ -39,6 +39,8 @@ from mmrl.rewards.facts.lines import (
   repeated_ngrams,
 )
 from mmrl.rewards.facts.stated import judged_facts, judged_share, stated_facts
+from mmrl.rewards.frames.preference import pair_preference
+from mmrl.rewards.frames.reply import frame_format, label_attribution
 from mmrl.rewards.kinds import accuracy
 from mmrl.rewards.length import length_window, soft_overlong
 from mmrl.rewards.lenient import lenient_answer
@@ -67,14 +69,17 @@ __all__ = [
   "closeness",
   "exact_answer",
   "first_math_answer",
+  "frame_format",
   "judged_facts",
   "judged_share",
+  "label_attribution",
   "length_window",
   "lenient_answer",
   "lined_format",
   "math_answer",
   "meteor",
   "number",
+  "pair_preference",
   "refocus_gain",
   "region_attention",
   "repeated_ngrams",

@@ -5,6 +5,7 @@ in their option `of`.
 """
 
 from mmrl.rollouts.given import given, given_pairs
+from mmrl.rollouts.paired import paired
 from mmrl.rollouts.refilled import refilled
 from mmrl.rollouts.sampled import sampled, sampled_pairs
 from mmrl.rollouts.tagged import tagged
@@ -13,6 +14,7 @@ from mmrl.rollouts.with_experts import with_experts
 __all__ = [
   "given",
   "given_pairs",
+  "paired",
   "refilled",
   "sampled",
   "sampled_pairs",

@@ -196,3 +196,24 @@ class Source:
     """
     del answers, fields
     return None, {}
+
+
+class Wrapper(Source):
+  """A source that holds another one, and does as that does."""
+
+  def __init__(self, inner: Source):
+    self._inner = inner
+    for name in Source.__annotations__:
+      setattr(self, name, getattr(inner, name))
+
+  def open(self, questions, processor):
+    self._inner.open(questions, processor)
+
+  def calls(self, state, prompt, key, held=None):
+    return (yield from self._inner.calls(state, prompt, key, held))
+
+  def collect(self, request: Request):
+    return self._inner.collect(request)
+
+  def choose(self, answers, fields):
+    return self._inner.choose(answers, fields)

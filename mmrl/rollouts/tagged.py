@@ -9,23 +9,19 @@ from jaxtyping import Bool
 import numpy as np
 
 from mmrl.errors import UserError
-from mmrl.rollouts.source import Request, Setup, Source
+from mmrl.rollouts.source import Request, Setup, Source, Wrapper
 
 
-class Tagged(Source):
+class Tagged(Wrapper):
   """Adds the field `tagged` to the answers of another source."""
 
   def __init__(self, setup: Setup, inner: Source, tag: str):
-    self._setup, self._inner, self._tag = setup, inner, tag
-    self._processor = None
-    self.group, self.temperature = inner.group, inner.temperature
-    self.draws, self.reads = inner.draws, inner.reads
+    super().__init__(inner)
+    self._setup, self._tag, self._processor = setup, tag, None
     self.fields = (*inner.fields, "tagged")
-    self.measures, self.learns = inner.measures, inner.learns
-    self.one_size, self.together = inner.one_size, inner.together
 
   def open(self, questions, processor):
-    self._inner.open(questions, processor)
+    super().open(questions, processor)
     self._processor = processor
 
   def calls(self, state, prompt, key, held=None):
@@ -49,9 +45,6 @@ class Tagged(Source):
     tagged = self._setup.layout.put(found)
     batch = answers.batch.with_fields(tagged=tagged)
     return dataclasses.replace(answers, batch=batch), values
-
-  def choose(self, answers, fields):
-    return self._inner.choose(answers, fields)
 
 
 def tagged(setup: Setup, *, of: Mapping[str, Any], tag: str) -> Source:

@@ -49,10 +49,12 @@ from mmrl.strategies.extrapolation import Extrapolated as Extrapolated
 from mmrl.strategies.extrapolation import extrapolate as extrapolate
 from mmrl.strategies.extrapolation import extrapolation
 from mmrl.strategies.extrapolation import selective_step as selective_step
+from mmrl.strategies.frames import frame_scores
+from mmrl.strategies.frames import two_rounds as two_rounds
 from mmrl.strategies.queues import Count as Count
 from mmrl.strategies.runner import Result as Result
 from mmrl.strategies.runner import Run as Run
 from mmrl.strategies.runner import run as run
 
 # What a config may name; the other names are for those who write or run it.
-__all__ = ["direct", "extrapolation"]
+__all__ = ["direct", "extrapolation", "frame_scores"]

@@ -40,7 +40,7 @@ def row(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _facts(value: Any) -> list[str]:
-  """Returns the facts of a text `<info1>..</info1> <info2>..</info2>`, in order.
+  """Returns the facts of a text `<info1>..</info1> <info2>..</info2>`.
 
   Raises:
     UserError: if it has anything else, or other numbers.

@@ -1,6 +1,7 @@
 """The source Figures: frames of drawn people with faults."""
 
 from collections.abc import Sequence
+import dataclasses
 
 from mmrl.data.example import Example, ask
 from mmrl.data.worlds import source
@@ -29,23 +30,26 @@ class Figures(World):
     seed: int = 0,
     size: int = palette.SIDE,
     thoughts: bool = False,
+    pairs: bool = False,
     prompt: str = "{question}",
   ):
     """Checks the options; items are made when they are asked for.
 
     Args:
       split: "train", "validation", "test" or "novel".
-      count: number of frames, even.
+      count: number of frames, even; of pairs, where these are asked about.
       seed: another seed gives other items of the split.
       size: side of the frames, a multiple of 112.
       thoughts: whether there are texts to learn from.
+      pairs: whether a question is about frame A, and its `partner` about B.
       prompt: text of the user's turn, with "{question}" in it.
 
     Raises:
       UserError: if an option has no such value.
     """
     palette.check_one_of("split", split, asking.SPLITS)
-    if count % 2:
+    palette.check_flag("pairs", pairs)
+    if count % 2 and not pairs:
       raise UserError(
         f"count: expected an even number, since frames come in pairs, found"
         f" {count}; ask for {count + 1}"
@@ -55,10 +59,16 @@ class Figures(World):
     palette.check_flag("thoughts", thoughts)
     super().__init__(f"figures/{split}/{seed}", count, prompt)
     self._split, self._seed = split, seed
-    self._size, self._thoughts = size, thoughts
+    self._size, self._thoughts, self._step = size, thoughts, 1 + pairs
 
   def __getitem__(self, index: int) -> Example:
-    index = self._at(index)
+    index = self._step * self._at(index)
+    example = self._frame(index)
+    if self._step == 1:
+      return example
+    return dataclasses.replace(example, partner=self._frame(index + 1))
+
+  def _frame(self, index: int) -> Example:
     item = asking.item(self._seed, self._split, index)
     figure, compared = item.figure, item.pair
     count = len(figure.faults)
@@ -87,7 +97,7 @@ class Figures(World):
     )
 
   def _told(self, index: int) -> tuple[str, str, Sequence[str]]:
-    item = asking.item(self._seed, self._split, index)
+    item = asking.item(self._seed, self._split, self._step * index)
     return asking.QUESTION, item.answer, self._answers(item)
 
   def _answers(self, item: asking.Item) -> Sequence[str]:

@@ -12,9 +12,10 @@ import zlib
 
 from mmrl.errors import UserError
 from mmrl.rewards.facts import verdicts
+from mmrl.rewards.facts.verdicts import Verdicts
 
 Asked = Sequence[tuple[Sequence[str], str]]
-Judge = Callable[[Asked], Sequence[Sequence[float] | None]]
+Judge = Callable[[Asked], Sequence[Verdicts | None]]
 # Conversations, options of decoding -> a reply to each; None where it failed.
 Ask = Callable[..., Sequence[str | None]]
 
@@ -44,9 +45,9 @@ def substring(asked: Asked) -> list[list[float]]:
 class Table:
   """Looks verdicts up by the text; there is no answer to others."""
 
-  table: Mapping[str, Sequence[float] | None]
+  table: Mapping[str, Verdicts | None]
 
-  def __call__(self, asked: Asked) -> list[Sequence[float] | None]:
+  def __call__(self, asked: Asked) -> list[Verdicts | None]:
     return [self.table.get(text) for _, text in asked]
 
 
@@ -69,8 +70,8 @@ class Noisy:
     if not 0 <= self.flip <= 1:
       raise UserError(f"flip: expected it in [0, 1], found {self.flip!r:.80}")
 
-  def __call__(self, asked: Asked) -> list[Sequence[float] | None]:
-    found: list[Sequence[float] | None] = []
+  def __call__(self, asked: Asked) -> list[Verdicts | None]:
+    found: list[Verdicts | None] = []
     for (facts, text), given in zip(asked, self.judge(asked), strict=True):
       if given is None:
         found.append(None)

@@ -8,18 +8,18 @@ and tags of verdicts in an answer are broken up, as the reply may echo them.
 from collections.abc import Sequence
 import math
 import re
-from typing import Literal, get_args
-
-from mmrl.errors import UserError
+from typing import Literal
 
 Denominator = Literal["returned", "all"]
+# One on each fact, in [0, 1].
+Verdicts = Sequence[float | int]
 
 _EPSILON = 1e-6
 _TAG = re.compile(r"<(?=/?info\d)")
 _SYSTEM = """\
 You get numbered facts that can be seen in a picture, and a response to a \
-question about that picture. Say of each fact whether the response states it: 1 \
-if it clearly does, in whatever words, else 0. Whether a fact is true, or \
+question about that picture. Say of each fact whether the response states it: \
+1 if it clearly does, in whatever words, else 0. Whether a fact is true, or \
 matters to the question, is not for you to judge. Write one verdict for each \
 fact and nothing else, as in <info1>1</info1> <info2>0</info2>.
 
@@ -91,7 +91,7 @@ def _verdict(reply: str, number: int) -> float | None:
 
 
 def hit_rate(
-  verdicts: Sequence[float] | None,
+  verdicts: Verdicts | None,
   count: int,
   denominator: Denominator = "returned",
 ) -> float:
@@ -104,10 +104,6 @@ def hit_rate(
       that a judge that stops early is not counted against an answer; "all" by
       that of the facts, of whose verdicts further ones don't count.
   """
-  if denominator not in get_args(Denominator):
-    raise UserError(
-      f"denominator: expected 'returned' or 'all', found {denominator!r:.80}"
-    )
   found = list(verdicts or ())
   if denominator == "returned":
     count = len(found)

@@ -1,0 +1,1 @@
+"""Rewards of what is said to be wrong with a generated frame: REACT."""
