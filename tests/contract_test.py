@@ -95,15 +95,24 @@ METHODS = [
   (rewards, "choice", {}),
   (rewards, "closeness", {}),
   (rewards, "exact_answer", {}),
+  (rewards, "first_math_answer", {}),
+  (rewards, "frame_format", {}),
+  (rewards, "judged_facts", {}),
+  (rewards, "judged_share", {}),
+  (rewards, "label_attribution", {"hit": 1.0}),
+  (rewards, "lined_format", {}),
   (rewards, "length_window", {"low": 10, "high": 20}),
   (rewards, "lenient_answer", {}),
   (rewards, "math_answer", {}),
   (rewards, "meteor", {"synonyms": False}),
   (rewards, "number", {"tolerance": 0.01}),
+  (rewards, "pair_preference", {}),
   (rewards, "refocus_gain", {}),
+  (rewards, "repeated_ngrams", {"n": 2}),
   (rewards, "region_attention", {"fraction": 0.5}),
   (rewards, "rouge", {}),
   (rewards, "sink_suppression", {"allowed": 0.5}),
+  (rewards, "stated_facts", {}),
   (rewards, "soft_overlong", {"longest": 4, "buffer": 3}),
   (rewards, "target_attention", {}),
   (rewards, "visual_evenness", {"window": 2, "stride": 1}),
@@ -140,10 +149,12 @@ EXPERIMENTS = [
   ("low_probability", "runlocal"),
   ("opad", "runlocal"),
   ("opad", "runlocal,kd"),
+  ("perception_r1", "runlocal"),
   ("quickstart", "ral"),
   ("ral_qwen2_5_vl_3b", "data"),
   ("ral_qwen2_5_vl_7b", "data"),
   ("ral_zero", "runlocal"),
+  ("react", "runlocal"),
   ("reinforce_plus_plus", "runlocal"),
   ("rloo", "runlocal"),
   ("scene_pairs", "data"),
@@ -168,6 +179,12 @@ LARGE = [
   ("adavip", "data,language"),
   ("dpo", "runlocal,simpo"),
   ("look_back", "runlocal,cold"),
+  ("perception_r1", "data,accuracy"),
+  ("perception_r1", "data,guarded"),
+  ("perception_r1", "runlocal,cold"),
+  ("react", "data,all_pairs"),
+  ("react", "data,labels"),
+  ("react", "data,cold"),
   ("sayo", "runlocal,accuracy"),
   ("sayo", "runlocal,format"),
   ("sft", "data,masked"),
@@ -189,10 +206,25 @@ TEXTS = {
   "back_segment": "<back></back>",
   "boxed_accuracy": r"\boxed{B}",
 }
+# Rewards whose best value isn't 1, and those that white space around matters to.
+BEST = {"pair_preference": np.log(1 / 6), "repeated_ngrams": 0.0}
+STRICT = {"lined_format"}
+_FRAME = '<think></think><answer>{"labels": ["a"], "score": 3}</answer>'
+TEXTS |= {
+  **dict.fromkeys(("frame_format", "label_attribution"), _FRAME),
+  **dict.fromkeys(("judged_facts", "judged_share", "stated_facts"), "a star"),
+  "lined_format": "<think>\n\n</think>\n<answer>\n\\boxed{4}\n</answer>",
+  "pair_preference": _FRAME,
+}
+# What such questions have besides, frames A and B of a pair.
+KNOWN = {
+  **{"facts": ["A star."], "labels": ["a"], "preference": "A", "pair": 0}
+}
 # Rewards that are logged only, which have NaN where they don't apply.
 MEASURES = {"attention_share", "refocus_gain", "target_attention"}
 EXTRAS = {
   **dict.fromkeys(("math_answer", "geometry3k"), "math_verify"),
+  **dict.fromkeys(("first_math_answer", "perception_r1"), "math_verify"),
   "meteor": "nltk",
   "rouge": "rouge_score",
 }
@@ -601,7 +633,7 @@ def experiment_config(name: str, arm: str):
     if config.models.policy.path != "tiny":
       config.models.policy.path = "tiny"
       config.attention.layers = (-1,)
-    if config.data.train.name != "EasyVQA":
+    if config.data.train.name != "EasyVQA" and config.rollout.name != "paired":
       config.data.train = plain.data.train
       config.evaluation = plain.evaluation
     if not config.data.lengths:
@@ -858,6 +890,14 @@ def test_eight_devices_equal_one(index):
   )
 
 
+def ask_judge(conversations, **options):
+  """Says that a text with a star in it states the only fact."""
+  texts = [
+    user["content"].rpartition("Response:")[2] for _, user in conversations
+  ]
+  return [f"<info1>{int('star' in text)}</info1>" for text in texts]
+
+
 @pytest.mark.parametrize(
   "row", [row for row in METHODS if reads_texts(row)], ids=title
 )
@@ -869,7 +909,7 @@ def test_reward_is_a_number_for_any_text(row):
     rewards,
     {"name": row[1], **row[2]},
     row[1],
-    provided=[*names.given(names.TEXTS), "ended"],
+    provided=[*names.given(names.TEXTS), "ended", "ask_judge"],
   )
   right = RIGHT.get(row[1], ["B", "C"])
   block = TEXTS.get(row[1], f"<answer>{right[0]}</answer>")
@@ -877,12 +917,21 @@ def test_reward_is_a_number_for_any_text(row):
   context = {
     "text": [texts, texts],
     "answer": right,
-    "example": [Example("file:1", "?", [], "")] * 2,
+    "example": [
+      Example("file:1", "?", [], "", extra=KNOWN | {"side": side})
+      for side in "AB"
+    ],
+    "ask_judge": ask_judge,
   }
   context |= {"length": jnp.full((2, 5), 17), "ended": jnp.ones((2, 5), bool)}
   values = bound(context)
   assert values.shape == (2, 5) and values.dtype == np.float32
-  assert (np.abs(values) <= 1).all() and values[0, 1] == 1
+  best = np.float32(BEST.get(row[1], 1.0))
+  assert (np.abs(values) <= (6 if best < 0 else 1)).all()
+  # A number of facts is divided by a millionth more.
+  assert values[0, 1] == pytest.approx(best, abs=2e-6)
+  if row[1] in STRICT:
+    return
   spaced = [[f"\n {text}\n" for text in texts]] * 2
   np.testing.assert_array_equal(bound(context | {"text": spaced}), values)
 

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
-from mmrl import build
+from mmrl import build, errors
 from mmrl import data as data_lib
 from mmrl.benchmarks.chosen import Chosen
 from mmrl.benchmarks.contract import Answer, Values
@@ -98,9 +98,21 @@ def numbers(values: Values) -> dict[str, np.ndarray]:
 
 
 class Frames(Chosen):
-  """Frames of pairs, two questions an item."""
+  """Pairs of frames: a question, its partner, the next question, ..."""
 
   summarise = staticmethod(numbers)
+
+  def __len__(self) -> int:
+    return 2 * super().__len__()
+
+  def __getitem__(self, index: int) -> Example:
+    example = super().__getitem__(index // 2)
+    if example.partner is None:
+      raise UserError(
+        f"{example.name}: expected a pair of frames, found none; write"
+        " 'compared' in its row, or take Figures with pairs=True"
+      )
+    return example.partner if index % 2 else example
 
   def grade(
     self, answers: Sequence[Answer], examples: Sequence[Example]
@@ -144,8 +156,8 @@ def frames(*, data: Mapping[str, Any], pairs: int = 0, field: str) -> Frames:
   """Builds a benchmark of pairs of frames.
 
   Args:
-    data: spec of a source whose questions 2i and 2i + 1 are about frames A and
-      B of a pair, such as Figures.
+    data: spec of a source of pairs: Figures with pairs=True, or Files whose
+      rows have `compared`.
     pairs: how many, spread evenly over the source; 0 for all.
     field: the field of the config, for errors.
 
@@ -157,14 +169,13 @@ def frames(*, data: Mapping[str, Any], pairs: int = 0, field: str) -> Frames:
       f"{field}.pairs: expected a number of pairs, or 0 for all, found {pairs}"
     )
   source = build.construct(data_lib.sources, data, f"{field}.data")
-  count = len(source) // 2
-  chosen = data_lib.spread(count, pairs or count)
-  indices = [i for pair in chosen for i in (2 * pair, 2 * pair + 1)]
-  for at in range(0, min(len(indices), 2)):
-    extra = source[indices[at]].extra
-    if extra.get("side") != "AB"[at] or "preference" not in extra:
-      raise UserError(
-        f"{field}.data: expected questions about frames A and B of pairs by"
-        f" turns, with their preference, found {data.get('name')}; take Figures"
-      )
-  return Frames(source, indices)
+  found = Frames(source, data_lib.spread(len(source), pairs or len(source)))
+  with errors.of_field(f"{field}.data"):
+    for example in (found[0], found[1]):
+      reply.right_labels(example)
+      if example.extra.get("preference") not in _SIGNS:
+        raise UserError(
+          f"{example.name}: expected a 'preference' of A, B or tie, found"
+          f" {example.extra.get('preference')!r:.80}; add it to the data"
+        )
+  return found

@@ -1,5 +1,6 @@
 """Rows of our own format to examples: each is used whole, or refused."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -83,7 +84,7 @@ class Reader:
       raise UserError(f"{name}: {error}") from error
 
   def _example(self, row: dict[str, Any], name: str) -> Example:
-    if "answer" not in row and "answers" not in row:
+    if row.keys().isdisjoint(("answer", "answers", "labels")):
       raise UserError(
         "expected an object with 'answer', or with 'answers' to learn, found"
         f" {sorted(row)}; null counts as absent"
@@ -111,13 +112,49 @@ class Reader:
       kind=_word(row["kind"], "kind") if "kind" in row else "all",
       answers=_answers(row["answers"]) if "answers" in row else (),
       other=other,
-      extra={"facts": _facts(row["facts"])} if "facts" in row else {},
+      extra=_extra(row),
     )
     if "region" in row:
       _mark(example.picture, row["region"])
     if "focus_area" in row:
       _mark(example.picture, {"tokens": row["focus_area"]})
+    if "compared" in row or "preference" in row:
+      return self._pair(row, example, parts)
     return example
+
+  def _pair(
+    self, row: dict[str, Any], example: Example, parts: dict[str, list[dict]]
+  ) -> Example:
+    """Returns a question about frame A, with that about B as its partner."""
+    compared, preference = row.get("compared"), row.get("preference")
+    keys = {"images", "labels"}
+    if "labels" not in row or preference not in ("A", "B", "tie"):
+      raise UserError(
+        "expected 'labels' and a 'preference' of A, B or tie beside 'compared',"
+        f" found {sorted(row)} and {preference!r:.80}"
+      )
+    if not isinstance(compared, dict) or compared.keys() != keys:
+      raise UserError(
+        "expected 'compared' with the 'images' and 'labels' of the other frame,"
+        f" found {compared!r:.80}"
+      )
+    shown = self._parts("image", "images", compared["images"])
+    if len(shown) != len(parts["image"]) or not shown:
+      raise UserError(
+        "expected as many 'images' in 'compared' as in the row, found"
+        f" {len(shown)} and {len(parts['image'])}"
+      )
+    messages, _ = self._read(row, parts | {"image": shown})
+    known = {"pair": example.name, "preference": preference}
+    other = {"side": "B", "labels": _sentences(compared["labels"], "labels")}
+    partner = dataclasses.replace(
+      example,
+      name=f"{example.name} (compared)",
+      messages=messages,
+      extra=known | other,
+    )
+    extra = {**example.extra, **known, "side": "A"}
+    return dataclasses.replace(example, extra=extra, partner=partner)
 
   def _read(
     self, row: dict[str, Any], parts: dict[str, list[dict]]
@@ -279,19 +316,29 @@ def _answers(values: Any) -> tuple[str, ...]:
   return tuple(values)
 
 
-def _facts(values: Any) -> tuple[str, ...]:
-  """Checks visual facts, which are named once each."""
+def _extra(row: dict[str, Any]) -> dict[str, Any]:
+  """Returns what rewards read of a row besides its answer."""
+  found: dict[str, Any] = {}
+  if "labels" in row:
+    found["labels"] = _sentences(row["labels"], "labels")
+  if "facts" in row:
+    found["facts"] = _sentences(row["facts"], "facts")
+    if not found["facts"]:
+      raise UserError(
+        "expected 'facts' with at least one sentence, found an empty list;"
+        " leave the key out where there is none"
+      )
+  return found
+
+
+def _sentences(values: Any, key: str) -> tuple[str, ...]:
+  """Checks a list of texts, of which equal ones count once."""
   if not isinstance(values, list) or not all(
     isinstance(text, str) and text.strip() for text in values
   ):
     raise UserError(
-      "expected 'facts' as a list of sentences that aren't empty, found"
+      f"expected {key!r} as a list of texts that aren't empty, found"
       f" {values!r:.80}"
-    )
-  if not values:
-    raise UserError(
-      "expected 'facts' with at least one sentence, found an empty list; leave"
-      " the key out where there is none"
     )
   return tuple(dict.fromkeys(text.strip() for text in values))
 

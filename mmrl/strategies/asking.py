@@ -4,7 +4,7 @@ An entry of `config.models` may be one of the classes here. A reward that names
 `ask_NAME` is given a function that asks model NAME.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -198,3 +198,27 @@ class Asker:
       f"asked/{self._name}_{field}": float(value)
       for field, value in vars(count).items()
     }
+
+
+def open_later(
+  sources: Mapping[str, Asked],
+  read: Collection[str],
+  devices: Sequence[jax.Device],
+) -> dict[str, Asker]:
+  """Makes what asks the models of a run; none of them is opened yet.
+
+  Args:
+    sources: of the models, by name.
+    read: names that the run's rewards read.
+    devices: of the run.
+
+  Raises:
+    UserError: if no reward asks one of them.
+  """
+  for name in sources:
+    if f"ask_{name}" not in read:
+      raise UserError(
+        f"config.models.{name}: expected a reward that reads ask_{name}, found"
+        " none; take the model out, or add one"
+      )
+  return {name: Asker(name, one, devices) for name, one in sources.items()}

@@ -21,7 +21,7 @@ from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.probes.scores import Scorer
 from mmrl.rollouts.source import Setup, Source
-from mmrl.strategies.asking import Asker
+from mmrl.strategies import asking
 from mmrl.train import method as method_lib
 from mmrl.train import models as models_lib
 from mmrl.train import objective
@@ -59,7 +59,7 @@ class Parts:
   scorer: Scorer
   source: Source
   method: Method
-  asked: Mapping[str, Asker]
+  asked: Mapping[str, asking.Asker]
   programs: Programs
   answer: Any
   optimizer: Any
@@ -165,7 +165,11 @@ def build_parts(
     scorer=scorer,
     source=source,
     method=method,
-    asked=_asked(config, method, layout),
+    asked=asking.open_later(
+      models_lib.asked(config),
+      {name for one in method.rewards for name in one.bound.needs},
+      list(layout.mesh.devices.flat),
+    ),
     programs=_programs(config, scorer, method, optimizer, layout),
     answer=greedy.make_answer(scorer, config.rollout.length, layout),
     optimizer=optimizer,
@@ -174,26 +178,6 @@ def build_parts(
     pack=_pack(config, layout, source, method),
     layout=layout,
   )
-
-
-def _asked(
-  config: ml_collections.ConfigDict, method: Method, layout: Layout
-) -> dict[str, Asker]:
-  """Makes what asks the models that rewards ask; none of them is opened yet.
-
-  Raises:
-    UserError: if no reward asks one of them.
-  """
-  read = {name for one in method.rewards for name in one.bound.needs}
-  found = {}
-  for name, source in models_lib.asked(config).items():
-    if f"ask_{name}" not in read:
-      raise UserError(
-        f"config.models.{name}: expected a reward that reads ask_{name}, found"
-        " none; take the model out, or add one"
-      )
-    found[name] = Asker(name, source, list(layout.mesh.devices.flat))
-  return found
 
 
 def _check_adapter(frozen: Mapping[str, Any]) -> None:

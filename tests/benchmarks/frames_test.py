@@ -53,7 +53,12 @@ def test_every_threshold_is_tried():
 
 
 def build(**options):
-  data = {"name": "Figures", "split": "test", "count": 40} | options
+  data = {
+    "name": "Figures",
+    "split": "test",
+    "count": 20,
+    "pairs": True,
+  } | options
   return frames.frames(data=data, field="config.evaluation.benchmarks.test")
 
 
@@ -82,10 +87,10 @@ def test_figures():
 
 
 def test_other_data_are_refused():
-  with pytest.raises(UserError, match="frames A and B of pairs by turns"):
+  with pytest.raises(UserError, match="expected a pair of frames, found none"):
     frames.frames(
       data={"name": "Scenes", "split": "test", "count": 4},
       field="config.evaluation.benchmarks.test",
     )
-  with pytest.raises(UserError, match="frames A and B of pairs by turns"):
-    build(pairs=True)
+  with pytest.raises(UserError, match="expected a pair of frames, found none"):
+    build(pairs=False)

@@ -9,7 +9,7 @@ from mmrl.data.formats import mmrl
 from mmrl.data.tables import Table
 from mmrl.errors import UserError
 
-_LISTS = ("images", "videos", "answers", "facts")
+_LISTS = ("images", "videos", "answers", "facts", "labels")
 
 
 class Columns:

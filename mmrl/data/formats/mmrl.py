@@ -13,6 +13,9 @@ USED = {
   "region": "boxes in the first picture",
   "focus_area": "visual tokens of the first picture, as SAYO has them",
   "facts": "list of visual facts, a sentence each",
+  "labels": "list of what is wrong with a generated frame; none if it is empty",
+  "compared": "images and labels of the frame that it is compared with",
+  "preference": "which one is better: A, the row's own, B, or tie",
   "rejected_images": "pictures that a pair has in the place of its own",
 }
 UNUSED = ()

@@ -1,7 +1,7 @@
 """Rewards of the visual facts that an answer states: Perception-R1.
 
 A question's facts are in its `extra`, as `facts`: sentences that are true of
-its picture and that its answer depends on (`Scenes`, or the key `facts` of a row).
+its picture and that its answer depends on (`Scenes`, the key `facts` of a row).
 
 Reference: arXiv 2506.07218 (not 2504.07954, which has the same name), and its
 published code.

@@ -138,7 +138,7 @@ def _check(*, theta: float = 5.0, **_: Any) -> None:
     raise UserError(f"theta: expected it above 1, found {theta!r:.80}")
 
 
-@marked(check=_check, needs_extra=("preference", "pair", "side"))
+@marked(check=_check, needs_extra=("preference",))
 def pair_preference(
   text: Sequence[Sequence[str]],
   example: Sequence[Any],

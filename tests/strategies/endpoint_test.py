@@ -1,0 +1,299 @@
+"""A model at an address, against a small server here: slow, failing, mad."""
+
+import contextlib
+import http.server
+import json
+import threading
+import time
+import types
+
+import jax
+import pytest
+
+from mmrl import rewards
+from mmrl.errors import UserError
+from mmrl.strategies import Ask, Request, user
+from mmrl.strategies.asking import Asker, Endpoint
+from mmrl.strategies.responders import endpoint
+
+pytest.importorskip("openai")
+KEY = "sk-very-secret"
+
+
+class Server(http.server.ThreadingHTTPServer):
+  """Answers by a function: (request's JSON, how many before) -> (status, body).
+
+  A body of None is never sent.
+  """
+
+  daemon_threads = True
+  request_queue_size = 256
+
+  def __init__(self, answer):
+    super().__init__(("127.0.0.1", 0), Handler)
+    self.answer, self.bodies, self.keys = answer, [], []
+    self.under_way = self.most = 0
+    self.lock, self.ended = threading.Lock(), threading.Event()
+
+  @property
+  def address(self):
+    return f"http://127.0.0.1:{self.server_port}/v1"
+
+  def handle_error(self, request, client_address):
+    """A client that has gone is no news."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  protocol_version = "HTTP/1.1"
+
+  def do_POST(self):
+    server = self.server
+    body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    with server.lock:
+      count = len(server.bodies)
+      server.bodies.append(body)
+      server.keys.append(self.headers["Authorization"])
+      server.under_way += 1
+      server.most = max(server.most, server.under_way)
+    status, found = server.answer(body, count)
+    if found is None:
+      server.ended.wait(20)
+      return
+    with server.lock:
+      server.under_way -= 1
+    data = found if isinstance(found, bytes) else json.dumps(found).encode()
+    self.send_response(status)
+    self.send_header("Content-Type", "application/json")
+    self.send_header("Content-Length", str(len(data)))
+    self.end_headers()
+    self.wfile.write(data)
+
+  def log_message(self, *arguments):
+    """Prints nothing."""
+
+
+@contextlib.contextmanager
+def serve(answer):
+  server = Server(answer)
+  thread = threading.Thread(target=server.serve_forever, daemon=True)
+  thread.start()
+  try:
+    yield server
+  finally:
+    server.ended.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def completion(text, finish="stop"):
+  message = {"role": "assistant", "content": text}
+  return {
+    "id": "x",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "judge",
+    "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+  }
+
+
+def said(body, count=0):
+  """Repeats what was asked."""
+  return 200, completion(body["messages"][-1]["content"])
+
+
+def asker(server, monkeypatch, **options):
+  address = server if isinstance(server, str) else server.address
+  monkeypatch.setenv("OPENAI_BASE_URL", address)
+  monkeypatch.setenv("OPENAI_API_KEY", KEY)
+  source = Endpoint("judge", **{"wait": 0.01, **options})
+  found = Asker("judge", source, jax.devices())
+  found.open()
+  return found
+
+
+def conversations(count):
+  return [user(f"question {i}") for i in range(count)]
+
+
+def test_conversations_and_options_arrive(monkeypatch, capsys):
+  with serve(said) as server:
+    ask = asker(server, monkeypatch, in_flight=4)
+    system = {"role": "system", "content": "judge"}
+    asked = [[system, *one] for one in conversations(10)]
+    found = ask(asked, length=9, temperature=0.0)
+    again = ask(asked[::-1], length=9, temperature=0.0)
+  assert found == [f"question {i}" for i in range(10)]
+  assert again == found[::-1]
+  assert len(server.bodies) == 10 and server.most <= 4
+  body = min(server.bodies, key=lambda x: x["messages"][1]["content"])
+  assert body["messages"] == [
+    system,
+    {"role": "user", "content": "question 0"},
+  ]
+  assert (body["model"], body["max_tokens"], body["temperature"]) == (
+    "judge",
+    9,
+    0.0,
+  )
+  assert set(server.keys) == {f"Bearer {KEY}"}
+  counts = ask.end_step()
+  assert counts["asked/judge_requests"] == 10
+  assert counts["asked/judge_prompt_tokens"] == 70
+  assert counts["asked/judge_completion_tokens"] == 30
+  assert counts["asked/judge_failures"] == 0
+  assert set(ask.end_step().values()) == {0}
+  assert capsys.readouterr() == ("", "")
+
+
+def test_equal_conversations_are_asked_once(monkeypatch):
+  with serve(said) as server:
+    found = asker(server, monkeypatch)(conversations(1) * 5)
+  assert found == ["question 0"] * 5
+  assert len(server.bodies) == 1
+
+
+def test_what_fails_is_asked_again(monkeypatch, capsys):
+  failing = threading.Event()
+
+  def sometimes(body, count):
+    if count < 3:
+      return (500, 429, 200)[count], {"error": {"message": "busy"}}
+    return said(body)
+
+  del failing
+  with serve(sometimes) as server:
+    ask = asker(server, monkeypatch)
+    found = ask(conversations(4))
+  assert found == [f"question {i}" for i in range(4)]
+  counts = ask.end_step()
+  assert counts["asked/judge_retries"] == 3
+  assert counts["asked/judge_failures"] == 0
+  assert capsys.readouterr().err == ""
+
+
+NONSENSE = [
+  b"no JSON",
+  b"",
+  {},
+  {"choices": []},
+  {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]},
+  {"choices": [{"message": {"content": [1]}, "finish_reason": "stop"}]},
+  [1, 2],
+  {"choices": "many"},
+]
+
+
+def test_nonsense_is_no_reply_and_counted(monkeypatch, capsys):
+  def mad(body, count):
+    number = int(body["messages"][-1]["content"].split()[-1])
+    if number < len(NONSENSE):
+      return 200, NONSENSE[number]
+    return said(body)
+
+  with serve(mad) as server:
+    ask = asker(server, monkeypatch, attempts=2)
+    found = ask(conversations(len(NONSENSE) + 1))
+  assert found == [None] * len(NONSENSE) + [f"question {len(NONSENSE)}"]
+  counts = ask.end_step()
+  assert counts["asked/judge_failures"] == len(NONSENSE)
+  assert counts["asked/judge_retries"] == len(NONSENSE)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(
+    f"config.models.judge: {len(NONSENSE)} of {len(NONSENSE) + 1} requests have"
+    " no reply and count as none; the last:"
+  )
+
+
+def test_slow_requests_end_in_time(monkeypatch, capsys):
+  def slow(body, count):
+    late = body["messages"][-1]["content"] == "question 1"
+    return (200, None) if late else said(body)
+
+  began = time.monotonic()
+  with serve(slow) as server:
+    ask = asker(server, monkeypatch, attempts=2, timeout=0.5)
+    assert ask(conversations(3)) == ["question 0", None, "question 2"]
+  assert time.monotonic() - began < 15  # the server would take 20 s
+  assert "no reply of http://127.0.0.1" in capsys.readouterr().err
+
+
+def test_a_server_that_is_away(monkeypatch, capsys):
+  with serve(said) as server:
+    address = server.address
+  ask = asker(address, monkeypatch, attempts=2)
+  assert ask(conversations(2)) == [None, None]
+  first, last = capsys.readouterr().err.splitlines()
+  assert f"{address} can't be reached" in first
+  assert "it is asked again after a while" in first
+  assert "2 of 2 requests have no reply" in last
+  assert ask.end_step()["asked/judge_failures"] == 2
+
+
+def test_a_wrong_key_is_asked_once_and_never_shown(monkeypatch, capsys):
+  def refuse(body, count):
+    return 401, {"error": {"message": f"no such key {KEY}, Bearer {KEY}"}}
+
+  with serve(refuse) as server:
+    secret = server.address.replace("http://", "http://me:hidden@")
+    ask = asker(f"{secret}?token=hidden", monkeypatch)
+    assert ask(conversations(2)) == [None, None]
+  assert len(server.bodies) == 2
+  shown = capsys.readouterr()
+  assert server.address in shown.err and shown.out == ""
+  assert KEY not in shown.err and "hidden" not in shown.err
+
+
+def test_facts_are_judged_by_a_server(monkeypatch, capsys):
+  """Failures are 0, and the others stand."""
+
+  def judge(body, count):
+    text = body["messages"][-1]["content"].partition("Response: ")[2]
+    if "fail" in text:
+      return 500, {"error": {"message": "out of memory"}}
+    verdict = int("star" in text)
+    return 200, completion(f"<info1>{verdict}</info1>")
+
+  example = types.SimpleNamespace(name="a:1", extra={"facts": ("A star.",)})
+  texts = [["a star", "a ring", "fail"]]
+  with serve(judge) as server:
+    ask = asker(server, monkeypatch)
+    found = rewards.judged_facts(texts, [example], ask)
+    share = rewards.judged_share(texts, [example], ask)
+  assert found.round(5).tolist() == [[1, 0, 0]]
+  assert share.tolist() == [[1, 1, 0]]
+  # Twice three times what fails, and the others once.
+  assert len(server.bodies) == 8
+  assert capsys.readouterr().err.count("1 of ") == 2
+
+
+def test_pictures_are_refused():
+  server = endpoint.Endpoint("judge", address="http://127.0.0.1:9/v1")
+  part = {"type": "image", "image": "a.png"}
+  (found,) = server([Request("a", Ask("judge", user("?", [part])))])
+  assert isinstance(found, UserError) and "one with image" in str(found)
+  (found,) = server([Request("a", Ask("judge", user("?"), {"top_k": 3}))])
+  assert isinstance(found, UserError) and "found top_k" in str(found)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"attempts": 0}, "config.models.judge.attempts: expected at least 1"),
+    ({"in_flight": 0}, "config.models.judge.in_flight: expected at least 1"),
+    ({"timeout": 0.0}, "config.models.judge: expected timeout above 0, found"),
+    ({"address_from": "NO_SUCH"}, "environment variable NO_SUCH, found none"),
+  ],
+)
+def test_settings_are_checked(changes, message, monkeypatch):
+  with pytest.raises(UserError, match=message):
+    asker("http://127.0.0.1:9/v1", monkeypatch, **changes)
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "http://", "ftp://a/v1"])
+def test_addresses_are_checked(address, monkeypatch):
+  with pytest.raises(
+    UserError, match="config.models.judge: expected the addre"
+  ):
+    asker(address, monkeypatch)
