@@ -206,7 +206,7 @@ TEXTS = {
   "back_segment": "<back></back>",
   "boxed_accuracy": r"\boxed{B}",
 }
-# Rewards whose best value isn't 1, and those that white space around matters to.
+# Rewards whose best value isn't 1, and those that white space matters to.
 BEST = {"pair_preference": np.log(1 / 6), "repeated_ngrams": 0.0}
 STRICT = {"lined_format"}
 _FRAME = '<think></think><answer>{"labels": ["a"], "score": 3}</answer>'
