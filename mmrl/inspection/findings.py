@@ -122,7 +122,10 @@ def _look(
   try:
     example = source[int(index)]
     name = example.name
-    encoded = processor.encode(example.messages, name, measure=outlines)
+    asked = [e for e in (example, example.partner) if e is not None]
+    encoded = [
+      processor.encode(e.messages, e.name, measure=outlines) for e in asked
+    ]
     most = sys.maxsize
     answers = [
       processor.encode_answer(right, most, name) for right in example.right
@@ -136,8 +139,8 @@ def _look(
   found = Finding(
     int(index),
     name,
-    tokens=len(encoded.tokens),
-    patches=packing.room(encoded, processor.config.vision),
+    tokens=max(len(e.tokens) for e in encoded),
+    patches=max(packing.room(e, processor.config.vision) for e in encoded),
     answer=min(map(len, answers), default=0),
     text=max(map(len, texts), default=0),
   )
