@@ -7,6 +7,7 @@ import pytest
 
 from mmrl.benchmarks import frames
 from mmrl.benchmarks.contract import Answer
+from mmrl.benchmarks.frames import accuracy_with_ties, accuracy_without_ties
 from mmrl.benchmarks.intervals import estimate
 from mmrl.errors import UserError
 
@@ -25,9 +26,9 @@ CASES = [
 @pytest.mark.parametrize("human, difference, ties, none", CASES)
 def test_golden(human, difference, ties, none):
   human, difference = np.array(human, float), np.array(difference, float)
-  found = frames.accuracy_with_ties(human, difference)
+  found = accuracy_with_ties(human, difference)
   assert found == pytest.approx(ties)
-  assert frames.accuracy_without_ties(human, difference) == pytest.approx(none)
+  assert accuracy_without_ties(human, difference) == pytest.approx(none)
 
 
 def plain(human, difference):
@@ -47,7 +48,7 @@ def test_every_threshold_is_tried():
   human = generator.integers(-1, 2, (200, 9)).astype(float)
   difference = generator.integers(-3, 4, (200, 9)) / 2
   difference[generator.random((200, 9)) < 0.2] = np.nan
-  found = frames.accuracy_with_ties(human, difference)
+  found = accuracy_with_ties(human, difference)
   expected = [plain(*row) for row in zip(human, difference, strict=True)]
   np.testing.assert_allclose(found, expected)
 
@@ -59,7 +60,7 @@ def build(**options):
     "count": 20,
     "pairs": True,
   } | options
-  return frames.frames(data=data, field="config.evaluation.benchmarks.test")
+  return frames(data=data, field="config.evaluation.benchmarks.test")
 
 
 def test_figures():
@@ -88,7 +89,7 @@ def test_figures():
 
 def test_other_data_are_refused():
   with pytest.raises(UserError, match="expected a pair of frames, found none"):
-    frames.frames(
+    frames(
       data={"name": "Scenes", "split": "test", "count": 4},
       field="config.evaluation.benchmarks.test",
     )

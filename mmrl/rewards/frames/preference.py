@@ -76,10 +76,9 @@ def preference_reward(
 
   def value(first, second):
     logs = log_probs(first - second, theta)
-    shape = (1, -1) + (1,) * (logs.ndim - 3)
-    which = preferred.reshape(-1, *shape[2:], 1) if logs.ndim > 2 else preferred
-    which = np.broadcast_to(which, logs.shape[:-1])
-    return np.take_along_axis(logs, which[..., None], -1)[..., 0]
+    which = preferred.reshape(-1, *[1] * (logs.ndim - 1))
+    which = np.broadcast_to(which, (*logs.shape[:-1], 1))
+    return np.take_along_axis(logs, which, -1)[..., 0]
 
   if mode == "index":
     other = np.where(read, scores, mean)

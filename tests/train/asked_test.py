@@ -1,0 +1,164 @@
+"""Runs whose rewards ask models, and runs of questions in pairs."""
+
+import importlib
+import json
+
+import jax
+import pytest
+from servers import completion, serve
+
+from mmrl import config as config_lib
+from mmrl.errors import UserError
+from mmrl.train import loop
+from mmrl.train import run as run_lib
+
+
+def small(config, **rollout):
+  """One step of a few short answers of the tiny model."""
+  config.models.policy.path = "tiny"
+  config.models.policy.remat = False
+  config.rollout.update({"prompts": 4, "answers": 2, "length": 8} | rollout)
+  config.train.steps = config.train.minibatches = config.train.accumulate = 1
+  config.data.lengths = config.data.patches = ()
+  config.shares.every = 0
+  config.checkpoint.every = 1
+  config.trackers = {}
+  config.evaluation.batch = 4
+  for benchmark in config.evaluation.benchmarks.values():
+    benchmark.data.count = 4
+  config.data.train.count = 12
+  return config
+
+
+def logged(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return json.loads(lines[-1])
+
+
+def experiment(name, arm, **rollout):
+  module = importlib.import_module(f"experiments.{name}")
+  return small(module.get_config(arm), **rollout)
+
+
+def with_judge(judge):
+  """A run on scenes whose only reward asks a model."""
+  config = config_lib.get_config()
+  scenes = {"name": "Scenes", "kinds": ("attribute",), "count": 4}
+  config.data.train = scenes | {"split": "train"}
+  config.evaluation.benchmarks = {}
+  config.models.judge = judge
+  config.rewards = {
+    "facts": {"name": "judged_facts", "weight": 0.7},
+    "judged": {"name": "judged_share", "weight": 0.0},
+  }
+  return small(config)
+
+
+ENDPOINT = {"name": "Endpoint", "model": "judge", "wait": 0.01, "attempts": 2}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arm", ["runlocal", "runlocal,cold"])
+@pytest.mark.parametrize("name", ["perception_r1", "react"])
+def test_a_step_of_the_local_arms(name, arm, tmp_path):
+  length = 400 if arm.endswith("cold") else 8
+  loop.train(experiment(name, arm, length=length), str(tmp_path))
+  found = logged(tmp_path)
+  if arm.endswith("cold"):
+    assert found["loss/total"] > 0
+  elif name == "react":
+    assert -6 < found["reward/preference"] < 0
+    assert found["reward/format"] == 0
+  else:
+    assert 0 <= found["reward/facts"] <= 1
+
+
+@pytest.mark.full
+def test_a_judge_that_fails_never_stops_a_run(tmp_path, monkeypatch, capsys):
+  """Half of the requests fail for good, and the key is written nowhere."""
+  pytest.importorskip("openai")
+  key = "sk-secret-of-a-judge"
+
+  def half(body, count):
+    text = body["messages"][-1]["content"]
+    if len(text) % 2:
+      return 500, {"error": {"message": f"no memory for {key}"}}
+    return 200, completion("<info1>1</info1>")
+
+  with serve(half) as server:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    loop.train(with_judge(ENDPOINT), str(tmp_path))
+    address = server.address
+  found = logged(tmp_path)
+  assert found["asked/judge_requests"] > 0
+  judged = found["reward/judged"]
+  failures = found["asked/judge_failures"]
+  assert (judged < 1) == (failures > 0)
+  assert found["reward/facts"] == pytest.approx(judged, abs=1e-5)
+  said = "".join(capsys.readouterr())
+  for path in tmp_path.rglob("*"):
+    if path.is_file():
+      data = path.read_bytes()
+      assert key.encode() not in data and address.encode() not in data, path
+  assert key not in said
+
+
+@pytest.mark.full
+def test_a_judge_of_one_s_own_devices(tmp_path):
+  judge = {
+    "name": "LocalModel",
+    "path": "tiny",
+    "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+    "batch": 8,
+  }
+  loop.train(with_judge(judge), str(tmp_path))
+  found = logged(tmp_path)
+  assert found["asked/judge_failures"] == 0
+  assert found["asked/judge_completion_tokens"] > 0
+  assert found["reward/facts"] == 0  # the tiny model knows no verdicts
+
+
+def refused(config, message):
+  with pytest.raises(UserError, match=message):
+    run_lib.build_run(config, jax.devices()[:1])
+
+
+def test_models_that_are_asked_are_checked_before_a_run():
+  pytest.importorskip("openai")
+  config = with_judge(ENDPOINT)
+  del config.models["judge"]
+  refused(config, "needs ask_judge, .* add a model 'judge' to config.models")
+  config = with_judge(ENDPOINT | {"modle": "x"})
+  refused(config, "config.models.judge: Endpoint has no option modle")
+  config = with_judge(ENDPOINT)
+  config.rewards = {"facts": {"name": "stated_facts", "weight": 1.0}}
+  refused(config, "config.models.judge: expected a reward that reads ask_judge")
+  local = {"name": "LocalModel", "path": "tiny"}
+  config = with_judge(local | {"mesh": {"data": 3, "fsdp": 1, "tensor": 1}})
+  refused(config, "config.models.judge.mesh: expected sizes that multiply to 1")
+
+
+def test_an_address_must_be_there(monkeypatch):
+  pytest.importorskip("openai")
+  monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+  refused(
+    with_judge(ENDPOINT),
+    "config.models.judge: .* environment variable OPENAI_BASE_URL, found none",
+  )
+
+
+def test_pairs_are_checked_before_a_run():
+  config = experiment("react", "runlocal")
+  config.data.train.pairs = False
+  refused(config, "config.rollout: expected data with pairs of questions")
+  config = experiment("react", "runlocal", prompts=3)
+  refused(config, "config.rollout.prompts: expected an even number, two for")
+  config = experiment("react", "runlocal")
+  config.rollout.of = {
+    "name": "refilled",
+    "of": config.rollout.of.to_dict(),
+    "rounds": 1,
+    "reward": "format",
+  }
+  refused(config, "config.rollout.of: expected answers to single questions")
