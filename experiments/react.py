@@ -16,10 +16,10 @@ every answer to one frame with every answer to the other. `,labels` leaves the
 preference out of the total.
 
 `:DIR,cold` and `:DIR` have the paper's sizes, on Qwen2.5-VL-7B: LoRA of rank
-32, learning rate 5e-4, batches of 64 for two passes; then 300 steps of 256 frames x
-8 answers in 4 updates, learning rate 1e-6, KL 0.04, from the first one's model
-(--config.models.policy.path=RUN/model). DIR holds train.jsonl and test.jsonl of
-pairs of frames:
+32, learning rate 5e-4, batches of 64 for two passes; then 300 steps of 256
+frames x 8 answers in 4 updates, learning rate 1e-6, KL 0.04, from the first
+one's model (--config.models.policy.path=RUN/model). DIR holds train.jsonl and
+test.jsonl of pairs of frames:
 
   {"question": "what is wrong?", "images": ["a.png"], "labels": ["extra limb"],
    "compared": {"images": ["b.png"], "labels": []}, "preference": "B"}

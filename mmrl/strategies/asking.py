@@ -10,6 +10,7 @@ import functools
 import json
 import os
 from typing import Any, Literal
+import zlib
 
 import jax
 
@@ -110,6 +111,11 @@ class LocalModel:
 Asked = Endpoint | LocalModel
 
 
+def _title(model: str, key: str) -> str:
+  """Names a request by what it asks, for its random numbers and errors."""
+  return f"{model}, request {zlib.crc32(key.encode()):08x}"
+
+
 class Asker:
   """Asks one model, and counts what came of it; replies are kept for a step.
 
@@ -157,7 +163,7 @@ class Asker:
     self.open()
     keys = [json.dumps([c, options], default=str) for c in conversations]
     new = {
-      key: Example(f"{self._name} {key}", "", list(conversation), None)
+      key: Example(_title(self._name, key), "", list(conversation), None)
       for key, conversation in zip(keys, conversations, strict=True)
       if key not in self._kept
     }
