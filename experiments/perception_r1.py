@@ -143,7 +143,7 @@ def _scenes(config) -> None:
   config.data.train = {**data, "split": "train", "count": 20000}
   # The tiny model's tokens of pictures of 112 pixels, and of its words.
   config.data.lengths, config.data.patches = (112,), (196,)
-  config.rollout.length = 64
+  config.rollout.length = 128
   test = config.evaluation.benchmarks.test
   test.data = {**data, "split": "test", "count": 500}
   test.questions = 0
@@ -173,7 +173,7 @@ def _cold():
     "name": "given",
     "prompts": 128,
     "answers": 1,
-    "length": 64,
+    "length": 128,
     "mask_truncated": False,
   }
   config.rewards = {}

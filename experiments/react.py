@@ -96,8 +96,8 @@ def _figures(config) -> None:
   config.data.train = {"name": "Figures", "split": "train", "count": 20000}
   test = {"name": "Figures", "split": "test", "count": 250, "pairs": True}
   _test(config, test)
-  config.data.lengths, config.data.patches = (192,), (196,)
-  config.rollout.length = 160
+  config.data.lengths, config.data.patches = (320,), (196,)
+  config.rollout.length = 256
 
 
 def _large(folder: str):
@@ -141,7 +141,7 @@ def _cold(folder: str, local: bool):
     "name": "given",
     "prompts": 64,
     "answers": 1,
-    "length": 160 if local else 1024,
+    "length": 256 if local else 1024,
     "mask_truncated": False,
   }
   config.rewards = {}

@@ -61,7 +61,8 @@ ENDPOINT = {"name": "Endpoint", "model": "judge", "wait": 0.01, "attempts": 2}
 @pytest.mark.parametrize("arm", ["runlocal", "runlocal,cold"])
 @pytest.mark.parametrize("name", ["perception_r1", "react"])
 def test_a_step_of_the_local_arms(name, arm, tmp_path):
-  length = 400 if arm.endswith("cold") else 8
+  # A right answer must fit, and a text to learn.
+  length = 400 if arm.endswith("cold") else 100
   loop.train(experiment(name, arm, length=length), str(tmp_path))
   found = logged(tmp_path)
   if arm.endswith("cold"):
@@ -149,12 +150,12 @@ def test_an_address_must_be_there(monkeypatch):
 
 
 def test_pairs_are_checked_before_a_run():
-  config = experiment("react", "runlocal")
+  config = experiment("react", "runlocal", length=100)
   config.data.train.pairs = False
   refused(config, "config.rollout: expected data with pairs of questions")
-  config = experiment("react", "runlocal", prompts=3)
+  config = experiment("react", "runlocal", length=100, prompts=3)
   refused(config, "config.rollout.prompts: expected an even number, two for")
-  config = experiment("react", "runlocal")
+  config = experiment("react", "runlocal", length=100)
   config.rollout.of = {
     "name": "refilled",
     "of": config.rollout.of.to_dict(),
