@@ -5,11 +5,10 @@ in their option `of`.
 """
 
 from mmrl.rollouts.given import given, given_pairs
-from mmrl.rollouts.paired import paired
 from mmrl.rollouts.refilled import refilled
 from mmrl.rollouts.sampled import sampled, sampled_pairs
-from mmrl.rollouts.tagged import tagged
 from mmrl.rollouts.with_experts import with_experts
+from mmrl.rollouts.wrapped import paired, tagged
 
 __all__ = [
   "given",

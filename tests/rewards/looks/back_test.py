@@ -13,7 +13,7 @@ from mmrl.errors import UserError
 from mmrl.losses import likelihood, reduce
 from mmrl.probes.shares import attention_shares, parts_of, shares
 from mmrl.rewards.looks import back
-from mmrl.rollouts.tagged import between
+from mmrl.rollouts.wrapped import between
 
 G = r"<think>a</think> <back>b</back> <think>c</think> \boxed{4}"
 TABLE = [
