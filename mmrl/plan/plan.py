@@ -209,8 +209,8 @@ def _summary(compiler, topology, found, fits, change) -> dict:
 
 def _closing(compiler, found, change) -> Iterator[str]:
   yield "\nmemory in GiB on each device; bytes moved are those of one device"
-  if asked := ", ".join(compiler.parts.asked):
-    yield f"without what is asked for texts: {asked}"
+  if asked := " and ".join(compiler.parts.asked):
+    yield f"not counted: what {asked} reads"
   if not compiler.chip:
     yield "this device's memory isn't known: nothing was checked against it"
     return

@@ -211,7 +211,9 @@ def open_later(
   read: Collection[str],
   devices: Sequence[jax.Device],
 ) -> dict[str, Asker]:
-  """Makes what asks the models of a run; none of them is opened yet.
+  """Makes what asks the models of a run, by the names that rewards use.
+
+  None of them is opened yet.
 
   Args:
     sources: of the models, by name.
@@ -227,4 +229,4 @@ def open_later(
         f"config.models.{name}: expected a reward that reads ask_{name}, found"
         " none; take the model out, or add one"
       )
-  return {name: Asker(name, one, devices) for name, one in sources.items()}
+  return {f"ask_{n}": Asker(n, one, devices) for n, one in sources.items()}

@@ -60,7 +60,7 @@ def collect(
     rewards=run.method.rewards,
     processor=run.processor,
     layout=run.layout,
-    given={f"ask_{name}": one for name, one in run.asked.items()},
+    given=run.asked,
   )
   request = Request(state, samples, key, more, grade)
   answers, values = run.source.collect(request)
@@ -73,8 +73,6 @@ def collect(
   if step == 1:
     answers_lib.print_hints(run.method.rewards, answers, run.processor)
   values |= _reward_metrics(run, answers, batch, step)
-  for one in run.asked.values():
-    values |= processes.mean(one.end_step())
   batch, chosen = _choose(run, answers, batch)
   values |= chosen
   rewarded = time.perf_counter()
@@ -88,9 +86,8 @@ def collect(
   )
   batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
   # A share of nothing, such as attention on regions where none is marked.
-  values |= {
-    k: v for k, v in log_lib.floats(measured).items() if not math.isnan(v)
-  }
+  numbers = log_lib.floats(measured).items()
+  values |= {k: v for k, v in numbers if not math.isnan(v)}
   ended = time.perf_counter()
   values["time/rollout"] = sampled - began
   values["time/reward"] = rewarded - sampled
@@ -209,6 +206,8 @@ def _reward_metrics(
       values[f"reward/{name}"] /= share
     else:
       del values[f"reward/{name}"]
+  for one in run.asked.values():
+    values |= processes.mean(one.end_step())
   return values
 
 

@@ -44,7 +44,7 @@ class Parts:
     scorer: scores answers.
     source: where answers come from.
     method: functions of the slots.
-    asked: models that rewards ask for texts, by name.
+    asked: what asks models for texts, by the names that rewards use.
     programs: compiled functions.
     answer: jitted function that answers greedily, for evaluation.
     optimizer: the optax transformation.
