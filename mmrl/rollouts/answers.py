@@ -216,7 +216,7 @@ def score(
   values = _score(bound, context, nan)
   for rank in range(max(len(example.also) for example in examples)):
     rows = [p for p, e in enumerate(examples) if len(e.also) > rank]
-    others = context | text_context(
+    others = dict(context) | text_context(
       [
         dataclasses.replace(examples[p], answer=examples[p].also[rank])
         for p in rows
@@ -263,7 +263,7 @@ def _place(
       if time.monotonic() > end:
         return ""
       one = slice(p, p + 1), slice(g, g + 1)
-      alone = context | text_context(
+      alone = dict(context) | text_context(
         context["example"][p : p + 1],
         [[group[g]]],
         context["length"][one],

@@ -9,7 +9,7 @@ Reconstructed from others' accounts: thresholds, spacing and what they leave
 open.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 import json
 import math
 
@@ -64,6 +64,7 @@ def two_rounds(
   step = dense_interval or 1 / (4 * fps)
   known = [s for s in zip(scores, times, strict=True) if not math.isnan(s[0])]
   worst = sorted(known)
+  near: Iterable[float] = ()
   if any(score < low for score, _ in known):
     near = (
       time + sign * k * step
@@ -72,9 +73,7 @@ def two_rounds(
       if score < low
       for sign in (-1, 1)
     )
-  elif all(score > high for score, _ in known):
-    near = iter(())
-  else:
+  elif not all(score > high for score, _ in known):
     rng, mean = np.random.default_rng(seed), _mean(scores)
     near = (
       rng.uniform(max(time - step, 0.0), min(time + step, duration))
