@@ -14,19 +14,19 @@ from mmrl.train import run as run_lib
 
 
 def small(config, **rollout):
-  """One step of a few short answers of the tiny model."""
+  """One step of the tiny model, two prompts on each of eight devices."""
   config.models.policy.path = "tiny"
   config.models.policy.remat = False
-  config.rollout.update({"prompts": 4, "answers": 2, "length": 8} | rollout)
+  config.rollout.update({"prompts": 16, "answers": 2, "length": 8} | rollout)
   config.train.steps = config.train.minibatches = config.train.accumulate = 1
   config.data.lengths = config.data.patches = ()
   config.shares.every = 0
   config.checkpoint.every = 1
   config.trackers = {}
-  config.evaluation.batch = 4
+  config.evaluation.batch = 8
   for benchmark in config.evaluation.benchmarks.values():
-    benchmark.data.count = 4
-  config.data.train.count = 12
+    benchmark.data.count = 8
+  config.data.train.count = 32
   return config
 
 
