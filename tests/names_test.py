@@ -33,6 +33,7 @@ SLOTS = {
 SOURCES = {
   "given": {},
   "given_pairs": {"answers": 2, "pictures": True},
+  "paired": {},
   "refilled": {"rounds": 1, "reward": "accuracy"},
   "sampled": {},
   "sampled_pairs": {"reward": "accuracy"},
@@ -48,7 +49,7 @@ def test_the_page_is_the_table():
 
 def known(name: str) -> names.Name:
   """The row of a name, that of MODEL for any model's."""
-  own = re.sub(r"^(params|scorer)_\w+", r"\1_MODEL", name)
+  own = re.sub(r"^(params|scorer|ask)_\w+", r"\1_MODEL", name)
   return names.NAMES[own]
 
 
@@ -90,7 +91,7 @@ def test_the_fields_of_probes_are_in_the_table():
 
 def make_source(name: str):
   config = config_lib.get_config()
-  if name in ("refilled", "sampled_pairs", "tagged", "with_experts"):
+  if name in ("paired", "refilled", "sampled_pairs", "tagged", "with_experts"):
     config_lib.wrap_rollout(config, name=name, **SOURCES[name])
   else:
     sizes = {key: config.rollout[key] for key in config_lib.ROLLOUT_SIZES}

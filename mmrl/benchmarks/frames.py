@@ -25,7 +25,7 @@ _SIGNS = {"A": 1.0, "tie": 0.0, "B": -1.0}
 def accuracy_without_ties(
   human: Float[np.ndarray, "*draws N"],
   difference: Float[np.ndarray, "*draws N"],
-) -> Float[np.ndarray, "*draws"]:
+) -> Any:
   """Computes the share of decided pairs that scores put in the right order.
 
   Args:
@@ -33,7 +33,7 @@ def accuracy_without_ties(
     difference: score of A less that of B; 0 and NaN are wrong.
 
   Returns:
-    0 where no pair is decided.
+    One for each draw; 0 where no pair is decided.
   """
   right = (human != 0) & (human * difference > 0)
   decided = (human != 0).sum(-1)
@@ -43,7 +43,7 @@ def accuracy_without_ties(
 def accuracy_with_ties(
   human: Float[np.ndarray, "*draws N"],
   difference: Float[np.ndarray, "*draws N"],
-) -> Float[np.ndarray, "*draws"]:
+) -> Any:
   """Computes the best share of pairs that are right, ties among them.
 
   A pair is taken for a tie if its scores differ by a threshold at most. The

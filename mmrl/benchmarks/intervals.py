@@ -1,7 +1,8 @@
-"""Bootstrap confidence intervals of any statistic over items."""
+"""Bootstrap confidence intervals over items, and a test of two models."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 
 import numpy as np
 
@@ -71,3 +72,28 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
   """Computes the interval of those resamples that have a number."""
   low, high = np.quantile(draws[~np.isnan(draws)], _QUANTILES)
   return float(low), float(high)
+
+
+def mcnemar(first: int, second: int) -> float:
+  """Computes the p-value of McNemar's exact test, two-sided.
+
+      p = min(1, 2 P(X <= min(b, c))),    X ~ Binomial(b + c, 1/2)
+
+  Args:
+    first: b, items that only the first model gets right.
+    second: c, items that only the second does.
+
+  Returns:
+    In (0, 1]; 1 if there are none of either.
+
+  Raises:
+    ValueError: if a number is negative.
+
+  Reference: McNemar 1947; Perception-R1, arXiv 2506.07218, section 3, which
+  counts pictures that are read right before or after training only.
+  """
+  if min(first, second) < 0:
+    raise ValueError(f"expected counts, found {first} and {second}")
+  total = first + second
+  tail = sum(math.comb(total, k) for k in range(min(first, second) + 1))
+  return min(1.0, 2 * tail / 2**total)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmrl import advantages, build, losses, rewards
-from mmrl.benchmarks.paired import mcnemar
+from mmrl.benchmarks.intervals import mcnemar
 from mmrl.errors import UserError
 from mmrl.losses import reduce
 from mmrl.rewards.facts import judges, lines, stated, verdicts
