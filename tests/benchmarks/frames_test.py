@@ -80,7 +80,7 @@ def test_figures():
   assert found["without_ties"] == 0
   none = [Answer("", 0, True)] * 40
   values = benchmark.grade(none, examples)
-  assert set(benchmark.summarise(values).values()) == {0}
+  assert all(x == 0 for x in benchmark.summarise(values).values())
   assert len(next(iter(values.values()))) == 20  # items are pairs
   constant = estimate(benchmark.summarise, benchmark.baseline(None, examples))
   assert constant["f1_distorted"].value > 0.7
