@@ -3,6 +3,17 @@
 import math
 
 
+def square(side: int, factor: int) -> tuple[int, int]:
+  """Returns height and width of the square of whole cells nearest to a side.
+
+  Args:
+    side: pixels.
+    factor: side of a visual token.
+  """
+  rounded = max(round(side / factor), 1) * factor
+  return rounded, rounded
+
+
 def fit(
   height: int,
   width: int,
