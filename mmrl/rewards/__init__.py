@@ -34,8 +34,7 @@ that are equal to them:
 
 from mmrl.rewards.answer import answer_format, exact_answer
 from mmrl.rewards.boxes import box_iou
-from mmrl.rewards.choices import choice
-from mmrl.rewards.consistency import consistency_bonus
+from mmrl.rewards.choices import choice, first_option
 from mmrl.rewards.kinds import accuracy
 from mmrl.rewards.length import length_window, soft_overlong
 from mmrl.rewards.lenient import lenient_answer
@@ -50,7 +49,12 @@ from mmrl.rewards.looks.evenness import sink_suppression, visual_evenness
 from mmrl.rewards.looks.region import region_attention, target_attention
 from mmrl.rewards.mathematics import math_answer
 from mmrl.rewards.numbers import closeness, number
-from mmrl.rewards.options import first_option
+from mmrl.rewards.thoughts.chains import (
+  chain_part,
+  chain_steps,
+  chain_structure,
+)
+from mmrl.rewards.thoughts.consistency import consistency_bonus
 from mmrl.rewards.words import meteor, rouge, word_error_rate
 
 __all__ = [
@@ -61,6 +65,9 @@ __all__ = [
   "back_segment",
   "box_iou",
   "boxed_accuracy",
+  "chain_part",
+  "chain_steps",
+  "chain_structure",
   "choice",
   "closeness",
   "consistency_bonus",
