@@ -1,6 +1,7 @@
 """How far what a chain says agrees with the facts, in [0, 1]."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
 import math
 from typing import Any
 
@@ -78,7 +79,7 @@ def _moves_counted(chain: Chain, facts: Mapping, option: str) -> float:
 def _counted(chain: Chain, option: str, lines: int) -> float:
   if chain.count is None:
     return 0.0
-  rising = all(a < b for a, b in zip(chain.times, chain.times[1:]))  # noqa: B905, RUF007
+  rising = all(a < b for a, b in itertools.pairwise(chain.times))
   chosen = option.strip() == str(chain.count)
   return (lines == chain.count) / 2 + (chosen and rising) / 2
 
@@ -101,7 +102,7 @@ def _itinerary(chain: Chain, facts: Mapping, option: str) -> float:
   if not moves:
     return 0.0
   right = [(parsing.plain(a), parsing.plain(b)) for a, b in facts["moves"]]
-  chained = [a[1] == b[0] for a, b in zip(moves, moves[1:])]  # noqa: B905, RUF007
+  chained = [a[1] == b[0] for a, b in itertools.pairwise(moves)]
   joined = sum(chained) / len(chained) if chained else 1.0
   common = move_lcs(moves, right) / max(len(moves), len(right))
   return common / 2 + joined / 2
