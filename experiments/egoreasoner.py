@@ -16,11 +16,11 @@ interactions.
 
 `:runlocal` is on `mmrl.worlds.kitchens`, all six tasks, with the tiny model;
 `:runlocal,sft` is its first stage alone. `:DIR` is Qwen2.5-VL-3B on files in
-HD-EPIC's form: DIR/train and DIR/test hold its `vqa-benchmark` files, DIR/videos
-the videos, and DIR/annotations, if it is there, `assoc_info.json` and
-`frame_info.json`. `python -m mmrl.worlds --world kitchens --folder` writes such
-files; `metadata` in them has the facts that HD-EPIC's own files lack. It has not
-been run.
+HD-EPIC's form: DIR/train and DIR/test hold its `vqa-benchmark` files,
+DIR/videos the videos, and DIR/annotations, if it is there, `assoc_info.json`
+and `frame_info.json`. `python -m mmrl.worlds --world kitchens --folder` writes
+such files; `metadata` in them has the facts that HD-EPIC's own files lack. It
+has not been run.
 
 Reconstructed: formulas, weights and sizes, from others' accounts. The paper's
 teacher, Gemini, is replaced by a rule; its training data aren't published, and
@@ -91,9 +91,7 @@ def get_config(arg: str = "data"):
 
 def _learn_chains(config, local: bool) -> None:
   """Sets likelihood of the chains instead of GRPO."""
-  config.models.policy.path = (
-    "tiny" if local else "Qwen/Qwen2.5-VL-3B-Instruct"
-  )
+  config.models.policy.path = "tiny" if local else "Qwen/Qwen2.5-VL-3B-Instruct"
   config.data.train.thoughts = True
   config.rollout = {
     "name": "given",

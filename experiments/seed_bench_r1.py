@@ -32,10 +32,10 @@ teaches the form; `:runlocal`, `:runlocal,sft` and `:runlocal,care` go on from
 there.
 
 Differs from the published runs: greedy answers are evaluated, not sampled ones
-at temperature 1; 8 answers and 256 tokens are defaults of their trainer; `,care`
-has SEED-Bench-R1's frames. `first_option` with strict=False takes any word that
-begins with the letter, as the published code does; `strict` is reported beside
-it. None of the large ones has been run.
+at temperature 1; 8 answers and 256 tokens are defaults of their trainer;
+`,care` has SEED-Bench-R1's frames. `first_option` with strict=False takes any
+word that begins with the letter, as the published code does; `strict` is
+reported beside it. None of the large ones has been run.
 """
 
 import os

@@ -911,7 +911,8 @@ def test_reward_is_a_number_for_any_text(row):
   context = {
     "text": [texts, texts],
     "answer": right,
-    "example": [ASKED if row[1] in TEXTS else Example("file:1", "?", [], "")] * 2,
+    "example": [ASKED if row[1] in TEXTS else Example("file:1", "?", [], "")]
+    * 2,
   }
   context |= {"length": jnp.full((2, 5), 17), "ended": jnp.ones((2, 5), bool)}
   values = bound(context)

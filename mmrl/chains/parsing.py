@@ -25,7 +25,8 @@ _LINE = re.compile(
 )
 # A tag that can't be read hides what is in it.
 _TIME = re.compile(
-  r"<TIME (\d{1,3}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?) video \d{1,3}>|<TIME[^>]*>"
+  r"<TIME (\d{1,3}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?) video \d{1,3}>"
+  r"|<TIME[^>]*>"
   r"|(?<![\d:.])(\d{1,4}):([0-5]\d(?:\.\d{1,9})?)(?![\d:])"
 )
 _PLACE = re.compile(r"^p\d+_|\.\d+$")

@@ -77,7 +77,9 @@ def render_lines(task: str, facts: Mapping[str, Any]) -> str:
     task: one of `TEMPLATES`.
     facts: those that `lacking` looks for, see `FACTS`.
   """
-  moments = [stamp((start + end) / 2) for start, end in facts.get("windows", ())]
+  moments = [
+    stamp((start + end) / 2) for start, end in facts.get("windows", ())
+  ]
   kinds = dict.fromkeys(map(parsing.plain, facts.get("names", ())))
   lines = [f"Entities: {', '.join(kinds)}"] if kinds else []
   if "moves" in facts:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mmrl.models.config import VisionConfig
-from mmrl.models.families import Span
+from mmrl.models.families import Span, sizes
 from mmrl.prompts import pictures
 
 
@@ -18,7 +18,7 @@ def outline(
   Raises:
     ValueError: see `pictures.cut`.
   """
-  size, shrunk = pictures.fitted(sides, config, vision.cell_size)
+  size, shrunk = sizes.fitted(sides, config, vision.cell_size)
   rows, columns = (side // vision.patch_size for side in size)
   grid = (1, rows, columns)
   nowhere = np.zeros(rows * columns // vision.spatial_merge_size**2, np.float32)

@@ -307,29 +307,6 @@ def scale(picture: Image.Image, height: int, width: int) -> Image.Image:
   return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def fitted(
-  sides: tuple[int, int], config: PictureConfig, cell: int
-) -> tuple[tuple[int, int], bool]:
-  """Chooses the size that a picture is scaled to.
-
-  Args:
-    sides: height and width in pixels.
-    config: pixel budget.
-    cell: side of a visual token.
-
-  Returns:
-    (height and width, whether the budget made it smaller).
-
-  Raises:
-    ValueError: see `cut`.
-  """
-  if config.side:
-    return sizes.square(config.side, cell), False
-  low, high = config.min_pixels, config.max_pixels
-  size = sizes.fit(*sides, cell, low, high)
-  return size, size != sizes.fit(*sides, cell, low, math.inf)
-
-
 def cut(
   picture: Image.Image,
   config: PictureConfig,
@@ -352,7 +329,7 @@ def cut(
   """
   cell = vision.cell_size
   sides = picture.height, picture.width
-  (height, width), shrunk = fitted(sides, config, cell)
+  (height, width), shrunk = sizes.fitted(sides, config, cell)
   frame = np.asarray(scale(picture, height, width), np.float32)
   values = frame / np.float32(255)
   values -= np.array(config.mean, np.float32)

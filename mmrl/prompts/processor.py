@@ -269,8 +269,7 @@ class Processor:
         fewer = dataclasses.replace(video, frames=count)
         return choose(total, fps, fewer, span)
 
-      fit = videos.fit(video, config)
-      clip = videos.read(source, name, sample, fps, fit)
+      clip = videos.read(source, name, sample, fps, videos.fit(video, config))
       marks = (
         self._text(config.video_token_id),
         self._text(config.vision_start_token_id),

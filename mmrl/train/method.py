@@ -64,8 +64,8 @@ class Method:
   def graded(self) -> dict[str, str]:
     """Returns the rewards of texts that others read, by what they call them."""
     read = {n for x in self.rewards if not x.on_host for n in x.bound.needs}
-    named = {reward_field(x.name): x.name for x in self.rewards if x.on_host}
-    return {field: name for field, name in named.items() if field in read}
+    graded = {f"reward_{x.name}": x.name for x in self.rewards if x.on_host}
+    return {field: name for field, name in graded.items() if field in read}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +164,8 @@ def bind(
     for name, one in names.NAMES.items()
     if one.source == "rollouts"
   }
-  remedies |= {
-    name: f"add a reward of texts {name.partition('_')[2]!r} to config.rewards"
-    for name in wanted
-    if name.startswith(reward_field(""))
-  }
+  graded = [name for name in wanted if name.startswith("reward_")]
+  remedies |= {n: f"add a reward of texts called {n[7:]!r}" for n in graded}
   bound = [slot.bind(to_probes, remedies) for slot in probing]
   fields = [f for p in bound for f in build.provides(p.function)]
   fields += source.fields
@@ -178,7 +175,7 @@ def bind(
     if slot in names.NAMES["params_MODEL"].slots:
       found += of_models
     if slot == names.REWARDS:
-      found += [reward_field(n) for n, x in slots.rewards.items() if _on_host(x)]
+      found += [f"reward_{n}" for n, x in slots.rewards.items() if _on_host(x)]
     if not slots.advantage:
       found = [name for name in found if name != "advantages"]
     return found
@@ -260,11 +257,6 @@ def _resolve_rewards(
     settings[name] = answers.take_settings(spec, where, {*specs} - {name})
     slots[name] = _Slot(rewards, spec, where)
   return slots, settings
-
-
-def reward_field(name: str) -> str:
-  """Returns how rewards on the devices call the values of one of texts."""
-  return f"reward_{name}"
 
 
 def _on_host(slot: _Slot) -> bool:

@@ -8,8 +8,8 @@ from mmrl.chains import parsing, writing
 
 T1 = (
   "<think>\nEntities: the drawer\nEvent: <TIME 00:00:11.0 video 1> open\n"
-  "Event: <TIME 00:00:20.5 video 1> open\nEvent: 0:43 open\nCount: 3\n</think>\n"
-  "<answer>B</answer>"
+  "Event: <TIME 00:00:20.5 video 1> open\nEvent: 0:43 open\nCount: 3\n"
+  "</think>\n<answer>B</answer>"
 )
 
 
@@ -155,7 +155,18 @@ def test_any_text_is_read():
     *("<think>", "</think>", "<answer>", "</answer>", "Event:", "Move:", "\n"),
     *("Count:", "Clock:", "Rest:", "Fixture:", "Entities:", "from", "to", " "),
     *("<TIME 00:00:1.0 video 1>", "<TIME", "video 1>", "0:43", "12", ":", "é"),
-    *("o'clock", "A", "B.", "\0", "9" * 5000, "٣", "\u2028", "the", "P01_", ","),
+    *(
+      "o'clock",
+      "A",
+      "B.",
+      "\0",
+      "9" * 5000,
+      "٣",
+      "\u2028",
+      "the",
+      "P01_",
+      ",",
+    ),
   ]
   draw = random.Random(0)
   for _ in range(1000):

@@ -45,7 +45,10 @@ def folder(tmp_path_factory):
     (folder / f"{name}.png").write_bytes(picture(i))
   (folder / "v.mp4").touch()
   # As SEED-Bench-R1 lays them out.
-  for kind, names in (("images", ("a.png", "b.png", "c.png")), ("videos", ("v.mp4",))):
+  for kind, names in (
+    ("images", ("a.png", "b.png", "c.png")),
+    ("videos", ("v.mp4",)),
+  ):
     (folder / kind / "s").mkdir(parents=True)
     for name in names:
       (folder / kind / "s" / name).write_bytes((folder / name).read_bytes())
@@ -455,7 +458,9 @@ def written(form, messages, images, videos, answer):
     ours |= {kind: [f"./{paths[0]}"]} if paths else {}
     return row, ours | {"answer": answer.strip()}
   if form == "seed_bench_r1":
-    letters = dict(zip(("a", "b", "c", "d"), ("one", "two", "3", answer), strict=True))
+    letters = dict(
+      zip(("a", "b", "c", "d"), ("one", "two", "3", answer), strict=True)
+    )
     picture = (images or ["a.png"])[0]
     row = {f"choice_{k}": text for k, text in letters.items()}
     row |= {"question": question, "answer": answer, "golden_choice_idx": "D"}

@@ -51,7 +51,9 @@ def test_a_right_answer_without_a_letter_is_refused():
 
 def first(text, right="<answer>B.</answer>", strict=True):
   one = Example("file:3", "?", [], right)
-  return float(choices.first_option([[text]], [right], [one], strict=strict)[0, 0])
+  return float(
+    choices.first_option([[text]], [right], [one], strict=strict)[0, 0]
+  )
 
 
 @pytest.mark.parametrize(
@@ -75,9 +77,13 @@ def test_first_option_golden(text, loose, strict):
   assert first(text, strict=True) == strict
 
 
-@pytest.mark.parametrize("right", ["F", "b", "(B)", "Bottle", "<answer></answer>"])
+@pytest.mark.parametrize(
+  "right", ["F", "b", "(B)", "Bottle", "<answer></answer>"]
+)
 def test_other_options_are_refused_by_the_questions_name(right):
-  with pytest.raises(UserError, match="^file:3: expected a letter A to E as right"):
+  with pytest.raises(
+    UserError, match="^file:3: expected a letter A to E as right"
+  ):
     first("<answer>B</answer>", right)
 
 

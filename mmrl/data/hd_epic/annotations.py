@@ -71,7 +71,9 @@ class Annotations:
     found = [
       (abs(frame["frame_number"] / _RATE - time), name)
       for name, frame in frames.items()
-      if all(abs(a - b) < _CLOSE for a, b in zip(frame["bbox"], box, strict=True))
+      if all(
+        abs(a - b) < _CLOSE for a, b in zip(frame["bbox"], box, strict=True)
+      )
     ]
     if not found:
       return None
@@ -95,7 +97,9 @@ class _Track:
   def __init__(self, raw: Mapping[str, Any], frames: Mapping[str, Any]):
     start, end = raw["time_segment"]
     self.window = float(start), float(end)
-    self.frames = list(raw["all_frames"] if "all_frames" in raw else raw["masks"])
+    self.frames = list(
+      raw["all_frames"] if "all_frames" in raw else raw["masks"]
+    )
     fixtures = [frames.get(name, {}).get("fixture") for name in self.frames]
     known = len(fixtures) > 1 and fixtures[0] and fixtures[-1]
     self.ends = (fixtures[0], fixtures[-1]) if known else None

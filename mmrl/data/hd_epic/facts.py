@@ -44,7 +44,7 @@ def _direction(question: str, right: str) -> Facts:
   hour = parsing.hour(right)
   if hour is None:
     raise UserError(
-      f"expected an hour such as \"3 o'clock\" as right choice, found"
+      f'expected an hour such as "3 o\'clock" as right choice, found'
       f" {right!r:.80}"
     )
   target = _matched(r"where is the (.+?) located", question)

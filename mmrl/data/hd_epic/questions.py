@@ -89,7 +89,9 @@ class HdEpic:
     timed = sum("windows" in one.extra for one in self._examples)
     said = f"{path}: {len(self):,} questions, times are known of {timed:,}"
     if left:
-      said += f"; {left:,} are left out, as their facts don't tell a whole chain"
+      said += (
+        f"; {left:,} are left out, as their facts don't tell a whole chain"
+      )
     print(said, file=sys.stderr)
 
   def _example(
@@ -223,7 +225,11 @@ def _video(inputs: Any) -> str:
     for one in found.values()
   ]
   names = {one for one in ids if isinstance(one, str) and one}
-  if "video 1" not in found or len(names) != 1 or len(names | {*map(str, ids)}) > 1:
+  if (
+    "video 1" not in found
+    or len(names) != 1
+    or len(names | {*map(str, ids)}) > 1
+  ):
     raise UserError(
       "expected 'inputs' with one whole video and frames of it, found"
       f" {inputs!r:.120}"
@@ -273,4 +279,6 @@ def _fits(name: str, value: Any) -> bool:
     return False
   if name == "threshold":
     return value > 0
-  return type(value) is int and (value >= 0 if name == "count" else 1 <= value <= 12)
+  return type(value) is int and (
+    value >= 0 if name == "count" else 1 <= value <= 12
+  )

@@ -1,6 +1,7 @@
 """Sizes that pictures and frames are scaled to."""
 
 import math
+from typing import Protocol
 
 
 def square(side: int, factor: int) -> tuple[int, int]:
@@ -55,3 +56,42 @@ def fit(
     rows = math.ceil(height * grow / factor) * factor
     columns = math.ceil(width * grow / factor) * factor
   return rows, columns
+
+
+class Budget(Protocol):
+  """The sizes of `mmrl.prompts.pictures.PictureConfig`."""
+
+  @property
+  def min_pixels(self) -> int:
+    """The least area."""
+
+  @property
+  def max_pixels(self) -> int:
+    """The largest area."""
+
+  @property
+  def side(self) -> int:
+    """Of a square, 0 for none."""
+
+
+def fitted(
+  sides: tuple[int, int], budget: Budget, factor: int
+) -> tuple[tuple[int, int], bool]:
+  """Chooses the size that a picture is scaled to.
+
+  Args:
+    sides: height and width in pixels.
+    budget: pixels, or the side of a square.
+    factor: side of a visual token.
+
+  Returns:
+    (height and width, whether the budget of pixels made it smaller).
+
+  Raises:
+    ValueError: see `fit`.
+  """
+  if budget.side:
+    return square(budget.side, factor), False
+  low = budget.min_pixels
+  size = fit(*sides, factor, low, budget.max_pixels)
+  return size, size != fit(*sides, factor, low, math.inf)

@@ -30,9 +30,7 @@ def chain_structure(
 
   Each tag occurs once, and nothing but white space is around; others have 0.
   """
-  found = [
-    [parsing.parse_chain(one).formed for one in group] for group in text
-  ]
+  found = [[parsing.parse_chain(one).formed for one in group] for group in text]
   return np.array(found, np.float32).reshape(len(text), -1)
 
 

@@ -27,10 +27,10 @@ def bonus(
 ) -> Float[Array, "P G"]:
   """Computes the bonus from accuracies and how likely answers are.
 
-      right = accuracy > 0.1 and accuracy >= its mean over the group
-      c     = min(likelihood, cap)
-      bonus = coefficient * accuracy  where right and
-              c >= mean of c over the right ones of the group - margin, else 0
+  right = accuracy > 0.1 and accuracy >= its mean over the group
+  c     = min(likelihood, cap)
+  bonus = coefficient * accuracy  where right and
+          c >= mean of c over the right ones of the group - margin, else 0
   """
   right = (accuracy > _WRONG) & (accuracy >= accuracy.mean(1, keepdims=True))
   likely = jnp.minimum(likelihood, cap)

@@ -49,9 +49,7 @@ def parts(text, one):
 def total(text, one, gated=False):
   found = parts(text, one)
   gate = found["accuracy"] if gated else 1.0
-  return (
-    found["accuracy"] + gate * found["steps"] + 0.1 * found["structure"]
-  )
+  return found["accuracy"] + gate * found["steps"] + 0.1 * found["structure"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,9 @@ def test_windows_golden():
   assert comparing.timed((11,), gold, 2.0) == pytest.approx(0.505554, abs=1e-6)
   assert comparing.timed((11, 20, 50, 60), gold, 2.0) == 0.5
   assert comparing.timed((), gold, 2.0) == 0
-  assert comparing.timed((), (), 2.0) == 1 and comparing.timed((5,), (), 2.0) == 0
+  assert (
+    comparing.timed((), (), 2.0) == 1 and comparing.timed((5,), (), 2.0) == 0
+  )
 
 
 def test_intervals_golden():
@@ -156,7 +156,12 @@ def test_itinerary_golden(moves, wanted):
 
 @pytest.mark.parametrize(
   ("fixture", "letter", "wanted"),
-  [("counter", "E", 1), ("the counter", "C", 0.5), ("sink", "E", 0.5), ("", "E", 0)],
+  [
+    ("counter", "E", 1),
+    ("the counter", "C", 0.5),
+    ("sink", "E", 0.5),
+    ("", "E", 0),
+  ],
 )
 def test_place_golden(fixture, letter, wanted):
   choices = ("hob", "bin", "windowsill", "shelf", "counter left from sink")
@@ -218,7 +223,12 @@ def test_written_chains_get_all_of_the_reward(kind):
 def test_any_text_has_a_reward():
   draw = random.Random(1)
   pieces = [*"ABE:\n 0", "<think>", "</think>", "<answer>", "</answer>"]
-  pieces += ["Count: 3\n", "Event: 0:11\n", "Move: 0:05 from a to b\n", "Clock:"]
+  pieces += [
+    "Count: 3\n",
+    "Event: 0:11\n",
+    "Move: 0:05 from a to b\n",
+    "Clock:",
+  ]
   for _ in range(1000):
     text = "".join(draw.choices(pieces, k=draw.randrange(16)))
     found = parts(text, example(COUNTING, DRAWER, "B"))
@@ -228,7 +238,10 @@ def test_any_text_has_a_reward():
 @pytest.mark.parametrize(
   ("one", "message"),
   [
-    (example("planning", DRAWER), "of a kind of fixture_inter.* found kind 'pl"),
+    (
+      example("planning", DRAWER),
+      "of a kind of fixture_inter.* found kind 'pl",
+    ),
     (example(COUNTING, {}), "with choices, of a kind of .* found none"),
   ],
 )
@@ -261,7 +274,9 @@ class Listed:
 
 def test_questions_without_choices_are_refused_before_a_run():
   spec = {"name": "chain_steps"}
-  bound = build.bind(rewards, spec, "config.rewards.s", provided=["text", "example"])
+  bound = build.bind(
+    rewards, spec, "config.rewards.s", provided=["text", "example"]
+  )
   message = "config.rewards.s: expected choices in `extra` .* none in a:2; take"
   with pytest.raises(UserError, match=message):
     needs.require_all([bound], Listed())
