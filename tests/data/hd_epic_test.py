@@ -167,7 +167,7 @@ FRAMES = {
     "f2": frame(7410, "P01_sink.001", 50),
     "f3": frame(9000, "P01_sink.001", 90),
     "f4": frame(9300, "P01_table.001", 99),
-    "other": frame(10, None),
+    "other": frame(10, None, 7),
   }
 }
 
@@ -189,6 +189,9 @@ def test_annotations_add_times(folder, capsys):
   windows = ((238.7, 247.0), (300.0, 310.0))
   assert found["object_movement_itinerary"]["windows"] == windows
   assert found["object_movement_counting"]["windows"] == windows
+  counted = found["object_movement_counting"]
+  assert counted["moves"] == (("fridge", "sink"), ("sink", "table"))
+  assert len(counted["names"]) == 3
   rest = found["stationary_object_localization"]
   assert rest["windows"] == windows[:1] and rest["rest"] == (247.0, 300.0)
   # Asked near a begin: where it was put, at the end of the track.
@@ -255,14 +258,17 @@ GOOD = entry(*PUBLISHED[KIND][:3])
     ),
     (
       {"question": "How many?"},
-      r"a question with 'did I \(.*' found 'How many",
+      "a question in HD-EPIC's words, 'did I .. the item', found 'How many",
     ),
     ({"question": ""}, "a question as text, found ''"),
     ({"choices": ["a", "b", "c", "d", "e"]}, "a whole number as right choice"),
-    ({"inputs": {}}, "one whole video and frames of it, found {}"),
+    (
+      {"inputs": {}},
+      "'inputs' with one whole video and frames of it, found {}",
+    ),
     (
       {"inputs": {"video 1": {"id": VIDEO, "start_time": "0"}}},
-      "one whole video and frames of it",
+      "'inputs' with one whole video and frames of it",
     ),
     (
       {"inputs": {"video 1": {"id": "P02-x"}}},

@@ -125,6 +125,8 @@ def _of_tracks(
     return found
   if kind == "stationary_object_localization":
     found = {"windows": (tracks[0].window,)}
+    if tracks[0].ends:
+      found["moves"] = (_places(tracks[0].ends),)
     start = parsing.times(right)[0]
     for before, after in itertools.pairwise(tracks):
       if abs(before.window[1] - start) <= 1.0:
@@ -134,7 +136,19 @@ def _of_tracks(
   wanted = right.count("from ") or int(right)
   if len(moves) != wanted:
     return {}
-  return {"windows": tuple(track.window for track in moves)}
+  found = {"windows": tuple(track.window for track in moves)}
+  if kind == "object_movement_counting":
+    ends = [track.ends for track in moves if track.ends]
+    found["moves"] = tuple(map(_places, ends))
+    found["names"] = tuple(
+      dict.fromkeys(name for pair in ends for name in pair)
+    )
+  return found
+
+
+def _places(ends: tuple[str, str]) -> tuple[str, str]:
+  """Names two fixtures for people, by their kinds."""
+  return parsing.plain(ends[0]), parsing.plain(ends[1])
 
 
 def _read(root: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -29,8 +29,10 @@ def _number(choice: str) -> int:
 def _matched(pattern: str, question: str) -> str:
   found = re.search(pattern, question)
   if found is None:
+    words = re.sub(r"\(.*\)", "..", pattern)
     raise UserError(
-      f"expected a question with '{pattern}', found {question!r:.120}"
+      f"expected a question in HD-EPIC's words, '{words}', found"
+      f" {question!r:.120}"
     )
   return found[1]
 
