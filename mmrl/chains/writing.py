@@ -47,7 +47,7 @@ FACTS = {
 }
 
 # Facts that the lines of a chain are written of, by task.
-_NEEDED = {
+_NEEDED: dict[str, tuple[str, ...]] = {
   "fixture_interaction_counting": ("names", "windows", "words", "count"),
   "fixture_location": ("names", "clock"),
   "object_location": ("names", "windows", "words", "fixture"),
