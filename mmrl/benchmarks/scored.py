@@ -116,8 +116,9 @@ def _guesses(train: Any, examples: Sequence[Example]) -> list[str]:
   Where the questions to train on have none, choices are made from what is right
   most often among the questions themselves: the best constant answer.
   """
-  asked = [one.extra.get("asked") for one in examples]
-  if asked and all(one is not None and one.choices for one in asked):
+  found = [one.extra.get("asked") for one in examples]
+  asked = [one for one in found if one is not None and one.choices]
+  if asked and len(asked) == len(found):
     known = train.asked() if hasattr(train, "asked") else asked
     return blind.chosen(known, asked)
   pairs = [(text, right) for text, right in train.pairs() if right is not None]

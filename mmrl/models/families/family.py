@@ -59,7 +59,7 @@ def uniform_frames(
   Reference: qwen-vl-utils, as SEED-Bench-R1 (arXiv 2503.24376) has it.
   """
   most = min(config.max_frames, total) // span * span
-  wanted = config.frames
+  wanted: float = config.frames
   if total and not wanted:
     wanted = max(total / fps * config.fps, config.min_frames)
   count = int(min(wanted, most) // span * span)

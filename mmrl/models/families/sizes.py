@@ -1,7 +1,7 @@
 """Sizes that pictures and frames are scaled to."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 def square(side: int, factor: int) -> tuple[int, int]:
@@ -58,6 +58,7 @@ def fit(
   return rows, columns
 
 
+@runtime_checkable
 class Budget(Protocol):
   """The sizes of `mmrl.prompts.pictures.PictureConfig`."""
 
