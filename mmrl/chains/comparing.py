@@ -8,7 +8,9 @@ from typing import Any
 from mmrl.chains import parsing
 from mmrl.chains.parsing import Chain, Move
 
-Interval = Sequence[float]
+# Seconds; those of files may be whole.
+Seconds = float | int
+Interval = Sequence[Seconds]
 # Seconds by which a start may differ from the chosen option's.
 _NEAR = 0.5
 
@@ -20,14 +22,14 @@ def overlap(named: Collection[str], right: Collection[str]) -> float:
   return 2 * len({*named} & {*right}) / (len({*named}) + len({*right}))
 
 
-def in_window(time: float, window: Interval, tau: float) -> float:
+def in_window(time: Seconds, window: Interval, tau: Seconds) -> float:
   """Computes 1 inside of a window, exp(-distance / tau) outside."""
   start, end = window
   return math.exp(-max(start - time, time - end, 0.0) / tau)
 
 
 def timed(
-  found: Sequence[float], windows: Sequence[Interval], tau: float
+  found: Sequence[Seconds], windows: Sequence[Interval], tau: Seconds
 ) -> float:
   """Computes the mean over windows of the best time's weight.
 
@@ -133,7 +135,7 @@ _TIMELESS, _NAMELESS = "fixture_location", "stationary_object_localization"
 
 
 def grounding(
-  task: str, chain: Chain, facts: Mapping[str, Any], tau: float = 2.0
+  task: str, chain: Chain, facts: Mapping[str, Any], tau: Seconds = 2.0
 ) -> float | None:
   """Compares names and times of a chain with the facts.
 
@@ -174,7 +176,7 @@ def logic(
 def steps(
   grounded: float | None,
   consistent: float | None,
-  weights: tuple[float, float],
+  weights: tuple[float | int, float | int],
 ) -> float:
   """Weighs both; where one isn't known the other has the weight of both."""
   first, second = weights

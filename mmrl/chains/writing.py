@@ -57,7 +57,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 }
 
 
-def stamp(time: float) -> str:
+def stamp(time: float | int) -> str:
   """Writes a time as HD-EPIC does, such as <TIME 00:01:9.5 video 1>."""
   tenths = round(10 * time)
   hours, rest = divmod(tenths, 36000)
