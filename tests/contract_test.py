@@ -709,7 +709,7 @@ def make_step(parts: parts_lib.Parts):
     mask, fields = programs.prepare(batch, data["rewards"], key)
     batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
     state = state_of(inputs["params"])
-    shares = programs.shares(state, fixed, batch, 0)
+    shares, _ = programs.shares(state, fixed, batch, 0)
     state, measured = programs.update(state, fixed, batch, 0)
     return probed | shares | measured, state.trainable
 
