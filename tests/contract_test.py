@@ -595,8 +595,6 @@ def probe_case(row) -> Case:
       params_average=inputs["params_reference"],
       scorer_teacher=scorer,
       params_teacher=inputs["params"],
-      scorer_average=scorer,
-      params_average=inputs["params"],
     )
     fields = bound(context)._asdict()
     assert tuple(fields) == build.provides(bound.function)
