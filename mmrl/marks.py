@@ -11,6 +11,7 @@ def marked(
   check: Callable[..., Any] | None = None,
   hint: Callable[..., str] | str | None = None,
   needs_region: Callable[..., bool] | None = None,
+  needs_extra: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
   """Marks a function of a slot, as a decorator.
 
@@ -22,6 +23,8 @@ def marked(
       what to do.
     needs_region: tells from the options whether every question must have a
       marked region, which is then checked before a run starts.
+    needs_extra: what must be in `extra` of every question, which is checked
+      likewise, where a source lists it.
   """
 
   def mark(function: F) -> F:
@@ -32,6 +35,8 @@ def marked(
       target.hint = hint
     if needs_region is not None:
       target.needs_region = needs_region
+    if needs_extra:
+      target.needs_extra = needs_extra
     return function
 
   return mark

@@ -48,6 +48,7 @@ from mmrl.rollouts import answers as answers_lib
 from mmrl.train import models as models_lib
 from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
+from mmrl.train import state as state_lib
 from mmrl.train import walk
 from mmrl.train.state import State
 from mmrl.types import Attention, Batch, Logits, Prefix, Prompt, Scores
@@ -71,12 +72,14 @@ METHODS = [
   (losses, "joint_preference", {"beta": 0.2}),
   (losses, "likelihood", {}),
   (losses, "mixed_preference", {"weight": 1.0}),
+  (losses, "on_policy_ratio", {}),
   (losses, "policy_gradient", {}),
-  (losses, "reference_kl", {"estimator": "k3"}),
+  (losses, "reference_kl", {"estimator": "k3", "clamp": 11.0}),
   (losses, "simpo", {"margin": 1.0}),
   (probes, "attention_average", {}),
   (probes, "attention_reference", {}),
   (probes, "attention_shares", {}),
+  (probes, "average", {}),
   (probes, "behaviour", {}),
   (probes, "image_blind", {}),
   (probes, "looks", {}),
@@ -92,9 +95,14 @@ METHODS = [
   (rewards, "back_segment", {}),
   (rewards, "boxed_accuracy", {}),
   (rewards, "box_iou", {"threshold": 0.5}),
+  (rewards, "chain_part", {"part": "logic"}),
+  (rewards, "chain_steps", {"tau": 1.0}),
+  (rewards, "chain_structure", {}),
   (rewards, "choice", {}),
   (rewards, "closeness", {}),
+  (rewards, "consistency_bonus", {"margin": 0.01}),
   (rewards, "exact_answer", {}),
+  (rewards, "first_option", {"strict": False}),
   (rewards, "length_window", {"low": 10, "high": 20}),
   (rewards, "lenient_answer", {}),
   (rewards, "math_answer", {}),
@@ -128,6 +136,7 @@ EXPERIMENTS = [
   ("dr_grpo", "runlocal"),
   ("durian", "runlocal"),
   ("ease", "runlocal"),
+  ("egoreasoner", "runlocal"),
   ("fipo", "runlocal"),
   ("gspo", "runlocal"),
   ("jsonl", "data"),
@@ -148,6 +157,8 @@ EXPERIMENTS = [
   ("rloo", "runlocal"),
   ("scene_pairs", "data"),
   ("sayo", "runlocal"),
+  ("seed_bench_r1", "runlocal"),
+  ("seed_bench_r1", "runlocal,care"),
   ("sft", "data"),
   ("tgrl", "EXPERTS,runlocal"),
   ("tor", "runlocal"),
@@ -167,9 +178,15 @@ LARGE = [
   ("adavip", "data,mixed"),
   ("adavip", "data,language"),
   ("dpo", "runlocal,simpo"),
+  ("egoreasoner", "data,gated"),
+  ("egoreasoner", "data,sft"),
+  ("egoreasoner", "runlocal,sft"),
   ("look_back", "runlocal,cold"),
   ("sayo", "runlocal,accuracy"),
   ("sayo", "runlocal,format"),
+  ("seed_bench_r1", "data,care"),
+  ("seed_bench_r1", "data,sft"),
+  ("seed_bench_r1", "runlocal,cold"),
   ("sft", "data,masked"),
 ]
 
@@ -188,7 +205,16 @@ TEXTS = {
   ),
   "back_segment": "<back></back>",
   "boxed_accuracy": r"\boxed{B}",
+  **dict.fromkeys(
+    ("chain_part", "chain_steps", "chain_structure"),
+    "<think>\nCount: 0\n</think><answer>B</answer>",
+  ),
 }
+# A question with the facts that rewards of chains read.
+FACTS = {"choices": tuple("10234"), "names": (), "windows": (), "count": 0}
+ASKED = Example(
+  "file:1", "?", [], "", kind="fixture_interaction_counting", extra=FACTS
+)
 # Rewards that are logged only, which have NaN where they don't apply.
 MEASURES = {"attention_share", "refocus_gain", "target_attention"}
 EXTRAS = {
@@ -313,6 +339,9 @@ def make_fields() -> dict:
     "logits": logits(D, 12),
     "logits_teacher": logits(D + 2, 13),
     "logprobs_sampler": logprobs + 0.3 * normal(P, G, R, seed=14),
+    "logprobs_average": logprobs + 0.3 * normal(P, G, R, seed=23),
+    "reward_accuracy": jnp.asarray(np.arange(G) % 2, jnp.float32)[None]
+    * jnp.ones((P, 1)),
     "logprobs_blind": logprobs + 0.3 * normal(P, G, R, seed=15),
     "nucleus_entropies_old": jnp.abs(normal(P, G, R, seed=16)),
     "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
@@ -651,7 +680,10 @@ def make_step(parts: parts_lib.Parts):
       frozen={},
       optimizer=parts.optimizer.init(params),
       running={},
-      averages={},
+      averages={
+        name: state_lib.start_average(params)
+        for name in parts_lib.averages(parts.method)
+      },
       norms={},
     )
 
@@ -675,7 +707,7 @@ def make_step(parts: parts_lib.Parts):
     mask, fields = programs.prepare(batch, data["rewards"], key)
     batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
     state = state_of(inputs["params"])
-    shares = programs.shares(state, fixed, batch, 0)
+    shares, _ = programs.shares(state, fixed, batch, 0)
     state, measured = programs.update(state, fixed, batch, 0)
     return probed | shares | measured, state.trainable
 
@@ -877,7 +909,8 @@ def test_reward_is_a_number_for_any_text(row):
   context = {
     "text": [texts, texts],
     "answer": right,
-    "example": [Example("file:1", "?", [], "")] * 2,
+    "example": [ASKED if row[1] in TEXTS else Example("file:1", "?", [], "")]
+    * 2,
   }
   context |= {"length": jnp.full((2, 5), 17), "ended": jnp.ones((2, 5), bool)}
   values = bound(context)

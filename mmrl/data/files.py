@@ -148,6 +148,10 @@ class Files:
     for one in self._examples():
       yield one.name, one.picture is not None and "region" in one.picture
 
+  def extras(self) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yields the name of every example, and what it has besides: nothing."""
+    return ((name, ()) for name in self.names())
+
   def others(self) -> Iterator[bool]:
     """Yields of every example whether it has other pictures."""
     return (bool(e.other) for e in self._examples())

@@ -1,6 +1,6 @@
 """What functions of the slots need of every question, checked before a run."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mmrl import build
@@ -10,13 +10,15 @@ from mmrl.errors import UserError
 def require_all(bounds: Iterable[build.Bound], source: Any) -> None:
   """Checks that a source's questions have what functions read of each.
 
-  That is a right answer, or a marked region (`mmrl.marks`).
+  That is a right answer, a marked region, or what a source knows besides
+  (`mmrl.marks`).
 
   Args:
     bounds: functions of the slots.
     source: of `mmrl.data`; one that doesn't list its answers (`pairs`, `names`)
       is checked as its questions are drawn. One that doesn't list its regions
-      (`regions`) makes its pictures itself, and isn't checked.
+      (`regions`) makes its pictures itself, and isn't checked; nor is what one
+      knows besides that doesn't list it (`extras`).
 
   Raises:
     UserError: naming the function, and the first question without one.
@@ -26,6 +28,9 @@ def require_all(bounds: Iterable[build.Bound], source: Any) -> None:
     needs = getattr(bound.function, "needs_region", None)
     if needs and needs(**bound.options) and hasattr(source, "regions"):
       _regions(bound, source.regions())
+    extra = getattr(bound.function, "needs_extra", ())
+    if extra and hasattr(source, "extras"):
+      _extras(bound, extra, source.extras())
   read = [bound for bound in bounds if "answer" in bound.needs]
   if read and hasattr(source, "pairs") and hasattr(source, "names"):
     rights = (right for _, right in source.pairs())
@@ -42,6 +47,22 @@ def _regions(bound: build.Bound, regions: Iterable[tuple[str, bool]]) -> None:
       f" {bound.name} reads it, found none in {without[0]}{more}; mark them, or"
       " set `without` to leave them out"
     )
+
+
+def _extras(
+  bound: build.Bound,
+  needed: Collection[str],
+  extras: Iterable[tuple[str, Collection[str]]],
+) -> None:
+  """Checks that questions have what `extras` lists of each, by name."""
+  for name, there in extras:
+    lacking = [one for one in needed if one not in there]
+    if lacking:
+      raise UserError(
+        f"{bound.where}: expected {', '.join(lacking)} in `extra` of every"
+        f" question, as {bound.name} reads it, found none in {name}; take a"
+        " source that has it, such as Kitchens or HdEpic"
+      )
 
 
 def require(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mmrl import data
+from mmrl.chains import writing
 from mmrl.errors import UserError
 from mmrl.prompts import videos
 from mmrl.worlds import items, palette
@@ -408,7 +409,7 @@ def test_videos_are_short_and_events_in_them():
 
 def test_gold_is_what_rewards_compare_with():
   for one in make(21):
-    assert {*one.gold} <= {*asking.KEYS, "goal", "progress", "next"}
+    assert {*one.gold} <= {*writing.FACTS, "goal", "progress", "next"}
     for name in one.gold.get("names", ()):
       assert one.kitchen.plan.fixture(name)
     windows = one.gold.get("windows", ())
