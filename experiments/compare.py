@@ -110,7 +110,12 @@ def table(results: dict[str, list[dict]], numbers: Sequence[str]) -> str:
 def main() -> None:
   """Runs what is missing and prints the table."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument("--output", required=True, help="directory of the runs")
+  parser.add_argument(
+    "--output",
+    required=True,
+    type=arguments.output_folder,
+    help="directory of the runs",
+  )
   parser.add_argument(
     "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each arm's runs"
   )
@@ -130,7 +135,7 @@ def main() -> None:
   check(flags.arms, flags.numbers)
   import jax
 
-  output = pathlib.Path(flags.output)
+  output = flags.output
   # All runs of an arm are one program: it is compiled once.
   cache = (output / "cache").absolute()
   jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -121,7 +121,10 @@ def main() -> None:
   """Writes the folder."""
   parser = arguments.Parser(__doc__)
   parser.add_argument(
-    "--output", required=True, type=pathlib.Path, help="folder to write"
+    "--output",
+    required=True,
+    type=arguments.output_folder,
+    help="folder to write",
   )
   parser.add_argument(
     "--descriptions", type=int, default=8000, help="scenes to learn first"

@@ -222,7 +222,10 @@ def main() -> None:
   parser = arguments.Parser(__doc__)
   parser.add_argument("--world", required=True, choices=[*STAGES])
   parser.add_argument(
-    "--output", required=True, type=pathlib.Path, help="folder of all stages"
+    "--output",
+    required=True,
+    type=arguments.output_folder,
+    help="folder of all stages",
   )
   parser.add_argument("--seed", type=int, default=0, help="of all stages")
   flags = parser.parse()
