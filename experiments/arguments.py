@@ -74,7 +74,8 @@ def _check_place(folder: pathlib.Path, name: str) -> None:
     there = there.parent
   if not there.is_dir():
     raise argparse.ArgumentTypeError(
-      f"expected a place to write to, found {name!r}, where {there} is no folder"
+      f"expected a place to write to, found {name!r}, where {there} is no"
+      " folder"
     )
   if not os.access(there, os.W_OK | os.X_OK):
     raise argparse.ArgumentTypeError(
