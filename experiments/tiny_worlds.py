@@ -9,7 +9,7 @@ from the model that the one before has written:
   scenes    describe   "What is in the picture?", answered without a thought
             questions  kinds that are asked about one picture, answered with a
                        short thought
-  kitchens  questions  all kinds, two seconds between frames, with a chain
+  kitchens  questions  all kinds, a second between frames, with a chain
   figures   faults     which faults a frame has, with a chain
 
 OUTPUT/STAGE/model is a stage's model. A command that was stopped goes on where
@@ -30,7 +30,6 @@ from mmrl.worlds.scenes.things import SHAPES
 if typing.TYPE_CHECKING:
   import ml_collections
 
-_COUNT = 100_000  # items of a split to learn from
 _VOCABULARY = 640  # tokens at most
 OBJECTS = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
 
@@ -44,6 +43,7 @@ class Stage:
     splits: that it is tested on, by the names of benchmarks.
     lengths, patches: buckets of prompts.
     length: most tokens of an answer.
+    count: items of the split "train".
     batch, steps, peak: prompts of a step, steps, highest learning rate.
   """
 
@@ -52,6 +52,7 @@ class Stage:
   lengths: tuple[int, ...]
   patches: tuple[int, ...]
   length: int
+  count: int
   batch: int
   steps: int
   peak: float = 2e-3
@@ -70,6 +71,7 @@ STAGES: dict[str, dict[str, Stage]] = {
       (72,),
       (196,),
       length=32,
+      count=100_000,
       batch=32,
       steps=1200,
     ),
@@ -78,20 +80,22 @@ STAGES: dict[str, dict[str, Stage]] = {
       _SCENES,
       (80,),
       (196,),
-      length=96,
-      batch=64,
-      steps=300,
+      length=80,
+      count=20_000,
+      batch=32,
+      steps=400,
       peak=1e-3,
     ),
   },
   "kitchens": {
     "questions": Stage(
-      {"name": "Kitchens", "fps": 0.5, "thoughts": True},
+      {"name": "Kitchens", "fps": 1.0, "thoughts": True},
       {"L1": "L1", "L2": "L2", "L3": "L3"},
-      (512,),
-      (4 * 512,),
+      (640,),
+      (4 * 600,),
       length=144,
-      batch=16,
+      count=5_000,
+      batch=8,
       steps=300,
     ),
   },
@@ -102,7 +106,8 @@ STAGES: dict[str, dict[str, Stage]] = {
       (136,),
       (196,),
       length=80,
-      batch=64,
+      count=20_000,
+      batch=32,
       steps=400,
     ),
   },
@@ -135,7 +140,7 @@ def _config(stage: Stage) -> "ml_collections.ConfigDict":
   """The config of a stage; its model is set by who runs it."""
   config = sft.get_config()
   config.models.policy.remat = False
-  config.data.train = stage.data | {"split": "train", "count": _COUNT}
+  config.data.train = stage.data | {"split": "train", "count": stage.count}
   config.data.lengths, config.data.patches = stage.lengths, stage.patches
   config.data.skip_long = True
   config.rollout.prompts = stage.batch

@@ -7,7 +7,8 @@ A line of the data is a pair as experiments/adavip.py has it, with `candidates`
 in the place of `rejected_images`: its picture with one element removed each,
 made by detection, segmentation and inpainting of your choice; an empty list
 where nothing was found. The candidate with the least score stands in the output
-as `rejected_images`, the first of equals. Scores are
+as `rejected_images`, the first of equals; paths there are relative to it.
+Scores are
 
   --model PATH   mean log-likelihood of the chosen answer, by a model of ours
   --clip DIR     cosine of picture and answer, by a CLIP model in a directory in
@@ -19,6 +20,7 @@ The selection is that of AdaViP, arXiv 2504.15619, which takes CLIP.
 
 from collections.abc import Callable, Sequence
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -244,11 +246,10 @@ def main() -> None:
   one.add_argument("--clip", help="directory")
   one.add_argument("--random", type=int, help="seed")
   flags = parser.parse()
-  place, data = flags.output.resolve(), flags.data.resolve()
-  if place.parent != data.parent or place == data:
+  if flags.output.resolve() == flags.data.resolve():
     raise UserError(
-      "--output: expected another file in the folder of --data, which paths are"
-      f" relative to, found {flags.output}"
+      f"--output: expected another file than --data, found {flags.output} as"
+      " both"
     )
   rows = read(flags.data)
   if flags.model:
@@ -256,6 +257,14 @@ def main() -> None:
   else:
     score = clip(flags.clip) if flags.clip else random(flags.random)
   found = chosen(rows, flags.data.parent, score)
+  for row in found:
+    for key in ("images", "rejected_images"):
+      if key in row:
+        row[key] = [
+          os.path.relpath(flags.data.parent / one, flags.output.parent)
+          for one in row[key]
+        ]
+  flags.output.parent.mkdir(parents=True, exist_ok=True)
   flags.output.write_text("".join(json.dumps(row) + "\n" for row in found))
   without = sum("rejected_images" not in row for row in found)
   print(f"{flags.output}: {len(found)} pairs, {without} without a candidate")

@@ -155,7 +155,6 @@ EXPERIMENTS = [
   ("ral_zero", "runlocal"),
   ("reinforce_plus_plus", "runlocal"),
   ("rloo", "runlocal"),
-  ("scene_pairs", "data"),
   ("sayo", "runlocal"),
   ("seed_bench_r1", "runlocal"),
   ("seed_bench_r1", "runlocal,care"),

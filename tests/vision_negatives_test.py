@@ -122,6 +122,11 @@ def test_the_command_by_a_model_s_likelihood(folder, monkeypatch, capsys):
   assert (
     "train.jsonl: 3 pairs, 0 without a candidate" in capsys.readouterr().out
   )
-  for other in (folder / "sub" / "train.jsonl", path):
-    with pytest.raises(UserError, match="expected another file in the folder"):
-      run(monkeypatch, "--data", path, "--output", other, "--random", 0)
+  other = folder / "sub" / "random" / "train.jsonl"
+  run(monkeypatch, "--data", path, "--output", other, "--random", 0)
+  for line in map(json.loads, other.read_text().splitlines()):
+    assert line["images"] == ["../../a.png"]
+    (one,) = line["rejected_images"]
+    assert (other.parent / one).resolve().parent == folder.resolve()
+  with pytest.raises(UserError, match="--output: expected another file than"):
+    run(monkeypatch, "--data", path, "--output", path, "--random", 0)
