@@ -27,7 +27,7 @@ learning rate 5e-7 and 16 pairs a step are of a sibling's code. 7B has not been
 run.
 
 `:DIR,ARM,local` is a tiny model of drawn scenes instead, where removal is
-exact, 32 pairs a step, vision frozen, and a learning rate to match:
+exact, 60 steps, vision frozen, and a learning rate to match:
 
   python -m experiments.tiny_worlds --world scenes --output runs/scenes
   python -m experiments.scene_pairs --output runs/pairs
@@ -97,8 +97,7 @@ def _local(config) -> None:
   config.data.train.prompt = "{question}"
   config.data.lengths, config.data.patches = (72,), (196,)
   config.frozen = ("vision/.*",)
-  config.rollout.prompts *= 2
-  config.rollout.length = 40
+  config.rollout.length = 28
   config.train.accumulate = 1
   config.train.steps = 60
   config.schedule.value = 1e-4

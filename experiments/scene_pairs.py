@@ -67,7 +67,7 @@ def main() -> None:
     type=arguments.output_folder,
     help="folder to write",
   )
-  parser.add_argument("--pairs", type=int, default=2000, help="number of them")
+  parser.add_argument("--pairs", type=int, default=1000, help="number of them")
   parser.add_argument("--seed", type=int, default=1, help="of scenes")
   flags = parser.parse()
   rows = write(flags.output, flags.pairs, flags.seed)
