@@ -131,7 +131,7 @@ def _labels(text: str) -> set[str] | None:
     return None
 
 
-def get_stages(world: str) -> dict[str, "ml_collections.ConfigDict"]:
+def configs_of(world: str) -> dict[str, "ml_collections.ConfigDict"]:
   """The configs of a world's stages, in order."""
   return {name: _config(stage) for name, stage in STAGES[world].items()}
 
@@ -237,7 +237,7 @@ def main() -> None:
   model = flags.output / "begin"
   if not (model / "config.json").exists():
     begin(flags.world, model, flags.seed)
-  configs = get_stages(flags.world)
+  configs = configs_of(flags.world)
   for config in configs.values():
     config.seed = flags.seed
   next(iter(configs.values())).models.policy.path = str(model)

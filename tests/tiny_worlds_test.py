@@ -58,7 +58,7 @@ def test_a_world_begins_with_the_shipped_model_and_its_own_words(begun):
 @pytest.mark.parametrize("world, name", STAGES)
 def test_a_stage_learns_and_is_tested(world, name, begun, tmp_path):
   """One step on a few items; the sizes are those of the stage."""
-  config = tiny_worlds.get_stages(world)[name]
+  config = tiny_worlds.configs_of(world)[name]
   config.models.policy.path = str(begun / world)
   config.data.train.count = 8
   config.rollout.prompts = 4
