@@ -100,7 +100,7 @@ def _local(config) -> None:
   config.rollout.length = 28
   config.train.accumulate = 1
   config.train.steps = 60
-  config.schedule.value = 1e-4
+  config.schedule.value = 2e-5
   config.evaluation.batch = 100
   config.evaluation.benchmarks = {
     "test": {
