@@ -91,8 +91,8 @@ STAGES: dict[str, dict[str, Stage]] = {
     "questions": Stage(
       {"name": "Kitchens", "fps": 1.0, "thoughts": True},
       {"L1": "L1", "L2": "L2", "L3": "L3"},
-      (640,),
-      (4 * 600,),
+      (512, 864),
+      (4 * 448, 4 * 784),
       length=144,
       count=5_000,
       batch=8,
