@@ -90,9 +90,8 @@ def table(
   low, high = ("low", "high") if intervals else ("value", "value")
   columns = [(name, when) for name in numbers for when in ("before", "after")]
   seeds = len(next(iter(results.values())))
-  of = f"mean (least to most) of {seeds} seeds" if seeds > 1 else "one seed"
-  if intervals:
-    of = f"{of}, with intervals over items"
+  ends = "ends of the 95 % intervals" if intervals else "least to most"
+  of = f"mean ({ends}) of {seeds} seeds" if seeds > 1 else "one seed"
   lines = [
     f"| {of} | {' | '.join(map(' '.join, columns))} |",
     "|---|" + "---|" * len(columns),

@@ -28,7 +28,7 @@ def test_intervals_of_all_runs():
     {"a:b": [summary(0.5, 0.25), summary(0.5, 0.75)]}, ["test/x/y"], True
   )
   assert found.split("\n")[::2] == [
-    "| mean (least to most) of 2 seeds, with intervals over items |"
+    "| mean (ends of the 95 % intervals) of 2 seeds |"
     " test/x/y before | test/x/y after |",
     "| a:b | 50.0% (40.0% to 60.0%) | 50.0% (15.0% to 85.0%) |",
   ]
