@@ -215,7 +215,8 @@ def begin(world: str, path: pathlib.Path, seed: int) -> None:
     if token in old:
       table[place] = known[old[token]]
   params = shipped.params | {
-    "text": shipped.params["text"] | {"embed": {"embedding": table}}
+    "text": shipped.params["text"]
+    | {"embed": {"embedding": jax.numpy.asarray(table)}}
   }
   budget, video = shipped.processor.picture, shipped.processor.video
   processor = Processor(tokenizer, config, budget, video)
