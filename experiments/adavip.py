@@ -20,17 +20,30 @@ DIR/train.jsonl has a pair on each line; where no element was found there is no
 Finding elements, cutting them out and filling the hole is done before, with the
 models of your choice; `python -m experiments.vision_negatives` selects, of the
 candidates that you bring, the picture with which the chosen answer fits least.
-`python -m experiments.scene_pairs --output DIR` writes such a DIR of drawn
-scenes, where removal is exact, and its docstring says what the arms do there.
 
 Differs from the paper, as far as it is known: Qwen2.5-VL instead of LLaVA-1.5,
 one pass over the data a run unless `config.train.steps` says more. beta 0.1,
 learning rate 5e-7 and 16 pairs a step are of a sibling's code. 7B has not been
-run. `:DIR,joint,local` and so on set the tiny model instead, 32 pairs a step
-and a learning rate to match; the model is that of --config.models.policy.path.
+run.
+
+`:DIR,ARM,local` is a tiny model of drawn scenes instead, where removal is
+exact, 60 steps, vision frozen, and a learning rate to match:
+
+  python -m experiments.tiny_worlds --world scenes --output runs/scenes
+  python -m experiments.scene_pairs --output runs/pairs
+  python -m experiments.vision_negatives --data runs/pairs/candidates.jsonl \\
+    --output runs/pairs/least/train.jsonl --model runs/scenes/describe/model
+  python -m experiments.vision_negatives --data runs/pairs/candidates.jsonl \\
+    --output runs/pairs/random/train.jsonl --random 0
+  python -m mmrl.train --workdir RUN \\
+    --config experiments/adavip.py:runs/pairs/least,joint,local
+
+`test/response` and `test/mention` are then hallucination in the sense of Object
+HalBench, by response and by mention, on 500 held-out scenes; `test/recall` is
+the share of things that are named. docs/results.md has what the arms do.
 """
 
-from experiments import recipes, scene_pairs
+from experiments import recipes, tiny_worlds
 
 LOSSES = {
   "joint": {"name": "joint_preference"},
@@ -70,22 +83,34 @@ def get_config(arg: str = "data"):
   config.train.accumulate = 4
   config.schedule.value = 5e-7
   if rest[1:]:
-    _local(config, folder)
+    _local(config)
   return config
 
 
-def _local(config, folder: str) -> None:
+def _local(config) -> None:
   """A tiny model on drawn scenes, on two CPU cores."""
-  config.models.policy.path = "tiny"
+  config.models.policy.path = "runs/scenes/describe/model"
   config.models.policy.dtype = "float32"
   config.models.policy.remat = False
   config.models.policy.max_pixels = 0
   config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
   config.data.train.prompt = "{question}"
   config.data.lengths, config.data.patches = (72,), (196,)
-  config.rollout.prompts *= 2
-  config.rollout.length = 80
+  config.frozen = ("vision/.*",)
+  config.rollout.length = 28
   config.train.accumulate = 1
-  config.train.steps = 100
-  config.schedule.value = 1e-4
-  config.evaluation.benchmarks = {"test": scene_pairs.benchmark(folder)}
+  config.train.steps = 60
+  config.schedule.value = 2e-5
+  config.evaluation.batch = 100
+  config.evaluation.benchmarks = {
+    "test": {
+      "name": "objects",
+      "data": {
+        "name": "Scenes",
+        "split": "test",
+        "kinds": ("describe",),
+        "count": 500,
+      },
+      "objects": tiny_worlds.OBJECTS,
+    }
+  }

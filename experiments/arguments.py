@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Callable
+import os
+import pathlib
 import sys
 from typing import NoReturn
 
@@ -36,6 +38,50 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f"error: {' '.join(message.split())}\n")
+
+
+def output_folder(name: str) -> pathlib.Path:
+  """Reads an argument: a folder to write to, which is made when it is written.
+
+  Raises:
+    ArgumentTypeError: if a file is in the way, or nothing may be written there.
+  """
+  path = pathlib.Path(name)
+  _check_place(path, name)
+  return path
+
+
+def output_file(name: str) -> pathlib.Path:
+  """Reads an argument: a file to write, whose folder is made before.
+
+  Raises:
+    ArgumentTypeError: if it is a folder, a file is in the way of its folder, or
+      nothing may be written there.
+  """
+  path = pathlib.Path(name)
+  if not path.name or path.is_dir():
+    raise argparse.ArgumentTypeError(
+      f"expected a file to write, found the folder {name!r}; add a file's name"
+    )
+  _check_place(path.parent, name)
+  return path
+
+
+def _check_place(folder: pathlib.Path, name: str) -> None:
+  """Checks that a folder is there or can be made."""
+  there = folder
+  while not os.path.lexists(there) and there != there.parent:
+    there = there.parent
+  if not there.is_dir():
+    raise argparse.ArgumentTypeError(
+      f"expected a place to write to, found {name!r}, where {there} is no"
+      " folder"
+    )
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise argparse.ArgumentTypeError(
+      f"expected a place to write to, found {name!r}, where {there} may not be"
+      " written to"
+    )
 
 
 def run(main: Callable[[], None]) -> None:

@@ -74,16 +74,24 @@ def one(output: pathlib.Path, arm: str, seed: int) -> dict:
   return json.loads(summary.read_text())
 
 
-def table(results: dict[str, list[dict]], numbers: Sequence[str]) -> str:
+def table(
+  results: dict[str, list[dict]],
+  numbers: Sequence[str],
+  intervals: bool = False,
+) -> str:
   """Markdown: of each arm the mean and range over seeds.
 
   Args:
     results: summaries of each arm, one per seed.
     numbers: as `test/accuracy`, number `accuracy` of benchmark `test`.
+    intervals: whether ranges are from the least to the greatest end of the
+      runs' 95% bootstrap intervals over items, instead of values.
   """
+  low, high = ("low", "high") if intervals else ("value", "value")
   columns = [(name, when) for name in numbers for when in ("before", "after")]
   seeds = len(next(iter(results.values())))
-  of = f"mean (least to most) of {seeds} seeds" if seeds > 1 else "one seed"
+  ends = "ends of the 95 % intervals" if intervals else "least to most"
+  of = f"mean ({ends}) of {seeds} seeds" if seeds > 1 else "one seed"
   lines = [
     f"| {of} | {' | '.join(map(' '.join, columns))} |",
     "|---|" + "---|" * len(columns),
@@ -100,8 +108,10 @@ def table(results: dict[str, list[dict]], numbers: Sequence[str]) -> str:
         )
       values = [one[number]["value"] for one in found]
       cell = f"{statistics.mean(values):.1%}"
-      if min(values) < max(values):
-        cell += f" ({min(values):.1%} to {max(values):.1%})"
+      least = min(one[number][low] for one in found)
+      most = max(one[number][high] for one in found)
+      if least < most:
+        cell += f" ({least:.1%} to {most:.1%})"
       cells.append(cell)
     lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
@@ -110,7 +120,12 @@ def table(results: dict[str, list[dict]], numbers: Sequence[str]) -> str:
 def main() -> None:
   """Runs what is missing and prints the table."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument("--output", required=True, help="directory of the runs")
+  parser.add_argument(
+    "--output",
+    required=True,
+    type=arguments.output_folder,
+    help="directory of the runs",
+  )
   parser.add_argument(
     "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each arm's runs"
   )
@@ -126,18 +141,24 @@ def main() -> None:
     default=["test/accuracy", "test/attention/region"],
     help="columns: number of a benchmark",
   )
+  parser.add_argument(
+    "--intervals",
+    action="store_true",
+    help="ranges are of the runs' 95%% intervals over items, not of their"
+    " values",
+  )
   flags = parser.parse()
   check(flags.arms, flags.numbers)
   import jax
 
-  output = pathlib.Path(flags.output)
+  output = flags.output
   # All runs of an arm are one program: it is compiled once.
   cache = (output / "cache").absolute()
   jax.config.update("jax_compilation_cache_dir", str(cache))
   results = {
     arm: [one(output, arm, seed) for seed in flags.seeds] for arm in flags.arms
   }
-  print(table(results, flags.numbers))
+  print(table(results, flags.numbers, flags.intervals))
 
 
 if __name__ == "__main__":

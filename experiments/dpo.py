@@ -11,7 +11,9 @@ is wrong) or simpo (2405.14734, without a reference).
 `:runlocal` is the quick start with pairs of its own: of 16 sampled answers the
 most and the least accurate; groups that are all right or all wrong teach
 nothing, and `rollout/pairs` in metrics.jsonl is the share of the others. Two
-CPU cores, under five minutes.
+CPU cores, under five minutes (228 s, seed 0, beside another run). Of 2,000 test
+questions 70.0 % are right before and 78.5 % (76.6 to 80.2) after, less than
+GRPO's 83 % of as many samples.
 
 `:DIR` learns from DIR/train.jsonl, a pair on each line, the preferred text
 first, whole, as the model is to write it:

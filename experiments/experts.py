@@ -8,7 +8,6 @@ questions get a trajectory, chosen by `--seed`.
 """
 
 import json
-import pathlib
 
 import numpy as np
 
@@ -20,7 +19,10 @@ def main() -> None:
   """Writes the file and says how many lines it has."""
   parser = arguments.Parser(__doc__)
   parser.add_argument(
-    "--output", required=True, type=pathlib.Path, help="file to write"
+    "--output",
+    required=True,
+    type=arguments.output_file,
+    help="file to write",
   )
   parser.add_argument(
     "--share", type=float, default=0.5, help="of the questions"

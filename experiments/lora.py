@@ -5,10 +5,13 @@
   python -m mmrl.plan --config experiments/lora.py:DIR --topology v5e:4x4
 
 `:runlocal` is the quick start with pairs of rank 16 on every layer of the
-decoder, at three times its learning rate. `:DIR` is Qwen2.5-VL-7B on your
-questions (experiments/jsonl.py), held in bfloat16 on 16 chips of 16 GiB each,
-at a learning rate ten times that of the whole model. It has not been run. The
-reference is the policy without its pairs.
+decoder, at three times its learning rate. Of 2,000 test questions 70.0 % are
+right before and 82.2 % (80.5 to 83.9) after, seed 0, as with the whole model;
+372 seconds of processor time, 8 minutes on two cores beside another run.
+
+`:DIR` is Qwen2.5-VL-7B on your questions (experiments/jsonl.py), held in
+bfloat16 on 16 chips of 16 GiB each, at a learning rate ten times that of the
+whole model. It has not been run. The reference is the policy without its pairs.
 
 Plan (libtpu, v5e:4x4): parameters take 1.00 GiB a chip, moments 0.08, the
 reference nothing. With 64 prompts of up to 2,048 visual tokens and 8 answers of

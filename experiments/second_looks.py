@@ -9,8 +9,6 @@ colour and shape, and the second thought the answer. `--control` writes the same
 words without a segment.
 """
 
-import pathlib
-
 from experiments import arguments
 
 
@@ -35,10 +33,15 @@ def rows(source, segment: bool):
 def main() -> None:
   """Writes train.jsonl to the folder."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument("--output", required=True, help="folder to write to")
+  parser.add_argument(
+    "--output",
+    required=True,
+    type=arguments.output_folder,
+    help="folder to write to",
+  )
   parser.add_argument("--control", action="store_true", help="no segment")
   flags = parser.parse()
-  folder = pathlib.Path(flags.output)
+  folder = flags.output
   folder.mkdir(parents=True, exist_ok=True)
   # Imported late, so that a mistyped flag is answered at once.
   from experiments import tiny_model

@@ -7,7 +7,8 @@ A line of the data is a pair as experiments/adavip.py has it, with `candidates`
 in the place of `rejected_images`: its picture with one element removed each,
 made by detection, segmentation and inpainting of your choice; an empty list
 where nothing was found. The candidate with the least score stands in the output
-as `rejected_images`, the first of equals. Scores are
+as `rejected_images`, the first of equals; paths there are relative to it.
+Scores are
 
   --model PATH   mean log-likelihood of the chosen answer, by a model of ours
   --clip DIR     cosine of picture and answer, by a CLIP model in a directory in
@@ -19,8 +20,8 @@ The selection is that of AdaViP, arXiv 2504.15619, which takes CLIP.
 
 from collections.abc import Callable, Sequence
 import json
+import os
 import pathlib
-import sys
 
 import numpy as np
 from PIL import Image
@@ -115,8 +116,13 @@ def clip(directory: str) -> Score:
     ) from error
   if not pathlib.Path(directory).is_dir():
     raise UserError(f"--clip: expected a directory, found none at {directory}")
-  model = CLIPModel.from_pretrained(directory).eval()
-  processor = CLIPProcessor.from_pretrained(directory)
+  try:
+    model = CLIPModel.from_pretrained(directory).eval()
+    processor = CLIPProcessor.from_pretrained(directory)
+  except (OSError, ValueError, TypeError, ImportError) as error:
+    raise UserError(
+      f"--clip: expected a CLIP model in {directory}, found {error}"
+    ) from error
 
   def score(triples):
     found = []
@@ -151,8 +157,10 @@ def read(path: pathlib.Path) -> list[dict]:
   rows = []
   try:
     lines = path.read_text("utf-8").splitlines()
-  except OSError as error:
-    raise UserError(f"--data: expected a file, found {error}") from error
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(
+      f"--data: expected a file of text, found {error}"
+    ) from error
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
@@ -171,16 +179,33 @@ def read(path: pathlib.Path) -> list[dict]:
         f"{path}:{number}: expected a row with {', '.join(wanted)}, found none"
         f" of {', '.join(missing)}"
       )
-    if len(row["images"]) != 1 or len(row["answers"]) != 2:
-      raise UserError(
-        f"{path}:{number}: expected one picture and two texts, found"
-        f" {len(row['images'])} and {len(row['answers'])}"
-      )
+    _check(row, f"{path}:{number}")
     for one in row["candidates"]:
       if not (path.parent / one).is_file():
         raise UserError(f"{path}:{number}: expected a picture, found no {one}")
     rows.append(row)
   return rows
+
+
+def _check(row: dict, where: str) -> None:
+  """Checks the values of a row."""
+  if not isinstance(row["question"], str):
+    raise UserError(
+      f"{where}: expected a text as 'question', found {row['question']!r:.80}"
+    )
+  for key in ("images", "answers", "candidates"):
+    value = row[key]
+    if not isinstance(value, list) or not all(
+      isinstance(x, str) for x in value
+    ):
+      raise UserError(
+        f"{where}: expected a list of texts as {key!r}, found {value!r:.80}"
+      )
+  if len(row["images"]) != 1 or len(row["answers"]) != 2:
+    raise UserError(
+      f"{where}: expected one picture and two texts, found"
+      f" {len(row['images'])} and {len(row['answers'])}"
+    )
 
 
 def chosen(
@@ -214,32 +239,36 @@ def main() -> None:
     "--data", required=True, type=pathlib.Path, help="candidates"
   )
   parser.add_argument(
-    "--output", required=True, type=pathlib.Path, help="file of pairs"
+    "--output", required=True, type=arguments.output_file, help="file of pairs"
   )
   one = parser.add_mutually_exclusive_group(required=True)
   one.add_argument("--model", help="directory or hub id")
   one.add_argument("--clip", help="directory")
   one.add_argument("--random", type=int, help="seed")
   flags = parser.parse()
-  try:
-    if flags.output.parent.resolve() != flags.data.parent.resolve():
-      raise UserError(
-        "--output: expected the folder of --data, which paths are relative to,"
-        f" found {flags.output.parent}"
-      )
-    rows = read(flags.data)
-    if flags.model:
-      score = likelihood(flags.model)
-    else:
-      score = clip(flags.clip) if flags.clip else random(flags.random)
-    found = chosen(rows, flags.data.parent, score)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+  if flags.output.resolve() == flags.data.resolve():
+    raise UserError(
+      f"--output: expected another file than --data, found {flags.output} as"
+      " both"
+    )
+  rows = read(flags.data)
+  if flags.model:
+    score = likelihood(flags.model)
+  else:
+    score = clip(flags.clip) if flags.clip else random(flags.random)
+  found = chosen(rows, flags.data.parent, score)
+  for row in found:
+    for key in ("images", "rejected_images"):
+      if key in row:
+        row[key] = [
+          os.path.relpath(flags.data.parent / one, flags.output.parent)
+          for one in row[key]
+        ]
+  flags.output.parent.mkdir(parents=True, exist_ok=True)
   flags.output.write_text("".join(json.dumps(row) + "\n" for row in found))
   without = sum("rejected_images" not in row for row in found)
   print(f"{flags.output}: {len(found)} pairs, {without} without a candidate")
 
 
 if __name__ == "__main__":
-  main()
+  arguments.run(main)

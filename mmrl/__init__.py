@@ -19,6 +19,7 @@ The pipeline, one package per link:
 Beside it, `hub` reads and writes models as directories in the Hugging Face
 layout, `machines` shares arrays out over devices and processes, `strategies`
 answers in several calls of one or more models, and `plan` computes what a run
-needs. `names` lists the data that functions of the slots ask for by name.
+needs. `worlds` draws pictures and videos, `chains` writes and reads thoughts
+about them. `names` lists the data that functions of the slots ask for by name.
 `python -m mmrl` lists the commands.
 """

@@ -74,6 +74,11 @@ def get_config() -> ml_collections.ConfigDict:
           "adapter": "",
           # Largest picture area in pixels; 0 keeps the model's own budget.
           "max_pixels": 0,
+          # Side in pixels of the square that every picture and frame is scaled
+          # to, rounded to whole visual tokens, whatever its own sides; 0 keeps
+          # these as well as a budget of pixels allows. It isn't in the files of
+          # the model that a run writes.
+          "side": 0,
           # Sampling of video frames; 0 keeps the model's own setting.
           "video": {
             "fps": 0.0,  # frames a second, where `frames` is 0
@@ -82,6 +87,9 @@ def get_config() -> ml_collections.ConfigDict:
             # Largest area of a frame, pixels; of Qwen3-VL, the largest volume
             # of a whole video, pixels x frames.
             "max_pixels": 0,
+            # Take frames from the first to the last, evenly, as qwen-vl-utils
+            # does; else as the model's processor in Transformers does.
+            "uniform": False,
           },
         },
         "reference": {"name": "Initial"},

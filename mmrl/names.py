@@ -105,6 +105,9 @@ NAMES = {
   ),
   "logprobs_blind": Name("P G R", "without the pictures", _LATER, "probes"),
   "pictured": Name("P", "whether a prompt has a picture", _LATER, "probes"),
+  "logprobs_average": Name(
+    "P G R", "under the average of the policy", _LATER, "probes"
+  ),
   "visual_entropy": Name("P", "of the pictures' spectra", _LATER, "probes"),
   "on_region_old": Name("P G R", "attention on the region", _LATER, "probes"),
   "on_visual_old": Name("P G R", "attention on pictures", _LATER, "probes"),
@@ -117,6 +120,10 @@ NAMES = {
   ),
   "sink_ratio_old": Name(
     "P G R", "attention on a sink over any visual token", _LATER, "probes"
+  ),
+  "reward_NAME": Name(
+    *("P G", "a reward of texts, by its name in the config", (REWARDS,)),
+    "rewards",
   ),
   "rewards": Name("P G", "the total reward", (ADVANTAGES, *_CURRENT)),
   "key": Name("key", "random, of the rollout batch", (ADVANTAGES, WEIGHTS)),

@@ -48,6 +48,7 @@ from mmrl.rollouts import answers as answers_lib
 from mmrl.train import models as models_lib
 from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
+from mmrl.train import state as state_lib
 from mmrl.train import walk
 from mmrl.train.state import State
 from mmrl.types import Attention, Batch, Logits, Prefix, Prompt, Scores
@@ -71,12 +72,14 @@ METHODS = [
   (losses, "joint_preference", {"beta": 0.2}),
   (losses, "likelihood", {}),
   (losses, "mixed_preference", {"weight": 1.0}),
+  (losses, "on_policy_ratio", {}),
   (losses, "policy_gradient", {}),
-  (losses, "reference_kl", {"estimator": "k3"}),
+  (losses, "reference_kl", {"estimator": "k3", "clamp": 11.0}),
   (losses, "simpo", {"margin": 1.0}),
   (probes, "attention_average", {}),
   (probes, "attention_reference", {}),
   (probes, "attention_shares", {}),
+  (probes, "average", {}),
   (probes, "behaviour", {}),
   (probes, "image_blind", {}),
   (probes, "looks", {}),
@@ -92,8 +95,12 @@ METHODS = [
   (rewards, "back_segment", {}),
   (rewards, "boxed_accuracy", {}),
   (rewards, "box_iou", {"threshold": 0.5}),
+  (rewards, "chain_part", {"part": "logic"}),
+  (rewards, "chain_steps", {"tau": 1.0}),
+  (rewards, "chain_structure", {}),
   (rewards, "choice", {}),
   (rewards, "closeness", {}),
+  (rewards, "consistency_bonus", {"margin": 0.01}),
   (rewards, "exact_answer", {}),
   (rewards, "first_math_answer", {}),
   (rewards, "frame_format", {}),
@@ -101,6 +108,7 @@ METHODS = [
   (rewards, "judged_share", {}),
   (rewards, "label_attribution", {"hit": 1.0}),
   (rewards, "lined_format", {}),
+  (rewards, "first_option", {"strict": False}),
   (rewards, "length_window", {"low": 10, "high": 20}),
   (rewards, "lenient_answer", {}),
   (rewards, "math_answer", {}),
@@ -137,6 +145,7 @@ EXPERIMENTS = [
   ("dr_grpo", "runlocal"),
   ("durian", "runlocal"),
   ("ease", "runlocal"),
+  ("egoreasoner", "runlocal"),
   ("fipo", "runlocal"),
   ("gspo", "runlocal"),
   ("jsonl", "data"),
@@ -157,8 +166,9 @@ EXPERIMENTS = [
   ("react", "runlocal"),
   ("reinforce_plus_plus", "runlocal"),
   ("rloo", "runlocal"),
-  ("scene_pairs", "data"),
   ("sayo", "runlocal"),
+  ("seed_bench_r1", "runlocal"),
+  ("seed_bench_r1", "runlocal,care"),
   ("sft", "data"),
   ("tgrl", "EXPERTS,runlocal"),
   ("tor", "runlocal"),
@@ -178,6 +188,9 @@ LARGE = [
   ("adavip", "data,mixed"),
   ("adavip", "data,language"),
   ("dpo", "runlocal,simpo"),
+  ("egoreasoner", "data,gated"),
+  ("egoreasoner", "data,sft"),
+  ("egoreasoner", "runlocal,sft"),
   ("look_back", "runlocal,cold"),
   ("perception_r1", "data,accuracy"),
   ("perception_r1", "data,guarded"),
@@ -187,6 +200,9 @@ LARGE = [
   ("react", "data,cold"),
   ("sayo", "runlocal,accuracy"),
   ("sayo", "runlocal,format"),
+  ("seed_bench_r1", "data,care"),
+  ("seed_bench_r1", "data,sft"),
+  ("seed_bench_r1", "runlocal,cold"),
   ("sft", "data,masked"),
 ]
 
@@ -205,6 +221,10 @@ TEXTS = {
   ),
   "back_segment": "<back></back>",
   "boxed_accuracy": r"\boxed{B}",
+  **dict.fromkeys(
+    ("chain_part", "chain_steps", "chain_structure"),
+    "<think>\nCount: 0\n</think><answer>B</answer>",
+  ),
 }
 # Rewards whose best value isn't 1, and those that white space matters to.
 BEST = {"pair_preference": np.log(1 / 6), "repeated_ngrams": 0.0}
@@ -220,6 +240,11 @@ TEXTS |= {
 KNOWN = {
   **{"facts": ["A star."], "labels": ["a"], "preference": "A", "pair": 0}
 }
+# A question with the facts that rewards of chains read.
+FACTS = {"choices": tuple("10234"), "names": (), "windows": (), "count": 0}
+ASKED = Example(
+  "file:1", "?", [], "", kind="fixture_interaction_counting", extra=FACTS
+)
 # Rewards that are logged only, which have NaN where they don't apply.
 MEASURES = {"attention_share", "refocus_gain", "target_attention"}
 EXTRAS = {
@@ -345,6 +370,9 @@ def make_fields() -> dict:
     "logits": logits(D, 12),
     "logits_teacher": logits(D + 2, 13),
     "logprobs_sampler": logprobs + 0.3 * normal(P, G, R, seed=14),
+    "logprobs_average": logprobs + 0.3 * normal(P, G, R, seed=23),
+    "reward_accuracy": jnp.asarray(np.arange(G) % 2, jnp.float32)[None]
+    * jnp.ones((P, 1)),
     "logprobs_blind": logprobs + 0.3 * normal(P, G, R, seed=15),
     "nucleus_entropies_old": jnp.abs(normal(P, G, R, seed=16)),
     "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
@@ -683,7 +711,10 @@ def make_step(parts: parts_lib.Parts):
       frozen={},
       optimizer=parts.optimizer.init(params),
       running={},
-      averages={},
+      averages={
+        name: state_lib.start_average(params)
+        for name in parts_lib.averages(parts.method)
+      },
       norms={},
     )
 
@@ -707,7 +738,7 @@ def make_step(parts: parts_lib.Parts):
     mask, fields = programs.prepare(batch, data["rewards"], key)
     batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
     state = state_of(inputs["params"])
-    shares = programs.shares(state, fixed, batch, 0)
+    shares, _ = programs.shares(state, fixed, batch, 0)
     state, measured = programs.update(state, fixed, batch, 0)
     return probed | shares | measured, state.trainable
 
@@ -914,11 +945,12 @@ def test_reward_is_a_number_for_any_text(row):
   right = RIGHT.get(row[1], ["B", "C"])
   block = TEXTS.get(row[1], f"<answer>{right[0]}</answer>")
   texts = ["", block, "<answer>", "</answer><think>", "é\x00\n"]
+  asked = ASKED if row[1] in TEXTS else Example("file:1", "?", [], "")
   context = {
     "text": [texts, texts],
     "answer": right,
     "example": [
-      Example("file:1", "?", [], "", extra=KNOWN | {"side": side})
+      dataclasses.replace(asked, extra=FACTS | KNOWN | {"side": side})
       for side in "AB"
     ],
     "ask_judge": ask_judge,

@@ -22,7 +22,7 @@ EXPERIMENTS = [
   f"experiments.{name}"
   for name in (
     *("compare", "experts", "extrapolation", "scene_pairs", "second_looks"),
-    *("stages", "tiny_model", "vision_negatives"),
+    *("stages", "tiny_model", "tiny_worlds", "vision_negatives"),
   )
 ]
 # Runs a module, and prints which of the slow ones it has imported.

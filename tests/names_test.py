@@ -50,6 +50,7 @@ def test_the_page_is_the_table():
 def known(name: str) -> names.Name:
   """The row of a name, that of MODEL for any model's."""
   own = re.sub(r"^(params|scorer|ask)_\w+", r"\1_MODEL", name)
+  own = re.sub(r"^reward_\w+", "reward_NAME", own)
   return names.NAMES[own]
 
 
@@ -117,7 +118,8 @@ def test_the_fields_of_answers_are_in_the_table():
 def test_a_name_is_given_added_or_derived():
   sources = {one.source for one in names.NAMES.values()}
   assert sources == {
-    *("run", "host", "rollouts", "models", "probes", "derived", "state")
+    *("run", "host", "rollouts", "models", "probes", "derived", "state"),
+    "rewards",
   }
   derived = {k for k, x in names.NAMES.items() if x.source == "derived"}
   assert derived == set(names.DERIVED)

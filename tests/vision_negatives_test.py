@@ -72,6 +72,15 @@ def test_rows_keep_the_candidate_of_the_least_score(folder):
     ([row("d.png")], ":1: expected a picture, found no d.png"),
     (["{"], ":1: expected JSON"),
     ([3], ":1: expected a row with question"),
+    ([row(question=3)], ":1: expected a text as 'question', found 3"),
+    (
+      [row(answers="ab")],
+      ":1: expected a list of texts as 'answers', found 'a",
+    ),
+    (
+      [row(candidates=[3])],
+      ":1: expected a list of texts as 'candidates', fou",
+    ),
   ],
 )
 def test_rows_without_candidates_are_refused(folder, lines, message):
@@ -80,6 +89,14 @@ def test_rows_without_candidates_are_refused(folder, lines, message):
   path.write_text("\n".join(texts))
   with pytest.raises(UserError, match=f"data.jsonl{message}"):
     negatives.read(path)
+
+
+def test_without_torch_clip_says_what_to_install(folder, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  with pytest.raises(
+    UserError, match="--clip: expected torch.* pip install to"
+  ):
+    negatives.clip(str(folder))
 
 
 def run(monkeypatch, *flags):
@@ -105,8 +122,11 @@ def test_the_command_by_a_model_s_likelihood(folder, monkeypatch, capsys):
   assert (
     "train.jsonl: 3 pairs, 0 without a candidate" in capsys.readouterr().out
   )
-  elsewhere = folder / "sub" / "train.jsonl"
-  with pytest.raises(SystemExit) as error:
-    run(monkeypatch, "--data", path, "--output", elsewhere, "--random", 0)
-  assert error.value.code == 2
-  assert "expected the folder of --data" in capsys.readouterr().err
+  other = folder / "sub" / "random" / "train.jsonl"
+  run(monkeypatch, "--data", path, "--output", other, "--random", 0)
+  for line in map(json.loads, other.read_text().splitlines()):
+    assert line["images"] == ["../../a.png"]
+    (one,) = line["rejected_images"]
+    assert (other.parent / one).resolve().parent == folder.resolve()
+  with pytest.raises(UserError, match="--output: expected another file than"):
+    run(monkeypatch, "--data", path, "--output", path, "--random", 0)

@@ -73,15 +73,13 @@ class Questions(Chosen):
     }
     if not scores or not hasattr(train, "pairs"):
       return {}
-    pairs = [
-      (text, right) for text, right in train.pairs() if right is not None
-    ]
-    if not pairs:
+    guesses = _guesses(train, examples)
+    if not guesses:
       return {}
     # In either block that a score may look in.
     answers = [
       Answer(f"<answer>{guess}</answer>\\boxed{{{guess}}}", 0, True)
-      for guess in blind.guesses(pairs, examples)
+      for guess in guesses
     ]
     return self._grade(scores, answers, examples)
 
@@ -110,6 +108,21 @@ class Questions(Chosen):
       for name in scores
       for kind in several
     }
+
+
+def _guesses(train: Any, examples: Sequence[Example]) -> list[str]:
+  """Answers from the texts of questions; of choices where all have such.
+
+  Where the questions to train on have none, choices are made from what is right
+  most often among the questions themselves: the best constant answer.
+  """
+  found = [one.extra.get("asked") for one in examples]
+  asked = [one for one in found if one is not None and one.choices]
+  if asked and len(asked) == len(found):
+    known = train.asked() if hasattr(train, "asked") else asked
+    return blind.chosen(known, asked)
+  pairs = [(text, right) for text, right in train.pairs() if right is not None]
+  return blind.guesses(pairs, examples) if pairs else []
 
 
 def questions(

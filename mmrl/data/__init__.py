@@ -2,7 +2,14 @@
 
 from mmrl.data.example import Example
 from mmrl.data.pipeline import Samples, batches, encode, in_order, spread
-from mmrl.data.sources import EasyVQA, Figures, Files, Kitchens, Scenes
+from mmrl.data.sources import (
+  EasyVQA,
+  Figures,
+  Files,
+  HdEpic,
+  Kitchens,
+  Scenes,
+)
 from mmrl.data.trajectories import Trajectories
 
 __all__ = [
@@ -10,6 +17,7 @@ __all__ = [
   "Example",
   "Figures",
   "Files",
+  "HdEpic",
   "Kitchens",
   "Samples",
   "Scenes",

@@ -15,6 +15,7 @@ from mmrl.losses.surrogates import (
   clipped_ratio,
   clipped_weight,
   likelihood,
+  on_policy_ratio,
   policy_gradient,
   reference_kl,
 )
@@ -32,6 +33,7 @@ __all__ = [
   "joint_preference",
   "likelihood",
   "mixed_preference",
+  "on_policy_ratio",
   "policy_gradient",
   "reference_kl",
   "simpo",

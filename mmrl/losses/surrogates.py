@@ -209,6 +209,35 @@ def policy_gradient(
   return jnp.where(mask, scale, 0.0) * jnp.where(mask, upcast(logprobs), 0.0)
 
 
+def on_policy_ratio(
+  logprobs: Float[Array, "P G R"],
+  advantages: Float[Array, "P G"] | Float[Array, "P G R"],
+  token_weights: Float[Array, "P G R"],
+  mask: Bool[Array, "P G R"],
+) -> Float[Array, "P G R"]:
+  """Computes the surrogate of one update per rollout batch, without a clip.
+
+      loss = -A exp(ln pi - sg[ln pi]) * w
+
+  The ratio is 1 in value, so that nothing is ever clipped, and no behaviour
+  policy is scored. With more than one update it is biased.
+
+  Args:
+    logprobs: of the current policy; the only argument with a gradient.
+    advantages: of each answer, or of each token.
+    token_weights: w, of each token; ones change nothing, bit for bit.
+    mask: True on answer tokens.
+
+  Returns:
+    The unreduced loss.
+
+  Reference: TRL 0.14's GRPO, as SEED-Bench-R1 (arXiv 2503.24376) has it.
+  """
+  ratio = token_ratio(logprobs, jax.lax.stop_gradient(logprobs), mask)
+  scale = jax.lax.stop_gradient(per_token(advantages) * upcast(token_weights))
+  return -ratio * jnp.where(mask, scale, 0.0)
+
+
 def reference_kl(
   logprobs: Float[Array, "P G R"],
   logprobs_ref: Float[Array, "P G R"],
@@ -216,6 +245,7 @@ def reference_kl(
   *,
   estimator: str = "k3",
   bound: float | None = None,
+  clamp: float = _MAX_LOG_RATIO,
 ) -> Float[Array, "P G R"]:
   """Estimates KL(pi || pi_ref) at each sampled token.
 
@@ -223,9 +253,9 @@ def reference_kl(
       k1 = -k        k2 = k^2 / 2        k3 = exp(k) - k - 1
       k1+, k3+:  the value of k1 or k3 with the gradient of k2
 
-  In k3, k is clamped to +-20, as the log-ratio of `token_ratio` and as in verl
-  (TRL doesn't): beyond, the value is constant and the gradient 0. Without the
-  clamp the value is inf from 88 nats on, and so is the update.
+  In k3, k is clamped to +-clamp, as the log-ratio of `token_ratio` and as in
+  verl (TRL doesn't): beyond, the value is constant and the gradient 0. Without
+  the clamp the value is inf from 88 nats on, and so is the update.
 
   On-policy, the expected gradient of k2 is that of the divergence; those of k1
   and k3 aren't. Hence the straight-through forms.
@@ -236,12 +266,15 @@ def reference_kl(
     mask: True on answer tokens.
     estimator: "k1", "k2", "k3", "k1+" or "k3+"; k3 is GRPO's.
     bound: upper bound of k3; None for none. verl uses 10.
+    clamp: largest size of k in k3, nats, above 0 and at most 80.
+      SEED-Bench-R1 (arXiv 2503.24376) uses 11.
 
   Returns:
     The unreduced estimate, 0 on padding.
 
   Raises:
-    UserError: if there is no such estimator, or a bound of another than k3.
+    UserError: if there is no such estimator, a bound or clamp of another than
+      k3, or a clamp out of its range.
 
   Reference: http://joschu.net/blog/kl-approx.html; arXiv 2402.03300 eq. 4;
   the straight-through forms are verl's.
@@ -253,6 +286,11 @@ def reference_kl(
     )
   if bound is not None and name != "k3":
     raise UserError(f"bound must be None for {estimator!r}, got {bound}")
+  if not 0 < clamp <= 80 or (name != "k3" and clamp != _MAX_LOG_RATIO):
+    raise UserError(
+      f"clamp must be above 0 and at most 80, of k3 only, got {clamp} for"
+      f" {estimator!r}"
+    )
   k = log_ratio(logprobs_ref, logprobs, mask)
   k2 = k * k / 2
   if name == "k1":
@@ -260,7 +298,7 @@ def reference_kl(
   elif name == "k2":
     value = k2
   else:
-    k = jnp.clip(k, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    k = jnp.clip(k, -clamp, clamp)
     value = jnp.expm1(k) - k
     if bound is not None:
       value = jnp.minimum(value, bound)

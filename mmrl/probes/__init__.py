@@ -7,6 +7,7 @@ from mmrl.probes.region import looks
 from mmrl.probes.scores import (
   attention_average,
   attention_reference,
+  average,
   behaviour,
   reference,
 )
@@ -18,6 +19,7 @@ __all__ = [
   "attention_average",
   "attention_reference",
   "attention_shares",
+  "average",
   "behaviour",
   "image_blind",
   "looks",

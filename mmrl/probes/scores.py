@@ -1,4 +1,4 @@
-"""Scorer of a run, and the probes of behaviour and reference policy.
+"""Scorer of a run, and the probes of behaviour, reference and average policy.
 
 A probe returns the NamedTuple that its return annotation names. Its fields are
 added to the batch, so a run can check before it starts that its losses have the
@@ -122,6 +122,12 @@ class Target(NamedTuple):
   attention_target: Attention | Float[Array, "P G R keys"]
 
 
+class Averaged(NamedTuple):
+  """Log-probabilities of the answers under the model `average`."""
+
+  logprobs_average: Float[Array, "P G R"]
+
+
 def behaviour(scores_old: Scores) -> Behaviour:
   """Returns log-probabilities, entropies and attention of the behaviour policy.
 
@@ -171,3 +177,14 @@ def attention_average(
   the average, and not the target.
   """
   return attention_reference(scorer_average, params_average, prompt, tokens)
+
+
+def average(
+  scorer_average: Scorer,
+  params_average: PyTree,
+  prompt: Prompt,
+  tokens: Int[Array, "P G R"],
+) -> Averaged:
+  """Computes log-probabilities under the model `average`."""
+  found = reference(scorer_average, params_average, prompt, tokens)
+  return Averaged(found.logprobs_ref)

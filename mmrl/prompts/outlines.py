@@ -1,7 +1,5 @@
 """Pictures of which only the sides are known, for sizes without pixels."""
 
-import math
-
 import numpy as np
 
 from mmrl.models.config import VisionConfig
@@ -20,9 +18,8 @@ def outline(
   Raises:
     ValueError: see `pictures.cut`.
   """
-  size = (*sides, vision.cell_size, config.min_pixels)
-  fitted = sizes.fit(*size, config.max_pixels)
-  rows, columns = (side // vision.patch_size for side in fitted)
+  size, shrunk = sizes.fitted(sides, config, vision.cell_size)
+  rows, columns = (side // vision.patch_size for side in size)
   grid = (1, rows, columns)
   nowhere = np.zeros(rows * columns // vision.spatial_merge_size**2, np.float32)
   return pictures.Cut(
@@ -30,7 +27,7 @@ def outline(
     pixels=np.zeros((rows * columns, 0), np.float32),
     grid=grid,
     spans=(Span(placeholder, grid),),
-    shrunk=fitted != sizes.fit(*size, math.inf),
+    shrunk=shrunk,
     region=nowhere,
     evidence=nowhere,
   )

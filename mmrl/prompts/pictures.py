@@ -32,12 +32,15 @@ class PictureConfig:
   Attributes:
     min_pixels, max_pixels: the area a picture is scaled into.
     mean, std: of each channel, for values in [0, 1].
+    side: of the square that a picture is scaled to, whatever its own sides and
+      area; 0 for none.
   """
 
   min_pixels: int = 56 * 56
   max_pixels: int = 28 * 28 * 1280
   mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
   std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+  side: int = 0
 
 
 # Pixels that a picture may have: reading it takes 8 bytes for each, and 16
@@ -325,8 +328,8 @@ def cut(
       lies outside.
   """
   cell = vision.cell_size
-  size = (picture.height, picture.width, cell, config.min_pixels)
-  height, width = sizes.fit(*size, config.max_pixels)
+  sides = picture.height, picture.width
+  (height, width), shrunk = sizes.fitted(sides, config, cell)
   frame = np.asarray(scale(picture, height, width), np.float32)
   values = frame / np.float32(255)
   values -= np.array(config.mean, np.float32)
@@ -341,7 +344,7 @@ def cut(
     pixels=pixels,
     grid=grid,
     spans=(Span(placeholder, grid),),
-    shrunk=(height, width) != sizes.fit(*size, math.inf),
+    shrunk=shrunk,
     region=share.astype(np.float32),
     evidence=evidence.astype(np.float32),
   )

@@ -17,7 +17,7 @@ import numpy as np
 from mmrl import json_files, storage
 from mmrl.errors import UserError
 from mmrl.models.config import ModelConfig
-from mmrl.models.families import FAMILIES, VideoConfig
+from mmrl.models.families import FAMILIES, VideoConfig, uniform_frames
 from mmrl.prompts import (
   files,
   outlines,
@@ -254,8 +254,9 @@ class Processor:
         span = config.vision.temporal_patch_size
         if total < span:
           return np.arange(total)
+        choose = uniform_frames if video.uniform else family.sample_frames
         try:
-          return family.sample_frames(total, fps, video, span)
+          return choose(total, fps, video, span)
         except ValueError as error:
           if not video.frames:
             raise UserError(
@@ -266,10 +267,9 @@ class Processor:
         # Shorter than the number asked for: all of its whole patches.
         count = min(max(video.frames, span), total // span * span)
         fewer = dataclasses.replace(video, frames=count)
-        return family.sample_frames(total, fps, fewer, span)
+        return choose(total, fps, fewer, span)
 
-      fit = videos.fit(video, config)
-      clip = videos.read(source, name, sample, fps, fit)
+      clip = videos.read(source, name, sample, fps, videos.fit(video, config))
       marks = (
         self._text(config.video_token_id),
         self._text(config.vision_start_token_id),

@@ -17,7 +17,7 @@ from PIL import Image
 from mmrl import storage
 from mmrl.errors import UserError, tell
 from mmrl.models.config import ModelConfig
-from mmrl.models.families import FAMILIES, VideoConfig
+from mmrl.models.families import FAMILIES, VideoConfig, sizes
 from mmrl.prompts import files, pictures
 from mmrl.prompts.pictures import Cut, PictureConfig
 
@@ -53,6 +53,9 @@ def fit(video: VideoConfig, config: ModelConfig) -> Fit:
   """
   tower, family = config.vision, FAMILIES[config.family]
   cell, span = tower.cell_size, tower.temporal_patch_size
+  if video.side:
+    square = sizes.square(video.side, cell)
+    return lambda count, height, width: square
   return lambda count, height, width: family.fit_video(
     max(count, span), height, width, cell, span, video
   )

@@ -6,7 +6,8 @@ called once for a whole batch, and may also have arguments `length` and `ended`.
 A reward with array arguments only runs on the devices. It may read `length`
 [P, G] (number of sampled tokens), `ended` [P, G] (whether the answer ends),
 `mask`, `tokens`, `prompt`, and the fields that the run's probes add, such as
-`attention_old`. Those on the host are also what benchmarks score answers by.
+`attention_old`; and values of a reward of texts, as `reward_NAME` by its name
+in the config. Those on the host are also what benchmarks score answers by.
 
 A function may carry a `check` of its options and a `hint`, which is printed if
 it is 0 for all of a run's first batch; see `mmrl.marks`.
@@ -20,6 +21,7 @@ that are equal to them:
 | `exact_answer` | none | |
 | `lenient_answer` | red, Red; red, "red."; 3, \\boxed{3}; 3, $3$ | |
 | `choice` | B, b; B, (B); B, B.; B, Answer: B; B, B) red; (B), B. red | |
+| `first_option` | of the first block: B, B. red; B, B) red; B, B: red | |
 | `number` | 3, 3.0; 1,000, 1000; 0.5, 1/2; 50%, 0.5; 12, 12 cm; x=3, 3 | |
 | `math_answer` | those of `number`; 50%, 50; (x+1)^2, x^2+2x+1 | `math` |
 | `closeness` | in part: numbers that are near | |
@@ -32,7 +34,7 @@ that are equal to them:
 
 from mmrl.rewards.answer import answer_format, exact_answer
 from mmrl.rewards.boxes import box_iou
-from mmrl.rewards.choices import choice
+from mmrl.rewards.choices import choice, first_option
 from mmrl.rewards.facts.lines import (
   first_math_answer,
   lined_format,
@@ -55,6 +57,12 @@ from mmrl.rewards.looks.evenness import sink_suppression, visual_evenness
 from mmrl.rewards.looks.region import region_attention, target_attention
 from mmrl.rewards.mathematics import math_answer
 from mmrl.rewards.numbers import closeness, number
+from mmrl.rewards.thoughts.chains import (
+  chain_part,
+  chain_steps,
+  chain_structure,
+)
+from mmrl.rewards.thoughts.consistency import consistency_bonus
 from mmrl.rewards.words import meteor, rouge, word_error_rate
 
 __all__ = [
@@ -65,10 +73,15 @@ __all__ = [
   "back_segment",
   "box_iou",
   "boxed_accuracy",
+  "chain_part",
+  "chain_steps",
+  "chain_structure",
   "choice",
   "closeness",
+  "consistency_bonus",
   "exact_answer",
   "first_math_answer",
+  "first_option",
   "frame_format",
   "judged_facts",
   "judged_share",

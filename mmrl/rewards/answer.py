@@ -22,7 +22,7 @@ import numpy as np
 from mmrl.errors import UserError
 from mmrl.marks import marked
 
-Form = Literal["think", "answer", "boxed"]
+Form = Literal["think", "answer", "boxed", "exact", "begin"]
 Block = Literal["answer", "boxed"]
 ThinkTags = Literal["text", "open"]
 Tag = Literal["think", "thinking"]
@@ -128,6 +128,10 @@ def _form(
   block = "<answer>.*</answer>"
   if form == "answer":
     return re.compile(block, re.DOTALL), counts
+  if form in ("exact", "begin"):
+    after = ".*" if form == "begin" else ""
+    pattern = rf"{begin}.*</{tag}>\s*{block}{after}"
+    return re.compile(pattern, re.DOTALL), {}
   counts |= {f"<{tag}>": written, f"</{tag}>": 1}
   pattern = rf"{begin}.*</{tag}>\s*{block}"
   return re.compile(pattern, re.DOTALL), counts
@@ -146,7 +150,9 @@ def is_formed(
     form: "think" for `<think>...</think><answer>...</answer>` with white
       space allowed between, "answer" for just `<answer>...</answer>`
       (RAL-zero), "boxed" for `<think>...</think>` and then any text with
-      `\\boxed{...}` in it, as EasyR1 has it, which counts no tags.
+      `\\boxed{...}` in it, as EasyR1 has it, which counts no tags. "exact" is
+      "think" without white space around, counting no tags (Video-R1), and
+      "begin" the same with any text behind (SEED-Bench-R1).
     think_tags: "text" if the model writes both tags of the thought, "open" if
       the chat template has opened it, so that the text begins inside of it.
     tag: name of the thought's tag.
@@ -158,7 +164,9 @@ def is_formed(
     raise UserError(f"form must be one of {[*known]}, got {form!r:.80}")
   pattern, counts = _form(form, think_tags, tag)
   whole = all(text.count(tag) == count for tag, count in counts.items())
-  return whole and pattern.fullmatch(text.strip()) is not None
+  if form not in ("exact", "begin"):
+    text = text.strip()
+  return whole and pattern.fullmatch(text) is not None
 
 
 def _check_form(
@@ -186,6 +194,8 @@ def _form_hint(
   wanted = f"{begin}...</{tag}><answer>...</answer>, each tag once"
   if form == "boxed":
     wanted = f"{begin}...</{tag}>...\\boxed{{...}}"
+  if form in ("exact", "begin"):
+    wanted = f"{begin}...</{tag}><answer>...</answer> from the first character"
   other = "thinking" if tag == "think" else "think"
   opened = (
     f'if the chat template opens <{tag}> itself, set think_tags="open"'

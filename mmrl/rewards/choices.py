@@ -1,12 +1,14 @@
-"""A reward of answers to multiple choice questions."""
+"""Rewards of answers to multiple choice questions."""
 
 from collections.abc import Sequence
 import functools
 import re
+from typing import Any
 
 from jaxtyping import Float
 import numpy as np
 
+from mmrl.chains import parsing
 from mmrl.errors import UserError
 from mmrl.rewards.answer import label, score
 from mmrl.rewards.lenient import tidy
@@ -65,3 +67,47 @@ def choice(
   return score(
     text, answer, lambda given, right: float(letter(given) == letter(right))
   )
+
+
+def first_option(
+  text: Sequence[Sequence[str]],
+  answer: Sequence[str],
+  example: Sequence[Any],
+  *,
+  strict: bool = True,
+) -> Float[np.ndarray, "P G"]:
+  """Rewards a first answer block that begins with the right letter with 1.
+
+  Unlike `choice` it reads the first block, also one in a thought, and takes no
+  other form of a letter.
+
+  Args:
+    text: P lists of G answers.
+    answer: the right letter of each question, A to E, alone or as in
+      `chains.parsing.letter`, or in a block of its own.
+    example: the questions (`mmrl.data.Example`).
+    strict: False also takes a word that begins with the letter, such as Bottle
+      for B, as the published code does.
+
+  Raises:
+    UserError: naming the question whose right answer isn't such a letter.
+
+  Reference: SEED-Bench-R1, arXiv 2503.24376, and its published code.
+  Differs from it: it first asks math-verify whether the whole text equals the
+  right answer, which has nothing to compare in a letter.
+  """
+  rows = []
+  for group, right, one in zip(text, answer, example, strict=True):
+    wanted = parsing.letter(label(right))
+    if wanted is None:
+      raise UserError(
+        f"{one.name}: expected a letter A to E as right answer, such as B or"
+        f" B., found {right!r:.80}; write the letter, or use choice"
+      )
+    found = map(parsing.option if strict else _first, group)
+    rows.append([float(letter == wanted) for letter in found])
+  return np.array(rows, np.float32).reshape(len(text), -1)
+
+
+def _first(text: str) -> str:
+  return (parsing.first_block(text) or "")[:1]

@@ -161,6 +161,8 @@ def _grade_on_devices(
   read = [reward for reward in run.method.rewards if not reward.on_host]
   if not read:
     return answers
+  values = {k: answers.parts[n] for k, n in run.method.graded.items()}
+  batch = batch.with_fields(**run.layout.put(values))
   found = run.programs.reward(state, run.fixed, batch)
   group = answers.mask.shape[1]
   parts = {

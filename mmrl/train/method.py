@@ -61,6 +61,13 @@ class Method:
   models: Mapping[str, Model]
   fields: frozenset[str]
 
+  @property
+  def graded(self) -> dict[str, str]:
+    """Returns the rewards of texts that others read, by what they call them."""
+    read = {n for x in self.rewards if not x.on_host for n in x.bound.needs}
+    graded = {f"reward_{x.name}": x.name for x in self.rewards if x.on_host}
+    return {field: name for field, name in graded.items() if field in read}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Slot:
@@ -136,8 +143,7 @@ def bind(
   """Binds the functions that a config names to the data it provides.
 
   Args:
-    config: of the run.
-    source: where its answers come from.
+    config, source: of the run, and where its answers come from.
     models: those that the config has besides the policy.
 
   Raises:
@@ -158,6 +164,8 @@ def bind(
     for name, one in names.NAMES.items()
     if one.source == "rollouts"
   }
+  graded = [name for name in wanted if name.startswith("reward_")]
+  remedies |= {n: f"add a reward of texts called {n[7:]!r}" for n in graded}
   bound = [slot.bind(to_probes, remedies) for slot in probing]
   fields = [f for p in bound for f in build.provides(p.function)]
   fields += source.fields
@@ -168,6 +176,8 @@ def bind(
       found += of_models
     if slot == names.TEXTS:
       found += [f"ask_{name}" for name in models_lib.asked(config)]
+    if slot == names.REWARDS:
+      found += [f"reward_{n}" for n, x in slots.rewards.items() if _on_host(x)]
     if not slots.advantage:
       found = [name for name in found if name != "advantages"]
     return found
@@ -180,9 +190,8 @@ def bind(
     )
     for one in source.measures
   ]
-  method = dataclasses.replace(
-    method, probes=bound, measures=measures, models=models
-  )
+  own = {"probes": bound, "measures": measures, "models": models}
+  method = dataclasses.replace(method, **own)
   if "sampled" in fields and method.advantage:
     _check_reads_sampled(method.advantage)
   _check_late(method.token_weights)

@@ -311,12 +311,17 @@ def with_budget(
 ) -> Processor:
   """Returns the processor with a run's settings of pictures and videos."""
   wanted, where = config.models.policy, "config.models.policy"
+  side, video = wanted.get("side", 0), wanted.video.to_dict()
+  if side and (wanted.max_pixels or video["max_pixels"]):
+    raise UserError(
+      f"{where}.side: expected 0 beside max_pixels, as all pictures and frames"
+      f" have one size then, found {side}; leave one of the two out"
+    )
+  picture = {"max_pixels": wanted.max_pixels, "side": side}
   return dataclasses.replace(
     processor,
-    picture=_changed(
-      processor.picture, {"max_pixels": wanted.max_pixels}, where
-    ),
-    video=_changed(processor.video, wanted.video.to_dict(), f"{where}.video"),
+    picture=_changed(processor.picture, picture, where),
+    video=_changed(processor.video, video | {"side": side}, f"{where}.video"),
   )
 
 

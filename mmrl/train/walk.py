@@ -60,7 +60,10 @@ def walk(
     found = yield Call(name, program, arguments, batch)
     batch = batch.with_fields(**resharded(layout, found))
   if not all(reward.on_host for reward in parts.method.rewards):
-    yield Call("reward", programs.reward, (state, fixed, batch), read=False)
+    values = shape(layout.prompts, *batch.mask.shape[:2], dtype="float32")
+    graded = dict.fromkeys(parts.method.graded, values)
+    of_texts = batch.with_fields(**graded)
+    yield Call("reward", programs.reward, (state, fixed, of_texts), read=False)
   visual = batch.visual if parts.frozen_vision else None
   batch = dataclasses.replace(batch, prefix=None, visual=visual)
   rewards = shape(layout.prompts, *batch.mask.shape[:2], dtype="float32")

@@ -1,7 +1,7 @@
 """What every world asks: items as a guesser sees them, and what it scores."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 
 
@@ -42,10 +42,8 @@ class Baseline:
 def baselines(asked: Sequence[Asked]) -> dict[str, Baseline]:
   """Computes what can be scored without looking, by kind of question.
 
-  The blind guesser answers with what was right most often where the same text
-  was asked, among the choices if there are any; to a text that it doesn't know,
-  with the most frequent answer of the kind. Each half of the sample is answered
-  from the other.
+  The blind guesser is `guesser`. Each half of the sample is answered from the
+  other.
 
   Args:
     asked: a sample, at least two of each kind.
@@ -64,16 +62,24 @@ def baselines(asked: Sequence[Asked]) -> dict[str, Baseline]:
   }
 
 
-def _right(known: Sequence[Asked], asked: Sequence[Asked]) -> int:
-  """Counts right answers of the guesser who has seen `known`."""
+def guesser(known: Iterable[Asked]) -> Callable[[Asked], str]:
+  """Returns what answers questions of one kind without looking.
+
+  It answers with what was right most often where the same text was asked, among
+  the choices if there are any; to a text that it doesn't know, with the most
+  frequent answer of all.
+
+  Args:
+    known: questions of the kind.
+  """
   stems: dict[str, collections.Counter[str]]
   stems = collections.defaultdict(collections.Counter)
   overall: collections.Counter[str] = collections.Counter()
   for one in known:
     stems[one.stem][one.meaning] += 1
     overall[one.meaning] += 1
-  right = 0
-  for one in asked:
+
+  def guess(one: Asked) -> str:
     counts = stems.get(one.stem, overall)
     ranked = [
       word
@@ -81,9 +87,15 @@ def _right(known: Sequence[Asked], asked: Sequence[Asked]) -> int:
       for word, _ in counter.most_common()
       if not one.choices or word in one.choices
     ]
-    guess = ranked[0] if ranked else (one.choices or ("",))[0]
-    right += guess == one.meaning
-  return right
+    return ranked[0] if ranked else (one.choices or ("",))[0]
+
+  return guess
+
+
+def _right(known: Sequence[Asked], asked: Sequence[Asked]) -> int:
+  """Counts right answers of the guesser who has seen `known`."""
+  guess = guesser(known)
+  return sum(guess(one) == one.meaning for one in asked)
 
 
 def table(found: dict[str, Baseline]) -> str:

@@ -44,6 +44,14 @@ def folder(tmp_path_factory):
   for i, name in enumerate("abc"):
     (folder / f"{name}.png").write_bytes(picture(i))
   (folder / "v.mp4").touch()
+  # As SEED-Bench-R1 lays them out.
+  for kind, names in (
+    ("images", ("a.png", "b.png", "c.png")),
+    ("videos", ("v.mp4",)),
+  ):
+    (folder / kind / "s").mkdir(parents=True)
+    for name in names:
+      (folder / kind / "s" / name).write_bytes((folder / name).read_bytes())
   return folder
 
 
@@ -449,6 +457,22 @@ def written(form, messages, images, videos, answer):
     ours = {"question": question, "kind": "OCR", "answers": [learned]}
     ours |= {kind: [f"./{paths[0]}"]} if paths else {}
     return row, ours | {"answer": answer.strip()}
+  if form == "seed_bench_r1":
+    letters = dict(
+      zip(("a", "b", "c", "d"), ("one", "two", "3", answer), strict=True)
+    )
+    picture = (images or ["a.png"])[0]
+    row = {f"choice_{k}": text for k, text in letters.items()}
+    row |= {"question": question, "answer": answer, "golden_choice_idx": "D"}
+    row |= {"video_source": "s", "current_observation_basename": picture}
+    row |= {"task_progress_metadata": [], "video_basename": "v.mp4"}
+    if videos:
+      row["task_progress_metadata"] = [{"narration_text": "x"}]
+    lines = [f"{k.upper()}. {text}" for k, text in letters.items()]
+    asked = "<video>" * bool(videos) + "<image>" + "\n".join([question, *lines])
+    ours = {"question": asked, "images": [f"images/s/{picture}"]}
+    ours |= {"videos": ["videos/s/v.mp4"]} if videos else {}
+    return row, ours | {"answer": "D"}
   assert form == "vlmevalkit"
   if videos:
     return None

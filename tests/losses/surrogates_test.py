@@ -235,8 +235,64 @@ NO_ESTIMATOR = "k1, k2, k3, k1\\+, k3\\+, got"
 
 
 @pytest.mark.parametrize(
+  ("d", "value", "slope"),
+  [
+    # d = ref - current; e^d - d - 1, slope in the current 1 - e^d
+    (-1.0, 0.367879, 0.632121),
+    (0.0, 0.0, 0.0),
+    (1.0, 0.718282, -1.718282),
+    # Clamped to -11 and 11, without a gradient.
+    (-12.0, 10.000017, 0.0),
+    (12.0, 59862.14, 0.0),
+  ],
+)
+def test_clamp_golden(d, value, slope):
+  def kl(logprobs):
+    zeros, mask = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1), bool)
+    return surrogates.reference_kl(logprobs, zeros, mask, clamp=11.0).sum()
+
+  found, gradient = jax.value_and_grad(kl)(jnp.full((1, 1, 1), -d))
+  np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(gradient, [[[slope]]], rtol=1e-6, atol=1e-6)
+
+
+def test_on_policy_loss_golden():
+  """SEED-Bench-R1's whole loss, beta 0.1."""
+  logprobs = jnp.array([[[-1, -2, -0.5], [-0.3, -1, -4]]])
+  reference = jnp.array([[[-1.5, -2, -0.2], [-0.3, -13, -4]]])
+  advantages = jnp.array([[1.0, -0.5]])
+  mask = jnp.array([[[1, 1, 1], [1, 1, 0]]], bool)
+  weights = jnp.ones(mask.shape)
+
+  def terms(logprobs):
+    policy = surrogates.on_policy_ratio(logprobs, advantages, weights, mask)
+    kl = surrogates.reference_kl(logprobs, reference, mask, clamp=11.0)
+    return policy, kl
+
+  def loss(logprobs, reduction=reduce.sequence_mean):
+    policy, kl = terms(logprobs)
+    return reduce.total(policy + 0.1 * kl, reduction(mask))
+
+  policy, kl = terms(logprobs)
+  wanted = [[[0.106531, 0, 0.049859], [0, 10.000017, 0]]]
+  np.testing.assert_allclose(kl, wanted, atol=1e-6)
+  rows = (policy + 0.1 * kl).sum(-1) / mask.sum(-1)
+  np.testing.assert_allclose(rows, [[-0.994787, 1.000001]], atol=1e-6)
+  value, gradient = jax.value_and_grad(loss)(logprobs)
+  np.testing.assert_allclose(value, 0.002607, atol=1e-6)
+  np.testing.assert_allclose(
+    loss(logprobs, reduce.token_mean), -0.196872, atol=1e-6
+  )
+  wanted = [[[-0.160109, -0.166667, -0.172498], [0.125, 0.125, 0]]]
+  np.testing.assert_allclose(gradient, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
   ("loss", "options", "message"),
   [
+    (KL, {"clamp": 0.0}, "clamp must be above 0 and at most 80"),
+    (KL, {"clamp": 81.0}, "clamp must be above 0 and at most 80"),
+    (KL, {"estimator": "k2", "clamp": 11.0}, "of k3 only, got 11.0 for 'k2'"),
     (CLIPPED, {"clip_low": -0.5}, r"clip_low must be in \[0, 1\), got -0.5"),
     (CLIPPED, {"clip_low": 1.0}, r"clip_low must be in \[0, 1\), got 1.0"),
     (CLIPPED, {"clip_high": -0.1}, "clip_high must be at least 0, got -0.1"),

@@ -163,3 +163,18 @@ def test_score_compares_blocks_that_are_there():
   assert calls == [("1", "2")]
   with pytest.raises(ValueError, match="shorter"):
     answer.score(texts, ["2"], compare)
+
+
+@pytest.mark.parametrize(
+  ("text", "begin", "exact"),
+  [
+    ("<think>x</think><answer>B</answer>", 1, 1),
+    ("<think>x</think>\n<answer>B</answer> bye", 1, 0),
+    (" <think>x</think><answer>B</answer>", 0, 0),
+    ("<think></think><answer></answer>", 1, 1),
+  ],
+)
+def test_forms_that_count_no_tags_golden(text, begin, exact):
+  """SEED-Bench-R1's match at the beginning, Video-R1's of the whole text."""
+  assert answer.is_formed(text, "begin") == begin
+  assert answer.is_formed(text, "exact") == exact

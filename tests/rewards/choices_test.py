@@ -1,8 +1,11 @@
 """Tests of the reward of a choice."""
 
+import random
+
 import numpy as np
 import pytest
 
+from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.rewards import choice, choices
 
@@ -44,3 +47,49 @@ def test_what_is_no_choice_is_never_right():
 def test_a_right_answer_without_a_letter_is_refused():
   with pytest.raises(UserError, match="letter of a choice .* found 'red'; wri"):
     choice([["<answer>B</answer>"]], ["red"])
+
+
+def first(text, right="<answer>B.</answer>", strict=True):
+  one = Example("file:3", "?", [], right)
+  return float(
+    choices.first_option([[text]], [right], [one], strict=strict)[0, 0]
+  )
+
+
+@pytest.mark.parametrize(
+  ("text", "loose", "strict"),
+  [
+    ("<think>x</think><answer>B. open tap</answer>", 1, 1),
+    ("<think>x</think><answer>\n B\n</answer>", 1, 1),
+    ("<answer>Bottle</answer>", 1, 0),
+    ("<answer>(B)</answer>", 0, 0),
+    ("<answer>b</answer>", 0, 0),
+    ("<answer></answer>", 0, 0),
+    ("<answer>B", 0, 0),
+    ("B. open tap", 0, 0),
+    ("", 0, 0),
+    # The first pair of tags counts.
+    ("<think>maybe <answer>A</answer></think><answer>B</answer>", 0, 0),
+  ],
+)
+def test_first_option_golden(text, loose, strict):
+  assert first(text, strict=False) == loose
+  assert first(text, strict=True) == strict
+
+
+@pytest.mark.parametrize(
+  "right", ["F", "b", "(B)", "Bottle", "<answer></answer>"]
+)
+def test_other_options_are_refused_by_the_questions_name(right):
+  with pytest.raises(
+    UserError, match="^file:3: expected a letter A to E as right"
+  ):
+    first("<answer>B</answer>", right)
+
+
+def test_any_text_has_a_first_option():
+  pieces = ["<answer>", "</answer>", "<think>", "B", ".", "\n", "é", "\0", "<"]
+  draw = random.Random(0)
+  for _ in range(1000):
+    text = "".join(draw.choices(pieces, k=draw.randrange(12)))
+    assert first(text, strict=True) <= first(text, strict=False) <= 1

@@ -248,6 +248,29 @@ def test_a_reward_of_weight_0_is_logged_where_it_applies(monkeypatch):
     steps(config)
 
 
+def test_a_reward_on_the_devices_reads_one_of_texts(monkeypatch):
+  def doubled(reward_share):
+    return 2 * reward_share
+
+  monkeypatch.setattr(rewards, "peakedness", doubled)
+  config = make_config(policy_gradient="token_mean")
+  config.rewards = {
+    "double": {"name": "peakedness", "weight": 1.0},
+    "share": {"name": "whole_batch", "weight": 1.0},
+  }
+  run, _, batch, (values,) = steps(config)
+  assert run.method.graded == {"reward_share": "share"}
+  assert values["reward/double"] == 2 * values["reward/share"] > 0
+  assert "reward_share" not in batch.fields
+  config.rewards = {"double": config.rewards.double}
+  message = (
+    "config.rewards.double: peakedness needs reward_share, which this run"
+    " doesn't have; add a reward of texts called 'share'"
+  )
+  with pytest.raises(UserError, match=message):
+    steps(config)
+
+
 def test_rewards_on_the_devices_and_of_the_whole_batch():
   config = make_config(policy_gradient="token_mean")
   config.rewards = {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mmrl import data
+from mmrl.chains import writing
 from mmrl.errors import UserError
 from mmrl.prompts import videos
 from mmrl.worlds import items, palette
@@ -98,14 +99,14 @@ def solve(item) -> str:
   names = [fixtures[cell].called("of") for cell, _ in stops]
   if item.kind == "object_location":
     names = [fixtures[cell].called("from") for cell, _ in stops]
-    after = sum(since <= item.time + 0.3 for _, since in stops)
-    taken = "Where did I take" in item.question
-    # Where it was put is the last stop by the end of the putting down.
-    return (
-      names[after - 2]
-      if taken and after > 1
-      else names[min(after, len(names) - 1)]
-    )
+    times = [since for _, since in stops]
+    if "Where did I take" in item.question:
+      # It is being put down, which is seen at most 0.4 s before the moment that
+      # is asked about, or after it. Where it was taken is the stop before.
+      put = next(i for i, since in enumerate(times) if since > item.time - 0.4)
+      return names[put - 1]
+    # It is being taken, and carried for at least 0.6 s.
+    return names[next(i for i, t in enumerate(times) if t > item.time + 0.3)]
   if item.kind == "object_movement_itinerary":
     return ", then ".join(
       f"from {a} to {b}" for a, b in itertools.pairwise(names)
@@ -134,8 +135,6 @@ def seen_at(item, fixtures) -> str:
   "split", ["train", pytest.param("L3", marks=pytest.mark.full)]
 )
 def test_answers_are_what_frames_show(kind, split):
-  if (kind, split) == ("object_location", "L3"):
-    pytest.xfail("the eye sees another place than the data in one of the items")
   tried, wanted = 0, 1 if split == "train" else 8
   for index, one in enumerate(make(24, split, kinds=[kind], seed=3)):
     carried = [
@@ -408,7 +407,7 @@ def test_videos_are_short_and_events_in_them():
 
 def test_gold_is_what_rewards_compare_with():
   for one in make(21):
-    assert {*one.gold} <= {*asking.KEYS, "goal", "progress", "next"}
+    assert {*one.gold} <= {*writing.FACTS, "goal", "progress", "next"}
     for name in one.gold.get("names", ()):
       assert one.kitchen.plan.fixture(name)
     windows = one.gold.get("windows", ())

@@ -235,7 +235,7 @@ def test_thoughts_come_to_the_answer_unless_a_thing_is_misread(style):
   for i, one in enumerate(make(45)):
     right = sentences.think(one.question, one.scenes, style)
     assert right.answer == one.answer and not right.misread
-    assert one.answer in right.text
+    assert one.answer in right.text if style != "direct" else not right.text
     wrong = sentences.think(
       one.question, one.scenes, style, error=0.5, draws=Draws(1, i)
     )
@@ -338,6 +338,8 @@ def test_the_source_gives_what_it_promises():
     source[20]
   short = data.Scenes(split="train", count=5, thoughts=["short", "list"])
   assert short[3].extra == examples[3].extra
+  direct = data.Scenes(split="train", count=5, thoughts=["direct"])[3]
+  assert direct.answers == (f"<answer>{direct.answer}</answer>",)
 
 
 def test_what_to_compare_is_in_the_example():
@@ -368,8 +370,12 @@ def test_what_to_compare_is_in_the_example():
     ("pictures", 4, "pictures: expected a whole number from 2 to 3, found 4"),
     ("reads", 1, "reads: expected a whole number from 2 to 4, found 1"),
     ("distance", -1, "distance: expected a whole number from 0"),
-    ("thoughts", ["long"], "thoughts: expected one of short, steps, list"),
-    ("thoughts", "short", "thoughts: expected a list of short"),
+    (
+      "thoughts",
+      ["long"],
+      "thoughts: expected one of direct, short, steps, list",
+    ),
+    ("thoughts", "short", "thoughts: expected a list of direct, short"),
     ("errors", 2.0, "errors: expected a number from 0.0 to 1.0, found 2.0"),
     ("prompt", "Say:", "prompt: expected a text with {question}"),
   ],

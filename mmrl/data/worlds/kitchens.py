@@ -1,12 +1,13 @@
 """The source Kitchens: questions about drawn videos."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmrl.data.example import Example, ask
 from mmrl.data.worlds import source
 from mmrl.data.worlds.source import World
 from mmrl.worlds import palette
+from mmrl.worlds.items import Asked
 from mmrl.worlds.kitchens import asking, drawing, planning, questions
 
 
@@ -16,8 +17,8 @@ class Kitchens(World):
   The kinds and the splits are in docs/worlds.md. The answer is the letter of
   the right choice. Of kind "planning" a picture of what is seen at the end
   follows the video, or stands alone where no step is done. `extra` has "item"
-  (`mmrl.worlds.kitchens.asking.Item`), and by their names what rewards compare
-  a thought with (`mmrl.worlds.kitchens.asking.KEYS`).
+  (`mmrl.worlds.kitchens.asking.Item`), "choices", "asked" (`worlds.items`), and
+  by their names what rewards compare a thought with (`mmrl.chains.writing`).
 
   Attributes:
     options: how items are made.
@@ -78,8 +79,17 @@ class Kitchens(World):
       answer=item.letter,
       kind=item.kind,
       answers=self._answers(item),
-      extra={"item": item, **item.gold},
+      extra={
+        "item": item,
+        "choices": item.choices,
+        "asked": item.asked,
+        **item.gold,
+      },
     )
+
+  def asked(self) -> Iterator[Asked]:
+    """Yields every question as one sees it who can't see the video."""
+    return (questions.item(self.options, i).asked for i in range(len(self)))
 
   def _told(self, index: int) -> tuple[str, str, Sequence[str]]:
     item = questions.item(self.options, index)

@@ -9,8 +9,9 @@ _MOST = 10**9
 
 
 def answer(thought: str, answer: str) -> str:
-  """Writes a whole answer to learn from."""
-  return f"<think>{thought}</think><answer>{answer}</answer>"
+  """Writes a whole answer to learn from; without a thought it stands alone."""
+  before = f"<think>{thought}</think>" if thought else ""
+  return f"{before}<answer>{answer}</answer>"
 
 
 class World:

@@ -24,6 +24,9 @@ class VideoConfig:
     min_frames, max_frames: bounds where `fps` decides.
     min_pixels, max_pixels: the area a frame is scaled into; for families that
       budget the whole video, the area of all frames together.
+    side: of the square that every frame is scaled to instead; 0 for none.
+    uniform: whether frames are taken as `uniform_frames` says, not as the
+      family does.
   """
 
   min_pixels: int
@@ -32,6 +35,39 @@ class VideoConfig:
   frames: int = 0
   min_frames: int = 4
   max_frames: int = 768
+  side: int = 0
+  uniform: bool = False
+
+
+def uniform_frames(
+  total: int, fps: float, config: VideoConfig, span: int
+) -> Int[np.ndarray, "frames"]:
+  """Samples a multiple of `span` frames, from the first to the last.
+
+  Their number is that of `fps`, at least `min_frames`, at most `max_frames` and
+  all there are, rounded down; indices are evenly spaced, rounded half to even.
+
+  Args:
+    total: frames of the video.
+    fps: its frames per second.
+    config: how many to take.
+    span: frames of a patch.
+
+  Raises:
+    ValueError: if the video has fewer frames than a patch.
+
+  Reference: qwen-vl-utils, as SEED-Bench-R1 (arXiv 2503.24376) has it.
+  """
+  most = min(config.max_frames, total) // span * span
+  wanted: float = config.frames
+  if total and not wanted:
+    wanted = max(total / fps * config.fps, config.min_frames)
+  count = int(min(wanted, most) // span * span)
+  if not 0 < count <= total:
+    raise ValueError(
+      f"expected a video of at least {max(count, span)} frames, found {total}"
+    )
+  return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

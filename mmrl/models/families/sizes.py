@@ -1,6 +1,18 @@
 """Sizes that pictures and frames are scaled to."""
 
 import math
+from typing import Protocol, runtime_checkable
+
+
+def square(side: int, factor: int) -> tuple[int, int]:
+  """Returns height and width of the square of whole cells nearest to a side.
+
+  Args:
+    side: pixels.
+    factor: side of a visual token.
+  """
+  rounded = max(round(side / factor), 1) * factor
+  return rounded, rounded
 
 
 def fit(
@@ -44,3 +56,43 @@ def fit(
     rows = math.ceil(height * grow / factor) * factor
     columns = math.ceil(width * grow / factor) * factor
   return rows, columns
+
+
+@runtime_checkable
+class Budget(Protocol):
+  """The sizes of `mmrl.prompts.pictures.PictureConfig`."""
+
+  @property
+  def min_pixels(self) -> int:
+    """The least area."""
+
+  @property
+  def max_pixels(self) -> int:
+    """The largest area."""
+
+  @property
+  def side(self) -> int:
+    """Of a square, 0 for none."""
+
+
+def fitted(
+  sides: tuple[int, int], budget: Budget, factor: int
+) -> tuple[tuple[int, int], bool]:
+  """Chooses the size that a picture is scaled to.
+
+  Args:
+    sides: height and width in pixels.
+    budget: pixels, or the side of a square.
+    factor: side of a visual token.
+
+  Returns:
+    (height and width, whether the budget of pixels made it smaller).
+
+  Raises:
+    ValueError: see `fit`.
+  """
+  if budget.side:
+    return square(budget.side, factor), False
+  low = budget.min_pixels
+  size = fit(*sides, factor, low, budget.max_pixels)
+  return size, size != fit(*sides, factor, low, math.inf)

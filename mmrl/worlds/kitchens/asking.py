@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from mmrl.chains import writing
 from mmrl.errors import UserError
 from mmrl.worlds import palette
 from mmrl.worlds.draws import Draws
@@ -87,8 +88,7 @@ class Item:
     stem: the question without places and times.
     choices: in the order in which they are shown.
     correct: index of the right one.
-    gold: what rewards compare a chain of thought with; see `KEYS`.
-    chain: such a chain, right in every line.
+    gold: what rewards compare a chain of thought with; see `chains.writing`.
     box, time: of what the question points at; None and 0 where it names it.
     negatives: wrong answers to choose from, where the benchmark lists them.
     roles: what tells the choices apart for who can't see the video, where it
@@ -102,11 +102,18 @@ class Item:
   choices: tuple[str, ...]
   correct: int
   gold: Mapping[str, Any]
-  chain: str
   box: palette.Box | None = None
   time: float = 0.0
   negatives: tuple[str, ...] = ()
   roles: tuple[str, ...] = ()
+
+  @property
+  def chain(self) -> str:
+    """A chain of thought that is right in every line."""
+    if "next" in self.gold:
+      done = [f"Done: {text}" for text, *_ in self.gold["progress"]]
+      return "\n".join([*done, f"Next: {self.gold['next']}"])
+    return writing.render_lines(self.kind, self.gold)
 
   @property
   def letter(self) -> str:
@@ -124,19 +131,6 @@ class Item:
     """The question with its choices, a line each."""
     lines = [f"{a}. {b}" for a, b in zip(LETTERS, self.choices, strict=False)]
     return "\n".join([self.question, *lines])
-
-
-# What `Item.gold` may hold. Times are seconds.
-KEYS = {
-  "names": "fixtures that a chain should name, as HD-EPIC names them",
-  "windows": "(start, end) of events that a chain should give a time of",
-  "moves": "(from, to) of the thing's moves, in order, as people name them",
-  "count": "the number that is asked for",
-  "clock": "the hour, 1 to 12",
-  "fixture": "the receiving or giving fixture, as HD-EPIC names it",
-  "threshold": "seconds that a rest is to be longer than",
-  "rest": "(start, end) of the rest that is right",
-}
 
 
 def begin(draws: Draws, options: Options, count: int) -> Script:
@@ -197,14 +191,6 @@ def distract(
 def fits(kitchen: Kitchen) -> bool:
   """Tells whether a video isn't too long."""
   return kitchen.seconds <= LONGEST
-
-
-def stamp(time: float) -> str:
-  """Writes a time as HD-EPIC does, such as <TIME 00:01:9.5 video 1>."""
-  tenths = round(10 * time)
-  hours, rest = divmod(tenths, 36000)
-  minutes, rest = divmod(rest, 600)
-  return f"<TIME {hours:02}:{minutes:02}:{rest / 10:.1f} video 1>"
 
 
 def bbox(box: palette.Box) -> str:
@@ -269,18 +255,6 @@ def called(kitchen: Kitchen, moves: Sequence[Event]) -> list[tuple[str, str]]:
   return [(one(m.from_).called("of"), one(m.to).called("of")) for m in moves]
 
 
-def middle(event: Event) -> float:
-  """Returns the middle of an event, in seconds."""
-  return (event.start + event.end) / 2
-
-
 def windows(events: Sequence[Event]) -> tuple[tuple[float, float], ...]:
   """Returns begin and end of events, in seconds."""
   return tuple((e.start, e.end) for e in events)
-
-
-def chain(fixtures: Sequence[str], lines: Sequence[str]) -> str:
-  """Writes a chain in lines that a program can read."""
-  kinds = dict.fromkeys(name.split("_")[1].split(".")[0] for name in fixtures)
-  entities = [f"Entities: {', '.join(kinds)}"] if kinds else []
-  return "\n".join([*entities, *lines])

@@ -8,9 +8,10 @@ from typing import Any
 
 from PIL import Image
 
+from mmrl.chains.writing import stamp
 from mmrl.errors import UserError
 from mmrl.worlds.kitchens import drawing, planning
-from mmrl.worlds.kitchens.asking import LETTERS, Item, Options, stamp
+from mmrl.worlds.kitchens.asking import LETTERS, Item, Options
 
 # As HD-EPIC's files begin the names of kinds.
 _PREFIXES = {

@@ -6,6 +6,7 @@ In HD-EPIC's words (arXiv 2502.04144), as EgoReasoner takes them (2603.06561).
 from collections.abc import Sequence
 import itertools
 
+from mmrl.chains.writing import stamp
 from mmrl.worlds.draws import Draws
 from mmrl.worlds.kitchens.asking import (
   Item,
@@ -13,16 +14,14 @@ from mmrl.worlds.kitchens.asking import (
   bbox,
   begin,
   called,
-  chain,
   chosen,
   distract,
-  middle,
   moved,
   play,
   pointed_at,
-  stamp,
   windows,
 )
+from mmrl.worlds.kitchens.kitchen import Event
 from mmrl.worlds.kitchens.plan import names
 
 
@@ -30,18 +29,9 @@ def _listed(moves: Sequence[tuple[str, str]]) -> str:
   return ", then ".join(f"from {a} to {b}" for a, b in moves)
 
 
-def _told(moves, places) -> tuple[list[str], list[str]]:
-  """Returns a line for each move, and the fixtures in the order of them.
-
-  Args:
-    moves: events.
-    places: of each, what its two fixtures are called.
-  """
-  lines = [
-    f"Move: {stamp(middle(m))} from {a} to {b}"
-    for m, (a, b) in zip(moves, places, strict=True)
-  ]
-  return lines, [*dict.fromkeys(f for m in moves for f in (m.from_, m.to))]
+def _fixtures(moves: Sequence[Event]) -> tuple[str, ...]:
+  """Lists the fixtures of moves, in order."""
+  return tuple(dict.fromkeys(f for m in moves for f in (m.from_, m.to)))
 
 
 def itinerary(draws: Draws, options: Options, count: int) -> Item | None:
@@ -58,7 +48,6 @@ def itinerary(draws: Draws, options: Options, count: int) -> Item | None:
     if stops not in (*wrong, gold):
       wrong.append(stops)
   choices, correct = chosen(draws, _listed(gold), [_listed(w) for w in wrong])
-  lines, fixtures = _told(moves, gold)
   return Item(
     "object_movement_itinerary",
     kitchen,
@@ -68,11 +57,10 @@ def itinerary(draws: Draws, options: Options, count: int) -> Item | None:
     choices,
     correct,
     {
-      "names": tuple(fixtures),
+      "names": _fixtures(moves),
       "windows": windows(moves),
       "moves": tuple(gold),
     },
-    chain(fixtures, lines),
     box,
     time,
   )
@@ -99,8 +87,6 @@ def movements(draws: Draws, options: Options, count: int) -> Item | None:
   (box, time), moves = pointed, kitchen.moves(thing)
   others = [str(n) for n in range(1, 8) if n != count]
   choices, correct = chosen(draws, str(count), others)
-  places = called(kitchen, moves)
-  lines, fixtures = _told(moves, places)
   return Item(
     "object_movement_counting",
     kitchen,
@@ -110,12 +96,11 @@ def movements(draws: Draws, options: Options, count: int) -> Item | None:
     choices,
     correct,
     {
-      "names": tuple(fixtures),
+      "names": _fixtures(moves),
       "windows": windows(moves),
-      "moves": tuple(places),
+      "moves": tuple(called(kitchen, moves)),
       "count": len(moves),
     },
-    chain(fixtures, [*lines, f"Count: {count}"]),
     box,
     time,
   )
@@ -166,7 +151,6 @@ def stationary(draws: Draws, options: Options, _: None) -> Item | None:
   box, time = pointed
   choices, correct = chosen(draws, stamp(start), others)
   first = kitchen.moves(thing)[0]
-  places = called(kitchen, [first])[0]
   return Item(
     "stationary_object_localization",
     kitchen,
@@ -178,16 +162,10 @@ def stationary(draws: Draws, options: Options, _: None) -> Item | None:
     correct,
     {
       "windows": windows([first]),
+      "moves": tuple(called(kitchen, [first])),
       "threshold": threshold,
       "rest": (start, end),
     },
-    chain(
-      [],
-      [
-        f"Move: {stamp(middle(first))} from {places[0]} to {places[1]}",
-        f"Rest: {stamp(start)} to {stamp(end)}",
-      ],
-    ),
     box,
     time,
   )

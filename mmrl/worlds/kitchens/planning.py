@@ -75,7 +75,6 @@ def _try(draws: Draws, options: Options, done: int) -> Item | None:
     for m in kitchen.events
     if m.kind == "move"
   ]
-  lines = [f"Done: {text}" for text, *_ in narration] + [f"Next: {right}"]
   return Item(
     KIND,
     kitchen,
@@ -85,7 +84,6 @@ def _try(draws: Draws, options: Options, done: int) -> Item | None:
     choices,
     correct,
     {"goal": goal, "progress": tuple(narration), "next": right},
-    "\n".join(lines),
     time=drawing.times(kitchen, options.fps)[-1],
     negatives=tuple(wrong),
     roles=roles,

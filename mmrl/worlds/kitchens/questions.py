@@ -6,6 +6,7 @@ EgoReasoner (arXiv 2603.06561) trains on these kinds.
 
 from collections.abc import Callable
 
+from mmrl.chains.writing import stamp
 from mmrl.worlds.draws import Draws
 from mmrl.worlds.kitchens import drawing, movements, planning
 from mmrl.worlds.kitchens.asking import (
@@ -14,15 +15,12 @@ from mmrl.worlds.kitchens.asking import (
   Options,
   bbox,
   begin,
-  chain,
   chosen,
   distract,
   fits,
-  middle,
   moved,
   play,
   pointed_at,
-  stamp,
   windows,
 )
 from mmrl.worlds.kitchens.plan import DOORS, UNIQUE, clock, names
@@ -112,7 +110,6 @@ def _interactions(draws: Draws, options: Options, count: int) -> Item | None:
   choices, correct = chosen(
     draws, str(count), [str(n) for n in range(5) if n != count]
   )
-  lines = [f"Event: {stamp(middle(e))} {verb}" for e in events]
   return Item(
     "fixture_interaction_counting",
     kitchen,
@@ -124,9 +121,9 @@ def _interactions(draws: Draws, options: Options, count: int) -> Item | None:
     {
       "names": (fixture.name,),
       "windows": windows(events),
+      "words": verb,
       "count": len(events),
     },
-    chain([fixture.name], [*lines, f"Count: {len(events)}"]),
     box,
     time,
   )
@@ -161,7 +158,6 @@ def _fixture_location(draws: Draws, options: Options, hour: int) -> Item | None:
     choices,
     correct,
     {"names": (fixture.name,), "clock": hour},
-    chain([fixture.name], [f"Clock: {hour} o'clock"]),
     time=time,
   )
 
@@ -212,12 +208,9 @@ def _object_location(draws: Draws, options: Options, put: int) -> Item | None:
     {
       "names": (fixture.name,),
       "windows": windows([end]),
+      "words": other,
       "fixture": fixture.name,
     },
-    chain(
-      [fixture.name],
-      [f"Event: {stamp(middle(end))} {other}", f"Fixture: {fixture.kind}"],
-    ),
     box,
     time,
   )

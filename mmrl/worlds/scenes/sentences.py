@@ -11,7 +11,7 @@ from mmrl.worlds.scenes.questions import Question, join, name
 from mmrl.worlds.scenes.scene import COLOURS, Scene, replace
 from mmrl.worlds.scenes.things import SHAPES, Thing, plural
 
-STYLES = ("short", "steps", "list")
+STYLES = ("direct", "short", "steps", "list")
 # What the eye says to what it can't read, or what has no exact answer.
 UNSEEN = "I can't tell."
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
@@ -116,8 +116,8 @@ def think(
   Args:
     question: what is asked.
     scenes: the pictures.
-    style: "short" names only what matters, "steps" all things and then what
-      matters, "list" one line for each thing.
+    style: "direct" is no thought at all; "short" names only what matters,
+      "steps" all things and then what matters, "list" one line for each thing.
     error: probability that the thought is about a scene in which one thing,
       one that matters where there is such, has another colour or shape.
     draws: of the item; needed where `error` is above 0.
@@ -147,6 +147,8 @@ def think(
 
 
 def _thought(question: Question, scenes: Sequence[Scene], style: str) -> str:
+  if style == "direct":
+    return ""
   seen = facts(scenes, question)
   reason = reasoning(question, scenes)
   if style == "list":

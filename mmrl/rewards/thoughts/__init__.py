@@ -1,0 +1,1 @@
+"""Rewards of what an answer's thought says, and whether the answer follows."""
