@@ -190,7 +190,7 @@ def bind(
     )
     for one in source.measures
   ]
-  own = {"probes": bound, "measures": measures, "models": models}
+  own: Any = {"probes": bound, "measures": measures, "models": models}
   method = dataclasses.replace(method, **own)
   if "sampled" in fields and method.advantage:
     _check_reads_sampled(method.advantage)

@@ -76,8 +76,12 @@ def write(path, rows):
 
 
 def bare(example):
-  """An example without its name."""
-  return {**vars(example), "name": ""}
+  """An example without its name, which its partner and its pair have, too."""
+  extra = {k: v for k, v in example.extra.items() if k != "pair"}
+  found = {**vars(example), "name": "", "extra": extra}
+  if example.partner:
+    found["partner"] = bare(example.partner)
+  return found
 
 
 def same(found, expected):
@@ -469,8 +473,8 @@ def written(form, messages, images, videos, answer):
     if videos:
       row["task_progress_metadata"] = [{"narration_text": "x"}]
     lines = [f"{k.upper()}. {text}" for k, text in letters.items()]
-    asked = "<video>" * bool(videos) + "<image>" + "\n".join([question, *lines])
-    ours = {"question": asked, "images": [f"images/s/{picture}"]}
+    whole = "<video>" * bool(videos) + "<image>" + "\n".join([question, *lines])
+    ours = {"question": whole, "images": [f"images/s/{picture}"]}
     ours |= {"videos": ["videos/s/v.mp4"]} if videos else {}
     return row, ours | {"answer": "D"}
   assert form == "vlmevalkit"

@@ -62,8 +62,10 @@ ENDPOINT = {"name": "Endpoint", "model": "judge", "wait": 0.01, "attempts": 2}
 @pytest.mark.parametrize("name", ["perception_r1", "react"])
 def test_a_step_of_the_local_arms(name, arm, tmp_path):
   # A right answer must fit, and a text to learn.
-  length = 400 if arm.endswith("cold") else 100
-  loop.train(experiment(name, arm, length=length), str(tmp_path))
+  sizes = {"length": 100}
+  if arm.endswith("cold"):
+    sizes = {"length": 400, "answers": 1}
+  loop.train(experiment(name, arm, **sizes), str(tmp_path))
   found = logged(tmp_path)
   if arm.endswith("cold"):
     assert found["loss/total"] > 0
