@@ -61,7 +61,7 @@ def test_a_stage_learns_and_is_tested(world, name, begun, tmp_path):
   config = tiny_worlds.configs_of(world)[name]
   config.models.policy.path = str(begun / world)
   config.data.train.count = 8
-  config.rollout.prompts = 4
+  config.rollout.prompts = 8
   config.train.steps = 1
   config.evaluation.batch = 4
   for benchmark in config.evaluation.benchmarks.values():
