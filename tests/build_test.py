@@ -62,7 +62,7 @@ NO_NAME = "valid names: attention_distillation"
     (
       *(losses, {"name": "attention_jsd", "advantages": 1.0}),
       ("attention", "attention_old", "advantages", "mask"),
-      "has no option advantages; valid options: none",
+      "has no option advantages; valid options: over, good_only; adv",
     ),
     (
       *(losses, {"name": "attention_jsd"}, ("mask", "attention")),
@@ -256,7 +256,7 @@ def misspell(field, value):
       "probes.behaviour",
       {"name": "behavior"},
       "config.probes.behaviour: mmrl.probes has no 'behavior'; valid names:"
-      " attention_shares, behaviour, image_blind",
+      " attention_average, attention_reference, ",
     ),
     (
       "probes.entropy",
@@ -288,7 +288,7 @@ def misspell(field, value):
     (
       *("models.slow", {"name": "Mean"}),
       "config.models.slow: mmrl.train.models has no 'Mean'; valid names:"
-      " Average, Directory, Initial",
+      " Average, Directory, Endpoint, Initial",
     ),
     ("token_weights.x", {"name": "entropy"}, "valid names: entropy_quantile"),
     ("rewards.format.from", "think", "has no option from; valid options: form"),

@@ -428,6 +428,7 @@ def test_a_step_has_groups_that_are_mixed_or_empty():
   assert values["gradient/norm"] > 0
 
 
+@pytest.mark.full
 def test_a_batch_of_nothing_changes_nothing():
   """Under SGD. Lengths differ, and so do rewards: the accuracy decides."""
   batch, values = step(lambda text, example: 1.0)

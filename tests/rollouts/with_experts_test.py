@@ -263,6 +263,7 @@ def check_advantages(batch):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.full
 def test_experts_are_the_last_of_each_group(path):
   run = build(path)
   batch, trainable, values = one_step(run)

@@ -239,6 +239,7 @@ def test_equal_models_answer_as_the_sampler_does(base, prompt, options):
   assert (found.delta_logp == 0).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("start", small_models.first("base", "rl"))
 def test_a_closed_gate_leaves_one_model(rl, base, prompt, start):
   key = jax.random.key(4)

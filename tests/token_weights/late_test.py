@@ -82,6 +82,7 @@ def bind(changes, **options):
   return run_lib.build_run(config, jax.devices()[:1])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ("changes", "message"),
   [

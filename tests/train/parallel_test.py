@@ -106,7 +106,7 @@ def one_device(weight: float):
   "weight",
   [
     pytest.param(0.0, marks=pytest.mark.full, id="grpo"),
-    pytest.param(1.0, id="ral"),
+    pytest.param(1.0, marks=pytest.mark.full, id="ral"),
   ],
 )
 def test_wrappers_agree_with_one_device(weight, wrapper):

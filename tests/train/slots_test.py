@@ -136,6 +136,7 @@ def test_supervised_learning_raises_the_likelihood(rows, tmp_path):
   assert all(text.startswith("<answer>") for text in texts)
 
 
+@pytest.mark.full
 def test_preferences_between_two_given_answers(rows):
   """At first the policy is its reference, and the loss is log 2."""
   config = pairs(rows, dpo="prompt_mean")
@@ -248,6 +249,7 @@ def test_a_reward_of_weight_0_is_logged_where_it_applies(monkeypatch):
     steps(config)
 
 
+@pytest.mark.full
 def test_a_reward_on_the_devices_reads_one_of_texts(monkeypatch):
   def doubled(reward_share):
     return 2 * reward_share
@@ -331,7 +333,7 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
     (
       {"models.extra": {"name": "Mean"}},
       "config.models.extra: mmrl.train.models has no 'Mean'; valid names:"
-      " Average, Directory, Initial",
+      " Average, Directory, Endpoint, Initial",
     ),
     (
       {"losses.drift": {"name": "drift", "weight": 1, "reduce": "prompt_mean"}},

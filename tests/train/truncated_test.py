@@ -98,6 +98,7 @@ def make_run(masked: bool) -> run_lib.Run:
     config=config,
     layout=layout,
     fixed={},
+    asked={},
     frozen_vision=True,
     method=method,
     source=Written(),

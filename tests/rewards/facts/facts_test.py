@@ -207,6 +207,7 @@ def test_table():
   assert judge([(FACTS, t) for t in "abc"]) == [[1, 0], None, None]
 
 
+@pytest.mark.full
 def test_noise_turns_verdicts_over():
   facts = [f"fact {i}" for i in range(2000)]
   text = " ".join(facts[:1000])

@@ -220,6 +220,7 @@ def test_written_chains_get_all_of_the_reward(kind):
   assert len(writing.TEMPLATES[kind]) >= 4
 
 
+@pytest.mark.full
 def test_any_text_has_a_reward():
   draw = random.Random(1)
   pieces = [*"ABE:\n 0", "<think>", "</think>", "<answer>", "</answer>"]
@@ -277,7 +278,7 @@ def test_questions_without_choices_are_refused_before_a_run():
   bound = build.bind(
     rewards, spec, "config.rewards.s", provided=["text", "example"]
   )
-  message = "config.rewards.s: expected choices in `extra` .* none in a:2; take"
+  message = "config.rewards.s: expected 'choices' of every .* none of a:2; add"
   with pytest.raises(UserError, match=message):
     needs.require_all([bound], Listed())
 
