@@ -14,6 +14,8 @@ RESTART = 75
 AT_ONCE = 130
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "ctrl-C"}
 _ABANDONED = threading.Lock()
+# Seconds after which an exception is raised again that went nowhere.
+_AGAIN = 0.1
 
 
 class Preempted(BaseException):
@@ -33,7 +35,7 @@ class Termination:
 
   def __init__(self):
     self._asked: int | None = None
-    self._interrupted = self.in_step = False
+    self._interrupted = self.in_step = self._lost = False
 
   def _handle(self, number, frame) -> None:
     del frame
@@ -42,8 +44,9 @@ class Termination:
     if again:
       raise KeyboardInterrupt
     # Another signal must not disturb what the first has begun to end.
-    if self._asked is None:
-      self._asked = number
+    if self._asked is None or self._lost:
+      self._asked = self._asked or number
+      self._lost = False
       if not self.in_step:
         self.leave(None)
 
@@ -65,11 +68,27 @@ class Termination:
 
   def __enter__(self) -> "Termination":
     self._before = _set(self._handle)
+    self._hook, sys.unraisablehook = sys.unraisablehook, self._ignored
     return self
 
   def __exit__(self, *_) -> None:
+    sys.unraisablehook = self._hook
     for number, handler in self._before.items():
       signal.signal(number, handler)
+
+  def _ignored(self, found) -> None:
+    """Takes what is raised where nothing can be raised, as in a finaliser.
+
+    A signal that comes there would be lost: it is sent again. By SIGTERM, as a
+    second ctrl-C would end the process at once.
+    """
+    if not isinstance(found.exc_value, Preempted):
+      self._hook(found)
+      return
+    self._lost = True
+    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
+    again.daemon = True
+    again.start()
 
 
 def at_once() -> None:

@@ -145,6 +145,22 @@ def test_handlers_are_given_back():
   assert before == after
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_in_a_finaliser_it_is_not_lost(number):
+  """Python ignores exceptions there."""
+
+  class Told:
+    def __del__(self):
+      signal.raise_signal(number)
+
+  told, before = Told(), sys.unraisablehook
+  with pytest.raises(signals.Preempted) as ended, signals.Termination():
+    del told
+    time.sleep(10)
+  assert signals._NAMES[number] in str(ended.value)
+  assert sys.unraisablehook is before
+
+
 def test_a_notebook_gets_its_interrupt():
   """The second time; the first one lets the step end."""
   with pytest.raises(KeyboardInterrupt), signals.Termination() as termination:
