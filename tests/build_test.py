@@ -464,9 +464,11 @@ def traced() -> dict[str, list[set[str]]]:
     if "chosen" in inspect.signature(getattr(losses, name)).parameters
   ]
 
-  def with_everything(advantage: str):
+  def with_everything(advantage: str, target: str):
     config = config_lib.get_config()
     config.models.teacher = {"name": "Directory", "path": "tiny"}
+    config.models.average = {"name": "Average", "decay": 0.9, "every": 1}
+    config.probes.target = {"name": f"attention_{target}"}
     config.advantage = options[advantage]
     for package, name, _ in TRACED:
       if name in of_pairs:
@@ -506,12 +508,13 @@ def traced() -> dict[str, list[set[str]]]:
     config.shares.every = 0
     return config
 
-  experts = with_everything("expert_group_normalised")
+  experts = with_everything("expert_group_normalised", "reference")
   config_lib.wrap_rollout(
     experts, name="with_experts", path="", accuracy="accuracy"
   )
   experts.shares.every = 0
-  configs = [experts, with_everything("difficulty_aware"), with_pairs()]
+  everything = with_everything("difficulty_aware", "average")
+  configs = [experts, everything, with_pairs()]
   configs += [
     with_little(name)
     for name in advantages.__all__
