@@ -135,10 +135,10 @@ def _local():
   config.evaluation.batch = 30
   config.data.lengths, config.data.patches = (1472,), (3968,)
   config.frozen = ()
-  config.rollout.prompts, config.rollout.answers = 12, 8
+  config.rollout.prompts, config.rollout.answers = 16, 8
   config.rollout.length = 448
   config.train.minibatches = 2
-  config.train.accumulate = 3
+  config.train.accumulate = 4
   config.schedule.peak_value = 3e-4
   config.shares.every = 0
   return config

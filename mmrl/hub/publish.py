@@ -11,6 +11,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
+from huggingface_hub import utils as hub_utils
 
 from mmrl import storage
 from mmrl.errors import UserError
@@ -52,7 +53,7 @@ def check_name(repository: str) -> None:
     UserError: if it isn't USER/NAME.
   """
   try:
-    huggingface_hub.utils.validate_repo_id(repository)
+    hub_utils.validate_repo_id(repository)
     reason = "" if "/" in repository else "no user or organisation"
   except hub_errors.HFValidationError as error:
     reason = " ".join(str(error).split())
