@@ -29,7 +29,7 @@ HD-EPIC is what it tests on.
 
 import os
 
-from experiments import recipes
+from experiments import recipes, sft
 from mmrl.chains import writing
 
 PROMPT = """{question}
@@ -93,27 +93,13 @@ def _learn_chains(config, local: bool) -> None:
   """Sets likelihood of the chains instead of GRPO."""
   config.models.policy.path = "tiny" if local else "Qwen/Qwen2.5-VL-3B-Instruct"
   config.data.train.thoughts = True
-  config.rollout = {
-    "name": "given",
-    "prompts": 32 if local else 64,
-    "answers": 1,
-    "length": config.rollout.length,
-    "mask_truncated": False,
-  }
-  config.rewards = {}
-  config.losses = {
-    "likelihood": {"name": "likelihood", "weight": 1.0, "reduce": "token_mean"}
-  }
-  config.train.minibatches = 1
+  sft.learn_texts(
+    config, prompts=32 if local else 64, length=config.rollout.length
+  )
   config.train.accumulate = 4
   config.train.steps = 200 if local else 100
-  config.schedule = {
-    "name": "warmup_cosine_decay_schedule",
-    "init_value": 0.0,
-    "peak_value": 1e-3 if local else 1e-5,
-    "warmup_steps": config.train.steps // 10,
-    "decay_steps": config.train.steps,
-  }
+  peak = 1e-3 if local else 1e-5
+  sft.warm_up(config, peak, steps=config.train.steps // 10)
 
 
 def _local():

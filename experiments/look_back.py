@@ -29,7 +29,7 @@ of the prompts are chosen here.
 
 import os
 
-from experiments import jsonl, recipes
+from experiments import jsonl, recipes, sft
 from mmrl import config as config_lib
 
 _PROMPT = "{question}\n%s Write the final answer in \\boxed{}."
@@ -109,18 +109,9 @@ def _score(config, variant: str) -> None:
 def _cold(folder: str, variant: str, local: bool):
   """The first stage: likelihood of the texts of the data."""
   config = jsonl.get_config(folder)
-  config.rollout = {
-    "name": "given",
-    "prompts": 128 if local else 64,
-    "answers": 1,
-    "length": 40 if local else 2048,
-    "mask_truncated": False,
-  }
-  config.losses = {
-    "likelihood": {"name": "likelihood", "weight": 1.0, "reduce": "token_mean"}
-  }
-  config.train.minibatches = 1
-  config.shares.every = 0
+  sft.learn_texts(
+    config, prompts=128 if local else 64, length=40 if local else 2048
+  )
   _score(config, variant)
   config.rewards = {}
   if local:
@@ -135,13 +126,7 @@ def _cold(folder: str, variant: str, local: bool):
     }
     config.evaluation.batch = 250
     config.train.steps = 150
-    config.schedule = {
-      "name": "warmup_cosine_decay_schedule",
-      "init_value": 0.0,
-      "peak_value": 1e-3,
-      "warmup_steps": 20,
-      "decay_steps": 150,
-    }
+    sft.warm_up(config, 1e-3, steps=20)
     return config
   large = recipes.images(folder)
   for name in ("models", "mesh", "data", "frozen"):

@@ -40,7 +40,7 @@ the whole update, not of its parts.
 
 import os
 
-from experiments import quickstart, recipes
+from experiments import quickstart, recipes, sft
 
 PROMPT = r"""{question} First think the reasoning through, then give the answer.
 Write, each on a line of its own: <think>, the thought, </think>, <answer>, the
@@ -169,26 +169,8 @@ def _cold():
   config = quickstart.get_config("grpo")
   _scenes(config)
   config.data.train.thoughts = ("short",)
-  config.rollout = {
-    "name": "given",
-    "prompts": 128,
-    "answers": 1,
-    "length": 128,
-    "mask_truncated": False,
-  }
-  config.rewards = {}
-  config.losses = {
-    "likelihood": {"name": "likelihood", "weight": 1.0, "reduce": "token_mean"}
-  }
+  sft.learn_texts(config, prompts=128, length=128)
   config.frozen = ()
-  config.train.minibatches = 1
   config.train.steps = 400
-  config.shares.every = 0
-  config.schedule = {
-    "name": "warmup_cosine_decay_schedule",
-    "init_value": 0.0,
-    "peak_value": 2e-3,
-    "warmup_steps": 20,
-    "decay_steps": 400,
-  }
+  sft.warm_up(config, 2e-3, steps=20)
   return config

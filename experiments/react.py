@@ -33,7 +33,7 @@ of the rewards, clip, KL, lengths and the form of the reply are chosen here.
 
 import os
 
-from experiments import quickstart, recipes
+from experiments import quickstart, recipes, sft
 from mmrl import config as config_lib
 
 TAUGHT = "runs/react/taught"
@@ -137,38 +137,10 @@ def _cold(folder: str, local: bool):
     config.schedule.value = 5e-4
     # 6,000 replies, twice.
     config.train.steps = 188
-  config.rollout = {
-    "name": "given",
-    "prompts": 64,
-    "answers": 1,
-    "length": 256 if local else 1024,
-    "mask_truncated": False,
-  }
-  config.rewards = {}
-  config.token_weights.spans = {
-    "name": "span_weights",
-    # Of the first pass and of all later ones.
-    "reasoning": (1.0, 0.0),
-    "answer": (1.0, 1.0),
-    "other": (1.0, 0.0),
-  }
-  config.losses = {
-    "likelihood": {
-      "name": "likelihood",
-      "weight": 1.0,
-      "reduce": "weighted_token_mean",
-    }
-  }
-  config.train.minibatches = 1
-  config.shares.every = 0
+  length = 256 if local else 1024
+  sft.learn_texts(config, prompts=64, length=length, masked=True)
   if local:
     config.frozen = ()
     config.train.steps = 400
-    config.schedule = {
-      "name": "warmup_cosine_decay_schedule",
-      "init_value": 0.0,
-      "peak_value": 2e-3,
-      "warmup_steps": 20,
-      "decay_steps": 400,
-    }
+    sft.warm_up(config, 2e-3, steps=20)
   return config

@@ -40,7 +40,7 @@ reported beside it. None of the large ones has been run.
 
 import os
 
-from experiments import jsonl, recipes
+from experiments import jsonl, recipes, sft
 from mmrl import config as config_lib
 
 PROMPT = """{question}
@@ -222,18 +222,8 @@ def _local():
 
 def _learn_texts(config, folder: str, arm: str) -> None:
   """Sets likelihood of the texts of the data instead of GRPO."""
-  config.rollout = {
-    "name": "given",
-    "prompts": 32 if recipes.is_local(folder) else 128,
-    "answers": 1,
-    "length": config.rollout.length,
-    "mask_truncated": False,
-  }
-  config.rewards = {}
-  config.losses = {
-    "likelihood": {"name": "likelihood", "weight": 1.0, "reduce": "token_mean"}
-  }
-  config.train.minibatches = 1
+  prompts = 32 if recipes.is_local(folder) else 128
+  sft.learn_texts(config, prompts=prompts, length=config.rollout.length)
   config.train.accumulate = 4
   if arm == "cold":
     config.models.policy.path = "tiny"
@@ -248,10 +238,4 @@ def _learn_texts(config, folder: str, arm: str) -> None:
     config.rollout.length = 1024
     config.train.steps = 47
   peak = 1e-3 if recipes.is_local(folder) else 2e-5
-  config.schedule = {
-    "name": "warmup_cosine_decay_schedule",
-    "init_value": 0.0,
-    "peak_value": peak,
-    "warmup_steps": config.train.steps // 10,
-    "decay_steps": config.train.steps,
-  }
+  sft.warm_up(config, peak, steps=config.train.steps // 10)

@@ -38,20 +38,23 @@ Qwen2.5-VL sizes have not been run.
 from experiments import jsonl
 
 
-def get_config(arg: str = "data"):
-  """The config.
+def learn_texts(
+  config, *, prompts: int, length: int, masked: bool = False
+) -> None:
+  """Sets the likelihood of texts that the data give, in place of GRPO.
 
   Args:
-    arg: DIR, or DIR,instruct, or either with ,masked.
+    config: to change; each question has one text.
+    prompts: questions in a batch.
+    length: longest text, in tokens.
+    masked: whether later passes learn only answer blocks.
   """
-  masked = arg.endswith(",masked")
-  config = jsonl.get_config(arg.removesuffix(",masked"))
   config.rollout = {
     "name": "given",
     "fewer": False,
-    "prompts": config.rollout.prompts,
+    "prompts": prompts,
     "answers": 1,
-    "length": config.rollout.length,
+    "length": length,
     "mask_truncated": False,
   }
   config.rewards = {}
@@ -59,7 +62,7 @@ def get_config(arg: str = "data"):
     "likelihood": {
       "name": "likelihood",
       "weight": 1.0,
-      "reduce": "token_mean",
+      "reduce": "weighted_token_mean" if masked else "token_mean",
     }
   }
   if masked:
@@ -70,7 +73,35 @@ def get_config(arg: str = "data"):
       "answer": (1.0, 1.0),
       "other": (1.0, 0.0),
     }
-    config.losses.likelihood.reduce = "weighted_token_mean"
   config.train.minibatches = 1
   config.shares.every = 0
+
+
+def warm_up(config, peak: float, *, steps: int) -> None:
+  """Sets a learning rate that rises to a peak, then falls over all steps.
+
+  Args:
+    config: to change; the number of its updates is `train.steps`.
+    peak: largest learning rate.
+    steps: that it rises.
+  """
+  config.schedule = {
+    "name": "warmup_cosine_decay_schedule",
+    "init_value": 0.0,
+    "peak_value": peak,
+    "warmup_steps": steps,
+    "decay_steps": config.train.steps,
+  }
+
+
+def get_config(arg: str = "data"):
+  """The config.
+
+  Args:
+    arg: DIR, or DIR,instruct, or either with ,masked.
+  """
+  masked = arg.endswith(",masked")
+  config = jsonl.get_config(arg.removesuffix(",masked"))
+  sizes = config.rollout
+  learn_texts(config, prompts=sizes.prompts, length=sizes.length, masked=masked)
   return config

@@ -227,13 +227,7 @@ def stage_config(model: pathlib.Path, rows: str, *, steps: int, peak: float):
   config.frozen = ()
   config.train.steps = steps
   config.checkpoint.every = steps
-  config.schedule = {
-    "name": "warmup_cosine_decay_schedule",
-    "init_value": 0.0,
-    "peak_value": peak,
-    "warmup_steps": 20,
-    "decay_steps": steps,
-  }
+  sft.warm_up(config, peak, steps=20)
   test = config.evaluation.benchmarks.test
   test.data = {"name": "EasyVQA", "split": "test"}
   test.questions = 0  # all of them

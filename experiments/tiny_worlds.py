@@ -149,14 +149,8 @@ def _config(stage: Stage) -> "ml_collections.ConfigDict":
   config.optimizer.weight_decay = 0.0
   config.train.steps = stage.steps
   config.checkpoint.every = 100
-  config.schedule = {
-    "name": "warmup_cosine_decay_schedule",
-    "init_value": 0.0,
-    "peak_value": stage.peak,
-    "warmup_steps": 30,
-    "decay_steps": stage.steps,
-    "end_value": stage.peak / 20,
-  }
+  sft.warm_up(config, stage.peak, steps=30)
+  config.schedule.end_value = stage.peak / 20
   config.evaluation.batch = 100
   config.evaluation.benchmarks = {
     name: _benchmark(stage, split) for name, split in stage.splits.items()
