@@ -99,7 +99,7 @@ def option(text: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-  """What a text says.
+  """Facts that a chain of thought states, as read from its text.
 
   Attributes:
     entities: names of fixtures and things, plain.

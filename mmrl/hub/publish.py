@@ -26,7 +26,7 @@ _LICENCE = ("license", "license_name", "license_link")
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """What a model card tells.
+  """Content of a model card: the run that a pushed model is of.
 
   Attributes:
     step: after which the model was.

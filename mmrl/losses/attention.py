@@ -70,44 +70,35 @@ def _jensen_shannon_jvp(primals, tangents):
 
 
 def attention_divergence(
-  attention: Rows, target: Rows, mask: Bool[Array, "P G R"]
+  attention: Rows,
+  target: Rows,
+  mask: Bool[Array, "P G R"],
+  visual: Bool[Array, "P S"] | None = None,
+  over: str = "all",
 ) -> Float[Array, "P G R"]:
   """Computes the JSD of each token's attention policy from a fixed target.
 
-  Values on padding are arbitrary; the target has no gradient.
+  Values on padding are arbitrary; the target has no gradient. A row of which
+  nothing is on the chosen positions has divergence 0.
+
+  Args:
+    attention, target: policies.
+    mask: True on answer tokens.
+    visual: True on the prompt's visual tokens; read unless `over` is "all".
+    over: of `POSITIONS`; see `attention_jsd`.
   """
 
   def of_rows(p, q, mask):
     # Masked before the divergence: padding must not reach its derivative.
-    p = jnp.where(mask[..., None], upcast(p), 0.0)
-    return jensen_shannon(p, upcast(q))
-
-  return map_rows(of_rows, attention, jax.lax.stop_gradient(target), mask)
-
-
-def divergence_over(
-  attention: Rows,
-  target: Rows,
-  mask: Bool[Array, "P G R"],
-  visual: Bool[Array, "P S"],
-  over: str,
-) -> Float[Array, "P G R"]:
-  """Computes the JSD over some positions; see `attention_jsd` for them.
-
-  A row of which nothing is on these positions has divergence 0.
-
-  Args:
-    attention, target, mask: see `attention_divergence`.
-    visual: True on the prompt's visual tokens.
-    over: of `POSITIONS`, but "all".
-  """
-
-  def of_rows(p, q, mask):
-    own = jnp.zeros((len(visual), p.shape[-1] - visual.shape[1]), bool)
-    seen = jnp.concatenate([visual, own], axis=-1)[:, None, None]
-    seen = ~seen if over == "text" else seen
-    p = jnp.where(seen & mask[..., None], upcast(p), 0.0)
-    q = jnp.where(seen, upcast(q), 0.0)
+    seen = mask[..., None]
+    p, q = upcast(p), upcast(q)
+    if over != "all":
+      assert visual is not None
+      own = jnp.zeros((len(visual), p.shape[-1] - visual.shape[1]), bool)
+      chosen = jnp.concatenate([visual, own], axis=-1)[:, None, None]
+      chosen = ~chosen if over == "text" else chosen
+      seen, q = seen & chosen, jnp.where(chosen, q, 0.0)
+    p = jnp.where(seen, p, 0.0)
     if over == "visual_scaled":
       p, q = (x / _or_one(x.sum(-1, keepdims=True)) for x in (p, q))
     return jensen_shannon(p, q)
@@ -174,15 +165,11 @@ def attention_jsd(
   attention, is what the losses of a config add up to. Options other than the
   defaults aren't the paper's.
   """
-  target = attention_old if attention_target is None else attention_target
-  if over != "all":
-    assert prompt is not None
-    visual = prompt.visual_index >= 0
-    moved = divergence_over(attention, target, mask, visual, over)
-  elif attention_target is None and attention_moved is not None:
-    moved = attention_moved
-  else:
-    moved = attention_divergence(attention, target, mask)
+  moved = attention_moved
+  if moved is None or over != "all" or attention_target is not None:
+    target = attention_old if attention_target is None else attention_target
+    visual = None if prompt is None else prompt.visual_index >= 0
+    moved = attention_divergence(attention, target, mask, visual, over)
   advantages = jax.lax.stop_gradient(per_token(advantages))
   if good_only:
     advantages = jnp.maximum(advantages, 0.0)

@@ -78,7 +78,7 @@ def _figure_panel(split: str, index: int) -> Panel:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  """What a sheet and a table of baselines need of a world.
+  """World as a sheet and a table of baselines read it.
 
   Attributes:
     splits: that it has.

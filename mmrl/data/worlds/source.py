@@ -15,7 +15,7 @@ def answer(thought: str, answer: str) -> str:
 
 
 class World:
-  """What sources of drawn questions share: items are made when asked for."""
+  """Base of the sources of drawn questions; an item is made when asked for."""
 
   def __init__(self, name: str, count: int, prompt: str):
     """Checks what all have.

@@ -72,7 +72,7 @@ class Budget(Protocol):
 
   @property
   def side(self) -> int:
-    """Of a square, 0 for none."""
+    """Side of the square that every picture becomes, pixels; 0 for none."""
 
 
 def fitted(

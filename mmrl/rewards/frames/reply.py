@@ -27,7 +27,7 @@ LOWEST, HIGHEST = 1.0, 5.0
 
 
 class Judged(NamedTuple):
-  """What a reply says of a frame.
+  """Judgement of a frame, as a reply gives it.
 
   Attributes:
     labels: in lower case; any text may be one.
