@@ -71,7 +71,8 @@ def walk(
   batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
   learned_from = state, fixed, batch, np.int32(0)
   yield Call("update", programs.update, learned_from)
-  if parts.config.shares.every:
+  # A run that ends before never calls it.
+  if 0 < parts.config.shares.every <= parts.config.train.steps:
     yield Call("shares", programs.shares, learned_from, read=False)
   return batch
 

@@ -86,17 +86,8 @@ def write(
   for action in (
     lambda: storage.write_text(workdir / "summary.json", text),
     lambda: _write_report(
-      workdir,
-      config,
-      {
-        name: _examples(benchmarks[name], before[name], after[name], processor)
-        for name in after
-      },
-      before,
-      after,
-      best,
-      samples,
-      wall_seconds,
+      *(workdir, config, benchmarks, before, after),
+      *(best, processor, samples, wall_seconds),
     ),
   ):
     if not writing.attempt(action):
@@ -150,7 +141,15 @@ def _best_figure(
 
 
 def _write_report(
-  workdir, config, examples, before, after, best, samples, wall_seconds
+  workdir,
+  config,
+  benchmarks,
+  before,
+  after,
+  best,
+  processor,
+  samples,
+  wall_seconds,
 ) -> None:
   terms = ", ".join(
     f"{name} ({_weight(spec['weight'])})"
@@ -172,7 +171,10 @@ def _write_report(
     ],
     tables=tables,
     groups=curves.group(_rows(workdir, config, before, after), list(after)),
-    examples=examples,
+    examples={
+      name: _examples(benchmarks[name], before[name], after[name], processor)
+      for name in after
+    },
     samples=[_completion(sample) for sample in samples],
     config=json.dumps(config.to_dict(), indent=2),
   )
