@@ -75,6 +75,7 @@ def make_arguments(flags: argparse.Namespace, scorer: Scorer, optimizer):
     optimizer=jax.eval_shape(optimizer.init, trainable),
     running={},
     averages={},
+    norms={},
   )
   prompt = Prompt(
     tokens=shape(1, length, dtype="int32"),

@@ -33,10 +33,11 @@ def test_shares_of_two_terms():
 
 
 def test_the_last_measurements_count():
-  """Norms 1, 3 and 7, of which `over` 2: 1, 2 and 4.5."""
+  """Norms 1, 3 and 7 over 2: 1, 2 and 4.5; 9, 9 and 27: 9, 9 and 18."""
   weights = {"a": Share(0.5, over=2), "policy": 1.0}
-  found = measured(weights, *({"a": x, "policy": 9.0} for x in (1.0, 3.0, 7.0)))
-  assert float(found["a"]) == pytest.approx(2.0, rel=1e-6)
+  norms = ((1.0, 9.0), (3.0, 9.0), (7.0, 27.0))
+  found = measured(weights, *({"a": x, "policy": y} for x, y in norms))
+  assert float(found["a"]) == pytest.approx(4.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("norm, wanted", [(0.0, 0), (1e-30, 50), (0.1, 10)])
@@ -70,6 +71,7 @@ def test_nothing_is_known_before_the_first_measurement():
     ({}, "expected a share, found {}"),
     ({"shar": 0.1}, "found 'shar'; the nearest is share"),
     ({"share": "0.1"}, "w.share: expected a number, found '0.1'"),
+    ({"share": False}, "w.share: expected a number, found False"),
     ({"share": 1.0}, r"w.share: expected \[0, 1\), found 1.0"),
     ({"share": -0.1}, r"w.share: expected \[0, 1\), found -0.1"),
     ({"share": 0.1, "over": 0}, "over of at least 1 .* found 0 and"),
@@ -81,7 +83,28 @@ def test_mistakes(value, message):
     weight.parse(value, "w")
 
 
+@pytest.mark.parametrize(
+  "value, wanted",
+  [
+    (2, 2.0),
+    (-0.5, -0.5),
+    ({"share": 0}, Share(0)),
+    ({"share": 0.5}, Share(0.5, 10, 1000.0)),
+    ({"share": 0.5, "over": 1, "most": 0.5}, Share(0.5, 1, 0.5)),
+  ],
+)
+def test_what_is_taken(value, wanted):
+  """A share of 0 is none: the term is left out, as by a weight of 0."""
+  found = weight.parse(value, "w")
+  assert found == wanted and bool(found) == (value != {"share": 0})
+
+
 def test_shares_leave_some_to_others():
+  weight.check({})
+  weight.check({"policy": 1.0})
+  weight.check({"a": Share(0.5), "b": Share(0.25), "policy": 1.0})
+  with pytest.raises(UserError, match="less than 1, found 1 of a, b"):
+    weight.check({"a": Share(0.5), "b": Share(0.5), "policy": 1.0})
   with pytest.raises(UserError, match="less than 1, found 1.1 of a, b"):
     weight.check({"a": Share(0.5), "b": Share(0.6), "policy": 1.0})
   with pytest.raises(UserError, match="a term whose weight is a number"):

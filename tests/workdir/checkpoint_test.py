@@ -538,7 +538,7 @@ def make(step):
   array = jax.make_array_from_callback(
     values.shape, where, lambda part: values[part].astype(np.float32)
   )
-  return State(np.int32(step), {"text/a": array}, {}, (), {}, {})
+  return State(np.int32(step), {"text/a": array}, {}, (), {}, {}, {})
 
 def same(state):
   found = state.trainable["text/a"]
