@@ -58,10 +58,14 @@ def check(arms: Sequence[str], numbers: Sequence[str]) -> None:
         )
 
 
+def workdir_of(output: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
+  """Where the run of an arm is."""
+  return output / f"{re.sub(r'[:,/@]+', '-', arm)}-{seed}"
+
+
 def one(output: pathlib.Path, arm: str, seed: int) -> dict:
   """The summary of a run, made unless it is there."""
-  name = re.sub(r"[:,/]+", "-", arm)
-  workdir = output / f"{name}-{seed}"
+  workdir = workdir_of(output, arm, seed)
   summary = workdir / "summary.json"
   if not summary.exists():
     # Imported late, so that a mistyped flag is answered at once.

@@ -37,7 +37,7 @@ from mmrl import (
 )
 from mmrl import config as config_lib
 from mmrl.data import Example
-from mmrl.losses import reduce
+from mmrl.losses import reduce, weight
 from mmrl.losses.state import Measured
 from mmrl.machines import sharding
 from mmrl.models import rows
@@ -46,10 +46,10 @@ from mmrl.plan.programs import read_architecture
 from mmrl.probes.scores import Scorer
 from mmrl.rollouts import answers as answers_lib
 from mmrl.train import models as models_lib
+from mmrl.train import objective, walk
 from mmrl.train import parts as parts_lib
 from mmrl.train import run as run_lib
 from mmrl.train import state as state_lib
-from mmrl.train import walk
 from mmrl.train.state import State
 from mmrl.types import Attention, Batch, Logits, Prefix, Prompt, Scores
 
@@ -185,6 +185,13 @@ LARGE = [
   ("tor", "data,dapo"),
   ("video_r1", "data"),
   # Arms of those above, with other terms or other data.
+  ("attention_study", "ral-average@10"),
+  ("attention_study", "ral-reference@10"),
+  ("attention_study", "ral-visual@10"),
+  ("attention_study", "ease-rolled@10"),
+  ("attention_study", "laser-random"),
+  ("attention_study", "opad@10"),
+  ("attention_study", "sayo-rolled"),
   ("adavip", "data,mixed"),
   ("adavip", "data,language"),
   ("dpo", "runlocal,simpo"),
@@ -715,7 +722,7 @@ def make_step(parts: parts_lib.Parts):
         name: state_lib.start_average(params)
         for name in parts_lib.averages(parts.method)
       },
-      norms={},
+      norms=weight.start(objective.weights_of(parts.method.terms)),
     )
 
   def function(inputs):
@@ -761,6 +768,10 @@ def test_every_large_arm_binds(row):
   if name in EXTRAS:
     pytest.importorskip(EXTRAS[name])
   config = load(name).get_config(arm)
+  for model in ("policy", "teacher"):
+    # What another experiment leaves is of the tiny model's kind.
+    if config.models.get(model, {}).get("path", "").startswith("runs/"):
+      config.models[model].path = "tiny"
   # As many as the prompts here divide into.
   config.train.minibatches = 1
   config.train.accumulate = min(config.train.accumulate, 2)

@@ -9,8 +9,7 @@ import pytest
 pytestmark = pytest.mark.full
 
 
-@pytest.mark.parametrize("devices", goldens.DEVICES)
-@pytest.mark.parametrize("method", goldens.METHODS)
+@pytest.mark.parametrize("method, devices", goldens.CASES)
 def test_three_steps(method, devices):
   """Other processors round otherwise, and six updates multiply that.
 

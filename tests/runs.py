@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -14,8 +15,11 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 import safetensors.numpy
+
+from mmrl.train import run as run_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 # How a config file of a small run begins.
@@ -55,6 +59,13 @@ def heard():
     yield
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+def use_devices(monkeypatch, count: int) -> None:
+  """Runs in this process have that many devices, of eight."""
+  devices = jax.devices()[:count]
+  built = functools.partial(run_lib.build_run, devices=devices)
+  monkeypatch.setattr(run_lib, "build_run", built)
 
 
 def free_port() -> int:

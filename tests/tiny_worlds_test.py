@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import runs
 
 from experiments import stages, tiny_worlds
 from mmrl import hub
@@ -56,12 +57,15 @@ def test_a_world_begins_with_the_shipped_model_and_its_own_words(begun):
 
 @pytest.mark.full
 @pytest.mark.parametrize("world, name", STAGES)
-def test_a_stage_learns_and_is_tested(world, name, begun, tmp_path):
-  """One step on a few items; the sizes are those of the stage."""
+def test_a_stage_learns_and_is_tested(
+  world, name, begun, tmp_path, monkeypatch
+):
+  """One step on a few items, on one device; the sizes are the stage's."""
+  runs.use_devices(monkeypatch, 1)
   config = tiny_worlds.configs_of(world)[name]
   config.models.policy.path = str(begun / world)
   config.data.train.count = 8
-  config.rollout.prompts = 8
+  config.rollout.prompts = 2
   config.train.steps = 1
   config.evaluation.batch = 4
   for benchmark in config.evaluation.benchmarks.values():

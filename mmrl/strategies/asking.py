@@ -72,6 +72,7 @@ class LocalModel:
     param_dtype: type that parameters are stored in.
     mesh: devices on each axis, over those of the run that this process has.
     batch: requests that are decoded together, a multiple of data x fsdp.
+    length: most tokens of a reply.
     attempts: most times that a request is tried.
     wait: seconds before it is tried again, doubled each time.
   """
@@ -83,6 +84,7 @@ class LocalModel:
     default_factory=lambda: {"data": 1, "fsdp": -1, "tensor": 1}
   )
   batch: int = 16
+  length: int = 512
   attempts: int = 1
   wait: float = 0.0
 
@@ -105,7 +107,9 @@ class LocalModel:
     )
     config = dataclasses.replace(model.config, dtype=self.dtype)
     model = dataclasses.replace(model, config=config)
-    return local_model(model, length=512, batch=self.batch, layout=layout)
+    return local_model(
+      model, length=self.length, batch=self.batch, layout=layout
+    )
 
 
 Asked = Endpoint | LocalModel

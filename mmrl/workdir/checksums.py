@@ -45,6 +45,7 @@ def _program(out: Sharding | None) -> Callable:
   return jax.jit(checksums, out_shardings=out)
 
 
+@jax.jit  # Traced once for all arrays of a shape.
 def _checksum(array: Array) -> UInt32[Array, "2"]:
   """Computes two sums mod 2**32: of bits, and of bits mixed with positions."""
   if array.dtype == bool:

@@ -5,6 +5,7 @@ import json
 
 import jax
 import pytest
+import runs
 from servers import completion, serve
 
 from mmrl import config as config_lib
@@ -14,7 +15,7 @@ from mmrl.train import run as run_lib
 
 
 def small(config, **rollout):
-  """One step of the tiny model, two prompts on each of eight devices."""
+  """One step of the tiny model; 16 prompts go on eight devices, too."""
   config.models.policy.path = "tiny"
   config.models.policy.remat = False
   config.rollout.update({"prompts": 16, "answers": 2, "length": 8} | rollout)
@@ -60,11 +61,12 @@ ENDPOINT = {"name": "Endpoint", "model": "judge", "wait": 0.01, "attempts": 2}
 @pytest.mark.full
 @pytest.mark.parametrize("arm", ["runlocal", "runlocal,cold"])
 @pytest.mark.parametrize("name", ["perception_r1", "react"])
-def test_a_step_of_the_local_arms(name, arm, tmp_path):
+def test_a_step_of_the_local_arms(name, arm, tmp_path, monkeypatch):
+  runs.use_devices(monkeypatch, 1)
   # A right answer must fit, and a text to learn.
-  sizes = {"length": 100}
+  sizes = {"length": 100, "prompts": 4}
   if arm.endswith("cold"):
-    sizes = {"length": 400, "answers": 1}
+    sizes |= {"length": 400, "answers": 1}
   loop.train(experiment(name, arm, **sizes), str(tmp_path))
   found = logged(tmp_path)
   if arm.endswith("cold"):
@@ -108,12 +110,15 @@ def test_a_judge_that_fails_never_stops_a_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.full
-def test_a_judge_of_one_s_own_devices(tmp_path):
+def test_a_judge_of_one_s_own_devices(tmp_path, monkeypatch):
+  """Of which it has two, and shares its parameters out to both."""
+  runs.use_devices(monkeypatch, 2)
   judge = {
     "name": "LocalModel",
     "path": "tiny",
     "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
     "batch": 8,
+    "length": 8,
   }
   loop.train(with_judge(judge), str(tmp_path))
   found = logged(tmp_path)

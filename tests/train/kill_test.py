@@ -117,13 +117,6 @@ def kill_again_and_again(folder, workdir, moments, chance) -> int:
   return kills
 
 
-def test_four_kills(folder, whole):
-  workdir = folder / "four"
-  moments = ("claimed", "saving", "step", "end")
-  assert kill_again_and_again(folder, workdir, moments, random.Random(0)) == 4
-  assert_same(workdir, whole)
-
-
 def test_twenty_kills(folder, whole):
   """At moments from a seeded generator, over as many runs as it takes."""
   chance, kills, runs = random.Random(1), 0, 0

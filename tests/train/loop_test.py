@@ -3,7 +3,6 @@
 65 core-seconds: five processes, each of which traces every program of a run.
 """
 
-import functools
 import html
 import importlib.util
 import json
@@ -12,7 +11,6 @@ import sys
 from unittest import mock
 
 from absl.testing import flagsaver
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,6 +51,12 @@ CONFIG = (
 )
 def flags(request):
   return request.param
+
+
+# For tests to which it makes no difference.
+QUICK = pytest.mark.parametrize(
+  "flags", [runs.FLAGS], ids=["quick"], indirect=True, scope="module"
+)
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +258,7 @@ def test_a_busy_workdir_is_refused_before_anything_is_built(
     loop.train(read_config(folder), str(tmp_path))
 
 
+@QUICK
 @pytest.mark.full
 def test_more_steps_equal_as_many_from_the_start(folder, finished, flags):
   """Of a finished run: what it made at its end is made anew."""
@@ -277,6 +282,7 @@ def test_more_steps_equal_as_many_from_the_start(folder, finished, flags):
   )
 
 
+@QUICK
 @pytest.mark.full
 def test_an_update_that_blows_up_is_not_published(folder, flags):
   """The very last one of six, to finite values that nobody would see."""
@@ -300,6 +306,7 @@ def test_an_update_that_blows_up_is_not_published(folder, flags):
     assert runs.saved(workdir) == 2 and not (workdir / "model").exists()
 
 
+@QUICK
 @pytest.mark.full
 def test_evaluate_finds_what_the_run_found(folder, finished, flags):
   workdir, _ = finished
@@ -406,8 +413,7 @@ def test_a_mistake_is_one_line_and_status_2(
   workdir = tmp_path / "run"
   if argument == "seed=9":
     claim.claim(workdir, read_config(folder))
-  one = functools.partial(run_lib.build_run, devices=jax.devices()[:1])
-  monkeypatch.setattr(run_lib, "build_run", one)
+  runs.use_devices(monkeypatch, 1)
   monkeypatch.setattr(commands, "keep_freed_memory", lambda: None)
   place = [f"--config={folder / 'config.py'}", f"--workdir={workdir}"]
   monkeypatch.setattr(

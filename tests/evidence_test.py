@@ -1,0 +1,139 @@
+"""The study of attention: its arms, its queue, and what the table says."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments import attention_study, compare, evidence
+from mmrl.errors import UserError
+
+
+def numbers(arm, seed, accuracy, region=0.2, share=0.0):
+  return {
+    "arm": arm,
+    "seed": seed,
+    "config": evidence.digest(arm),
+    "after": {"accuracy": accuracy, "attention/region": region},
+    "shares": {"policy": 1 - share, "attention": share} if share else {},
+  }
+
+
+def write(folder, arm, seed, *values, **others):
+  path = evidence.raw(arm, seed, folder)
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(json.dumps(numbers(arm, seed, *values) | others))
+  return path
+
+
+def test_differences_are_of_the_same_seeds(tmp_path):
+  """+1 and +3 points: 2 and 12.706 times the standard error of 1."""
+  for seed, (base, ours) in enumerate(((0.5, 0.51), (0.6, 0.63))):
+    write(tmp_path, "grpo", seed, base)
+    write(tmp_path, "ral@10", seed, ours, 0.25, 0.125)
+  write(tmp_path, "grpo", 7, 0.9)
+  write(tmp_path, "sayo", 0, 0.4)
+  found = evidence.results(tmp_path)
+  lines = evidence.table(found).split("\n")
+  assert lines[2:] == [
+    "| grpo | 3 |  | 66.7% (50.0% to 90.0%) |  | 20.0% (20.0% to 20.0%) |  |",
+    "| ral@10 | 2 | 12.50% | 57.0% (51.0% to 63.0%) | +2.0 ± 12.7 | 25.0%"
+    " (25.0% to 25.0%) | +5.0 ± 0.0 |",
+    "| sayo | 1 |  | 40.0% | -10.0 (one seed) | 20.0% | +0.0 (one seed) |",
+  ]
+  evidence.draw(found, tmp_path / "plot.png")
+  assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+  "name, text",
+  [
+    ("x.json", "{"),
+    ("x.json", "[]"),
+    ("ral-at-10-0.txt", None),
+    ("ral-at-10-1.json", None),
+  ],
+)
+def test_no_other_file_is_counted(tmp_path, name, text):
+  """A file by another name, of another seed, or of no run."""
+  path = write(tmp_path, "ral@10", 0, 0.5)
+  if text is not None:
+    (path.parent / name).write_text(text)
+  else:
+    path.rename(path.parent / name)
+  with pytest.raises(UserError, match=f"{name}: expected the numbers of a run"):
+    evidence.results(tmp_path)
+
+
+def test_a_run_of_another_config_is_refused(tmp_path):
+  write(tmp_path, "ral@10", 0, 0.5, config="0")
+  with pytest.raises(UserError, match="expected the numbers of a run of this"):
+    evidence.results(tmp_path)
+  with pytest.raises(
+    UserError, match="expected a run of this config of ral@10"
+  ):
+    evidence.run(tmp_path, "ral@10", 0, tmp_path)
+
+
+def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+  """And what isn't is read from the run's own files."""
+  made = []
+
+  def one(output, arm, seed):
+    made.append((arm, seed))
+    workdir = compare.workdir_of(output, arm, seed)
+    workdir.mkdir()
+    value = {"accuracy": {"value": 0.5}, "attention/region": {"value": 0.25}}
+    test = {"items": 9, "before": value, "after": value}
+    (workdir / "summary.json").write_text(
+      json.dumps(
+        {"steps": 2, "wall_seconds": 1.2, "benchmarks": {"test": test}}
+      )
+    )
+    rows = (
+      {
+        "step": 1,
+        "gradient/share_policy": 0.5,
+        "gradient/share_attention": 0.5,
+      },
+      {"step": 2, "test/accuracy": 0.75, "gradient/share_attention": 0.25},
+    )
+    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+  monkeypatch.setattr(compare, "one", one)
+  for _ in range(2):
+    evidence.run(tmp_path, "ral@0.1", 3, tmp_path)
+  assert made == [("attention_study:ral@0.1", 3)]
+  (found,) = evidence.results(tmp_path)["ral@0.1"].values()
+  assert found["after"] == {"accuracy": 0.5, "attention/region": 0.25}
+  assert found["shares"] == {"policy": 0.5, "attention": 0.375}
+  assert found["curve"] == {"2": 0.75} and found["items"] == 9
+
+
+@pytest.mark.parametrize(
+  "arm, message",
+  [
+    ("rall@10", "the nearest is ral"),
+    ("ral", "expected a share of the gradient with terms"),
+    ("sayo@10", "and none with sayo"),
+    ("ral@0", "above 0 and below 100 percent, found '0'"),
+    ("ral@100", "found '100'"),
+    ("ral@ten", "found 'ten'"),
+    ("ral@10@2", "found '10@2'"),
+  ],
+)
+def test_mistakes_of_an_arm(arm, message):
+  with pytest.raises(UserError, match=message):
+    attention_study.get_config(arm)
+
+
+def test_every_arm_differs_from_every_other():
+  configs = [str(attention_study.get_config(x)) for x in attention_study.ARMS]
+  assert len({*configs}) == len(configs)
+  with pytest.raises(UserError, match="--arms: .* the nearest is ral@1"):
+    evidence.check_arms(["grpo", "ral@11"])
+
+
+def test_the_numbers_in_the_docs_are_of_the_study_as_it_is():
+  if pathlib.Path(evidence.FOLDER / "raw").exists():
+    evidence.results(evidence.FOLDER)
