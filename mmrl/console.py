@@ -207,7 +207,7 @@ class Steps:
     if console.compiled == count:
       self._plain.append(seconds)
     else:
-      self._others.append(max(seconds - console.compile_seconds + spent, 0))
+      self._others.append(max(seconds - console.compile_seconds + spent, 0.0))
     # Steps that compile count until there are others: tracing is in them.
     pace = statistics.median(self._plain or self._others)
     left = span(pace * (self._last - step))
