@@ -1,4 +1,4 @@
-"""Work saved by HGC's caches against what it costs. Prints a table, draws a plot.
+"""Work that HGC's caches save, and what that costs: a table and a plot.
 
   python -m experiments.diffusion.sweep --models runs/shapes-*/model \\
     --plot docs/hgc.png
@@ -25,8 +25,8 @@ import numpy as np
 
 from experiments import arguments
 from mmrl.benchmarks import intervals
-from mmrl.diffusion import cache, ddim, macs, plan, shapes, train
-from mmrl.diffusion.unet import Params, UNetConfig
+from mmrl.diffusion import cache, ddim, macs, plan, shapes, training
+from mmrl.diffusion.network.unet import Params, UNetConfig
 from mmrl.errors import UserError
 
 STEPS = 20
@@ -73,7 +73,10 @@ def arms(similar: dict[str, dict]) -> Iterator[Arm]:
     yield hgc(
       f"gate {gate}",
       "gating alone",
-      **dict(key_control=EVERY, key_encoder=EVERY, inter=1.0, intra=1.0),
+      key_control=EVERY,
+      key_encoder=EVERY,
+      inter=1.0,
+      intra=1.0,
       gate=gate,
     )
   even = tuple(range(0, STEPS, 4))
@@ -81,7 +84,10 @@ def arms(similar: dict[str, dict]) -> Iterator[Arm]:
     yield hgc(
       name,
       "encoder propagation",
-      **dict(key_control=keys, key_encoder=keys, inter=1.0, intra=1.0),
+      key_control=keys,
+      key_encoder=keys,
+      inter=1.0,
+      intra=1.0,
       gate=STEPS,
     )
   for every in (2, 3, 5):
@@ -153,7 +159,7 @@ def measured(model: str, seed: int, count: int, weight: float) -> dict:
   Returns:
     Of each (kind, name), values of every picture, with "macs" and "seconds".
   """
-  config, params = train.load(model)
+  config, params = training.load(model)
   keys = jax.random.split(jax.random.key(seed), 2)
   given = shapes.draw(keys[0], count, config.size)
   noise = jax.random.normal(keys[1], given.pictures.shape)
@@ -204,7 +210,7 @@ def summarised(found: list[dict]) -> dict:
 def table(joined: dict) -> str:
   """Markdown: of each arm what it saves and what it costs."""
   lines = [
-    "| | | MACs | seconds | mask IoU, points | right prompts, points | PSNR, dB |",
+    "| | | MACs | seconds | mask IoU, points | prompts, points | PSNR, dB |",
     "|---|---|---|---|---|---|---|",
   ]
   for (kind, name), values in joined.items():

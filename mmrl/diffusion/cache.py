@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 import numpy as np
 
-from mmrl.diffusion import ddim, layers, unet
-from mmrl.diffusion.layers import Picture
+from mmrl.diffusion import ddim
+from mmrl.diffusion.network import layers, unet
+from mmrl.diffusion.network.layers import Picture
+from mmrl.diffusion.network.unet import Params, UNetConfig
 from mmrl.diffusion.plan import StepPlan
-from mmrl.diffusion.unet import Params, UNetConfig
 from mmrl.errors import UserError
 
 # Of each part of the model: what it gave last, "out", and its attentions.
@@ -98,10 +99,9 @@ def _sample(params, x, condition, words, rows, weight, *, config, gate):
       found = ddim.guided(*jnp.split(found, 2), weight)
     return (ddim.move(x, found, row["level"]), written), None
 
-  first, last = (
-    jax.tree.map(lambda rows: jnp.asarray(rows[some]), rows)
-    for some in (slice(gate), slice(gate, None))
-  )
+  rows = jax.tree.map(jnp.asarray, rows)
+  first = jax.tree.map(lambda row: row[:gate], rows)
+  last = jax.tree.map(lambda row: row[gate:], rows)
   inputs = ddim.twice(x), ddim.twice(condition), ddim.both(words)
   cache = _empty(params, config, *inputs, first, gate < steps)
   before = functools.partial(moved, single=False)

@@ -1,12 +1,9 @@
-"""Every field of a run of `mmrl.diffusion.train`, its default and meaning."""
+"""Every field of a run of `mmrl.diffusion.train`, its default and meaning.
+
+The comments beside the fields are what `--help-config` prints.
+"""
 
 import ml_collections
-
-from mmrl import config as config_lib
-from mmrl.diffusion import shapes
-from mmrl.diffusion.unet import UNetConfig
-from mmrl.errors import UserError, of_field
-from mmrl.worlds.palette import check_number
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -53,45 +50,3 @@ def get_config() -> ml_collections.ConfigDict:
       "compilation_cache": "~/.cache/mmrl/programs",
     }
   )
-
-
-def check(config: ml_collections.ConfigDict) -> UNetConfig:
-  """Checks all fields, and returns the model's sizes.
-
-  Raises:
-    UserError: naming the field that is wrong, is missing or isn't one.
-  """
-  config_lib.check_table(config.to_dict(), get_config().to_dict(), "")
-  train = config.train
-  for name, low, high in (
-    *(("steps", 1, 10**7), ("batch", 1, 10**5), ("warmup", 0, 10**7)),
-    *(("decay", 1, 10**7), ("dropped", 0.0, 1.0), ("rate", 1e-9, 1.0)),
-    *(("clip_norm", 1e-9, 1e9), ("average", 0.0, 1.0)),
-  ):
-    check_number(f"config.train.{name}", train[name], low, high)
-  check_number("config.every", config.every, 1, 10**7)
-  check_number("config.checkpoint.keep", config.checkpoint.keep, 1, 10**7)
-  for name, steps in (
-    ("checkpoint.every", config.checkpoint.every),
-    ("train.steps", train.steps),
-  ):
-    if steps < 1 or steps % config.every:
-      raise UserError(
-        f"config.{name}: expected a multiple of config.every, {config.every},"
-        f" found {steps}"
-      )
-  if train.decay <= train.warmup:
-    raise UserError(
-      f"config.train.decay: expected more than config.train.warmup,"
-      f" {train.warmup}, found {train.decay}"
-    )
-  with of_field("config"):
-    return model_config(config.model.to_dict())
-
-
-def model_config(fields: dict) -> UNetConfig:
-  """Makes the sizes of the model of shapes from fields of a config."""
-  lists = {
-    k: tuple(v) for k, v in fields.items() if isinstance(v, list | tuple)
-  }
-  return UNetConfig(**(fields | lists), words=len(shapes.WORDS))

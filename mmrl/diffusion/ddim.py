@@ -1,13 +1,13 @@
-"""Noise levels, DDIM's step (arXiv 2010.02502), and sampling without a cache."""
+"""Noise levels, DDIM's step (arXiv 2010.02502), and sampling by it."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from mmrl.diffusion import unet
-from mmrl.diffusion.layers import Picture
-from mmrl.diffusion.unet import Params, UNetConfig
+from mmrl.diffusion.network import unet
+from mmrl.diffusion.network.layers import Picture
+from mmrl.diffusion.network.unet import Params, UNetConfig
 from mmrl.errors import UserError
 
 TIMES = 1000

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrl.diffusion import layers, unet
+from mmrl.diffusion.network import layers, unet
+from mmrl.diffusion.network.unet import UNetConfig
 from mmrl.diffusion.plan import StepPlan
-from mmrl.diffusion.unet import UNetConfig
 
 _PROMPT_WORDS = 2
 

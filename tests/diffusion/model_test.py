@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrl.diffusion import cache, ddim, layers, macs, plan, shapes, unet
+from mmrl.diffusion import cache, ddim, macs, plan, shapes
+from mmrl.diffusion.network import layers, unet
+from mmrl.diffusion.network.unet import UNetConfig
 from mmrl.diffusion.plan import HGCConfig
-from mmrl.diffusion.unet import UNetConfig
 from mmrl.errors import UserError
 
 SMALL = UNetConfig(

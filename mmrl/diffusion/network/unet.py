@@ -1,4 +1,4 @@
-"""A U-Net with a control branch, as a list of blocks that can be computed alone.
+"""A U-Net with a control branch, whose blocks can be computed alone.
 
 The U-Net is that of Stable Diffusion and the branch ControlNet's (arXiv
 2302.05543), small, and on pixels: the encoder's blocks give features to the
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmrl.diffusion import layers
-from mmrl.diffusion.layers import Ask, Attend, Picture, Tokens
+from mmrl.diffusion.network import layers
+from mmrl.diffusion.network.layers import Ask, Attend, Picture, Tokens
 from mmrl.errors import UserError
 
 Params = dict[str, dict[str, Array]]
