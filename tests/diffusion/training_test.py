@@ -130,9 +130,7 @@ def test_what_is_not_given_fits_fewer_steps():
   assert grid.config_of(flags(), chosen).key_control == (0, 2)
 
 
-@pytest.mark.parametrize(
-  "prompt", ["red", "rows red", "red rows rows", "pink x"]
-)
+@pytest.mark.parametrize("prompt", ["red", "rows red", "red rows x", "pink x"])
 def test_a_prompt_that_there_is_not_is_refused(prompt):
   with pytest.raises(UserError, match="--prompt: expected a colour"):
     grid.words_of(prompt)
