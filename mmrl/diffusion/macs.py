@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 
@@ -116,6 +117,6 @@ def _count(jaxpr: Any) -> int:
       (summed, _), _ = equation.params["dimension_numbers"]
       left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
       total += math.prod(out) * math.prod(left[i] for i in summed)
-    for inner in jax.core.jaxprs_in_params(equation.params):
+    for inner in core.jaxprs_in_params(equation.params):
       total += _count(inner)
   return total

@@ -66,10 +66,10 @@ def test_branches_are_fused_by_their_mean():
 
 
 def test_ddim_finds_the_picture_if_the_noise_is_right():
-  picture, noise = np.random.default_rng(0).normal(size=(2, 1, 2, 2, 3))
-  levels = ddim.levels(7)
+  picture, noise = jax.random.normal(jax.random.key(0), (2, 1, 2, 2, 3))
+  levels = jnp.asarray(ddim.levels(7), jnp.float32)
   assert ddim.times(20)[[0, -1]].tolist() == [999, 49]
-  x = np.sqrt(levels[0, 0]) * picture + np.sqrt(1 - levels[0, 0]) * noise
+  x = jnp.sqrt(levels[0, 0]) * picture + jnp.sqrt(1 - levels[0, 0]) * noise
   for level in levels:
     x = ddim.move(x, noise, level)
   # Float32, and a first level of which little of the picture is left.
