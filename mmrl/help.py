@@ -10,6 +10,7 @@ import io
 import pathlib
 import textwrap
 import tokenize
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -70,15 +71,19 @@ def command(doc: str, names: Iterable[str], required: Iterable[str]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def config(prefix: str = "") -> str:
-  """Formats the fields of the config that begin with a prefix.
+def config(prefix: str = "", base: ModuleType = config_lib) -> str:
+  """Formats the fields of a config that begin with a prefix.
+
+  Args:
+    prefix: of their paths.
+    base: module whose `get_config` has them.
 
   Raises:
     UserError: if there is none.
   """
   prefix = prefix.removeprefix("--").removeprefix("config.")
   prefix = prefix.removeprefix("config")
-  found = fields()
+  found = fields(base)
   chosen = [one for one in found if one.path.startswith(prefix)]
   if not chosen:
     raise UserError(
@@ -122,10 +127,10 @@ def _wrapped(text: str | None, indent: int) -> list[str]:
 
 
 @functools.cache
-def fields() -> list[Field]:
-  """Returns all fields of the base config, tables before what they hold."""
-  base = config_lib.get_config().to_dict()
-  return [*_fields(base, meanings(), "")]
+def fields(base: ModuleType = config_lib) -> list[Field]:
+  """Returns all fields of a module's config, tables before what they hold."""
+  table = base.get_config().to_dict()
+  return [*_fields(table, meanings(base), "")]
 
 
 def _fields(
@@ -147,12 +152,12 @@ def _fields(
 
 
 @functools.cache
-def meanings() -> dict[str, str]:
-  """Returns the comment of each field of the base config that has one.
+def meanings(base: ModuleType = config_lib) -> dict[str, str]:
+  """Returns the comment of each field of a module's config that has one.
 
   It is behind the field, or in the lines right above it.
   """
-  source = pathlib.Path(config_lib.__file__).read_text("utf-8")
+  source = pathlib.Path(base.__file__ or "").read_text("utf-8")
   above, behind = _comments(source)
   (function,) = (
     node

@@ -1,0 +1,1 @@
+"""Diffusion with a control branch, and caches that save its work (HGC)."""
