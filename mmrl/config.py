@@ -18,6 +18,7 @@ from mmrl.errors import UserError, nearest
 # Tables whose entries have names of one's own, or are checked elsewhere.
 TABLES = (
   "models",
+  "models.policy.attention",
   "models.policy.lora",
   "rewards",
   "probes",
@@ -69,6 +70,11 @@ def get_config() -> ml_collections.ConfigDict:
           # `mmrl.models.config.Lora`, such as {"rank": 16, "alpha": 32,
           # "targets": "text/layers/.*"}; none if empty. They are float32.
           "lora": {},
+          # Which keys the decoder attends to: a spec of
+          # `mmrl.models.kernels.blocks`, such as {"name": "punctuation_sparse",
+          # "block": 16, "init": 16, "local": 128, "top_k": 2, "mix": 0.5}; all
+          # if empty. `data.lengths` are multiples of a block then.
+          "attention": {},
           # A directory of PEFT's to take the adapter from, instead of a new
           # one; "" is none.
           "adapter": "",

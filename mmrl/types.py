@@ -110,6 +110,8 @@ class Prefix:
       attention was asked for.
     hidden_at: outputs of chosen layers, before the final norm; None unless
       asked for.
+    marks: True on punctuation; None where attention isn't sparse.
+    last_chosen: the blocks that `last_query` attends to; None likewise.
   """
 
   keys: Float[Array, "L P S K head"]
@@ -119,6 +121,8 @@ class Prefix:
   last_hidden: Float[Array, "P D"]
   last_query: Float[Array, "P A H head"] | None = None
   hidden_at: Float[Array, "P S A D"] | None = None
+  marks: Bool[Array, "P S"] | None = None
+  last_chosen: Int[Array, "P A K top"] | None = None
 
 
 @pytree
@@ -134,6 +138,9 @@ class Attention:
     row: "" for plain rows, else which policy: "self" or "emit".
     apart: whether functions of rows are averaged over heads and layers, rather
       than rows.
+    chosen, last_chosen: the blocks that the queries, and the last one of the
+      prompt, attend to; None where attention isn't sparse.
+    sparse: which other blocks they attend to.
   """
 
   queries: Float[Array, "P G R A H head"]
@@ -143,6 +150,9 @@ class Attention:
   last_query: Float[Array, "P A H head"]
   row: str = dataclasses.field(default="", metadata={"static": True})
   apart: bool = dataclasses.field(default=False, metadata={"static": True})
+  chosen: Int[Array, "P G R A K top"] | None = None
+  last_chosen: Int[Array, "P A K top"] | None = None
+  sparse: Any = dataclasses.field(default=None, metadata={"static": True})
 
 
 @pytree

@@ -159,6 +159,7 @@ EXPERIMENTS = [
   ("opad", "runlocal"),
   ("opad", "runlocal,kd"),
   ("perception_r1", "runlocal"),
+  ("phsa", "runlocal"),
   ("quickstart", "ral"),
   ("ral_qwen2_5_vl_3b", "data"),
   ("ral_qwen2_5_vl_7b", "data"),

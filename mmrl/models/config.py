@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from mmrl.errors import UserError
+from mmrl.models.kernels.blocks import Sparse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,10 @@ class TextConfig:
       c % 3 if c < 3 * sections[c % 3] else 0 for c in range(sum(sections))
     )
 
+  def indices(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the indices of layers, negative ones being from the end."""
+    return tuple(range(self.num_hidden_layers)[layer] for layer in layers)
+
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
@@ -198,6 +203,7 @@ class ModelConfig:
       and rotary angles are float32 whatever it is.
     remat: whether each layer is recomputed in the backward pass.
     lora: the adapters of its dense layers, if it has any.
+    sparse: which keys the decoder's queries attend to; all if None.
   """
 
   text: TextConfig
@@ -214,6 +220,7 @@ class ModelConfig:
   dtype: str = "float32"
   remat: bool = True
   lora: Lora | None = None
+  sparse: Sparse | None = None
 
   @property
   def banned_token_ids(self) -> tuple[int, ...]:

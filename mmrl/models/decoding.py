@@ -4,6 +4,7 @@ The cache holds the answers' own keys and values. The prompt's are read once
 for all its answers.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -13,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from mmrl.machines import sharding
 from mmrl.models import layers, parameters, vlm
 from mmrl.models.config import ModelConfig
-from mmrl.models.kernels import attention
+from mmrl.models.kernels import attention, blocks, sparse
+from mmrl.models.kernels.blocks import Sparse
 from mmrl.types import Prefix, PyTree, pytree
 
 
@@ -24,11 +26,19 @@ class Layers:
   Attributes:
     params: parameters.
     keys, values: of the prompts, heads first as matrix products read them.
+    pooled, last: of their blocks, see `sparse.Prefixed`; None where all keys
+      are attended to.
+    sparse: which keys are.
   """
 
   params: PyTree
   keys: Float[Array, "*L P K S head"]
   values: Float[Array, "*L P K S head"]
+  pooled: Float[Array, "*L P K N head"] | None = None
+  last: Float[Array, "*L P K 1 sums"] | None = None
+  sparse: Sparse | None = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
 
 
 @pytree
@@ -38,6 +48,9 @@ class Cache:
   Attributes:
     keys, values: rotated keys and values of each layer, or of all in a stack.
     length: number of answer tokens in the cache.
+    sums: those of the answers' blocks, likewise; None where all keys are
+      attended to.
+    unit: keys of a block.
   """
 
   keys: (
@@ -47,6 +60,12 @@ class Cache:
     tuple[Float[Array, "P G K R head"], ...] | Float[Array, "L P G K R head"]
   )
   length: Int[Array, ""]
+  sums: (
+    tuple[Float[Array, "P G K N sums"], ...]
+    | Float[Array, "L P G K N sums"]
+    | None
+  ) = None
+  unit: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 def cast(params: PyTree, config: ModelConfig) -> PyTree:
@@ -71,7 +90,9 @@ def cast(params: PyTree, config: ModelConfig) -> PyTree:
   return {"text": jax.tree_util.tree_map_with_path(narrow, params["text"])}
 
 
-def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...] | Layers:
+def take_apart(
+  params: PyTree, prefix: Prefix, sparse_: Sparse | None = None
+) -> tuple[Layers, ...] | Layers:
   """Prepares the decoder for `decode`: split into layers, or as a stack.
 
   It is split where the model unrolls its layers: no layer's weights and keys
@@ -80,12 +101,20 @@ def take_apart(params: PyTree, prefix: Prefix) -> tuple[Layers, ...] | Layers:
   Args:
     params: model parameters.
     prefix: from `prefill`.
+    sparse_: which keys are attended to; all if None.
   """
   stacked = Layers(
     params=params["text"]["layers"],
     keys=jnp.swapaxes(prefix.keys, 2, 3),
     values=jnp.swapaxes(prefix.values, 2, 3),
+    sparse=sparse_,
   )
+  if sparse_ is not None:
+    pool = functools.partial(
+      sparse.pool, mask=prefix.mask, marks=prefix.marks, sparse=sparse_
+    )
+    pooled, last = jax.vmap(pool)(stacked.keys)
+    stacked = dataclasses.replace(stacked, pooled=pooled, last=last)
   if not vlm.unrolled(params):
     return stacked
   return tuple(
@@ -103,24 +132,35 @@ def empty_cache(
     *before, heads, _, size = layers.keys.shape
     return jnp.zeros((*before, answers, heads, length, size), layers.keys.dtype)
 
-  if isinstance(decoder, Layers):
-    empty = zeros(decoder)
-  else:
-    empty = tuple(map(zeros, decoder))
-  return Cache(keys=empty, values=empty, length=jnp.zeros((), jnp.int32))
+  def no_sums(layers: Layers):
+    *before, heads, _, size = layers.keys.shape
+    count = blocks.own_blocks(length, unit)
+    return jnp.zeros((*before, answers, heads, count, 2 * (size + 1)))
+
+  stacked = isinstance(decoder, Layers)
+  one = decoder if isinstance(decoder, Layers) else decoder[0]
+  unit = one.sparse.unit if one.sparse else 0
+  empty, sums = (
+    make(one) if stacked else tuple(map(make, decoder))
+    for make in (zeros, no_sums if unit else lambda _: None)
+  )
+  begin = jnp.zeros((), jnp.int32)
+  return Cache(empty, empty, begin, sums if unit else None, unit)
 
 
 def lengthen(cache: Cache, length: int) -> Cache:
   """Pads a cache to room for `length` tokens."""
 
-  def pad(x):
+  def pad(x, length=length):
     more = length - x.shape[-2]
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
 
-  return Cache(
+  room = blocks.own_blocks(length, cache.unit) if cache.unit else 0
+  return dataclasses.replace(
+    cache,
     keys=jax.tree.map(pad, cache.keys),
     values=jax.tree.map(pad, cache.values),
-    length=cache.length,
+    sums=jax.tree.map(lambda x: pad(x, room), cache.sums),
   )
 
 
@@ -152,20 +192,21 @@ def _prompts(x: Array) -> int:
 
 def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
   """Gathers the cache of W answers of each prompt."""
-  keys, values = jax.tree.map(
-    lambda x: take(x, answers, _prompts(x)), (cache.keys, cache.values)
+  keys, values, sums = jax.tree.map(
+    lambda x: take(x, answers, _prompts(x)),
+    (cache.keys, cache.values, cache.sums),
   )
-  return Cache(keys=keys, values=values, length=cache.length)
+  return dataclasses.replace(cache, keys=keys, values=values, sums=sums)
 
 
 def put_answers(cache: Cache, answers: Int[Array, "P W"], part: Cache) -> Cache:
   """Writes the answers of `part`, and its length, into a cache."""
-  keys, values = jax.tree.map(
+  keys, values, sums = jax.tree.map(
     lambda x, new: put(x, answers, new, _prompts(x)),
-    (cache.keys, cache.values),
-    (part.keys, part.values),
+    (cache.keys, cache.values, cache.sums),
+    (part.keys, part.values, part.sums),
   )
-  return Cache(keys=keys, values=values, length=part.length)
+  return dataclasses.replace(part, keys=keys, values=values, sums=sums)
 
 
 def decode(
@@ -195,6 +236,21 @@ def decode(
   block = layers.DecoderBlock(config)
   room = jax.tree.leaves(cache.keys)[0].shape[-2]
   mask = (jnp.arange(room) <= cache.length)[None]
+  marks = sparse.marks(config.sparse, token)
+
+  def add(sums, keys):
+    """Adds the token to the sums of its block."""
+    offset, unit = prefix.mask.sum(-1), cache.unit
+    at = (offset + cache.length) // unit - offset // unit
+    return blocks.add(sums, keys, marks, at)
+
+  def attend_sparse(layer: Layers, queries, keys, values, sums):
+    before = sparse.Prefixed(
+      layer.keys, layer.values, prefix.mask, layer.pooled, layer.last
+    )
+    real = jnp.ones((len(keys), room), bool)
+    own = sparse.Own(keys, values, real, before.count, sums)
+    return sparse.attend(queries, own, before, layer.sparse, cache.length)[0]
 
   def one(x, layer: Layers, old, index=()):
     """Runs a layer, whose cache is at `index` of `old`."""
@@ -210,12 +266,17 @@ def decode(
         where = (*index, 0, 0, 0, cache.length, 0)
         return jax.lax.dynamic_update_slice(cached, new, where)
 
-      kept = tuple(map(write, old, (keys, values)))
+      new, (*old_pairs, sums) = jnp.swapaxes(keys, 2, 3), old
+      kept = tuple(map(write, old_pairs, (keys, values)))
       keys, values = (cached[index] if index else cached for cached in kept)
-      out = attention.attend_prefix(
-        queries, layer.keys, layer.values, prefix.mask, keys, values, mask
-      )
-      return out, kept
+      if layer.sparse is None:
+        out = attention.attend_prefix(
+          queries, layer.keys, layer.values, prefix.mask, keys, values, mask
+        )
+        return out, (*kept, None)
+      total = add(sums[index] if index else sums, new)
+      out = attend_sparse(layer, queries, keys, values, total)
+      return out, (*kept, sums.at[index].set(total) if index else total)
 
     return layers.run(block, layer.params, x, angles, attend)
 
@@ -228,13 +289,17 @@ def decode(
       return (x, *kept), None
 
     steps = decoder, jnp.arange(len(decoder.keys))
-    carry = x, cache.keys, cache.values
-    (x, keys, values), _ = jax.lax.scan(body, carry, steps)
+    carry = x, cache.keys, cache.values, cache.sums
+    (x, keys, values, sums), _ = jax.lax.scan(body, carry, steps)
   else:
     kept = []
-    for layer, *old in zip(decoder, cache.keys, cache.values, strict=True):
-      x, new = one(x, layer, old)
+    old = cache.keys, cache.values, cache.sums or [None] * len(decoder)
+    for layer, *parts in zip(decoder, *old, strict=True):
+      x, new = one(x, layer, parts)
       kept.append(new)
-    keys, values = zip(*kept, strict=True)
+    keys, values, sums = zip(*kept, strict=True)
+    sums = sums if cache.unit else None
   hidden = vlm.final_norm(params, config, x)[:, :, 0]
-  return hidden, Cache(keys=keys, values=values, length=cache.length + 1)
+  return hidden, dataclasses.replace(
+    cache, keys=keys, values=values, sums=sums, length=cache.length + 1
+  )

@@ -105,7 +105,12 @@ def score(
   """
   inputs = vlm.embed(params, config, tokens)
   output = vlm.extend(
-    params, config, prefix, inputs, attention_layers=attention_layers
+    params,
+    config,
+    prefix,
+    inputs,
+    attention_layers=attention_layers,
+    tokens=tokens,
   )
   first = prefix.last_hidden[:, None, None]
   first = jnp.broadcast_to(first, (*tokens.shape[:2], 1, first.shape[-1]))

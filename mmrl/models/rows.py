@@ -13,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mmrl.errors import UserError
+from mmrl.models.kernels import blocks, sparse
 from mmrl.models.kernels.attention import group
 from mmrl.models.kernels.blocked import MASKED
+from mmrl.models.kernels.blocks import Sparse
 from mmrl.types import Attention, Prefix, PyTree
 
 # Numbers of the attention maps that exist at once; 64 MiB.
@@ -53,12 +55,21 @@ def attention_policy(
   """
   if row not in ("self", "emit"):
     raise ValueError(f"row must be 'self' or 'emit', got {row!r}")
-  queries = attention.queries
+
+  def before(first, x):
+    first = first[:, None, None]
+    first = jnp.broadcast_to(first, (*x.shape[:2], 1, *x.shape[3:]))
+    return jnp.concatenate([first, x[:, :, :-1]], axis=2)
+
+  # Chosen blocks are None where attention isn't sparse.
+  rows = attention.queries, attention.chosen
   if row == "emit":
-    first = attention.last_query[:, None, None]
-    first = jnp.broadcast_to(first, (*queries.shape[:2], 1, *queries.shape[3:]))
-    queries = jnp.concatenate([first, queries[:, :, :-1]], axis=2)
-  return dataclasses.replace(attention, queries=queries, row=row, apart=apart)
+    last = attention.last_query, attention.last_chosen
+    rows = jax.tree.map(before, last, rows)
+  queries, chosen = rows
+  return dataclasses.replace(
+    attention, queries=queries, chosen=chosen, row=row, apart=apart
+  )
 
 
 def attention_rows(
@@ -73,7 +84,10 @@ def attention_rows(
   """
   length, kv_heads = attention.queries.shape[2], attention.keys.shape[-2]
   count = count or length
-  queries = jax.lax.dynamic_slice_in_dim(attention.queries, start, count, 2)
+  queries, chosen = jax.tree.map(
+    lambda x: jax.lax.dynamic_slice_in_dim(x, start, count, 2),
+    (attention.queries, attention.chosen),
+  )
   heads = queries.shape[3] * queries.shape[4]
   # Row t of "emit" is the row of token t - 1.
   at = start + jnp.arange(count)[:, None]
@@ -84,7 +98,10 @@ def attention_rows(
 
   def add(total, head):
     """Adds the maps of the queries of one layer that read one key head."""
-    queries, keys, prefix_keys = head
+    queries, keys, prefix_keys, chosen = head
+    on_prompt, on_own = (
+      (prompt, own) if chosen is None else _seen(attention, chosen, at[:, 0])
+    )
     # One query head at a time: a CPU is slow at sums over another axis than
     # the last, and at what they need backward.
     for i in range(queries.shape[-2]):
@@ -99,8 +116,8 @@ def attention_rows(
       )
       scores = jnp.concatenate(
         [
-          jnp.where(prompt, over_prefix, MASKED),
-          jnp.where(own, over_own, MASKED),
+          jnp.where(on_prompt, over_prefix, MASKED),
+          jnp.where(on_own, over_own, MASKED),
         ],
         axis=-1,
       )
@@ -115,6 +132,7 @@ def attention_rows(
       _by_head(group(queries, kv_heads), axis=3),
       _by_head(attention.keys, axis=3),
       _by_head(attention.prefix_keys, axis=2),
+      jax.tree.map(lambda x: _by_head(x, axis=3), chosen),
     ),
   )
   rows = rows / heads
@@ -129,6 +147,26 @@ def attention_rows(
   # The sum goes through `where` before the division, or 0/0 would put NaN
   # in the gradient of rows without an earlier position.
   return jnp.where(total > 0, rows / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def _seen(
+  attention: Attention,
+  chosen: Int[Array, "P G count top"],
+  at: Int[Array, "count"],
+) -> tuple[Bool[Array, "P G count S"], Bool[Array, "P G count R"]]:
+  """Tells which positions of prompt and answer the rows of a head are over."""
+  mask, length = attention.prefix_mask, attention.keys.shape[2]
+  offset = mask.sum(-1)
+  position = offset[:, None] + at[None] - (attention.row == "emit")
+  keys = (
+    sparse.own_positions(mask, -jnp.argmax(mask, axis=-1)),
+    sparse.own_positions(jnp.ones((len(mask), length), bool), offset),
+  )
+  on_prompt, on_own = (
+    blocks.seen(chosen, position[:, None], x[:, None, None], attention.sparse)
+    for x in keys
+  )
+  return on_prompt, on_own
 
 
 def _by_head(x: Array, axis: int) -> Array:
@@ -164,24 +202,33 @@ def weighed_layer(
   prefix_keys: Float[Array, "P S K head"],
   mask: Bool[Array, "P S"],
   weights: Float[Array, "P S n"],
+  chosen: Int[Array, "P G R K top"] | None = None,
+  *,
+  sparse: Sparse | None = None,
 ) -> Float[Array, "P G R values"]:
-  """Sums the rows of one layer; see `weighed`."""
+  """Sums the rows of one layer, over chosen blocks if any; see `weighed`."""
   attention = Attention(
     queries=queries[..., None, :, :],
     keys=keys[..., None, :, :],
     prefix_keys=prefix_keys[:, :, None],
     prefix_mask=mask,
     last_query=queries[:, 0, :1],
+    chosen=None if chosen is None else chosen[..., None, :, :],
+    last_chosen=None if chosen is None else chosen[:, 0, :1],
+    sparse=sparse,
   )
   return weighed(attention, weights)
 
 
-def last_rows(prefix: Prefix, layers: tuple[int, ...]) -> Float[Array, "P S"]:
+def last_rows(
+  prefix: Prefix, layers: tuple[int, ...], sparse: Sparse | None = None
+) -> Float[Array, "P S"]:
   """Computes the row of each prompt's last token, mean over heads and layers.
 
   Args:
     prefix: with the queries of these layers.
     layers: whose attention is wanted.
+    sparse: which keys they attend to; all if None.
   """
   assert prefix.last_query is not None, "prefill had no attention_layers"
   keys = jnp.stack([prefix.keys[i] for i in layers], axis=2)
@@ -193,6 +240,9 @@ def last_rows(prefix: Prefix, layers: tuple[int, ...]) -> Float[Array, "P S"]:
     prefix_mask=prefix.mask,
     last_query=prefix.last_query,
     row="emit",
+    chosen=jax.tree.map(lambda x: x[:, None, None], prefix.last_chosen),
+    last_chosen=prefix.last_chosen,
+    sparse=sparse,
   )
   return attention_rows(attention)[:, 0, 0, :-1]
 
@@ -311,6 +361,12 @@ def _one_head(attention: Attention, head: Array | int) -> Attention:
     prefix_keys=take(attention.prefix_keys, 2, within // group_size),
     last_query=take(attention.last_query, 1, within),
     apart=False,
+    chosen=jax.tree.map(
+      lambda x: take(x, 3, within // group_size), attention.chosen
+    ),
+    last_chosen=jax.tree.map(
+      lambda x: take(x, 1, within // group_size), attention.last_chosen
+    ),
   )
 
 

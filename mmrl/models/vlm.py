@@ -10,6 +10,8 @@ returns the queries and keys of chosen layers: attention rows are computed from
 them where they are read (`mmrl.models.rows`), and no layer stores a map.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -17,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from mmrl.machines import sharding
 from mmrl.models import layers, rows, tower
 from mmrl.models.config import ModelConfig
-from mmrl.models.kernels import attention
+from mmrl.models.kernels import attention, sparse
 from mmrl.types import Attention, Output, Prefix, Prompt, PyTree
 
 # Decoders of at most this many bytes are compiled layer after layer, larger
@@ -40,13 +42,6 @@ def _scan(body, params: PyTree, config: ModelConfig, carry, xs=()):
     body = jax.checkpoint(body, prevent_cse=unroll)
   xs = (params["text"]["layers"], jnp.arange(depth), *xs)
   return jax.lax.scan(body, carry, xs, unroll=depth if unroll else 1)
-
-
-def _layer_indices(
-  config: ModelConfig, attention_layers: tuple[int, ...]
-) -> tuple[int, ...]:
-  depth = config.text.num_hidden_layers
-  return tuple(range(depth)[layer] for layer in attention_layers)
 
 
 def _keep(kept: PyTree, new: PyTree, index: Array, chosen: tuple[int, ...]):
@@ -170,8 +165,9 @@ def prefill(
   block = layers.DecoderBlock(config)
   length = prompt.mask.shape[-1]
   last = length - 1 - jnp.argmax(prompt.mask[:, ::-1], axis=-1)
-  chosen = _layer_indices(config, attention_layers)
-  seen = _layer_indices(config, hidden_layers)
+  chosen = config.text.indices(attention_layers)
+  seen = config.text.indices(hidden_layers)
+  marks = sparse.marks(config.sparse, prompt.tokens, prompt.mask)
 
   def at_last(x):
     index = last.reshape(-1, *[1] * (x.ndim - 1))
@@ -183,20 +179,22 @@ def prefill(
     layer_params, index = layer
 
     def attend(queries, keys, values):
-      out = attention.attend_causal(queries, keys, values, prompt.mask)
-      return out, (queries, keys, values)
+      out, found = sparse.attend_causal(
+        queries, keys, values, prompt.mask, marks, config.sparse
+      )
+      return out, ((queries, found), keys, values)
 
-    x, (queries, keys, values) = layers.run(
-      block, layer_params, x, angles, attend
-    )
+    x, (row, keys, values) = layers.run(block, layer_params, x, angles, attend)
     # The last real token's row is the one that emits the first answer token.
-    kept = _keep(kept, at_last(queries), index, chosen)
+    kept = _keep(kept, jax.tree.map(at_last, row), index, chosen)
     x = _add_deep(x, deep, index)
     return (x, kept, _keep(states, x, index, seen)), (keys, values)
 
   text = config.text
-  kept = jnp.zeros(
-    (len(chosen), x.shape[0], text.num_attention_heads, text.head_dim), x.dtype
+  sizes, kv_heads = (len(chosen), x.shape[0]), text.num_key_value_heads
+  kept = (
+    jnp.zeros((*sizes, text.num_attention_heads, text.head_dim), x.dtype),
+    sparse.nothing(config.sparse, *sizes, kv_heads),
   )
   states = jnp.zeros((len(seen), *x.shape), x.dtype)
   (x, kept, states), (keys, values) = _scan(
@@ -208,9 +206,16 @@ def prefill(
     mask=prompt.mask,
     next_position=prompt.next_position,
     last_hidden=at_last(final_norm(params, config, x)),
-    last_query=jnp.moveaxis(kept, 0, 1) if chosen else None,
+    last_query=jnp.moveaxis(kept[0], 0, 1) if chosen else None,
     hidden_at=jnp.moveaxis(states, 0, 2) if seen else None,
+    marks=marks,
+    last_chosen=_lead(kept[1], 1) if chosen else None,
   )
+
+
+def _lead(x: Array | None, axis: int) -> Array | None:
+  """Moves the layers, which lead, to another axis, if there is anything."""
+  return None if x is None else jnp.moveaxis(x, 0, axis)
 
 
 def answer_angles(config: ModelConfig, prefix: Prefix, start, count: int):
@@ -236,6 +241,7 @@ def extend(
   attention_layers: tuple[int, ...] = (),
   hidden_layers: tuple[int, ...] = (),
   weights: Float[Array, "P S n"] | None = None,
+  tokens: Int[Array, "P G R"] | None = None,
 ) -> Output:
   """Runs G answers per prompt, which attend to the prefix and to themselves.
 
@@ -251,6 +257,7 @@ def extend(
     hidden_layers: layers (negative from the end) whose output is wanted.
     weights: of the prompt's positions. With these, rows of `attention_layers`
       are summed as each layer is run, and their queries and keys aren't kept.
+    tokens: ids of the answers, which sparse attention reads for punctuation.
 
   Returns:
     `hidden` [P, G, R, D], which emits the token *after* each answer token
@@ -265,8 +272,9 @@ def extend(
   angles = answer_angles(config, prefix, 0, count)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
-  chosen = _layer_indices(config, attention_layers)
-  seen = _layer_indices(config, hidden_layers)
+  chosen = config.text.indices(attention_layers)
+  seen = config.text.indices(hidden_layers)
+  marks = prefix.marks, sparse.marks(config.sparse, tokens)
 
   def body(carry, layer):
     x, kept, states = carry
@@ -274,17 +282,18 @@ def extend(
     layer_params, index, prefix_keys, prefix_values = layer
 
     def attend(queries, keys, values):
-      out = attention.attend_answers(
-        queries, prefix_keys, prefix_values, prefix.mask, keys, values
+      before = prefix_keys, prefix_values, prefix.mask
+      out, found = sparse.attend_answers(
+        queries, *before, keys, values, marks, config.sparse
       )
       # Not maps: rows are computed from these, a few at a time.
       if weights is None:
-        return out, (queries, keys)
+        return out, (queries, keys, found)
       sums = jax.lax.cond(
         (jnp.array(chosen, jnp.int32) == index).any(),
-        rows.weighed_layer,
+        functools.partial(rows.weighed_layer, sparse=config.sparse),
         lambda *_: jnp.zeros(kept[0].shape[1:], jnp.float32),
-        *(queries, keys, prefix_keys, prefix.mask, weights),
+        *(queries, keys, prefix_keys, prefix.mask, weights, found),
       )
       return out, (sums,)
 
@@ -293,10 +302,12 @@ def extend(
     return (x, kept, _keep(states, x, index, seen)), None
 
   text = config.text
+  sizes = len(chosen), *x.shape[:-1]
   kept = tuple(
-    jnp.zeros((len(chosen), *x.shape[:-1], heads, text.head_dim), x.dtype)
+    jnp.zeros((*sizes, heads, text.head_dim), x.dtype)
     for heads in (text.num_attention_heads, text.num_key_value_heads)
   )
+  kept = *kept, sparse.nothing(config.sparse, *sizes, text.num_key_value_heads)
   if weights is not None:
     shape = (len(chosen), *x.shape[:-1], weights.shape[-1] + 1)
     kept = (jnp.zeros(shape, jnp.float32),)
@@ -309,7 +320,7 @@ def extend(
   if weights is not None:
     found = jnp.moveaxis(kept[0], 0, 3)
   if chosen and weights is None:
-    queries, keys = kept
+    queries, keys, blocks = kept
     assert prefix.last_query is not None, "prefill had no attention_layers"
     found = Attention(
       queries=jnp.moveaxis(queries, 0, 3),
@@ -317,6 +328,9 @@ def extend(
       prefix_keys=jnp.stack([prefix.keys[i] for i in chosen], axis=2),
       prefix_mask=prefix.mask,
       last_query=prefix.last_query,
+      chosen=_lead(blocks, 3),
+      last_chosen=prefix.last_chosen,
+      sparse=config.sparse,
     )
   return Output(
     hidden=final_norm(params, config, x),
@@ -357,15 +371,18 @@ def apply(
 def _apply(params, config, prompt, visual, maps: bool) -> Output:
   x, deep, angles = _embed_prompt(params, config, prompt, visual)
   block = layers.DecoderBlock(config)
-  mask = attention.causal_mask(prompt.mask)
+  marks = sparse.marks(config.sparse, prompt.tokens, prompt.mask)
+  masks = prompt.mask, marks
 
   def body(x, layer):
     layer_params, index = layer
 
     def attend(queries, keys, values):
-      out = attention.attend(queries, keys, values, mask)
-      all_maps = attention.weights(queries, keys, mask) if maps else None
-      return out, all_maps
+      mask = sparse.mask_causal(queries, keys, *masks, config.sparse)
+      out = attention.attend_by_head(queries, keys, values, mask)
+      if not maps:
+        return out, None
+      return out, attention.weights_by_head(queries, keys, mask)
 
     x, kept = layers.run(block, layer_params, x, angles, attend)
     return _add_deep(x, deep, index), kept

@@ -89,7 +89,8 @@ class Scorer:
       n weighed sums over the prompt, and the sum over the answer.
     """
     prefix = self.prefill(params, prompt, visual)
-    weights = weigh(rows.last_rows(prefix, self.layers))
+    last = rows.last_rows(prefix, self.layers, self.config.sparse)
+    weights = weigh(last)
     output = vlm.extend(
       params,
       self.config,
@@ -97,6 +98,7 @@ class Scorer:
       vlm.embed(params, self.config, tokens),
       attention_layers=self.layers,
       weights=weights,
+      tokens=tokens,
     )
     assert isinstance(output.attention, Array)
     return output.attention

@@ -96,7 +96,8 @@ def make_decoder(
 ) -> Decoder:
   """Makes the decoder of a model whose prompts are prefilled in `prefix`."""
   params = decoding.cast(params, config)
-  return Decoder(params, decoding.take_apart(params, prefix), prefix)
+  layers = decoding.take_apart(params, prefix, config.sparse)
+  return Decoder(params, layers, prefix)
 
 
 def _draw_answers(draw: Draw, config: ModelConfig, *arrays: Array):

@@ -121,7 +121,12 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
   inputs = models.embed(params, config, rollout.tokens)
   assert rollout.prefix is not None
   output = models.extend(
-    params, config, rollout.prefix, inputs, attention_layers=layers
+    params,
+    config,
+    rollout.prefix,
+    inputs,
+    attention_layers=layers,
+    tokens=rollout.tokens,
   )
   assert isinstance(output.attention, Attention)
   rows = models.attention_rows(output.attention)

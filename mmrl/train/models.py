@@ -17,12 +17,20 @@ import ml_collections
 
 from mmrl import build, console, errors, hub
 from mmrl.errors import UserError
-from mmrl.hub import adapters, alike, config_json, directory, weights
+from mmrl.hub import (
+  adapters,
+  alike,
+  config_json,
+  directory,
+  punctuation,
+  weights,
+)
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout, check_heads
 from mmrl.models import config as architecture_lib
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
+from mmrl.models.kernels import blocks
 from mmrl.prompts.processor import Processor
 from mmrl.strategies.asking import Asked, Endpoint, LocalModel
 from mmrl.train.state import Beginning, State
@@ -251,7 +259,14 @@ def load_processor(config: ml_collections.ConfigDict) -> Processor:
   path = directory.find(config.models.policy.path)
   architecture = config_json.read(path)
   processor = with_budget(config, Processor.load(path, architecture))
-  return dataclasses.replace(processor, config=compute_as(config, architecture))
+  found = compute_as(config, architecture)
+  if found.sparse and found.sparse.marks:
+    names = processor.tokenizer
+    with errors.of_field("config.models.policy.attention"):
+      ids = punctuation.token_ids(names.decode, len(names), found.sparse.marks)
+    sparse = dataclasses.replace(found.sparse, punctuation=ids)
+    found = dataclasses.replace(found, sparse=sparse)
+  return dataclasses.replace(processor, config=found)
 
 
 @console.phase("reading weights")
@@ -340,12 +355,16 @@ def compute_as(
 ) -> ModelConfig:
   """Returns the policy's architecture: compute type, `remat` and adapter.
 
+  Of sparse attention, `load_processor` adds which tokens are punctuation.
+
   Raises:
     UserError: naming the field of the config that is wrong.
   """
   wanted, where = config.models.policy, "config.models.policy"
   check_types(wanted, where)
-  model = dataclasses.replace(model, dtype=wanted.dtype, remat=wanted.remat)
+  model = dataclasses.replace(
+    model, dtype=wanted.dtype, remat=wanted.remat, sparse=_sparse(config)
+  )
   if not has_new_adapter(config):
     if wanted.get("adapter"):
       with errors.of_field(f"{where}.adapter"):
@@ -364,6 +383,23 @@ def compute_as(
   with errors.of_field(f"{where}.lora"):
     parameters.adapted_layers(model)
   return model
+
+
+def _sparse(config: ml_collections.ConfigDict) -> blocks.Sparse | None:
+  """Reads which keys the policy attends to; all if None."""
+  where = "config.models.policy.attention"
+  # The config of an older run has no such field.
+  spec = config.models.policy.get("attention")
+  if not spec:
+    return None
+  found = build.construct(blocks, spec.to_dict(), where)
+  wrong = [one for one in config.data.lengths if one % found.block]
+  if wrong:
+    raise UserError(
+      f"{where}: expected blocks that divide config.data.lengths, found"
+      f" {found.block} keys and a length of {wrong[0]}; change one of them"
+    )
+  return found
 
 
 def _changed(settings, values: Mapping[str, int | float], where: str):

@@ -14,7 +14,6 @@ from mmrl.benchmarks import best, runner
 from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
 from mmrl.errors import UserError, say, tell
-from mmrl.hub import config_json, directory
 from mmrl.inspection import Finding, Remaining, buckets
 from mmrl.machines import compilation, processes, sharding
 from mmrl.machines.sharding import Layout
@@ -142,10 +141,10 @@ def prepare(
         " processes, which would choose different ones, found"
         f" {tuple(config.data[name])}"
       )
-  architecture = config_json.read(directory.find(config.models.policy.path))
+  processor = models_lib.load_processor(config)
   parts = build_parts(
     config,
-    models_lib.compute_as(config, architecture),
+    processor.config,
     layout,
     models_lib.read_architectures(config),
   )
@@ -160,7 +159,7 @@ def prepare(
   best.check(config, benchmarks)
   return Prepared(
     **vars(parts),
-    processor=models_lib.load_processor(config),
+    processor=processor,
     train_source=train_source,
     benchmarks=benchmarks,
   )

@@ -181,7 +181,7 @@ def gradient(family: str, routes: tuple[str, ...] = ()):
     if "unrolled" in routes:
       stack.enter_context(mock.patch.object(vlm, "_UNROLLED_BYTES", 2**28))
     if "blocks" in routes:
-      stack.enter_context(mock.patch.object(attention, "_DENSE_VALUES", 0))
+      stack.enter_context(mock.patch.object(attention, "DENSE_VALUES", 0))
       stack.enter_context(mock.patch.object(blocked, "_side", lambda: 24))
     return jax.jit(jax.value_and_grad(loss))(case.params)
 
@@ -234,7 +234,7 @@ def test_long_sequences_with_padding_on_the_right(family):
   args = case.params, case.config, right, jnp.asarray(case.tokens)
   wanted = run(*args)
   with (
-    mock.patch.object(attention, "_DENSE_VALUES", 0),
+    mock.patch.object(attention, "DENSE_VALUES", 0),
     mock.patch.object(blocked, "_side", lambda: 24),
   ):
     found = jax.jit(lambda *arrays: extended(*args, visual=arrays[0]))(

@@ -66,7 +66,7 @@ def test_equals_the_text_alone(family, rows, dense, monkeypatch):
   The probe beside `behaviour`, and prompts that never had a picture.
   """
   if not dense:
-    monkeypatch.setattr(attention, "_DENSE_VALUES", 0)
+    monkeypatch.setattr(attention, "DENSE_VALUES", 0)
   scorer, params, prompt, text = make_inputs(family, rows)
 
   @jax.jit

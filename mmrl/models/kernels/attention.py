@@ -16,7 +16,7 @@ from mmrl.models.kernels.blocked import MASKED
 
 # Attention maps of fewer numbers are computed whole, others block by block: on
 # a TPU by its own kernel, on a GPU by cuDNN's for the types and heads it takes.
-_DENSE_VALUES = 2**22
+DENSE_VALUES = 2**22
 
 
 def rotary_angles(
@@ -88,6 +88,15 @@ def weights(
   mask: Bool[Array, "*batch #T U"],
 ) -> Float[Array, "*batch K rep T U"]:
   """Computes attention probabilities, float32, one map per query head."""
+  return weights_by_head(queries, keys, mask[..., None, None, :, :])
+
+
+def weights_by_head(
+  queries: Float[Array, "*batch T H head"],
+  keys: Float[Array, "*batch U K head"],
+  mask: Bool[Array, "*batch #K #rep #T U"],
+) -> Float[Array, "*batch K rep T U"]:
+  """Computes attention probabilities under masks that may differ by head."""
   grouped = group(queries, keys.shape[-2])
   scores = jnp.einsum(
     "...tkhd,...ukd->...khtu",
@@ -95,9 +104,7 @@ def weights(
     keys,
     preferred_element_type=jnp.float32,
   )
-  return jax.nn.softmax(
-    jnp.where(mask[..., None, None, :, :], scores, MASKED), axis=-1
-  )
+  return jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
 
 
 def attend(
@@ -107,7 +114,17 @@ def attend(
   mask: Bool[Array, "*batch #T U"],
 ) -> Float[Array, "*batch T H head"]:
   """Computes softmax attention of T queries over U keys."""
-  probabilities = weights(queries, keys, mask).astype(values.dtype)
+  return attend_by_head(queries, keys, values, mask[..., None, None, :, :])
+
+
+def attend_by_head(
+  queries: Float[Array, "*batch T H head"],
+  keys: Float[Array, "*batch U K head"],
+  values: Float[Array, "*batch U K head"],
+  mask: Bool[Array, "*batch #K #rep #T U"],
+) -> Float[Array, "*batch T H head"]:
+  """Computes softmax attention under masks that may differ by head."""
+  probabilities = weights_by_head(queries, keys, mask).astype(values.dtype)
   out = jnp.einsum("...khtu,...ukd->...tkhd", probabilities, values)
   return out.reshape(queries.shape)
 
@@ -128,7 +145,7 @@ def attend_causal(
     The output; on padding it is meaningless.
   """
   prompts, count, heads = queries.shape[:3]
-  if prompts * heads * count**2 <= _DENSE_VALUES:
+  if prompts * heads * count**2 <= DENSE_VALUES:
     return attend(queries, keys, values, causal_mask(mask))
 
   def by_runs(queries, keys, values, mask):
@@ -170,10 +187,10 @@ def attend_prefix(
   queries: Float[Array, "P G T H head"],
   prefix_keys: Float[Array, "P K S head"],
   prefix_values: Float[Array, "P K S head"],
-  prefix_mask: Bool[Array, "P S"],
+  prefix_mask: Bool[Array, "P S"] | Bool[Array, "P K G T 1 S"],
   keys: Float[Array, "P G K U head"],
   values: Float[Array, "P G K U head"],
-  mask: Bool[Array, "T U"],
+  mask: Bool[Array, "T U"] | Bool[Array, "P G K T 1 U"],
 ) -> Float[Array, "P G T H head"]:
   """Computes attention of G answers over their shared prefix and themselves.
 
@@ -185,9 +202,9 @@ def attend_prefix(
   Args:
     queries: T new tokens of each answer.
     prefix_keys, prefix_values: the prompt's, once per prompt.
-    prefix_mask: True on real prompt tokens.
+    prefix_mask: True on real prompt tokens, or on those that each query sees.
     keys, values: the answer's own.
-    mask: which own keys each new token sees.
+    mask: which own keys each new token sees, or each of its key heads.
   """
   grouped = group(queries, keys.shape[2])
   over_prefix = jnp.einsum(
@@ -202,9 +219,12 @@ def attend_prefix(
     keys,
     preferred_element_type=jnp.float32,
   )
-  prefix_mask = prefix_mask[:, None, None, None, None, :]
+  if prefix_mask.ndim == 2:
+    prefix_mask = prefix_mask[:, None, None, None, None, :]
+  if mask.ndim == 2:
+    mask = mask[:, None]
   over_prefix = jnp.where(prefix_mask, over_prefix, MASKED)
-  over_own = jnp.where(mask[:, None], over_own, MASKED)
+  over_own = jnp.where(mask, over_own, MASKED)
 
   def swap(x):  # pk... to pg... and back
     return jnp.moveaxis(x, 1, 2)
@@ -248,7 +268,7 @@ def attend_answers(
   """
   prompts, answers, count = queries.shape[:3]
   length = prefix_mask.shape[-1]
-  if queries.size // queries.shape[-1] * (length + count) <= _DENSE_VALUES:
+  if queries.size // queries.shape[-1] * (length + count) <= DENSE_VALUES:
     mask = jnp.tri(count, dtype=bool)
     return attend_prefix(
       queries,
