@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from mmrl import build, data, names, python_files
+from mmrl import build, data, errors, names, python_files
 from mmrl.controls import placebo as placebo_lib
 from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
@@ -69,7 +69,7 @@ def take_settings(
   if "weight" not in spec:
     raise UserError(f"{where}: expected a weight beside the name")
   weight = spec.pop("weight")
-  if not isinstance(weight, int | float):
+  if not errors.is_number(weight):
     raise UserError(f"{where}.weight: expected a number, found {weight!r}")
   times, start = spec.pop("times", ()), spec.pop("start", 0)
   if isinstance(times, str) or not {*times} <= {*others}:
