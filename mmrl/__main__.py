@@ -15,6 +15,7 @@ COMMANDS = {
   "check": "opens and measures all questions of a run",
   "evaluate": "evaluates the model that a run has trained",
   "sample": "answers one question about pictures and videos",
+  "crosstable": "tells what two runs' texts change from what their weights do",
   "export": "writes a run's model for Transformers, vLLM and lmms-eval",
   "worlds": "draws examples of the generated worlds",
   "diffusion.train": "trains the diffusion model of shapes",

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from types import ModuleType
+from typing import NoReturn
 
 from absl import flags
 
@@ -41,26 +42,30 @@ _SHARED = ("config", "workdir", *JOINING)
 
 
 def run(
-  main: Callable[[], None],
+  main: Callable[..., None],
   *,
   required: Sequence[str] = ("config", "workdir"),
   also: Sequence[str] = (),
+  places: Sequence[str] = (),
   resumes: bool = False,
   base: ModuleType = base_config,
 ) -> None:
   """Parses flags and runs `main`; a user's mistake is one line and status 2.
 
   Args:
-    main: takes nothing; reads the flags. Its module's docstring is the help.
+    main: takes the arguments that are no flags; reads the flags. Its module's
+      docstring is the help.
     required: flags that must be given.
     also: flags of this module that the command takes besides.
+    places: what the arguments are called that are no flags, all of which must
+      be given.
     resumes: whether the same command goes on from where a signal stopped it.
     base: module whose `get_config` has the fields of the config.
   """
   if resumes:
     signals.at_once()
   try:
-    _run(main, required, also, resumes, base)
+    _run(main, required, also, places, resumes, base)
   except KeyboardInterrupt:
     if resumes:
       signals.abandon()
@@ -68,9 +73,10 @@ def run(
 
 
 def _run(
-  main: Callable[[], None],
+  main: Callable[..., None],
   required: Sequence[str],
   also: Sequence[str],
+  places: Sequence[str],
   resumes: bool,
   base: ModuleType,
 ) -> None:
@@ -79,7 +85,9 @@ def _run(
   # threads; what a user needs of that is in the error that is raised.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   doc = main.__globals__["__doc__"] or ""
-  parse(doc, required=required, also=also, base=base)
+  arguments = parse(
+    doc, required=required, also=also, places=places, base=base
+  )
   if DISTRIBUTED.value or COORDINATOR.value:
     watch.over(COORDINATOR.value, PROCESSES.value)
   if resumes:
@@ -94,7 +102,7 @@ def _run(
   from mmrl.machines import processes
 
   try:
-    main()
+    main(*arguments)
     _flush()
     return
   except UserError as error:
@@ -157,25 +165,35 @@ def parse(
   *,
   required: Sequence[str] = (),
   also: Sequence[str] = (),
+  places: Sequence[str] = (),
   base: ModuleType = base_config,
-) -> None:
+) -> list[str]:
   """Parses flags, or answers --help; neither needs JAX.
 
   Args:
     doc: of the command, see `mmrl.help.command`.
     required: flags that must be given.
     also: flags of this module that the command takes besides.
+    places: see `run`.
     base: module whose `get_config` has the fields of the config.
+
+  Returns:
+    The arguments that are no flags, one for each of `places`.
   """
   names = _taken({*required, *also})
   try:
     if _answer_help(doc, names, required, base):
       sys.exit(0)
     rest = flags.FLAGS(sys.argv)[1:]
-    if rest:
+    if rest and not places:
       raise UserError(
         f"expected flags only, found {rest[0]!r}; write --NAME=VALUE, see"
         " --help"
+      )
+    if len(rest) != len(places):
+      raise UserError(
+        f"expected {' '.join(places)} and flags, found"
+        f" {' '.join(map(repr, rest)) or 'none'}; see --help"
       )
     for name in _SHARED:
       if name not in names and flags.FLAGS[name].present:
@@ -183,6 +201,7 @@ def parse(
     for name in required:
       if flags.FLAGS[name].value is None:
         raise UserError(f"expected --{name}, found none; see --help")
+    return rest
   except flags.UnrecognizedFlagError as error:
     _fail(_unknown(error.flagname, names))
   except (flags.Error, LookupError, TypeError, ValueError) as error:
@@ -227,6 +246,7 @@ def _unknown(name: str, names: Collection[str]) -> str:
   return f"expected a flag of this command, found --{name}{hint}; see --help"
 
 
-def _fail(error: str, exit_: Callable = sys.exit) -> None:
+def _fail(error: str, exit_: Callable = sys.exit) -> NoReturn:
   tell(f"error: {' '.join(error.split())}")
   exit_(2)
+  raise AssertionError  # `exit_` doesn't return

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
+import math
 import sys
 from typing import Any
 
@@ -19,6 +20,12 @@ def nearest(name: object, valid: Iterable[object]) -> str:
   """Returns a hint at the valid name nearest to a misspelt one, or ""."""
   found = difflib.get_close_matches(str(name), map(str, valid), 1)
   return f"; the nearest is {found[0]}" if found else ""
+
+
+def is_number(value: Any) -> bool:
+  """Tells whether a value is a finite number; True and False are none."""
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  return number and math.isfinite(value)
 
 
 def not_installed(what: str, extra: str) -> UserError:

@@ -8,7 +8,6 @@ still be in progress. Trained and frozen parameters are merged, and so is a LoRA
 adapter, which --adapter writes alone, for PEFT and vLLM.
 """
 
-import json
 import tempfile
 from typing import Any
 
@@ -54,14 +53,14 @@ def export(
   from mmrl.models import parameters
   from mmrl.prompts.processor import Processor
   from mmrl.train import models as models_lib
-  from mmrl.workdir import checkpoint
+  from mmrl.workdir import checkpoint, claim
 
   if adapter and dtype:
     raise UserError(
       "expected --adapter, which is written in float32, without --dtype, found"
       f" --dtype={dtype}; leave one of them out"
     )
-  config = _config(workdir)
+  config = claim.config_of(workdir)
   if best and not config.checkpoint.get("best"):
     raise UserError(
       "expected a run whose config.checkpoint.best names a number, found none"
@@ -117,8 +116,9 @@ def push(
   """
   from mmrl import storage
   from mmrl.hub import publish
+  from mmrl.workdir import claim
 
-  config = _config(workdir)
+  config = claim.config_of(workdir)
   policy = config.models.policy.path
   is_local = policy == "tiny" or storage.is_dir(policy)
   base = "" if is_local else policy.partition("@")[0]
@@ -140,19 +140,6 @@ def push(
       adapter=adapter,
     )
     return step, publish.push(folder, repository, card, private=private)
-
-
-def _config(workdir: str) -> ml_collections.ConfigDict:
-  """Reads the config of a run."""
-  from mmrl import storage
-
-  try:
-    text = storage.read_text(storage.path(workdir) / "config.json")
-    return ml_collections.ConfigDict(json.loads(text))
-  except (OSError, ValueError, TypeError, AttributeError) as error:
-    raise UserError(
-      f"expected the --workdir of a run, found {workdir}: {error}"
-    ) from error
 
 
 def _numbers(

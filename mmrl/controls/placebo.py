@@ -30,7 +30,8 @@ def check(kind: object, where: str) -> None:
   """
   if kind not in ("", *PLACEBOS):
     raise UserError(
-      f"{where}.placebo: expected one of {', '.join(PLACEBOS)}, found"
+      f"{where}.placebo: expected one of {', '.join(PLACEBOS)}, or rolled=True"
+      f" beside a function that reads a region, found"
       f" {kind!r}{nearest(kind, PLACEBOS)}"
     )
 

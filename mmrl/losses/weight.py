@@ -71,7 +71,7 @@ def parse(value: Any, where: str) -> Weight:
   Raises:
     UserError: if it is neither, or a field is outside its range.
   """
-  if isinstance(value, int | float) and not isinstance(value, bool):
+  if errors.is_number(value):
     return float(value)
   if not isinstance(value, Mapping):
     raise UserError(
@@ -84,17 +84,17 @@ def parse(value: Any, where: str) -> Weight:
       raise UserError(
         f"{where}: expected share, over and most, found {key!r}{near}"
       )
-    if isinstance(number, bool) or not isinstance(number, int | float):
+    if not errors.is_number(number):
       raise UserError(f"{where}.{key}: expected a number, found {number!r}")
   if "share" not in value:
     raise UserError(f"{where}: expected a share, found {dict(value)}")
   found = Share(**value)
   if not 0 <= found.share < 1:
     raise UserError(f"{where}.share: expected [0, 1), found {found.share}")
-  if found.over < 1 or found.most <= 0:
+  if found.over < 1 or found.over % 1 or found.most <= 0:
     raise UserError(
-      f"{where}: expected over of at least 1 and most above 0, found"
-      f" {found.over} and {found.most}"
+      f"{where}: expected over, a whole number of at least 1, and most above 0,"
+      f" found {found.over} and {found.most}"
     )
   return found
 

@@ -18,8 +18,22 @@ def region_share(
 ) -> Float[Array, "P"]:
   """Computes the share of visual attention that falls on the marked region.
 
-  It is the mean over the answer tokens of each prompt. A visual token that the
-  region partly covers counts in part. It is NaN where no region is marked.
+  It is the mean over the answer tokens of each prompt; see `masses`. It is NaN
+  where no region is marked.
+  """
+  on_region, on_visual = masses(attention, prompt)
+  marked = (prompt.region.sum(-1) > 0)[:, None, None]
+  counts = mask & marked & (on_visual > 0)
+  share = jnp.where(counts, on_region / jnp.where(counts, on_visual, 1.0), 0.0)
+  return share.sum((1, 2)) / counts.sum((1, 2))
+
+
+def masses(
+  attention: Attention | Float[Array, "P G R keys"], prompt: Prompt
+) -> tuple[Float[Array, "P G R"], Float[Array, "P G R"]]:
+  """Sums each row over the marked region, and over all visual tokens.
+
+  A visual token that the region partly covers counts in part.
   """
   visual = (prompt.visual_index >= 0).astype(jnp.float32)
   weights = jnp.stack([prompt.region, visual], axis=-1)
@@ -28,13 +42,8 @@ def region_share(
     on_prompt = rows[..., : prompt.mask.shape[-1]]
     return jnp.einsum("pgrs,psn->pgrn", on_prompt, weights)
 
-  on_region, on_visual = jnp.moveaxis(
-    models.map_rows(of_rows, attention), -1, 0
-  )
-  marked = (prompt.region.sum(-1) > 0)[:, None, None]
-  counts = mask & marked & (on_visual > 0)
-  share = jnp.where(counts, on_region / jnp.where(counts, on_visual, 1.0), 0.0)
-  return share.sum((1, 2)) / counts.sum((1, 2))
+  found = models.map_rows(of_rows, attention)
+  return found[..., 0], found[..., 1]
 
 
 class Looks(NamedTuple):

@@ -22,6 +22,10 @@ _MAIN = (
 _NOTES = {
   "first": "At the first update of a step; all else is of the last.",
   "mean": "Mean over the updates of a step.",
+  "reward_alone": "Share of groups that only this reward tells apart.",
+  "reward_applies": "Share of answers that it applies to.",
+  "reward_length": "Correlation with the answer's length, inside groups.",
+  "reward_within": "Share of its variance that is inside groups.",
   "time": "Seconds, but for the number of compilations and the share of a step"
   " in which the device is busy.",
 }

@@ -8,14 +8,13 @@ import numbers
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from mmrl import build, data, names, python_files
+from mmrl import build, data, errors, names, python_files
 from mmrl.controls import placebo as placebo_lib
-from mmrl.errors import UserError, say
+from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.rewards import needs
@@ -70,7 +69,7 @@ def take_settings(
   if "weight" not in spec:
     raise UserError(f"{where}: expected a weight beside the name")
   weight = spec.pop("weight")
-  if not isinstance(weight, int | float):
+  if not errors.is_number(weight):
     raise UserError(f"{where}.weight: expected a number, found {weight!r}")
   times, start = spec.pop("times", ()), spec.pop("start", 0)
   if isinstance(times, str) or not {*times} <= {*others}:
@@ -288,32 +287,6 @@ def _answer(
   return f"answer {g} to question {examples[p].name}{text}"
 
 
-def print_hints(
-  rewards: Sequence[Reward], answers: Answers, processor: Processor
-) -> None:
-  """Prints the hints of rewards that are 0 for all answers of a first batch.
-
-  A reward's function may carry a `hint`: a text, or what makes one of its
-  options, with likely causes and what to do.
-
-  Args:
-    rewards: of the run.
-    answers: graded.
-    processor: decodes the first answer, which is shown.
-  """
-  for reward in rewards:
-    bound, values = reward.bound, answers.parts[reward.name]
-    hint = getattr(bound.function, "hint", None)
-    if hint is None or values.any() or jax.process_index():
-      continue
-    text = hint if isinstance(hint, str) else hint(**bound.options)
-    first = processor.decode(answers.tokens[:1, :1], answers.mask[:1, :1])[0]
-    say(
-      f"{bound.where}: {bound.name} is 0 for all {values.size} answers of the"
-      f" first batch; {text}. The first answer begins {first[:80]!r}"
-    )
-
-
 def checked(
   bound: build.Bound,
   values: Any,
@@ -381,20 +354,29 @@ def is_measure(reward: Reward, rewards: Sequence[Reward]) -> bool:
   return not reward.weight and all(reward.name not in x.times for x in rewards)
 
 
-def total(
+def addends(
   rewards: Sequence[Reward], answers: Answers, step: int
-) -> Float[np.ndarray, "P G"]:
-  """Computes the total reward of a step: the weighted sum of all; 0 of none.
+) -> dict[str, Float[np.ndarray, "P G"]]:
+  """Computes what each reward adds to the total of a step, by its name.
 
-  A reward of weight 0 is only logged.
+  It is its value times its factors, or the placebo of that, times its weight.
+  One of weight 0, or before its first step, adds nothing and isn't there.
   """
-  found = np.zeros(answers.mask.shape[:2], np.float32)
+  found = {}
   for one in rewards:
     if one.weight and step >= one.start:
       factors = [answers.parts[name] for name in (one.name, *one.times)]
-      values = math.prod(factors)
+      values = np.asarray(math.prod(factors))
       if one.placebo:
         own = map(jnp.asarray, (values, answers.tokens, answers.mask))
         values = np.asarray(placebo_lib.permute(one.placebo, *own))
-      found += one.weight * values
+      found[one.name] = one.weight * values
   return found
+
+
+def total(
+  rewards: Sequence[Reward], answers: Answers, step: int
+) -> Float[np.ndarray, "P G"]:
+  """Computes the total reward of a step: the sum of `addends`; 0 of none."""
+  zero = np.zeros(answers.mask.shape[:2], np.float32)
+  return sum(addends(rewards, answers, step).values(), start=zero)

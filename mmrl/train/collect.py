@@ -1,6 +1,6 @@
 """Collection of a rollout batch: questions, answers, rewards and probes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import functools
@@ -12,11 +12,13 @@ import numpy as np
 
 from mmrl import console, data
 from mmrl.advantages.group import informative_groups
-from mmrl.errors import UserError
+from mmrl.controls import rewards as told
+from mmrl.errors import UserError, say
 from mmrl.machines import processes
 from mmrl.prompts import spans
+from mmrl.prompts.processor import Processor
 from mmrl.rollouts import answers as answers_lib
-from mmrl.rollouts.answers import Answers
+from mmrl.rollouts.answers import Answers, Reward
 from mmrl.rollouts.source import Request, extra_key
 from mmrl.train import step as step_lib
 from mmrl.train.run import Run
@@ -71,7 +73,7 @@ def collect(
   probed = pool.submit(_end, (measured, batch.fields))
   answers = _grade_on_devices(run, state, grade(answers), batch)
   if step == 1:
-    answers_lib.print_hints(run.method.rewards, answers, run.processor)
+    print_hints(run.method.rewards, answers, run.processor)
   values |= _reward_metrics(run, answers, batch, step)
   batch, chosen = _choose(run, answers, batch)
   values |= chosen
@@ -195,6 +197,9 @@ def _reward_metrics(
     total = answers_lib.total(run.method.rewards, answers, step)[:, own]
     values["reward/total"] = float(total.mean())
     values["reward/mixed_groups"] = float(informative_groups(total).mean())
+    added = answers_lib.addends(run.method.rewards, answers, step)
+    alone = told.alone({name: x[:, own] for name, x in added.items()})
+    values |= {f"reward_alone/{name}": x for name, x in alone.items()}
   for name, x in answers.parts.items():
     applies = np.isfinite(x[:, own])
     values[f"reward/{name}"] = float(np.where(applies, x[:, own], 0.0).mean())
@@ -208,9 +213,53 @@ def _reward_metrics(
       values[f"reward/{name}"] /= share
     else:
       del values[f"reward/{name}"]
+  values |= _spreads(answers, own, values)
   for one in run.asked.values():
     values |= processes.mean(one.end_step())
   return values
+
+
+def _spreads(
+  answers: Answers, own: slice, means: Mapping[str, float]
+) -> dict[str, float]:
+  """Computes how rewards are spread inside groups; see `controls.rewards`."""
+  lengths = answers.mask[:, own].sum(-1)
+  if lengths.shape[1] < 2:
+    return {}
+  found: dict[str, float] = {}
+  for name, values in answers.parts.items():
+    mean = means.get(f"reward/{name}")
+    if mean is not None:
+      squares = told.squares(values[:, own], lengths, mean)
+      numbers = told.finish(processes.mean(squares))
+      found |= {f"reward_{key}/{name}": x for key, x in numbers.items()}
+  return found
+
+
+def print_hints(
+  rewards: Sequence[Reward], answers: Answers, processor: Processor
+) -> None:
+  """Prints the hints of rewards that are 0 for all answers of a first batch.
+
+  A reward's function may carry a `hint`: a text, or what makes one of its
+  options, with likely causes and what to do.
+
+  Args:
+    rewards: of the run.
+    answers: graded.
+    processor: decodes the first answer, which is shown.
+  """
+  for reward in rewards:
+    bound, values = reward.bound, answers.parts[reward.name]
+    hint = getattr(bound.function, "hint", None)
+    if hint is None or values.any() or jax.process_index():
+      continue
+    text = hint if isinstance(hint, str) else hint(**bound.options)
+    first = processor.decode(answers.tokens[:1, :1], answers.mask[:1, :1])[0]
+    say(
+      f"{bound.where}: {bound.name} is 0 for all {values.size} answers of the"
+      f" first batch; {text}. The first answer begins {first[:80]!r}"
+    )
 
 
 def _end(arrays) -> float:

@@ -110,6 +110,21 @@ def claim(workdir: storage.Name, config: ml_collections.ConfigDict) -> None:
   storage.write_text(workdir / "config.json", text)
 
 
+def config_of(workdir: storage.Name) -> ml_collections.ConfigDict:
+  """Reads the config of a run, with lists for tuples.
+
+  Raises:
+    UserError: if it isn't the working directory of one.
+  """
+  try:
+    text = storage.read_text(storage.path(workdir) / "config.json")
+    return ml_collections.ConfigDict(json.loads(text))
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    raise UserError(
+      f"expected the --workdir of a run, found {workdir}: {error}"
+    ) from error
+
+
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Names every value of nested tables, as in `train.steps`."""
   found: dict[str, Any] = {}

@@ -7,9 +7,11 @@ import looks
 import numpy as np
 import pytest
 
+from mmrl import build, losses
 from mmrl.controls.placebo import PLACEBOS, hash_answers, permute
 from mmrl.errors import UserError
 from mmrl.prompts import regions
+from mmrl.rewards import needs
 from mmrl.rollouts import answers as answers_lib
 from mmrl.train import objective
 
@@ -68,6 +70,38 @@ def test_kinds_are_known(kind, near):
   spec = {"weight": 1.0, "placebo": kind}
   with pytest.raises(UserError, match=f"x.placebo: expected one of.*{near}"):
     answers_lib.take_settings(spec, "x", ())
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (
+      {"placebo": "rolled"},
+      "or rolled=True beside a function that reads a reg",
+    ),
+    ({"rolled": True}, "attention_jsd has no option rolled; valid options"),
+  ],
+)
+def test_a_term_without_a_region_has_none_to_roll(options, message):
+  spec = {"name": "attention_jsd", "weight": 1.0, "reduce": "token_mean"}
+  with pytest.raises(UserError, match=f"config.losses.a.*{message}"):
+    objective.resolve_terms({"a": spec | options})
+
+
+def test_data_without_a_region_has_none_to_roll():
+  """Rolled or not."""
+  spec = {"name": "evidence_kl", "rolled": True}
+  given = ("attention", "prompt", "rewards", "tokens", "mask")
+  bound = build.bind(losses, spec, "config.losses.a", provided=given)
+
+  class Source:
+    def regions(self):
+      return [("q1", True), ("q2", False), ("q3", False)]
+
+  with pytest.raises(
+    UserError, match="config.losses.a: .* none in q2 and 1 mo"
+  ):
+    needs.require_all([bound], Source())
 
 
 def test_a_term_reads_advantages():

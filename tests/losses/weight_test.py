@@ -74,7 +74,12 @@ def test_nothing_is_known_before_the_first_measurement():
     ({"share": False}, "w.share: expected a number, found False"),
     ({"share": 1.0}, r"w.share: expected \[0, 1\), found 1.0"),
     ({"share": -0.1}, r"w.share: expected \[0, 1\), found -0.1"),
-    ({"share": 0.1, "over": 0}, "over of at least 1 .* found 0 and"),
+    (float("nan"), "expected a number, or a dict .*, found nan"),
+    (float("inf"), "expected a number, or a dict .*, found inf"),
+    ({"share": float("nan")}, "w.share: expected a number, found nan"),
+    ({"share": 0.1, "over": 0}, "over, a whole .* of at least 1, .* found 0"),
+    ({"share": 0.1, "over": 2.5}, "over, a whole number .* found 2.5"),
+    ({"share": 0.1, "most": float("inf")}, "w.most: expected a number, found"),
     ({"share": 0.1, "most": 0}, "most above 0, found 10 and 0"),
   ],
 )

@@ -19,8 +19,8 @@ from mmrl.machines import sharding
 from mmrl.rewards import needs, words
 from mmrl.rollouts import answers as answers_lib
 from mmrl.rollouts.answers import Reward
+from mmrl.train import collect, walk
 from mmrl.train import parts as parts_lib
-from mmrl.train import walk
 from mmrl.types import Prompt
 
 END, PAD = (small_models.IDS[f"{name}_token_id"] for name in ("eos", "pad"))
@@ -268,7 +268,7 @@ def print_hints(value: float, hint):
   reward.hint = hint
   one = naming(reward, "text")
   processor = small_models.make_processor(small_models.small_config())
-  answers_lib.print_hints([one], grade([one]), processor)
+  collect.print_hints([one], grade([one]), processor)
 
 
 def test_a_hint_is_printed_if_all_answers_have_none(capsys):

@@ -1,0 +1,1 @@
+"""Two models crossed with each other's texts, by teacher forcing."""
