@@ -7,7 +7,8 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from mmrl.errors import UserError, nearest
+from mmrl.errors import UserError, nearest, tell
+from mmrl.machines import signals
 
 
 class _Help(
@@ -85,9 +86,19 @@ def _check_place(folder: pathlib.Path, name: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a command; a user's mistake is one line and exit status 2."""
+  """Runs a command; a user's mistake is one line and exit status 2.
+
+  One that a signal stops while it trains says what is saved, and has the exit
+  status of a run; ctrl-C ends others without a traceback.
+  """
   try:
     main()
   except UserError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    tell(f"error: {' '.join(str(error).split())}")
     sys.exit(2)
+  except signals.Preempted as stopped:
+    tell(str(stopped))
+    sys.exit(signals.RESTART)
+  except KeyboardInterrupt:
+    tell("ended by ctrl-C")
+    sys.exit(signals.AT_ONCE)

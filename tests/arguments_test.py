@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from experiments import arguments
+from mmrl.errors import UserError
+from mmrl.machines import signals
 
 KINDS = {"folder": arguments.output_folder, "file": arguments.output_file}
 
@@ -43,3 +45,21 @@ def test_places_are_taken_and_what_is_in_the_way_is_named(
     said = capsys.readouterr().err
     assert said.startswith("error: argument --output: expected")
     assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  "error, status, line",
+  [
+    (UserError("expected a\n b"), 2, "error: expected a b\n"),
+    (signals.Preempted("stopped by SIGTERM"), 75, "stopped by SIGTERM\n"),
+    (KeyboardInterrupt(), 130, "ended by ctrl-C\n"),
+  ],
+)
+def test_an_end_is_a_line_and_a_status(error, status, line, capsys):
+  def main():
+    raise error
+
+  with pytest.raises(SystemExit) as stopped:
+    arguments.run(main)
+  assert stopped.value.code == status
+  assert capsys.readouterr().err == line
