@@ -10,4 +10,5 @@ from tests import fuzz
 @pytest.mark.full
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_damaged_inputs_are_used_or_refused(kind):
-  fuzz.check(kind, count=300, seed=0)
+  # A template is compiled anew, for each 0.3 s.
+  fuzz.check(kind, count=100 if kind == "chat_templates" else 300, seed=0)
