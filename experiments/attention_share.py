@@ -4,10 +4,11 @@
 
 From the tiny model and one rollout batch of easy-VQA, RAL is updated several
 times, each time on another minibatch, by SGD and by Adam at several learning
-rates. Before each update it measures what share of the last minibatch's gradient
-the attention term has, at weight 1. Predicted is that share to first order, from
-the gradients at theta_old alone: see docs/attention_term.md. Prints a line of
-JSON per update, and draws a plot. Takes about two minutes on two CPU cores.
+rates. Before each update it measures what share of the last minibatch's
+gradient the attention term has, at weight 1. Predicted is that share to first
+order, from the gradients at theta_old alone: see docs/attention_term.md. Prints
+a line of JSON per update, and draws a plot. Takes about two minutes on two CPU
+cores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -157,7 +158,7 @@ def predict(measure: Measure, name: str) -> list[tuple[float, float, float]]:
   drift, state = jax.tree.map(jnp.zeros_like, start), optimizer.init(start)
   policy = optax.tree.norm(measure.gradients(start, measure.last)["policy"][1])
   found = []
-  for number in range(UPDATES):
+  for number in range(measure.last + 1):
     bent = measure.bent(drift)
     half = optax.tree.vdot(drift, bent) / 2
     found.append((float(policy), float(optax.tree.norm(bent)), float(half)))
@@ -238,7 +239,12 @@ def draw(found: Sequence[Row], path: pathlib.Path) -> None:
     axis.set(title=title, xlabel="learning rate", xscale="log", yscale="log")
     axis.grid(alpha=0.3)
   axes[0].set_ylabel("attention term, % of the gradient")
-  axes[1].legend(title="dots measured, lines predicted", fontsize=8)
+  axes[0].legend(
+    title="dots measured, lines predicted",
+    loc="upper left",
+    fontsize=7,
+    title_fontsize=7,
+  )
   figure.tight_layout()
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=80)

@@ -21,8 +21,9 @@ COMMANDS = [f"mmrl.{name}" for name in list_of_commands.COMMANDS]
 EXPERIMENTS = [
   f"experiments.{name}"
   for name in (
-    *("compare", "experts", "extrapolation", "scene_pairs", "second_looks"),
-    *("stages", "tiny_model", "tiny_worlds", "vision_negatives"),
+    *("attention_share", "compare", "experts", "extrapolation"),
+    *("scene_pairs", "second_looks", "stages", "tiny_model", "tiny_worlds"),
+    *("vision_negatives",),
   )
 ]
 # Runs a module, and prints which of the slow ones it has imported.
@@ -115,6 +116,8 @@ def test_a_misspelt_flag_is_answered_before_jax_is_imported(module):
     (["plan", "--workdir=x"], "expected a flag of this command, found --workd"),
     (["train", "x"], "expected flags only, found 'x'"),
     (["train"], "expected --config, found none"),
+    (["crosstable", "x"], "expected RUN_A RUN_B and flags, found 'x'; see"),
+    (["crosstable", "a", "b", "c"], "and flags, found 'a' 'b' 'c'; see --help"),
     (["train", "--config.seed=1"], "expected --config=FILE before --config.se"),
     (["train", "--help-config=rolout"], "found 'rolout'; the nearest is roll"),
   ],

@@ -75,7 +75,7 @@ def test_the_library_follows_it(size):
 
 
 def test_a_mean_of_heads():
-  """p - q = mean_h F_h d_h; of head h the gradient is F_h ((p - q) / q) / 4H."""
+  """p - q = mean_h F_h d_h, gradients are F_h ((p - q) / q) / 4H."""
   size = 1e-4
   rows, moved = softmax(LOGITS), softmax(LOGITS + size * DRIFT)
   q, p = rows.mean(0), moved.mean(0)
