@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from mmrl import commands
+from mmrl.errors import UserError
 
 
 def define_flags() -> None:
@@ -44,6 +45,20 @@ def define_flags() -> None:
   )
 
 
+def _make_folder(name: str) -> None:
+  """Makes the folder of --output, before what takes long."""
+  from mmrl import storage
+
+  try:
+    with storage.errors(name):
+      storage.path(name).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"--output: expected a folder to write to, found {name}:"
+      f" {error.strerror or error}"
+    ) from error
+
+
 def main(first: str, second: str) -> None:
   # Imported late, so that a mistyped flag is answered at once.
   from mmrl import json_files, storage
@@ -56,6 +71,8 @@ def main(first: str, second: str) -> None:
   settings = table.Settings(**options)
   if commands.CONFIG.value is not None:
     check_fields(commands.CONFIG.value)
+  if given.output:
+    _make_folder(given.output)
   found = table.make(
     sides.find(first), sides.find(second), commands.CONFIG.value, settings
   )

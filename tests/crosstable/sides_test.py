@@ -8,7 +8,7 @@ import pytest
 
 from mmrl import config as config_lib
 from mmrl import hub
-from mmrl.crosstable import sides, table
+from mmrl.crosstable import __main__, sides, table
 from mmrl.errors import UserError
 from mmrl.hub import directory
 
@@ -138,6 +138,13 @@ def test_models_that_see_pictures_differently(make):
   a, b = make("a"), make("b")
   change(b, "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3])
   assert "found picture settings" in refused(a, b)
+
+
+def test_output_is_no_folder(tmp_path):
+  """It is said before a model is read."""
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"--output: expected a folder .*/file"):
+    __main__._make_folder(str(tmp_path / "file"))
 
 
 def test_a_model_of_another_name_is_no_run(make, tmp_path):
