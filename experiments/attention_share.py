@@ -204,10 +204,10 @@ def rows(
 
 
 def _optimizer(name: str, rate: float) -> Any:
-  """Makes plain SGD or Adam, with optax's defaults."""
+  """Makes the optimiser of optax of that name, with its defaults."""
   import optax
 
-  return {"sgd": optax.sgd, "adam": optax.adam}[name](rate)
+  return getattr(optax, name)(rate)
 
 
 def draw(found: Sequence[Row], path: pathlib.Path) -> None:
