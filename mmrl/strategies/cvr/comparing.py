@@ -11,7 +11,6 @@ import math
 import re
 from typing import Any
 
-from jaxtyping import Float
 import numpy as np
 
 from mmrl.data import Example
@@ -58,7 +57,8 @@ def chain_of_comparison(example: Example, *, direct: bool = False) -> Steps:
       f" {len(example.answers)}"
     )
   steps = {"direct": ""} if direct else STEPS
-  found = yield from coc_judge(example, *example.answers, steps)
+  one, other = example.answers
+  found = yield from coc_judge(example, one, other, steps)
   if all(verdict is None for verdict in found.values()):
     raise Unanswered("found no verdict in any reply of the judge")
   return Answer(json.dumps(found), {"verdicts": found})
@@ -97,12 +97,12 @@ def parse_verdict(text: str) -> int | None:
 
 
 def coc_report(
-  verdicts: Float[np.ndarray, "M steps"] | Sequence[Sequence[float | None]],
+  verdicts: Sequence[Sequence[int | None]],
 ) -> dict[str, list[float]]:
   """Computes how often the second text is better, equal or worse, in percent.
 
   Args:
-    verdicts: 1, 0 or -1 of each step; NaN or None aren't counted.
+    verdicts: 1, 0 or -1 of each step; None isn't counted.
 
   Returns:
     `better`, `equal` and `worse`, each of every step and, last, the mean over

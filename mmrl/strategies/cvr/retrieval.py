@@ -15,14 +15,12 @@ import dataclasses
 import functools
 import json
 import re
-from typing import Any
 
 from jaxtyping import Float, Int
 import numpy as np
 
-from mmrl import storage
-from mmrl.data import lines
 from mmrl.errors import UserError
+from mmrl.strategies.evaluating import items
 
 Words = Sequence[str]
 
@@ -212,48 +210,33 @@ def read(path: str) -> Bank:
   """Reads a bank: items.jsonl of a run of `cvr_llm`; failed items are left out.
 
   Raises:
-    UserError: if it can't be read, or has none; names the line.
+    UserError: if it can't be read, or has no answers of `cvr_llm`.
   """
-  try:
-    text = storage.read_text(path)
-  except (OSError, ValueError) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise UserError(
-      f"bank: expected a readable file at {path}, found: {reason}; pass"
-      " items.jsonl of a --workdir in which cvr_llm has answered"
-    ) from error
   # An item that was asked again has several lines, the last of which counts.
-  rows: dict[str, Row] = {}
-  for number, line in enumerate(text.splitlines(), 1):
+  found = {one.index: one for one in items.read(path)}
+  rows = []
+  for one in found.values():
+    if one.answer is None:
+      continue
     try:
-      raw = lines.parse(line)
-      rows.pop(raw["name"], None)
-      if raw["answer"] is not None:
-        row = _row(raw)
-        rows[row.name] = row
+      rows.append(_row(one))
     except (ValueError, LookupError, TypeError) as error:
       raise UserError(
-        f"{path}:{number}: expected an item of a run of cvr_llm, found"
-        f" {line!r:.80}"
+        f"bank: expected items of cvr_llm in {path}, found {one.name} without"
+        f" its {error}"
       ) from error
   if not rows:
     raise UserError(f"bank: expected answered items in {path}, found none")
-  return Bank([*rows.values()])
+  return Bank(rows)
 
 
-def _row(raw: Any) -> Row:
-  notes = raw["notes"]
-  found = Row(
-    raw["name"],
-    notes["task"],
-    notes["description"],
-    raw["answer"],
-    tuple(map(float, notes.get("embedding", ()))),
-  )
-  for field in ("name", "task", "description", "answer"):
-    if not isinstance(getattr(found, field), str):
-      raise TypeError(field)
-  return found
+def _row(one: items.Item) -> Row:
+  texts = {name: one.notes[name] for name in ("task", "description")}
+  embedding = tuple(map(float, one.notes.get("embedding", ())))
+  for name, text in texts.items():
+    if not isinstance(text, str):
+      raise TypeError(name)
+  return Row(one.name, **texts, answer=one.answer or "", embedding=embedding)
 
 
 def embedding_text(embedding: Sequence[float]) -> str:
