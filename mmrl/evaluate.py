@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 # Questions under way at a time: what a killed run loses of work.
 _SIDE_BY_SIDE = 128
-_ATTEMPTS = 5
+# Of a request, and seconds before the second.
+_ATTEMPTS, _WAIT = 5, 0.5
 # Questions in a row whose model can't be reached, after which a run stops.
 _AWAY = 8
 _OF_STRATEGY = (
@@ -183,7 +184,7 @@ def _answer(
       examples(),
       responders,
       attempts=_ATTEMPTS,
-      wait=0.5,
+      wait=_WAIT,
       side_by_side=_SIDE_BY_SIDE,
     ):
       items.add(item(remaining[number], result))

@@ -75,7 +75,7 @@ def test_plan_is_blind_and_answers_see():
   assert not shown(plan.messages)
   assert [message["role"] for message in plan.messages] == ["system", "user"]
   assert shown(look.messages) == shown(last.messages) == [PICTURE]
-  assert eyes.texts[0].endswith("1. Look for cups.\n2. Count them.")
+  assert eyes.texts[0].endswith("1. Look for cups.\n2. Count them.\n")
   assert "Answer with a number." not in eyes.texts[0]
   assert "two cups, 1 and 2" in eyes.texts[1]
   assert eyes.texts[1].endswith("Answer as this says: Answer with a number.")
