@@ -92,6 +92,7 @@ def test_a_killed_run_goes_on(models, tmp_path, monkeypatch, capsys):
   assert "16 of 20 questions are answered already" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_server_that_fails_half_of_its_calls(tmp_path, monkeypatch):
   pytest.importorskip("openai")
   monkeypatch.setattr(evaluate, "_WAIT", 0.01)
@@ -118,6 +119,7 @@ def test_a_server_that_fails_half_of_its_calls(tmp_path, monkeypatch):
   assert len(server.bodies) == calls
 
 
+@pytest.mark.full
 def test_a_server_that_is_away_loses_nothing(tmp_path, monkeypatch):
   pytest.importorskip("openai")
   monkeypatch.setattr(evaluate, "_WAIT", 0.0)
