@@ -7,7 +7,7 @@ import sys
 import pytest
 from servers import completion, serve
 
-from mmrl import evaluate
+from mmrl import evaluate, strategies
 from mmrl.errors import UserError
 from mmrl.strategies.evaluating import items as items_lib
 from mmrl.strategies.evaluating.models import Decoding, assign
@@ -179,6 +179,13 @@ def test_answers_are_of_the_seed_whatever_is_decoded_together(
 def test_models_fit_the_roles(given, message):
   with pytest.raises(UserError, match=f"--models: .*{message}"):
     assign(given, ("planner", "eyes"), "vic")
+
+
+def test_every_strategy_says_which_roles_it_asks():
+  for name in strategies.__all__:
+    asks = getattr(strategies, name).asks
+    roles = asks() if callable(asks) else asks
+    assert roles and all(isinstance(role, str) for role in roles), name
 
 
 def test_one_model_for_several_roles():
