@@ -9,8 +9,8 @@ def own_tokens(
 ) -> Float[Array, "P G R"]:
   """Weighs the policy's tokens 1, and those of replies to it 0.
 
-  With a reduction such as `weighted_token_mean` a loss is divided by the number
-  of the policy's own tokens.
+  `clipped_ratio` multiplies its terms by them; a likelihood with the reduction
+  `weighted_token_mean` is divided by the number of the policy's own tokens.
 
   Args:
     environment: True on tokens of replies; see `rollouts.conversed`.
