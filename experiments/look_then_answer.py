@@ -4,7 +4,7 @@
 
 It reads what colours two or three shapes of a scene have, never the picture. It
 may ask for one shape at a time, `<look>star</look>`; the scene's eye replies,
-`<seen>red</seen>` (`mmrl.rollouts.conversed`), and after looking it answers.
+`<seen>red</seen>` (`mmrl.rollouts.turns.conversed`), and after looking it answers.
 First it learns from texts that look at all that is asked for, and up to two
 more times; then by GRPO with a reward of 1 for a right answer, less --cost for
 each look. Replies are nothing to learn in GRPO: `token_weights.own_tokens`.
@@ -58,7 +58,7 @@ class Questions:
     return self._count
 
   def __getitem__(self, index: int):
-    from mmrl.rollouts.environments import scene_eye
+    from mmrl.rollouts.turns.environments import scene_eye
     from mmrl.worlds.draws import Draws
 
     example = self._scenes[index % 2][index]

@@ -4,10 +4,10 @@ Each function returns a `source.Source`. Wrappers hold the spec of another one
 in their option `of`.
 """
 
-from mmrl.rollouts.conversed import conversed
 from mmrl.rollouts.given import given, given_pairs
 from mmrl.rollouts.refilled import refilled
 from mmrl.rollouts.sampled import sampled, sampled_pairs
+from mmrl.rollouts.turns.conversed import conversed
 from mmrl.rollouts.with_experts import with_experts
 from mmrl.rollouts.wrapped import paired, tagged
 

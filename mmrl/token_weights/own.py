@@ -13,7 +13,7 @@ def own_tokens(
   `weighted_token_mean` is divided by the number of the policy's own tokens.
 
   Args:
-    environment: True on tokens of replies; see `rollouts.conversed`.
+    environment: True on tokens of replies; see `rollouts.turns.conversed`.
     mask: True on answer tokens.
   """
   return jnp.where(mask & ~environment, 1.0, 0.0)

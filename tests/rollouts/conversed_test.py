@@ -6,8 +6,8 @@ import pytest
 
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.rollouts.conversed import asked
-from mmrl.rollouts.environments import scene_eye
+from mmrl.rollouts.turns.conversed import asked
+from mmrl.rollouts.turns.environments import scene_eye
 from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
 

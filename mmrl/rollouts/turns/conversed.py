@@ -18,9 +18,10 @@ from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.prompts.processor import Processor
-from mmrl.rollouts import environments, measures, sampled
+from mmrl.rollouts import measures, sampled
 from mmrl.rollouts.answers import Answers
 from mmrl.rollouts.source import Call, Request, Setup, Source
+from mmrl.rollouts.turns import environments
 
 
 def _replies(environment: Bool[Array, "P G R"]) -> dict[str, Array]:
@@ -170,7 +171,7 @@ def conversed(
 
   Args:
     setup: of the run.
-    environment: spec of `rollouts.environments`: a function of the question and
+    environment: spec of `rollouts.turns.environments`: a function of the question and
       of what is asked.
     replies: most of an answer, at least 1.
     ask: tag of what is asked, of letters.
