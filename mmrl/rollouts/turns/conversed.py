@@ -18,8 +18,9 @@ from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.machines import processes
 from mmrl.prompts.processor import Processor
-from mmrl.rollouts import measures, sampled
+from mmrl.rollouts import measures
 from mmrl.rollouts.answers import Answers
+from mmrl.rollouts.sampled import make_program
 from mmrl.rollouts.source import Call, Request, Setup, Source
 from mmrl.rollouts.turns import environments
 
@@ -51,9 +52,7 @@ class Conversed(Source):
     self._setup, self._environment = setup, environment
     self._most, self._tags = replies, tags
     self.group, self.temperature = setup.answers, temperature
-    self._program = sampled.make_program(
-      setup, forces=True, temperature=temperature
-    )
+    self._program = make_program(setup, forces=True, temperature=temperature)
     self._processor: Processor | None = None
 
   def open(self, questions, processor):
@@ -171,8 +170,8 @@ def conversed(
 
   Args:
     setup: of the run.
-    environment: spec of `rollouts.turns.environments`: a function of the question and
-      of what is asked.
+    environment: spec of `rollouts.turns.environments`: a function of the
+      question and of what is asked.
     replies: most of an answer, at least 1.
     ask: tag of what is asked, of letters.
     told: tag of a reply, another one.
