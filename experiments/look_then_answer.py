@@ -6,8 +6,8 @@ It reads what colours two or three shapes of a scene have, never the picture. It
 may ask for one shape at a time, `<look>star</look>`; the scene's eye replies,
 `<seen>red</seen>` (`mmrl.rollouts.turns`), and after looking it answers. First
 it learns from texts that look at all that is asked for, and up to two more
-times; then by GRPO with a reward of 1 for a right answer, less --cost for each look.
-Replies are nothing to learn in GRPO: `token_weights.own_tokens`.
+times; then by GRPO with a reward of 1 for a right answer, less --cost for each
+look. Replies are nothing to learn in GRPO: `token_weights.own_tokens`.
 
 Of the policy's answers it prints how often they look, `reward/looks`, how often
 they look exactly as often as shapes are asked for, `reward/as_needed`, and how
