@@ -132,8 +132,8 @@ def test_nearest_rows_without_the_question_itself():
 
   assert names("x", "what runs? a dog runs") == ["a", "c"]
   assert names("a", "what runs? a dog runs") == ["c", "b"]
-  assert names("x", "nothing known", (0, 2.0)) == ["b", "c"]
-  assert names("x", "nothing known", (0, 2.0), alpha=0.0) == ["a", "b"]
+  assert names("x", "nothing known", (0.0, 2.0)) == ["b", "c"]
+  assert names("x", "nothing known", (0.0, 2.0), alpha=0.0) == ["a", "b"]
   with pytest.raises(UserError, match="x: expected an embedding of 2 numbers"):
     names("x", "y", (1.0,))
   with pytest.raises(UserError, match="embeddings of one length"):
