@@ -26,6 +26,7 @@ EXPERIMENTS = [
       "compare",
       "experts",
       "extrapolation",
+      "look_then_answer",
       "scene_pairs",
       "second_looks",
     ),
