@@ -18,6 +18,7 @@ setuptools.setup(
   package_data={
     "mmrl.hub": ["tiny/*", "public/*/*"],
     "mmrl.report": ["report.html"],
+    "mmrl.strategies": ["prompts/*.txt"],
   },
   install_requires=[
     "absl-py>=2.1",

@@ -13,7 +13,7 @@ COMMANDS = {
   "plan": "says what a run needs of memory and time",
   "train": "trains a model",
   "check": "opens and measures all questions of a run",
-  "evaluate": "evaluates the model that a run has trained",
+  "evaluate": "evaluates the model of a run, or models that a strategy asks",
   "sample": "answers one question about pictures and videos",
   "crosstable": "tells what two runs' texts change from what their weights do",
   "export": "writes a run's model for Transformers, vLLM and lmms-eval",

@@ -44,14 +44,14 @@ def not_installed(what: str, extra: str) -> UserError:
 
 @contextlib.contextmanager
 def of_field(where: str) -> Iterator[None]:
-  """Prefixes a `UserError` raised inside with a field of the config.
+  """Prefixes a `UserError` raised inside with a field of the config, or a flag.
 
   One that names a field already is raised as it is.
   """
   try:
     yield
   except UserError as error:
-    if str(error).startswith("config."):
+    if str(error).startswith(("config.", where)):
       raise
     raise UserError(f"{where}: {error}") from error
 

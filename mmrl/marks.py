@@ -12,6 +12,7 @@ def marked(
   hint: Callable[..., str] | str | None = None,
   needs_region: Callable[..., bool] | None = None,
   needs_extra: Callable[..., tuple[str, ...]] | tuple[str, ...] = (),
+  asks: Callable[..., tuple[str, ...]] | tuple[str, ...] = (),
 ) -> Callable[[F], F]:
   """Marks a function of a slot, as a decorator.
 
@@ -25,6 +26,8 @@ def marked(
       marked region, which is then checked before a run starts.
     needs_extra: what must be in `extra` of every question, or what tells it
       from the options; it is checked likewise, where a source lists it.
+    asks: roles of the models that a strategy may ask, or what tells them from
+      the options.
   """
 
   def mark(function: F) -> F:
@@ -37,6 +40,8 @@ def marked(
       target.needs_region = needs_region
     if needs_extra:
       target.needs_extra = needs_extra
+    if asks:
+      target.asks = asks
     return function
 
   return mark

@@ -77,6 +77,9 @@ NAMES = {
   "tagged": Name(
     *("P G R", "True on tokens between a tag and its end", _ALL), "rollouts"
   ),
+  "environment": Name(
+    *("P G R", "True on tokens of replies to the policy", _ALL), "rollouts"
+  ),
   "logprobs_sampler": Name(
     "P G R", "as the sampler computed them", _ALL, "rollouts"
   ),

@@ -130,6 +130,7 @@ METHODS = [
   (token_weights, "expert_visual", {"strength": 2.0}),
   (token_weights, "future_kl", {"half_life": 2.0}),
   (token_weights, "low_probability", {"sign": "positive"}),
+  (token_weights, "own_tokens", {}),
   (token_weights, "perception_reasoning", {"perception_weight": 0.7}),
   (token_weights, "sampler_mismatch", {"level": "sequence", "normalize": True}),
   (token_weights, "span_weights", {"reasoning": (1.0, 0.5, 0.0)}),
@@ -388,6 +389,7 @@ def make_fields() -> dict:
     "visual_attention_old": jnp.abs(normal(P, G, R, seed=18)),
     "attention_shares_old": jnp.abs(normal(P, G, R, 3, seed=22)),
     "tagged": make_tagged(),
+    "environment": make_tagged(),
     "on_region_old": jnp.abs(normal(P, G, R, seed=20)),
     "on_visual_old": 2 + jnp.abs(normal(P, G, R, seed=21)),
     "sink_ratio_old": jnp.abs(normal(P, G, R, seed=19)),
@@ -695,7 +697,7 @@ def build_parts(config) -> parts_lib.Parts:
 
 
 # Fields of answers and of the host that a batch has where they are named.
-HELD = {"sampled", "chosen", "twin", "span", "epoch", "tagged"}
+HELD = {"sampled", "chosen", "twin", "span", "epoch", "tagged", "environment"}
 
 
 def first_two(tree):

@@ -21,9 +21,9 @@ COMMANDS = [f"mmrl.{name}" for name in list_of_commands.COMMANDS]
 EXPERIMENTS = [
   f"experiments.{name}"
   for name in (
-    *("attention_share", "compare", "experts", "extrapolation"),
-    *("scene_pairs", "second_looks", "stages", "tiny_model", "tiny_worlds"),
-    *("vision_negatives",),
+    *("asking", "attention_share", "compare", "evidence", "experts"),
+    *("extrapolation", "look_then_answer", "scene_pairs", "second_looks"),
+    *("stages", "tiny_model", "tiny_worlds", "vision_negatives"),
   )
 ]
 # Runs a module, and prints which of the slow ones it has imported.

@@ -31,6 +31,7 @@ SLOTS = {
 }
 # A spec of each source of answers; those that wrap wrap `sampled`.
 SOURCES = {
+  "conversed": {"environment": {"name": "scene_eye"}, "replies": 2},
   "given": {},
   "given_pairs": {"answers": 2, "pictures": True},
   "paired": {},

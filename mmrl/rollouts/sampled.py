@@ -32,7 +32,7 @@ class Sampled(Source):
     self._setup = setup
     self.group = setup.answers
     self.temperature = temperature or 1.0  # greedy answers are scored at 1
-    self._program = _make_program(setup, temperature=temperature, **options)
+    self._program = make_program(setup, temperature=temperature, **options)
 
   def calls(self, state, prompt, key, held=None):
     return (yield Call("rollout", self._program, (state, prompt, key), held))
@@ -187,7 +187,7 @@ def sampled_pairs(
   return BestAndWorst(setup, inner, reward)
 
 
-def _make_program(setup: Setup, **options):
+def make_program(setup: Setup, *, forces: bool = False, **options):
   """Makes the program that samples under the training parameters.
 
   Each prompt has a random key of its own, by its index in the stream of
@@ -195,7 +195,7 @@ def _make_program(setup: Setup, **options):
   """
   layout = setup.layout
 
-  def rollout(state, prompt: Prompt, key: Array) -> Batch:
+  def rollout(state, prompt: Prompt, key: Array, *forced) -> Batch:
     prompts = prompt.mask.shape[0]
     keys = jax.random.split(key, prompts)[layout.order(prompts)]
     found = sampler.rollout(
@@ -206,6 +206,7 @@ def _make_program(setup: Setup, **options):
       attention_layers=setup.layers,
       answers=setup.answers,
       length=setup.length,
+      forced=forced[0] if forces else None,
       **options,
     )
     # The prefix, led by layers, is sharded as it was computed.

@@ -1,7 +1,8 @@
 """Sampler: draws G answers per prompt from one model."""
 
 import jax
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
@@ -20,6 +21,7 @@ def generate(
   temperature: float = 1.0,
   top_k: int = 0,
   top_p: float = 1.0,
+  forced: Int[Array, "P G R"] | None = None,
 ) -> tuple[Array, Array, Array]:
   """Samples G answers per prompt after a prefix.
 
@@ -33,6 +35,7 @@ def generate(
     temperature: divides the logits; 0 is greedy.
     top_k: see `sampling.sample`.
     top_p: see `sampling.sample`.
+    forced: ids that stand in place of what is drawn; -1 where it is free.
 
   Returns:
     (tokens, mask, logprobs), each [P, G, R]. The log-probabilities are of the
@@ -44,14 +47,20 @@ def generate(
   uniform = jax.vmap(lambda key: jax.random.uniform(key, (answers, length, 2)))(
     decode_loop.prompt_keys(key, len(prefix.mask))
   )
+  if forced is not None:
+    # Ids are exact in float32 up to 2^24.
+    uniform = jnp.concatenate([uniform, forced[..., None]], axis=-1)
 
   def draw(uniform, hidden):
     logits = policy.token_logits(
       decoder.params, config, hidden, 1.0 if greedy else temperature
     )
     token = sampling.sample(
-      uniform, logits, greedy=greedy, top_k=top_k, top_p=top_p
+      uniform[:2], logits, greedy=greedy, top_k=top_k, top_p=top_p
     )
+    if forced is not None:
+      given = uniform[2].astype(jnp.int32)
+      token = jnp.where(given >= 0, given, token)
     return token, logits[token] - jax.nn.logsumexp(logits)
 
   return decode_loop.decode_answers(draw, config, (decoder,), uniform)

@@ -36,10 +36,12 @@ from mmrl.strategies.ask import Responder as Responder
 from mmrl.strategies.ask import Steps as Steps
 from mmrl.strategies.ask import Strategy as Strategy
 from mmrl.strategies.ask import Unanswered as Unanswered
+from mmrl.strategies.ask import behind as behind
 from mmrl.strategies.ask import shown as shown
 from mmrl.strategies.ask import user as user
 from mmrl.strategies.ask import written as written
-from mmrl.strategies.direct import direct
+from mmrl.strategies.cvr.comparing import chain_of_comparison
+from mmrl.strategies.cvr.describing import cvr_llm
 from mmrl.strategies.direction import delta_logp as delta_logp
 from mmrl.strategies.direction import direction_gate as direction_gate
 from mmrl.strategies.direction import direction_stats as direction_stats
@@ -51,10 +53,30 @@ from mmrl.strategies.extrapolation import extrapolation
 from mmrl.strategies.extrapolation import selective_step as selective_step
 from mmrl.strategies.frames import frame_scores
 from mmrl.strategies.frames import two_rounds as two_rounds
+from mmrl.strategies.plain import (
+  best_of_n,
+  chain_of_thought,
+  direct,
+  self_consistency,
+)
+from mmrl.strategies.proreason import proreason
 from mmrl.strategies.queues import Count as Count
 from mmrl.strategies.runner import Result as Result
 from mmrl.strategies.runner import Run as Run
+from mmrl.strategies.runner import each as each
 from mmrl.strategies.runner import run as run
+from mmrl.strategies.vic import vic
 
 # What a config may name; the other names are for those who write or run it.
-__all__ = ["direct", "extrapolation", "frame_scores"]
+__all__ = [
+  "best_of_n",
+  "chain_of_comparison",
+  "chain_of_thought",
+  "cvr_llm",
+  "direct",
+  "extrapolation",
+  "frame_scores",
+  "proreason",
+  "self_consistency",
+  "vic",
+]

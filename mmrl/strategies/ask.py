@@ -173,6 +173,16 @@ def written(messages: Sequence[dict]) -> str:
   return "\n".join(part["text"] for part in parts if part["type"] == "text")
 
 
+def behind(messages: Sequence[dict], text: str) -> list[dict]:
+  """Returns a conversation with a text behind what its last message says."""
+  *first, last = messages
+  content = last["content"]
+  if isinstance(content, str):
+    content = [{"type": "text", "text": content}]
+  parts = [*content, {"type": "text", "text": f"\n\n{text}"}]
+  return [*first, {**last, "content": parts}]
+
+
 def _parts(messages: Sequence[dict]) -> Iterator[dict]:
   for message in messages:
     content = message["content"]

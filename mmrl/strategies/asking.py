@@ -20,7 +20,7 @@ from mmrl.errors import UserError, tell
 from mmrl.hub import config_json, directory
 from mmrl.machines.sharding import Layout, check_heads, make_mesh
 from mmrl.strategies.ask import Responder
-from mmrl.strategies.direct import direct
+from mmrl.strategies.plain import direct
 from mmrl.strategies.queues import Count
 from mmrl.strategies.responders.endpoint import Endpoint as Server
 from mmrl.strategies.responders.endpoint import from_environment

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.data import Example
 from mmrl.errors import UserError
+from mmrl.marks import marked
 from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollouts import decode_loop, sampling
@@ -25,6 +26,7 @@ from mmrl.types import Prompt, PyTree, pytree
 Start = Literal["base", "rl"]
 
 
+@marked(asks=("policy_and_base",))
 def extrapolation(
   example: Example,
   *,

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmrl.data import Example
 from mmrl.errors import UserError
+from mmrl.marks import marked
 from mmrl.rewards.frames import reply
 from mmrl.strategies.ask import Answer, Ask, Reply, Steps, Unanswered
 
@@ -128,6 +129,7 @@ def check_options(
     raise UserError(f"expected dense_interval above 0, found {dense_interval}")
 
 
+@marked(asks=lambda *, model="policy", **_: (model,))
 def frame_scores(
   example: Example,
   *,

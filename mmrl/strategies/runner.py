@@ -5,7 +5,7 @@ one, and goes to it in as few calls as it allows.
 """
 
 import collections
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 import dataclasses
 import functools
 import time
@@ -28,6 +28,9 @@ from mmrl.strategies.ask import (
 )
 from mmrl.strategies.queues import Clock, Count, Pending, Queues
 
+# Requests of a question, from which on it has failed: its strategy doesn't end.
+_MOST = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -38,12 +41,14 @@ class Result:
     answer: None if it failed.
     trace: everything that was asked, in order, and what came of it.
     failure: None if it was answered.
+    attempts: how often each request of the trace was sent.
   """
 
   name: str
   answer: Answer | None
   trace: tuple[tuple[Ask, Reply | Failure], ...]
   failure: Failure | None
+  attempts: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,42 +95,66 @@ def run(
     TypeError: if the strategy is no generator function, or it or a model
       gives something else than it should.
   """
+  queues = Queues(models, attempts=attempts, wait=wait, clock=clock)
+  found = dict(_drive(strategy, examples, queues, side_by_side))
+  return Run(tuple(found[i] for i in range(len(found))), queues.counts)
+
+
+def each(
+  strategy: Strategy | build.Bound,
+  examples: Iterable[Example],
+  models: Mapping[str, Responder],
+  *,
+  attempts: int = 3,
+  wait: float = 1.0,
+  side_by_side: int = 1024,
+  clock: Clock = time,
+) -> Iterator[tuple[int, Result]]:
+  """Yields the number and the outcome of every example, as soon as it is there.
+
+  See `run` for arguments and errors.
+  """
+  queues = Queues(models, attempts=attempts, wait=wait, clock=clock)
+  return _drive(strategy, examples, queues, side_by_side)
+
+
+def _drive(
+  strategy: Strategy | build.Bound,
+  examples: Iterable[Example],
+  queues: Queues,
+  side_by_side: int,
+) -> Iterator[tuple[int, Result]]:
   if side_by_side < 1:
     raise UserError(
       f"expected side_by_side of at least 1, found {side_by_side}"
     )
   if isinstance(strategy, build.Bound):
     strategy = functools.partial(strategy.function, **strategy.options)
-  queues = Queues(models, attempts=attempts, wait=wait, clock=clock)
-  waiting: dict[str, _Question] = {}
-  questions = []
+  waiting: dict[str, tuple[int, _Question]] = {}
 
-  def call():
-    done = dict.fromkeys(pending.question for pending in queues.call())
-    for question in map(waiting.__getitem__, done):
-      if all(pending.outcome for pending in question.asked):
-        question.answered()
-        take(question)
-
-  def take(question):
+  def take(number: int, question: _Question) -> Iterator[tuple[int, Result]]:
     """Queues what a question asks, or lets go of it."""
     if question.result:
       waiting.pop(question.name, None)
+      yield number, question.result
     else:
-      waiting[question.name] = question
+      waiting[question.name] = number, question
       for pending in question.asked:
         queues.put(pending)
 
-  for name, example in _named(examples):
-    question = _Question(name, strategy(example))
-    questions.append(question)
-    take(question)
+  def call() -> Iterator[tuple[int, Result]]:
+    done = dict.fromkeys(pending.question for pending in queues.call())
+    for number, question in map(waiting.__getitem__, done):
+      if all(pending.outcome for pending in question.asked):
+        question.answered()
+        yield from take(number, question)
+
+  for number, (name, example) in enumerate(_named(examples)):
+    yield from take(number, _Question(name, strategy(example)))
     while len(waiting) >= side_by_side:
-      call()
+      yield from call()
   while waiting:
-    call()
-  results = tuple(q.result for q in questions if q.result)
-  return Run(results, queues.counts)
+    yield from call()
 
 
 def _named(examples: Iterable[Example]):
@@ -162,6 +191,8 @@ class _Question:
     self.result: Result | None = None
     self._steps: Steps = steps
     self._trace: list[tuple[Ask, Reply | Failure]] = []
+    self._attempts: list[int] = []
+    self._took = 0
     self._alone = False
     self._step(lambda: next(steps))
 
@@ -170,6 +201,7 @@ class _Question:
     outcomes = [p.outcome for p in self.asked if p.outcome]
     asks = [pending.request.ask for pending in self.asked]
     self._trace += zip(asks, outcomes, strict=True)
+    self._attempts += [pending.attempts for pending in self.asked]
     replies = [x if isinstance(x, Reply) else None for x in outcomes]
     failures = [x for x in outcomes if isinstance(x, Failure)]
     if failures:
@@ -183,7 +215,8 @@ class _Question:
     answer = failure = None
     try:
       asked = resume()
-      while asked in ([], ()):
+      while asked in ([], ()) and self._took < _MOST:
+        self._took += 1
         asked = self._steps.send([])
     except StopIteration as end:
       answer = end.value
@@ -197,10 +230,20 @@ class _Question:
     except Unanswered as error:
       failure = Failure(self.name, None, str(error), 0)
     else:
-      return self._ask(asked)
-    self.result = Result(self.name, answer, tuple(self._trace), failure)
+      if self._ask(asked):
+        return
+      self._steps.close()
+      failure = Failure(
+        self.name,
+        None,
+        f"expected an answer after at most {_MOST} requests, found another one",
+        0,
+      )
+    trace, attempts = tuple(self._trace), tuple(self._attempts)
+    self.result = Result(self.name, answer, trace, failure, attempts)
 
-  def _ask(self, asked: Any) -> None:
+  def _ask(self, asked: Any) -> bool:
+    """Notes what is asked; tells whether that isn't too much."""
     self._alone = isinstance(asked, Ask)
     asks = [asked] if self._alone else asked
     right = isinstance(asks, list | tuple)
@@ -209,8 +252,12 @@ class _Question:
         f"{self.name}: expected the strategy to yield an Ask or a list of"
         f" them, found {asked!r:.80}"
       )
+    self._took += len(asks)
+    if not asks or self._took > _MOST:
+      return False
     # A request's number is its place in the trace.
     self.asked = [
       Pending(self.name, Request(f"{self.name}, ask {number}", ask))
       for number, ask in enumerate(asks, len(self._trace))
     ]
+    return True

@@ -10,6 +10,7 @@ weight is computed once per rollout batch.
 from mmrl.token_weights.entropy import entropy_quantile
 from mmrl.token_weights.future_kl import future_kl
 from mmrl.token_weights.mismatch import sampler_mismatch
+from mmrl.token_weights.own import own_tokens
 from mmrl.token_weights.perception import perception_reasoning
 from mmrl.token_weights.probability import low_probability
 from mmrl.token_weights.spans import span_weights
@@ -24,6 +25,7 @@ __all__ = [
   "expert_visual",
   "future_kl",
   "low_probability",
+  "own_tokens",
   "perception_reasoning",
   "sampler_mismatch",
   "span_weights",

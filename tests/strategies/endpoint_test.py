@@ -1,9 +1,13 @@
 """A model at an address, against a small server here: slow, failing, mad."""
 
+import base64
+import io
 import time
 import types
 
 import jax
+import numpy as np
+from PIL import Image
 import pytest
 from servers import completion, said, serve
 
@@ -179,11 +183,31 @@ def test_facts_are_judged_by_a_server(monkeypatch, capsys):
   assert capsys.readouterr().err.count("1 of ") == 2
 
 
-def test_pictures_are_refused():
+def test_pictures_are_sent():
+  picture = np.full((2, 3, 3), 7, np.uint8)
+  messages = user("what is it?", [{"type": "image", "image": picture}])
+  with serve(lambda *_: (200, completion("a dot"))) as server:
+    ask = endpoint.Endpoint("eyes", address=server.address, seed=3)
+    replies = ask([Request(n, Ask("eyes", messages)) for n in ("a", "b")])
+  assert [reply.text for reply in replies] == ["a dot", "a dot"]
+  shown, text = server.bodies[0]["messages"][0]["content"]
+  assert text == {"type": "text", "text": "what is it?"}
+  url = shown["image_url"]["url"]
+  data = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+  with Image.open(io.BytesIO(data)) as found:
+    assert (np.asarray(found) == picture).all()
+  # Of the request, so that one that is asked again is drawn alike.
+  assert len({body["seed"] for body in server.bodies}) == 2
+
+
+def test_videos_and_unknown_options_are_refused():
   server = endpoint.Endpoint("judge", address="http://127.0.0.1:9/v1")
-  part = {"type": "image", "image": "a.png"}
+  part = {"type": "video", "video": "a.mp4"}
   (found,) = server([Request("a", Ask("judge", user("?", [part])))])
-  assert isinstance(found, UserError) and "one with image" in str(found)
+  assert isinstance(found, UserError) and "one with video" in str(found)
+  part = {"type": "image", "image": "nonesuch.png"}
+  (found,) = server([Request("a", Ask("judge", user("?", [part])))])
+  assert isinstance(found, UserError) and "nonesuch.png" in str(found)
   (found,) = server([Request("a", Ask("judge", user("?"), {"top_k": 3}))])
   assert isinstance(found, UserError) and "found top_k" in str(found)
 

@@ -12,7 +12,14 @@ from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.rollouts import sampler
 from mmrl.strategies import Ask, Request, run
-from mmrl.strategies.responders import local, local_model, local_pair, pair
+from mmrl.strategies.cvr import retrieval
+from mmrl.strategies.responders import (
+  embedder,
+  local,
+  local_model,
+  local_pair,
+  pair,
+)
 
 LENGTH = 6
 CONFIG = small_models.small_config(tied=False)
@@ -219,3 +226,16 @@ def test_other_tokenizers_are_refused(model):
   other = dataclasses.replace(model, processor=processor)
   with pytest.raises(UserError, match="expected two models with one tokenizer"):
     local_pair(model, other, length=1)
+
+
+@pytest.mark.full
+def test_an_embedding_is_of_texts_and_pictures(model):
+  answer = embedder.Embedder(model)
+  replies = [retrieval.parse_embedding(x.text) for x in answer(requests())]
+  again = [retrieval.parse_embedding(x.text) for x in answer(requests()[:1])]
+  assert {len(one) for one in replies} == {CONFIG.text.hidden_size}
+  assert replies[0] == again[0] != replies[1]
+  broken = [{"type": "image", "image": "nonesuch.png"}]
+  ask = Ask("embedder", strategies.user("?", broken))
+  (found,) = answer([Request("a", ask)])
+  assert isinstance(found, UserError)

@@ -266,7 +266,7 @@ def test_a_spec_names_a_strategy():
 @pytest.mark.parametrize(
   ("spec", "message"),
   [
-    ({"name": "vote"}, "no 'vote'; valid names: direct, extrapolation"),
+    ({"name": "vote"}, "no 'vote'; valid names: best_of_n, chain"),
     (
       {"name": "direct", "g": 1},
       "direct has no option g; valid options: model",

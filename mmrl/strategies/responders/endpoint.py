@@ -5,13 +5,17 @@ environment, so that they are in no config and no log.
 """
 
 import asyncio
+import base64
 from collections.abc import Mapping, Sequence
 import concurrent.futures
+import io
 import os
 from typing import Any
 import urllib.parse
+import zlib
 
 from mmrl.errors import UserError, not_installed, tell
+from mmrl.prompts import parts, pictures
 from mmrl.strategies.ask import Reply, Request
 
 # Seconds in which a server must take a connection.
@@ -39,8 +43,8 @@ def shown_address(address: str) -> str:
 class Endpoint:
   """Answers requests by a server's chat completions, side by side.
 
-  A request may set `length`, `temperature` and `top_p` for itself. Only texts
-  are sent.
+  A request may set `length`, `temperature` and `top_p` for itself. Texts and
+  pictures are sent.
 
   Attributes:
     in_flight: most requests of a call, all of which are under way at a time.
@@ -58,6 +62,7 @@ class Endpoint:
     length: int = 512,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    seed: int | None = None,
   ):
     """Takes where to ask; nothing is sent yet.
 
@@ -70,6 +75,8 @@ class Endpoint:
       length: most tokens of a reply.
       temperature: 0 is greedy.
       top_p: share of the probability that is kept.
+      seed: of sampling, where the server has one; it and the request's name
+        give the number that is sent. None is sent without.
 
     Raises:
       UserError: if the address is none, a number is out of range, or the
@@ -87,7 +94,7 @@ class Endpoint:
     library()
     self.in_flight, self.address = in_flight, shown_address(address)
     self._model, self._secret = model, (address, key)
-    self._timeout, self._silent = timeout, False
+    self._timeout, self._silent, self._seed = timeout, False, seed
     self._options = {
       "length": length,
       "temperature": temperature,
@@ -124,7 +131,7 @@ class Endpoint:
     try:
       options = self._merged(request.ask.options)
       return await asyncio.wait_for(
-        self._send(client, request.ask.messages, options), self._timeout
+        self._send(client, request, options), self._timeout
       )
     except UserError as error:
       return error
@@ -143,14 +150,20 @@ class Endpoint:
       return RuntimeError(f"{self.address} sent no chat completion: {found}")
 
   async def _send(
-    self, client: Any, messages: Sequence[dict], options: Mapping[str, Any]
+    self, client: Any, request: Request, options: Mapping[str, Any]
   ) -> Reply:
+    own = {}
+    if self._seed is not None:
+      named = f"{self._seed}\n{request.name}".encode()
+      own["seed"] = zlib.crc32(named) >> 1
+    messages = request.ask.messages
     found = await client.chat.completions.create(
       model=self._model,
-      messages=[_plain(message) for message in messages],
+      messages=[_plain(message, request.name) for message in messages],
       max_tokens=options["length"],
       temperature=options["temperature"],
       top_p=options["top_p"],
+      **own,
     )
     (choice,) = found.choices
     text, usage = choice.message.content, found.usage
@@ -182,18 +195,36 @@ class Endpoint:
     return text[:200]
 
 
-def _plain(message: Mapping[str, Any]) -> dict[str, str]:
-  """Returns a message with its content as one text."""
+def _plain(message: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns a message as it is sent: one text, or parts where it has pictures.
+
+  Raises:
+    UserError: if it has a video, or a picture that can't be read.
+  """
   content = message["content"]
   if not isinstance(content, str):
-    others = [part["type"] for part in content if part["type"] != "text"]
-    if others:
+    found = [*parts.each([dict(message)], name)]
+    if any(part["type"] == "video" for part in found):
       raise UserError(
-        f"expected messages of text for a server, found one with {others[0]};"
-        " ask a local model, or leave it out"
+        "expected messages of texts and pictures for a server, found one with"
+        " video; ask a local model, or leave it out"
       )
-    content = "\n".join(part["text"] for part in content)
+    if any(part["type"] == "image" for part in found):
+      content = [_part(part, name) for part in found]
+    else:
+      content = "\n".join(part["text"] for part in found)
   return {"role": message["role"], "content": content}
+
+
+def _part(part: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns a part as it is sent, a picture as PNG."""
+  if part["type"] == "text":
+    return {"type": "text", "text": part["text"]}
+  file = io.BytesIO()
+  pictures.read(parts.source(part, name), name).save(file, "PNG")
+  data = base64.b64encode(file.getvalue()).decode()
+  url = f"data:image/png;base64,{data}"
+  return {"type": "image_url", "image_url": {"url": url}}
 
 
 def from_environment(variable: str, what: str) -> str:

@@ -45,7 +45,10 @@ class Scripted:
 
   def _look_up(self, ask: Ask, asked: str) -> str | Reply:
     if callable(self._script):
-      return self._script(ask)
+      found = self._script(ask)
+      if not isinstance(found, str | Reply):
+        raise UserError(f"expected a reply of the script, found {found!r:.80}")
+      return found
     if asked not in self._script:
       raise UserError(
         f"expected a question of the script, found {asked!r:.80}; add it"

@@ -1,0 +1,1 @@
+"""Answers in several turns: what replies to a policy that asks."""

@@ -1,0 +1,1 @@
+"""CVR-LLM: descriptions that the question asks for, examples, comparisons."""
