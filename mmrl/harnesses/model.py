@@ -237,12 +237,12 @@ def conversation(
   """
   parts: list[dict] = [*shown, {"type": "text", "text": text}]
   pieces = text.split("<image>")
-  if shown and len(pieces) == len(shown) + 1:
-    if all(part["type"] == "image" for part in shown):
-      parts = []
-      for piece, part in zip(pieces, [*shown, None], strict=True):
-        parts += [{"type": "text", "text": piece}] if piece else []
-        parts += [part] if part else []
+  pictures = all(part["type"] == "image" for part in shown)
+  if shown and pictures and len(pieces) == len(shown) + 1:
+    parts = []
+    for piece, part in zip(pieces, [*shown, None], strict=True):
+      parts += [{"type": "text", "text": piece}] if piece else []
+      parts += [part] if part else []
   found = [{"role": "system", "content": system}] if system else []
   return [*found, {"role": "user", "content": parts}]
 
@@ -269,8 +269,8 @@ def decoding(options: Mapping[str, Any], name: str) -> dict[str, Any]:
       )
   if options.get("num_beams") not in (None, 1):
     raise UserError(
-      f"{name}: expected num_beams 1, found {options['num_beams']}: beams aren't"
-      " searched here"
+      f"{name}: expected num_beams 1, found {options['num_beams']}: beams"
+      " aren't searched here"
     )
   temperature = options.get("temperature")
   sampled = options.get("do_sample", bool(temperature))
