@@ -21,7 +21,8 @@ COMMANDS = [f"mmrl.{name}" for name in list_of_commands.COMMANDS]
 EXPERIMENTS = [
   f"experiments.{name}"
   for name in (
-    *("compare", "experts", "extrapolation", "scene_pairs", "second_looks"),
+    *("causal_halbench", "causal_pictures", "compare", "experts"),
+    *("extrapolation", "scene_pairs", "second_looks"),
     *("stages", "tiny_model", "tiny_worlds", "vision_negatives"),
   )
 ]

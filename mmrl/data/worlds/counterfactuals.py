@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 from mmrl.data.example import Example, ask
-from mmrl.data.worlds import source
 from mmrl.data.worlds.source import World
 from mmrl.worlds import palette
 from mmrl.worlds.draws import Draws
@@ -50,7 +49,6 @@ class Counterfactuals(World):
     size: int = palette.SIDE,
     cooccurrence: scene.Matrix | None = None,
     counted: scene.Matrix | None = None,
-    thoughts: bool = False,
     prompt: str = "{question}",
   ):
     """Checks the options; pairs are made when they are asked for.
@@ -64,13 +62,11 @@ class Counterfactuals(World):
         Scenes.
       counted: weights of the scenes by which it is counted what occurs
         together; those of `cooccurrence` if None.
-      thoughts: whether there are texts to learn from: the answers alone.
       prompt: text of the user's turn, with "{question}" in it.
 
     Raises:
       UserError: if an option has no such value.
     """
-    palette.check_flag("thoughts", thoughts)
     matrix = cooccurrence if counted is None else counted
     self.options = asking.Options(
       split=split,
@@ -83,7 +79,6 @@ class Counterfactuals(World):
       split="train", kinds=("describe",), seed=seed, cooccurrence=matrix
     )
     super().__init__(f"counterfactuals/{split}/{seed}", count, prompt)
-    self._thoughts = thoughts
 
   @functools.cached_property
   def counts(self) -> Any:
@@ -126,7 +121,6 @@ class Counterfactuals(World):
       messages=ask(text, self._prompt, [part]),
       answer=right,
       kind=role,
-      answers=self._answers(right),
       extra={"causal": (original, picture, role, text), "scenes": (shown,)},
     )
 
@@ -139,7 +133,4 @@ class Counterfactuals(World):
 
   def _told(self, index: int) -> tuple[str, str, Sequence[str]]:
     _, _, text, _, right = self._asked(index)
-    return text, right, self._answers(right)
-
-  def _answers(self, right: str) -> Sequence[str]:
-    return (source.answer("", right),) if self._thoughts else ()
+    return text, right, ()
