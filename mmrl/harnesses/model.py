@@ -40,7 +40,7 @@ class AskedModel:
     dtype: str = "float32",
     batch: int = 16,
     adapter: str = "",
-    **settings: float,
+    **settings: Any,
   ):
     """Loads a model.
 

@@ -1,6 +1,6 @@
 """What the adapter of lmms-eval refuses, in one line each."""
 
-import dataclasses
+import warnings
 
 import pytest
 
@@ -8,8 +8,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lmms_eval")
 
 from mmrl.errors import UserError
-from mmrl.harnesses import lmms
 from mmrl.harnesses.manifest import manifest
+
+with warnings.catch_warnings():
+  warnings.simplefilter("ignore")  # What lmms-eval imports is deprecated.
+  from lmms_eval.api.instance import Instance
+
+  from mmrl.harnesses import lmms
 
 pytestmark = [
   pytest.mark.parity,
@@ -17,15 +22,10 @@ pytestmark = [
 ]
 
 
-@dataclasses.dataclass
-class Stub:
-  """As an `Instance`, of a task with one row."""
-
-  args: tuple
-  idx: int = 0
-  metadata: dict = dataclasses.field(
-    default_factory=lambda: {"task": "t", "doc_id": 0}
-  )
+def request_of(*arguments):
+  """A request of a task with one row."""
+  about = {"task": "t", "doc_id": 0, "repeats": 1}
+  return Instance("generate_until", arguments, 0, about)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_several_processes_are_refused(monkeypatch):
   ],
 )
 def test_requests_are_refused(simple, options, shown, message):
-  request = Stub(("what?", options, lambda _: shown, 0, "t", "test"))
+  request = request_of("what?", options, lambda _: shown, 0, "t", "test")
   with pytest.raises(UserError, match=message):
     simple.generate_until([request])
 
@@ -84,4 +84,4 @@ def test_other_kinds_of_requests_are_refused(simple):
   with pytest.raises(UserError, match="tasks of one round"):
     simple.generate_until_multi_round([])
   with pytest.raises(UserError, match="found 2 arguments; metrics such as"):
-    simple.loglikelihood([Stub(("", "red"))])
+    simple.loglikelihood([request_of("", "red")])
