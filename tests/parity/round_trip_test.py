@@ -11,6 +11,7 @@ import functools
 import io
 import json
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -27,6 +28,7 @@ from mmrl.harnesses import model as harness
 from mmrl.models import policy, tower, vlm
 from mmrl.train import run as run_lib
 from mmrl.worlds.kitchens import drawing
+from parity import oracle
 
 pytestmark = pytest.mark.parity
 
@@ -57,7 +59,7 @@ def config(workdir):
 @pytest.fixture(scope="module")
 def ours(config):
   """What `mmrl.evaluate` makes of the questions."""
-  built = run_lib.build_run(config)
+  built = run_lib.build_run(config, jax.devices()[:1])
   return runner.evaluate_run(built, built.params)["test"]
 
 
@@ -73,9 +75,9 @@ def picture_of(example) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def by_transformers(workdir, examples):
-  """Answers of the exported model, with the exported processor."""
+  """Answers of the exported model, to what Transformers' processor makes."""
   path = workdir / "model"
-  processor = transformers.AutoProcessor.from_pretrained(path)
+  processor = hub.load(path).processor
   processor.tokenizer.padding_side = "left"
   model = transformers.AutoModelForImageTextToText.from_pretrained(
     path, dtype=torch.float32
@@ -83,33 +85,13 @@ def by_transformers(workdir, examples):
   found = []
   for start in range(0, QUESTIONS, BATCH):
     asked = examples[start : start + BATCH]
-    chats = [
-      [
-        {
-          "role": "user",
-          "content": [
-            {"type": "image", "image": picture_of(one)},
-            {"type": "text", "text": one.question},
-          ],
-        }
-      ]
-      for one in asked
-    ]
-    batch = processor.apply_chat_template(
-      chats,
-      tokenize=True,
-      add_generation_prompt=True,
-      return_dict=True,
-      return_tensors="pt",
-      processor_kwargs={"padding": True},
-    )
+    batch = oracle.make_inputs(processor, [one.messages for one in asked])
     with torch.inference_mode():
       tokens = model.generate(**batch, max_new_tokens=LENGTH, do_sample=False)
-    tokens = tokens[:, batch["input_ids"].shape[1] :]
-    ends = {model.generation_config.eos_token_id, model.config.pad_token_id}
-    ends |= {processor.tokenizer.pad_token_id, processor.tokenizer.eos_token_id}
-    for row in tokens.tolist():
-      kept = [i for i in row if i not in ends]
+    tokens = tokens[:, batch["input_ids"].shape[1] :].numpy()
+    for row in tokens:
+      ends = np.flatnonzero(processor.config.ends(row))
+      kept = row[: ends[0]] if len(ends) else row
       found.append(processor.tokenizer.decode(kept, skip_special_tokens=False))
   return found
 
