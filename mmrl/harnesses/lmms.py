@@ -75,7 +75,9 @@ class Simple(lmms):  # type: ignore[misc]
   def generate_until(self, requests: Sequence[Instance]) -> list[Any]:
     """Answers, in order; texts end before the first string of `until`."""
     names = _names(requests)
-    conversations, options, ends = [], [], []
+    conversations: list[list[dict]] = []
+    options: list[dict[str, Any]] = []
+    ends: list[list[str]] = []
     for request, name in zip(requests, names, strict=True):
       messages, given = self._asked(request, name)
       given = dict(given)
@@ -114,7 +116,8 @@ class Simple(lmms):  # type: ignore[misc]
   ) -> list[tuple[float, bool]]:
     """Scores continuations, in order: log-probability, whether it is greedy."""
     names = _names(requests)
-    conversations, continuations = [], []
+    conversations: list[list[dict]] = []
+    continuations: list[str] = []
     for request, name in zip(requests, names, strict=True):
       if len(request.args) != 6:
         raise UserError(

@@ -113,7 +113,8 @@ def _pairs(
       before.setdefault((one.original, one.role), []).append(i)
     elif one.role != "counterfactual":
       after.setdefault((one.original, one.picture, one.role), i)
-  found, used = [], set()
+  found: list[tuple[str, int, int]] = []
+  used: set[int] = set()
   for (original, _, role), changed in after.items():
     left = before.get((original, role), [])
     if pairing == "same":
