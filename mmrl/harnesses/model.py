@@ -193,7 +193,7 @@ def _likelihoods(params: PyTree, config: Any, prompt: Prompt, tokens: Any):
   prefix = scorer.prefill(params, prompt, None)
   scores = scorer(params, prefix, tokens)
   assert scores.logits is not None
-  logits = policy.token_logits(params, config, scores.logits.hidden)
+  logits = policy.token_logits(params, config, scores.logits.hidden, 1.0)
   return scores.logprobs, jnp.argmax(logits, -1) == tokens
 
 
