@@ -148,7 +148,7 @@ class Chat(Simple):
   def _asked(self, request: Instance, name: str) -> tuple[list[dict], Any]:
     _, messages, options, doc_id, task, split = request.args
     given = messages(self.task_dict[task][split][doc_id])
-    found = []
+    found: list[dict] = []
     if self.system_prompt:
       found.append({"role": "system", "content": self.system_prompt})
     for message in ChatMessages(messages=given).messages:

@@ -182,7 +182,7 @@ class AskedModel:
       np.asarray, _likelihoods(model.params, model.config, prompt, tokens)
     )
     sums = np.where(mask, logprobs, 0.0).sum((1, 2), dtype=np.float64)
-    same = (greedy | ~mask).all((1, 2))
+    same = np.all(greedy | ~mask, axis=(1, 2)).tolist()
     return [(float(x), bool(y)) for x, y in zip(sums, same, strict=True)]
 
 

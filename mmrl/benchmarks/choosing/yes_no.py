@@ -56,7 +56,7 @@ def numbers(values: Values) -> dict[str, np.ndarray]:
   and F1 are 0 of nothing.
   """
   total = {name: np.nansum(x, -1) for name, x in values.items()}
-  found = {}
+  found: dict[str, np.ndarray] = {}
   for name, asked in total.items():
     start, slash, kind = name.partition("/")
     if start != "asked":

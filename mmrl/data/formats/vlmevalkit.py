@@ -2,6 +2,7 @@
 
 import ast
 import collections
+from collections.abc import Mapping
 import string
 from typing import Any
 
@@ -46,7 +47,8 @@ class Shared:
 
     It is asked for after all rows were seen once, and they may be seen again.
     """
-    seen, self._seen = self._seen or {}, None
+    seen: Mapping[str, int] = self._seen or {}
+    self._seen = None
     several = [index for index, count in seen.items() if count > 1]
     if not several:
       return ""
