@@ -42,6 +42,9 @@ setuptools.setup(
     "tqdm>=4.66",
     "transformers>=5.0",
   ],
+  entry_points={
+    "lmms_eval.models": ["mmrl = mmrl.harnesses.manifest:manifest"],
+  },
   extras_require={
     "examples": ["easy-vqa==1.0"],
     # What colabs/ needs besides a kernel.
@@ -58,6 +61,9 @@ setuptools.setup(
     "meteor": ["nltk>=3.9"],
     # What models behind an OpenAI-compatible address are asked with.
     "judge": ["openai>=1.40"],
+    # What asks the model `mmrl` (mmrl.harnesses.lmms); torch first and pinned,
+    # as a looser range takes several GB of CUDA.
+    "lmms": ["torch==2.13.0", "lmms-eval>=0.7,<0.8"],
     "test": [
       "beartype>=0.22",
       "easy-vqa==1.0",

@@ -187,8 +187,8 @@ def _texts(world: str) -> Iterator[str]:
   yield from 30 * ["system", "user", "assistant\n"]
 
 
-def begin(world: str, path: pathlib.Path, seed: int) -> None:
-  """Writes the shipped model with a tokenizer of a world's words.
+def write_model(path: pathlib.Path, texts: list[str], seed: int) -> None:
+  """Writes the shipped model with a tokenizer of the words of some texts.
 
   Tokens that both tokenizers have keep their embeddings, others are random.
   """
@@ -200,7 +200,7 @@ def begin(world: str, path: pathlib.Path, seed: int) -> None:
 
   shipped = hub.load("tiny")
   old = shipped.processor.tokenizer.get_vocab()
-  tokenizer = tiny_model.build_tokenizer([*_texts(world)], _VOCABULARY)
+  tokenizer = tiny_model.build_tokenizer(texts, _VOCABULARY)
   config = tiny_model.build_config(tokenizer, len(tokenizer))
   params = tiny_model.init(jax.random.key(seed), config)
   table = np.array(params["text"]["embed"]["embedding"])
@@ -231,7 +231,7 @@ def main() -> None:
   flags = parser.parse()
   model = flags.output / "begin"
   if not (model / "config.json").exists():
-    begin(flags.world, model, flags.seed)
+    write_model(model, [*_texts(flags.world)], flags.seed)
   configs = configs_of(flags.world)
   for config in configs.values():
     config.seed = flags.seed

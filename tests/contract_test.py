@@ -104,6 +104,7 @@ METHODS = [
   (rewards, "exact_answer", {}),
   (rewards, "first_math_answer", {}),
   (rewards, "frame_format", {}),
+  (rewards, "inferred_choice", {}),
   (rewards, "judged_facts", {}),
   (rewards, "judged_share", {}),
   (rewards, "label_attribution", {"hit": 1.0}),
@@ -139,6 +140,7 @@ METHODS = [
 # other sizes: see `test_every_large_arm_binds`.
 EXPERIMENTS = [
   ("adavip", "data"),
+  ("causal_halbench", "counterfactual"),
   ("cispo", "runlocal"),
   ("dapo", "runlocal"),
   ("dpo", "data"),
@@ -254,6 +256,8 @@ FACTS = {"choices": tuple("10234"), "names": (), "windows": (), "count": 0}
 ASKED = Example(
   "file:1", "?", [], "", kind="fixture_interaction_counting", extra=FACTS
 )
+# A question that lists choices.
+LISTED = "?\nA. x\nB. y\nC. z"
 # Rewards that are logged only, which have NaN where they don't apply.
 MEASURES = {"attention_share", "refocus_gain", "target_attention"}
 EXTRAS = {
@@ -959,7 +963,7 @@ def test_reward_is_a_number_for_any_text(row):
   right = RIGHT.get(row[1], ["B", "C"])
   block = TEXTS.get(row[1], f"<answer>{right[0]}</answer>")
   texts = ["", block, "<answer>", "</answer><think>", "é\x00\n"]
-  asked = ASKED if row[1] in TEXTS else Example("file:1", "?", [], "")
+  asked = ASKED if row[1] in TEXTS else Example("file:1", LISTED, [], "")
   context = {
     "text": [texts, texts],
     "answer": right,

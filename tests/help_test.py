@@ -21,8 +21,9 @@ COMMANDS = [f"mmrl.{name}" for name in list_of_commands.COMMANDS]
 EXPERIMENTS = [
   f"experiments.{name}"
   for name in (
-    *("asking", "attention_share", "compare", "evidence", "experts"),
-    *("extrapolation", "look_then_answer", "scene_pairs", "second_looks"),
+    *("asking", "attention_share", "causal_halbench", "causal_pictures"),
+    *("compare", "evidence", "experts", "extrapolation", "look_then_answer"),
+    *("scene_pairs", "second_looks"),
     *("stages", "tiny_model", "tiny_worlds", "vision_negatives"),
   )
 ]

@@ -5,8 +5,20 @@ spec's options and the spec's place in the config as `field`, for errors. It
 returns a `benchmarks.contract.Benchmark`.
 """
 
+from mmrl.benchmarks.blind import without_pictures
+from mmrl.benchmarks.causal.pairs import causal_pairs
+from mmrl.benchmarks.choosing.winoground import winoground
+from mmrl.benchmarks.choosing.yes_no import yes_no
 from mmrl.benchmarks.frames import frames
 from mmrl.benchmarks.objects import objects
 from mmrl.benchmarks.scored import questions
 
-__all__ = ["frames", "objects", "questions"]
+__all__ = [
+  "causal_pairs",
+  "frames",
+  "objects",
+  "questions",
+  "winoground",
+  "without_pictures",
+  "yes_no",
+]

@@ -1,10 +1,14 @@
-"""Answers from the text of a question alone, as good as such can be."""
+"""Answers from the text of a question alone: a guesser's, and a model's."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import itertools
+from typing import Any
 
+from mmrl import build
 from mmrl.data import Example
+from mmrl.data.sources import paths_of
 from mmrl.worlds import items
 
 # Questions that a guesser of choices is made from, at most.
@@ -55,3 +59,52 @@ def chosen(
     guess = guessers[one.kind](one) if one.kind in guessers else one.choices[0]
     letters.append("ABCDE"[one.choices.index(guess)])
   return letters
+
+
+class WithoutPictures:
+  """A benchmark's questions, asked without their pictures and videos.
+
+  What a model scores so it knows from the texts alone.
+
+  Attributes:
+    paths: data files of the benchmark.
+  """
+
+  def __init__(self, of: Any):
+    """Takes the benchmark."""
+    self._of = of
+    self.paths = paths_of(of)
+    self.grade, self.summarise = of.grade, of.summarise
+    self.baseline = of.baseline
+
+  def __len__(self) -> int:
+    return len(self._of)
+
+  def __getitem__(self, index: int) -> Example:
+    example = self._of[index]
+    messages = [
+      one if isinstance(one["content"], str) else one | {"content": _texts(one)}
+      for one in example.messages
+    ]
+    return dataclasses.replace(example, messages=messages)
+
+
+def _texts(message: dict) -> list[dict]:
+  return [part for part in message["content"] if part["type"] == "text"]
+
+
+def without_pictures(*, of: Mapping[str, Any], field: str) -> WithoutPictures:
+  """Builds a benchmark that asks another one's questions blind.
+
+  Args:
+    of: spec of the other benchmark.
+    field: the field of the config, for errors.
+
+  Raises:
+    UserError: naming the field of the config that is wrong.
+  """
+  # The package exports this function.
+  from mmrl import benchmarks
+
+  where = f"{field}.of"
+  return WithoutPictures(build.construct(benchmarks, of, where, field=where))

@@ -3,6 +3,8 @@
 from mmrl.data.example import Example
 from mmrl.data.pipeline import Samples, batches, encode, in_order, spread
 from mmrl.data.sources import (
+  CausalHalBench,
+  Counterfactuals,
   EasyVQA,
   Figures,
   Files,
@@ -13,6 +15,8 @@ from mmrl.data.sources import (
 from mmrl.data.trajectories import Trajectories
 
 __all__ = [
+  "CausalHalBench",
+  "Counterfactuals",
   "EasyVQA",
   "Example",
   "Figures",

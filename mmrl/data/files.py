@@ -85,6 +85,7 @@ class Files:
       convert = formats.converter(form, table)
       self._files.append(_File(table, convert, readers[folder]))
       wrong.append(table.check(self._files[-1].example))
+      wrong.append(convert.wrong())
     notes = [file.convert.note() for file in self._files]
     if any(wrong):
       raise UserError("; ".join(filter(None, wrong)))

@@ -13,15 +13,25 @@ import numpy as np
 from PIL import Image
 
 from mmrl import build, errors, python_files
+from mmrl.data.causal_halbench import CausalHalBench
 from mmrl.data.example import Example, ask, check_prompt
 from mmrl.data.files import Files
 from mmrl.data.hd_epic import HdEpic
-from mmrl.data.worlds import Figures, Kitchens, Scenes
+from mmrl.data.worlds import Counterfactuals, Figures, Kitchens, Scenes
 from mmrl.errors import UserError, not_installed
 from mmrl.types import Box
 
 # What `config.data` and benchmarks may name.
-__all__ = ["EasyVQA", "Figures", "Files", "HdEpic", "Kitchens", "Scenes"]
+__all__ = [
+  "CausalHalBench",
+  "Counterfactuals",
+  "EasyVQA",
+  "Figures",
+  "Files",
+  "HdEpic",
+  "Kitchens",
+  "Scenes",
+]
 # What a run calls of a source: number, an example, (question, answer) of all.
 _READ = ("__len__", "__getitem__", "pairs")
 

@@ -22,6 +22,7 @@ that are equal to them:
 | `lenient_answer` | red, Red; red, "red."; 3, \\boxed{3}; 3, $3$ | |
 | `choice` | B, b; B, (B); B, B.; B, Answer: B; B, B) red; (B), B. red | |
 | `first_option` | of the first block: B, B. red; B, B) red; B, B: red | |
+| `inferred_choice` | B, B; B, the answer is B; B, the text of B's line | |
 | `number` | 3, 3.0; 1,000, 1000; 0.5, 1/2; 50%, 0.5; 12, 12 cm; x=3, 3 | |
 | `math_answer` | those of `number`; 50%, 50; (x+1)^2, x^2+2x+1 | `math` |
 | `closeness` | in part: numbers that are near | |
@@ -34,7 +35,7 @@ that are equal to them:
 
 from mmrl.rewards.answer import answer_format, exact_answer
 from mmrl.rewards.boxes import box_iou
-from mmrl.rewards.choices import choice, first_option
+from mmrl.rewards.choices import choice, first_option, inferred_choice
 from mmrl.rewards.facts.lines import (
   first_math_answer,
   lined_format,
@@ -83,6 +84,7 @@ __all__ = [
   "first_math_answer",
   "first_option",
   "frame_format",
+  "inferred_choice",
   "judged_facts",
   "judged_share",
   "label_attribution",

@@ -1,7 +1,8 @@
 """Rewards of answers to multiple choice questions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from mmrl.chains import parsing
 from mmrl.errors import UserError
-from mmrl.rewards.answer import label, score
+from mmrl.rewards.answer import extract, label, score
 from mmrl.rewards.lenient import tidy
 
 _LETTER = re.compile(
@@ -111,3 +112,99 @@ def first_option(
 
 def _first(text: str) -> str:
   return (parsing.first_block(text) or "")[:1]
+
+
+_CHOICE = re.compile(r"([A-Z])\. (.*)")
+# What follows a letter, and no article.
+_NO_NOUN = frozenset(("is", "or", "and", "because", "as", "since"))
+_PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+
+
+@functools.lru_cache(4096)
+def choices_of(question: str) -> Mapping[str, str]:
+  """Returns the choices that a question lists, {letter: text}.
+
+  They are lines such as `B. red`, in order, the last that begin with A.
+  """
+  found: dict[str, str] = {}
+  for line in question.splitlines():
+    one = _CHOICE.fullmatch(line.strip())
+    if one and one[1] == "A":
+      found = {"A": one[2]}
+    elif one and found and ord(one[1]) == ord([*found][-1]) + 1:
+      found[one[1]] = one[2]
+  return found
+
+
+def infer(text: str, choices: Mapping[str, str]) -> str | None:
+  """Infers which choice a free text makes; None if that can't be told.
+
+  The letter, as `letter` reads it; else the only letter of a choice among its
+  words, where an "A" before another word is an article; else the only choice
+  whose text is in it, unless it is more than twice as long as all of them.
+
+  Args:
+    text: what was answered.
+    choices: {letter: text}.
+
+  Reference: VLMEvalKit's can_infer. Differs from it: forms of `letter` come
+  first, a letter may be among the last five words, and its replies that refuse
+  aren't a choice of their own.
+  """
+  found = letter(text)
+  if found in choices:
+    return found
+  words = text.translate(_PUNCTUATION).split()
+  articles = {
+    i
+    for i, (word, after) in enumerate(itertools.pairwise(words))
+    if word == "A" and after.islower() and after not in _NO_NOUN
+  }
+  said = {word for i, word in enumerate(words) if i not in articles}
+  letters = said & {*choices}
+  if len(letters) == 1:
+    return letters.pop()
+  low = text.lower()
+  if letters or len(low) > 2 * sum(map(len, choices.values())):
+    return None
+  inside = [name for name, value in choices.items() if value.lower() in low]
+  return inside[0] if len(inside) == 1 else None
+
+
+def inferred_choice(
+  text: Sequence[Sequence[str]],
+  answer: Sequence[str],
+  example: Sequence[Any],
+) -> Float[np.ndarray, "P G"]:
+  """Rewards the right choice, said in whatever form, with 1, others with 0.
+
+  It reads the answer block, and the whole text after the thought where there is
+  none: as benchmarks of VLMEvalKit are scored without a judge.
+
+  Args:
+    text: P lists of G answers.
+    answer: the letter of each right one.
+    example: the questions (`mmrl.data.Example`), which list their choices, see
+      `choices_of`.
+
+  Raises:
+    UserError: naming the question that lists no choices, or not the right one.
+  """
+  rows = []
+  for group, right, one in zip(text, answer, example, strict=True):
+    wanted, choices = letter(label(right)), choices_of(one.question)
+    if wanted not in choices:
+      raise UserError(
+        f"{one.name}: expected a letter of its choices, lines such as 'B. red',"
+        f" as right answer, found {right!r:.80} of"
+        f" {', '.join(choices) or 'none'}"
+      )
+    found = (infer(_said(given), choices) for given in group)
+    rows.append([float(letter == wanted) for letter in found])
+  return np.array(rows, np.float32).reshape(len(text), -1)
+
+
+def _said(text: str) -> str:
+  """Returns the answer block, or what is after the thought."""
+  found = extract(text)
+  return text.rpartition("</think>")[2].strip() if found is None else found

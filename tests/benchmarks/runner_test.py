@@ -145,6 +145,6 @@ def test_an_unknown_benchmark():
   settings = {"benchmarks": {"test": {"name": "accuracy"}}}
   with pytest.raises(
     UserError,
-    match=r"^config.evaluation.benchmarks.test: .*no 'accuracy'.*questions$",
+    match=r"^config.evaluation.benchmarks.test: .*no 'accuracy'.* questions, ",
   ):
     runner.build_benchmarks(settings)

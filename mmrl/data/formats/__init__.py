@@ -70,6 +70,10 @@ class Converter:
     """Says what of the rows isn't read that a person may miss: nothing."""
     return ""
 
+  def wrong(self) -> str:
+    """Says what is wrong with rows beside each other, once all were read."""
+    return self._more[0].twice() if self._more else ""
+
 
 def converter(form: str | Columns | None, table: Table) -> Converter | Columns:
   """Returns what makes our own rows of the rows of a table.

@@ -1,6 +1,8 @@
 """Rows of VLMEvalKit (vlmeval/dataset/image_base.py, image_mcq.py)."""
 
 import ast
+import collections
+from collections.abc import Mapping
 import string
 from typing import Any
 
@@ -33,6 +35,28 @@ class Shared:
   def __init__(self, table: Table):
     self._table = table
     self._at: dict[str, int] | None = None
+    self._seen: collections.Counter[str] | None = collections.Counter()
+
+  def see(self, index: str) -> None:
+    """Notes the index of a row, until `twice` is asked for."""
+    if self._seen is not None:
+      self._seen[index] += 1
+
+  def twice(self) -> str:
+    """Says which index several rows have; "" if none.
+
+    It is asked for after all rows were seen once, and they may be seen again.
+    """
+    seen: Mapping[str, int] = self._seen or {}
+    self._seen = None
+    several = [index for index, count in seen.items() if count > 1]
+    if not several:
+      return ""
+    more = f", as are {len(several) - 1} others" if several[1:] else ""
+    return (
+      f"{self._table.path}: expected each index once, found {several[0]!r:.80}"
+      f" {seen[several[0]]} times{more}; number the rows"
+    )
 
   def __getitem__(self, index: str) -> str:
     if self._at is None:
@@ -56,6 +80,12 @@ def row(raw: dict[str, Any], shared: Any) -> dict[str, Any]:
     raw: the row.
     shared: pictures by the index of the row that has them.
   """
+  if not isinstance(raw.get("index"), str | int):
+    raise UserError(
+      f"expected 'index', a number or text that no other row has, found"
+      f" {raw.get('index')!r:.80}; number the rows"
+    )
+  shared.see(str(raw["index"]))
   asked = fields.text(raw, "question")
   options = [
     f"{k}. {_choice(raw, k)}\n" for k in string.ascii_uppercase if k in raw

@@ -146,6 +146,23 @@ def item(options: Options, index: int) -> Item:
   raise RuntimeError("no clear relation in a hundred scenes")
 
 
+def apart(options: Options, index: int) -> Scene:
+  """Makes a scene of two to five things of different shapes.
+
+  Args:
+    options: seed and split among them.
+    index: of the scene, from 0 on.
+  """
+  draws = Draws(options.seed, SPLITS.index(options.split), index)
+  novel = options.split == "novel"
+  first = draws.pick(HELD_OUT) if novel else _member(draws, options.split)
+  cast = _distinct(draws, options, [first], draws.between(2, MOST - 1))
+  cast = draws.some(cast, len(cast))
+  return compose(
+    draws, cast, options.split, size=options.size, overlap=options.overlap
+  )
+
+
 def _member(
   draws: Draws, split: str, shape: str = "", colour: str = ""
 ) -> Kind:

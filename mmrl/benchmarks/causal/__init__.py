@@ -1,0 +1,1 @@
+"""Causal-HalBench: answers before and after one object is replaced."""

@@ -1,0 +1,1 @@
+"""Benchmarks whose questions have few possible answers."""

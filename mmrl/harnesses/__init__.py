@@ -1,0 +1,1 @@
+"""Other people's evaluation harnesses, which ask a model of this library."""
