@@ -42,9 +42,9 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 import jaxtyping  # noqa: E402, JAX reads the flags above
 import pytest  # noqa: E402
 
-# Annotations of the library are checked at run time, in tests only. Not those of
-# worlds and readers: they have few arrays, and many small functions, which take
-# up to 15 times as long; mypy knows their types.
+# Annotations of the library are checked at run time, in tests only. Not those
+# of worlds and readers: they have few arrays, and many small functions, which
+# take up to 15 times as long; mypy knows their types.
 LIBRARY = pathlib.Path(__file__).parents[1] / "mmrl"
 CHECKED = {path.stem for path in LIBRARY.iterdir()} - {"data", "worlds"}
 jaxtyping.install_import_hook(

@@ -14,6 +14,7 @@ from mmrl import __main__ as list_of_commands
 from mmrl import config as config_lib
 from mmrl import config_file
 from mmrl import help as help_lib
+from mmrl.diffusion import config as diffusion_config
 from mmrl.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,24 +140,27 @@ def test_fields_of_a_prefix_are_printed():
     assert help_lib.config(prefix) == printed
 
 
-def test_every_field_has_a_meaning():
+@pytest.mark.parametrize("base", [config_lib, diffusion_config])
+def test_every_field_has_a_meaning(base):
   """But for entries of tables whose names are one's own."""
   free = tuple(f"{table}." for table in config_lib.TABLES)
-  without = [one.path for one in help_lib.fields() if not one.meaning]
+  found = help_lib.fields(base)
+  without = [one.path for one in found if not one.meaning]
   assert [path for path in without if not path.startswith(free)] == []
-  text = help_lib.config()
-  for one in help_lib.fields():
+  text = help_lib.config("", base)
+  for one in found:
     assert f"config.{one.path}" in text
 
 
-def test_every_comment_is_the_meaning_of_a_field():
+@pytest.mark.parametrize("base", [config_lib, diffusion_config])
+def test_every_comment_is_the_meaning_of_a_field(base):
   """None is lost because it stands where no field does."""
-  source = pathlib.Path(config_lib.__file__).read_text("utf-8")
+  source = pathlib.Path(base.__file__).read_text("utf-8")
   body = source.split("def get_config")[1].split("\ndef ")[0]
   words = [
     word for line in body.split("\n") for word in line.partition("#")[2].split()
   ]
-  meanings = " ".join(help_lib.meanings().values()).split()
+  meanings = " ".join(help_lib.meanings(base).values()).split()
   assert sorted(words) == sorted(meanings)
 
 

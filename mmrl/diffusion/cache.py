@@ -28,7 +28,8 @@ Cache = dict[str, dict[str, Any]]
 
 def fuse_branches(cached: Array) -> Array:
   """Averages both branches of guidance; the first half is without prompt."""
-  return sum(jnp.split(cached, 2)) / 2
+  without, given = jnp.split(cached, 2)
+  return (without + given) / 2
 
 
 def sample(
@@ -186,7 +187,7 @@ def _empty(params, config, x, condition, words, rows, keeps) -> Cache:
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
 def features(
-  params, config: UNetConfig, x, condition, words, *, steps: int, weight: float
+  params, config: UNetConfig, x, condition, words, *, steps: int, weight
 ) -> dict[str, Array]:
   """Returns the outputs of control branch and middle at each step.
 

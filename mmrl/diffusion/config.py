@@ -10,42 +10,38 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the config of a small model of shapes."""
   return ml_collections.ConfigDict(
     {
-      # Of parameters, pictures and noise.
-      "seed": 0,
+      "seed": 0,  # of parameters, pictures and noise
+      # Sizes of the U-Net and of its control branch.
       "model": {
-        # Side of pictures, and of the squares of pixels seen as one place.
-        "size": 16,
-        "patch": 2,
-        # Of each level: channels, and whether it attends.
-        "channels": (24, 48),
-        "attention": (False, True),
+        "size": 16,  # side of pictures, in pixels
+        "patch": 2,  # side of the squares of pixels seen as one place
+        "channels": (24, 48),  # of each level
+        "attention": (False, True),  # whether a level attends
         # Of a block of the encoder; the decoder's have one more.
         "layers": 1,
-        "heads": 4,
-        "groups": 8,
-        # Channels of a word, and of the condition before the branch.
-        "text_width": 32,
-        "condition_width": 16,
+        "heads": 4,  # of an attention
+        "groups": 8,  # of a norm
+        "text_width": 32,  # channels of a word
+        "condition_width": 16,  # of the condition, before the branch's own
       },
+      # Updates of the parameters.
       "train": {
-        # Of that many pictures each, drawn anew.
-        "steps": 3000,
-        "batch": 32,
-        # Share of pictures without a prompt, which guidance needs.
-        "dropped": 0.1,
-        # Highest learning rate, reached after so many steps, and the step at
-        # which it is 0: by a cosine.
-        "rate": 2e-3,
-        "warmup": 100,
-        "decay": 3000,
-        "clip_norm": 1.0,
-        # Of the average of parameters that samples are of.
+        "steps": 3000,  # updates
+        "batch": 32,  # pictures of an update, drawn anew
+        "dropped": 0.1,  # share of pictures without a prompt, for guidance
+        "rate": 2e-3,  # the highest learning rate
+        "warmup": 100,  # step at which it is reached
+        "decay": 3000,  # step at which it is 0 again, by a cosine
+        "clip_norm": 1.0,  # the largest norm of a gradient
+        # Decay of the average of parameters, which is the model.
         "average": 0.995,
       },
-      # Steps between two lines of metrics.jsonl.
-      "every": 20,
-      # Steps between checkpoints, a multiple of `every`, and how many are kept.
-      "checkpoint": {"every": 200, "keep": 1},
+      "every": 20,  # steps between two lines of metrics.jsonl
+      # What a stopped run goes on from.
+      "checkpoint": {
+        "every": 200,  # steps between two, a multiple of `config.every`
+        "keep": 1,  # number of the newest that stay
+      },
       # Folder of compiled programs; "" keeps none.
       "compilation_cache": "~/.cache/mmrl/programs",
     }

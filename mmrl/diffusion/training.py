@@ -21,7 +21,7 @@ from mmrl.diffusion import config as defaults
 from mmrl.diffusion import ddim, shapes
 from mmrl.diffusion.network import unet
 from mmrl.diffusion.network.unet import Params, UNetConfig
-from mmrl.errors import UserError, of_field, say
+from mmrl.errors import UserError, say
 from mmrl.machines import compilation, signals
 from mmrl.types import PyTree, pytree
 from mmrl.workdir import checkpoint, claim, lock, sound
@@ -82,8 +82,10 @@ def check(config: ml_collections.ConfigDict) -> UNetConfig:
       f"config.train.decay: expected more than config.train.warmup,"
       f" {train.warmup}, found {train.decay}"
     )
-  with of_field("config"):
+  try:
     return model_config(config.model.to_dict())
+  except UserError as error:
+    raise UserError(f"config.{error}") from error
 
 
 def model_config(fields: dict) -> UNetConfig:
@@ -136,7 +138,8 @@ def _train(
     state, _ = checkpoints.restore(state)
     say(f"resuming {path} after step {int(state.step)}")
   first, last = int(state.step), config.train.steps
-  log, values, saved = log_lib.Log(path, step=first), {}, first
+  log, saved = log_lib.Log(path, step=first), first
+  values: dict[str, float] = {}
   advance = updates(config, model)
   try:
     with console.steps(first, last) as progress:

@@ -17,6 +17,8 @@ from mmrl.errors import UserError
 SMALL = UNetConfig(
   size=8, channels=(8, 8), heads=2, groups=4, text_width=4, condition_width=4
 )
+# Of experiments/diffusion/shapes.py.
+DEFAULT = UNetConfig(channels=(24, 48))
 STEPS = 4
 BLOCKS = {"steps": STEPS, "encoder_blocks": 3, "decoder_blocks": 2}
 CACHED = plan.plan(HGCConfig((0, 2), (0, 3), 2, (0.5, 1.0), 0.5), **BLOCKS)
@@ -99,7 +101,7 @@ def test_compiled_programs_agree_too(params, given, plain):
   everything = plan.full(STEPS, 3, 2)
   found = cache.sample(params, SMALL, *given, plan=everything, weight=2.0)
   # Float32 sums in another order, through four steps.
-  np.testing.assert_allclose(found, plain, atol=2e-4)
+  np.testing.assert_allclose(found, plain, rtol=1e-4, atol=2e-4)
 
 
 def test_a_cache_is_never_read_before_it_is_written(params, given, plain):
@@ -167,42 +169,46 @@ def test_macs_are_those_of_the_layers_that_are_computed(
   assert sum(counted) - shapes_of_it == macs.macs(CACHED, cost)
 
 
-def test_macs_of_the_blocks_are_those_that_xla_counts(params, cost):
+def test_macs_of_the_blocks_are_those_that_xla_counts():
   """It also counts what isn't a product, which is some percent."""
-  side, (first, *_) = SMALL.size // SMALL.patch, SMALL.channels
+  cost = macs.costs(DEFAULT)
+  params = jax.eval_shape(lambda: unet.init(jax.random.key(0), DEFAULT))
+  side, (first, *_) = DEFAULT.size // DEFAULT.patch, DEFAULT.channels
   shape = jax.ShapeDtypeStruct
   time = shape((1, 4 * first), "float32")
-  prompt = shape((1, 2, SMALL.text_width), "float32")
+  prompt = shape((1, 2, DEFAULT.text_width), "float32")
 
   def check(ours, function, *arguments):
     lowered = jax.jit(function).lower(*arguments)
-    assert 1 <= lowered.cost_analysis()["flops"] / (2 * ours) < 1.2, function
+    assert 1 <= lowered.cost_analysis()["flops"] / (2 * ours) < 1.25, function
     return jax.eval_shape(function, *arguments)
 
   def encode(params, x, time, prompt, i):
     p = layers.taken(params["unet"])
-    start = [] if i else [unet.enter(p, SMALL, x)]
+    start = [] if i else [unet.enter(p, DEFAULT, x)]
     x = (*start, x)[0]
-    return start + unet.encoder_block(p, SMALL, i, x, time, prompt)
+    return start + unet.encoder_block(p, DEFAULT, i, x, time, prompt)
 
   def decode(params, x, share, time, prompt, i):
     p = layers.taken(params["unet"])
-    return unet.decoder_block(p, SMALL, i, x, share, time, prompt)
+    return unet.decoder_block(p, DEFAULT, i, x, share, time, prompt)
 
   def branch(params, x, masks, times, prompt):
     p = layers.taken(params["control"])
-    return unet.control(p, SMALL, x, masks, times, prompt)
+    return unet.control(p, DEFAULT, x, masks, times, prompt)
 
-  picture = shape((1, SMALL.size, SMALL.size, 3), "float32")
-  masks = shape((1, SMALL.size, SMALL.size, 1), "float32")
-  check(cost.control, branch, params, picture, masks, shape((1,), int), prompt)
+  picture = shape((1, DEFAULT.size, DEFAULT.size, 3), "float32")
+  masks = shape((1, DEFAULT.size, DEFAULT.size, 1), "float32")
+  check(
+    cost.control, branch, params, picture, masks, shape((1,), "int32"), prompt
+  )
   features = [picture]
   for i, ours in enumerate(cost.encoder):
     function = functools.partial(encode, i=i)
     features += check(ours, function, params, features[-1], time, prompt)
   *features, x = features[1:]
   assert features[0].shape == (1, side, side, first)
-  for i, share in enumerate(unet.shares(SMALL, features)):
+  for i, share in enumerate(unet.shares(DEFAULT, features)):
     function = functools.partial(decode, i=i)
     x = check(cost.decoder[i], function, params, x, share, time, prompt)
 

@@ -18,8 +18,8 @@ def small(steps: int):
   config.train.batch = 2
   config.every = 1
   config.compilation_cache = ""
-  config.model |= {"size": 8, "channels": (8, 8), "heads": 2, "groups": 4}
-  config.model |= {"text_width": 4, "condition_width": 4}
+  config.model.update(size=8, channels=(8, 8), heads=2, groups=4)
+  config.model.update(text_width=4, condition_width=4)
   return config
 
 
@@ -91,8 +91,8 @@ def test_a_grid_has_a_row_for_each_picture(run):
     ({"checkpoint": {"keep": 0}}, "config.checkpoint.keep: expected a whole"),
     ({"every": 0}, "config.every: expected a whole number"),
     ({"seed": "a"}, "config.seed: expected int, found 'a'"),
-    ({"model": {"size": 10}}, "config: model.size: expected a multiple of 4"),
-    ({"model": {"attention": (True,)}}, "config: model.attention: expected"),
+    ({"model": {"size": 10}}, "config.model.size: expected a multiple of 4"),
+    ({"model": {"attention": (True,)}}, "config.model.attention: expected"),
   ],
 )
 def test_a_config_that_does_not_fit_is_refused(changes, message):
