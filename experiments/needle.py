@@ -34,10 +34,10 @@ WORDS, VALUES, KEYS = range(32), range(32, 40), 8
 # Ordinary punctuation, keys that are, and keys that aren't.
 PLAIN, AT, AWAY = range(40, 44), range(44, 52), range(52, 60)
 NEEDLES, ANSWERS = 6, 8
-BLOCK = LOCAL = INIT = 16
+BLOCK = LOCAL = INIT = 8
 TRAINED_AT, TOP = 2, (1, 2, 4)
 # Tokens between two marks, at least and at most.
-_BETWEEN = 5, 12
+_BETWEEN = 4, 10
 
 
 def architecture() -> ModelConfig:
@@ -140,11 +140,13 @@ def train(params, config, seed: int, steps: int, flags):
   """Trains on fresh texts; the same ones for every kind of attention."""
   rng = np.random.RandomState(seed)
   state, value = optimizer(steps).init(params), jnp.nan
-  for _ in range(steps):
+  for step in range(steps):
     prompt, keys, values, _ = batch(rng, flags.prompts, flags.length)
     params, state, value = update(
       params, state, config, steps, prompt, keys, values
     )
+    if flags.log and step % flags.log == 0:
+      print(f"step {step}: loss {float(value):.3f}", flush=True)
   return params, float(value)
 
 
@@ -205,11 +207,13 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   add = parser.add_argument
   add("--seeds", type=int, default=3)
-  add("--length", type=int, default=256, help="tokens of a text")
+  add("--first", type=int, default=0, help="the first seed")
+  add("--length", type=int, default=128, help="tokens of a text")
   add("--prompts", type=int, default=16, help="texts of a batch")
-  add("--steps", type=int, default=800, help="with dense attention")
-  add("--more", type=int, default=300, help="with each kind of attention")
+  add("--steps", type=int, default=600, help="with dense attention")
+  add("--more", type=int, default=200, help="with each kind of attention")
   add("--batches", type=int, default=16, help="batches to measure on")
+  add("--log", type=int, default=0, help="steps between printed losses")
   flags = parser.parse_args()
   settings = sparse(TRAINED_AT, 0.5)
   for top_k in TOP:
@@ -217,7 +221,7 @@ def main() -> None:
     share = blocks.sparsity(one, flags.length)
     print(f"sparsity at K = {top_k}: {share:.4f}", flush=True)
   lines = []
-  for seed in range(flags.seeds):
+  for seed in range(flags.first, flags.first + flags.seeds):
     lines.append(one_seed(seed, flags))
     print(json.dumps(lines[-1]), flush=True)
   print(table(lines))

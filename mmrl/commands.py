@@ -85,9 +85,7 @@ def _run(
   # threads; what a user needs of that is in the error that is raised.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   doc = main.__globals__["__doc__"] or ""
-  arguments = parse(
-    doc, required=required, also=also, places=places, base=base
-  )
+  arguments = parse(doc, required=required, also=also, places=places, base=base)
   if DISTRIBUTED.value or COORDINATOR.value:
     watch.over(COORDINATOR.value, PROCESSES.value)
   if resumes:

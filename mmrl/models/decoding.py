@@ -16,6 +16,7 @@ from mmrl.models import layers, parameters, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention, blocks, sparse
 from mmrl.models.kernels.blocks import Sparse
+from mmrl.models.kernels.gathered import Own, Prefixed
 from mmrl.types import Prefix, PyTree, pytree
 
 
@@ -26,7 +27,7 @@ class Layers:
   Attributes:
     params: parameters.
     keys, values: of the prompts, heads first as matrix products read them.
-    pooled, last: of their blocks, see `sparse.Prefixed`; None where all keys
+    pooled, last: of their blocks, see `Prefixed`; None where all keys
       are attended to.
     sparse: which keys are.
   """
@@ -245,11 +246,11 @@ def decode(
     return blocks.add(sums, keys, marks, at)
 
   def attend_sparse(layer: Layers, queries, keys, values, sums):
-    before = sparse.Prefixed(
+    before = Prefixed(
       layer.keys, layer.values, prefix.mask, layer.pooled, layer.last
     )
     real = jnp.ones((len(keys), room), bool)
-    own = sparse.Own(keys, values, real, before.count, sums)
+    own = Own(keys, values, real, before.count, sums)
     return sparse.attend(queries, own, before, layer.sparse, cache.length)[0]
 
   def one(x, layer: Layers, old, index=()):
