@@ -1,6 +1,7 @@
 """Sparse attention: its forms against each other, and what has a gradient."""
 
 import dataclasses
+import functools
 
 import jax
 from jax.experimental import topologies
@@ -34,14 +35,18 @@ def arrays(seed=0):
   return of_prompt, of_answers, marks
 
 
-def causal(queries, keys, values, marks, settings, **form):
+@functools.partial(jax.jit, static_argnames=("settings", "gathered"))
+def causal(queries, keys, values, marks, settings, gathered=None):
   keys, values = (jnp.swapaxes(x, 1, 2)[:, None] for x in (keys, values))
   offset = -jnp.argmax(MASK, -1)
   own = sparse.own(keys, values, MASK, marks[:, None], offset, settings)
-  out, _ = sparse.attend(queries[:, None], own, None, settings, **form)
+  out, _ = sparse.attend(
+    queries[:, None], own, None, settings, gathered=gathered
+  )
   return jnp.where(MASK[..., None, None], out[:, 0], 0)
 
 
+@functools.partial(jax.jit, static_argnames="settings")
 def answers(of_prompt, of_answers, marks, settings):
   """The answers' output, in whichever form the sizes ask for."""
   _, keys, values = of_prompt
@@ -76,22 +81,26 @@ def check(one, other):
     np.testing.assert_allclose(x, y, atol=2e-5)
 
 
+@pytest.mark.full
 def test_forms_agree_on_prompts(few_queries):
   inputs, _, marks = arrays()
 
   def by(gathered):
     return both_forms(
-      lambda x: causal(*x, marks[0], SETTINGS, gathered=gathered), inputs
+      lambda x: causal.__wrapped__(*x, marks[0], SETTINGS, gathered=gathered),
+      inputs,
     )
 
   check(by(True), by(False))
 
 
+@pytest.mark.full
 def test_forms_agree_on_answers(monkeypatch):
   of_prompt, of_answers, marks = arrays()
 
   def of(inputs):
-    return answers(*inputs, marks, SETTINGS)
+    # Not what `jit` has kept of the other form.
+    return answers.__wrapped__(*inputs, marks, SETTINGS)
 
   masked = both_forms(of, (of_prompt, of_answers))
   monkeypatch.setattr(attention, "DENSE_VALUES", 0)
@@ -103,7 +112,7 @@ def test_with_all_blocks_it_is_dense():
   """By the mask to the bit, as it is the same program; gathered closely."""
   of_prompt, of_answers, marks = arrays()
   settings = dataclasses.replace(SETTINGS, top_k=99)
-  wanted = attention.attend_causal(*of_prompt, MASK)
+  wanted = jax.jit(attention.attend_causal)(*of_prompt, MASK)
   wanted = jnp.where(MASK[..., None, None], wanted, 0)
   found = causal(*of_prompt, marks[0], settings)
   np.testing.assert_array_equal(found, wanted)
@@ -111,11 +120,13 @@ def test_with_all_blocks_it_is_dense():
   np.testing.assert_allclose(found, wanted, atol=2e-6)
   _, *prompt = of_prompt
   queries, *own = of_answers
-  wanted = attention.attend_answers(queries, *prompt, MASK, *own)
+  dense = jax.jit(attention.attend_answers)
+  wanted = dense(queries, *prompt, MASK, *own)
   found = answers(of_prompt, of_answers, marks, settings)
   np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("gathered", [False, True])
 def test_gradient_of_the_last_query(gathered):
   """None of keys that it hasn't chosen, or that come later; some of others."""
@@ -167,6 +178,7 @@ def test_what_the_mix_is_of(sees):
   assert np.array_equal(one, other) == (sees == "mix")
 
 
+@pytest.mark.full
 def test_the_baseline(few_queries):
   """InfLLM-v2's windows: both forms, and a mask by hand."""
   settings = dataclasses.replace(
@@ -206,6 +218,7 @@ def small_tiles(monkeypatch):
   monkeypatch.setattr(sparse_tpu, "_COLUMNS", 16)
 
 
+@pytest.mark.full
 def test_the_kernel_is_the_gathered_form(small_tiles):
   inputs, _, marks = arrays()
 
@@ -230,6 +243,7 @@ def test_the_kernel_is_the_gathered_form(small_tiles):
   )
 
 
+@pytest.mark.full
 def test_tiles_that_are_visited(small_tiles):
   """Every tile with a key that one of the tile's queries sees, and few more."""
   length = 48
