@@ -10,7 +10,7 @@ import kernels
 import numpy as np
 import pytest
 
-from mmrl.models.kernels import attention, blocks, sparse, sparse_tpu
+from mmrl.models.kernels import attention, blocks, gathered, sparse, sparse_tpu
 from mmrl.models.kernels.blocks import Sparse
 
 P, G, S, R, H, K, HEAD = 3, 2, 45, 11, 4, 2, 8
@@ -35,13 +35,13 @@ def arrays(seed=0):
   return of_prompt, of_answers, marks
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "gathered"))
-def causal(queries, keys, values, marks, settings, gathered=None):
+@functools.partial(jax.jit, static_argnames=("settings", "form"))
+def causal(queries, keys, values, marks, settings, form=None):
   keys, values = (jnp.swapaxes(x, 1, 2)[:, None] for x in (keys, values))
   offset = -jnp.argmax(MASK, -1)
   own = sparse.own(keys, values, MASK, marks[:, None], offset, settings)
   out, _ = sparse.attend(
-    queries[:, None], own, None, settings, gathered=gathered
+    queries[:, None], own, None, settings, by_gathering=form
   )
   return jnp.where(MASK[..., None, None], out[:, 0], 0)
 
@@ -60,7 +60,7 @@ def answers(of_prompt, of_answers, marks, settings):
 @pytest.fixture
 def few_queries(monkeypatch):
   """Four parts of the prompts' queries, the last one short; always gathered."""
-  monkeypatch.setattr(sparse, "_QUERIES", 12)
+  monkeypatch.setattr(gathered, "_QUERIES", 12)
   monkeypatch.setattr(attention, "DENSE_VALUES", 0)
 
 
@@ -85,9 +85,9 @@ def check(one, other):
 def test_forms_agree_on_prompts(few_queries):
   inputs, _, marks = arrays()
 
-  def by(gathered):
+  def by(form):
     return both_forms(
-      lambda x: causal.__wrapped__(*x, marks[0], SETTINGS, gathered=gathered),
+      lambda x: causal.__wrapped__(*x, marks[0], SETTINGS, form=form),
       inputs,
     )
 
@@ -104,7 +104,7 @@ def test_forms_agree_on_answers(monkeypatch):
 
   masked = both_forms(of, (of_prompt, of_answers))
   monkeypatch.setattr(attention, "DENSE_VALUES", 0)
-  monkeypatch.setattr(sparse, "_QUERIES", 4)
+  monkeypatch.setattr(gathered, "_QUERIES", 4)
   check(both_forms(of, (of_prompt, of_answers)), masked)
 
 
@@ -116,7 +116,7 @@ def test_with_all_blocks_it_is_dense():
   wanted = jnp.where(MASK[..., None, None], wanted, 0)
   found = causal(*of_prompt, marks[0], settings)
   np.testing.assert_array_equal(found, wanted)
-  found = causal(*of_prompt, marks[0], settings, gathered=True)
+  found = causal(*of_prompt, marks[0], settings, form=True)
   np.testing.assert_allclose(found, wanted, atol=2e-6)
   _, *prompt = of_prompt
   queries, *own = of_answers
@@ -127,15 +127,15 @@ def test_with_all_blocks_it_is_dense():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("gathered", [False, True])
-def test_gradient_of_the_last_query(gathered):
+@pytest.mark.parametrize("form", [False, True])
+def test_gradient_of_the_last_query(form):
   """None of keys that it hasn't chosen, or that come later; some of others."""
   (queries, keys, values), _, marks = arrays()
   at = 35
   position = at - np.argmax(MASK, -1)
 
   def value(queries, keys, values):
-    out = causal(queries, keys, values, marks[0], SETTINGS, gathered=gathered)
+    out = causal(queries, keys, values, marks[0], SETTINGS, form=form)
     return (out[:, at] ** 2).sum()
 
   of_queries, *of_keys = jax.jit(jax.grad(value, (0, 1, 2)))(
@@ -194,8 +194,8 @@ def test_the_baseline(few_queries):
   zero = jnp.zeros((1,), jnp.int32)
   own = sparse.own(keys_, values_, real, nothing, zero, settings)
   found, chosen = (
-    sparse.attend(queries[:, None], own, None, settings, gathered=gathered)
-    for gathered in (True, False)
+    sparse.attend(queries[:, None], own, None, settings, by_gathering=form)
+    for form in (True, False)
   )
   np.testing.assert_allclose(found[0], chosen[0], atol=3e-6)
   # The last query: its own block, and the best of four.
@@ -231,7 +231,7 @@ def test_the_kernel_is_the_gathered_form(small_tiles):
 
     def gather(queries, keys, values, chosen, real, offset):
       own = sparse.own(keys, values, real, marks[0][:, None], offset, SETTINGS)
-      return sparse.attend(queries, own, None, SETTINGS, gathered=True)[0]
+      return sparse.attend(queries, own, None, SETTINGS, by_gathering=True)[0]
 
     kernel = sparse_tpu.make(gather, SETTINGS, interpret=True)
     out = kernel(queries[:, None], keys, values, chosen, MASK, offset)

@@ -1,6 +1,6 @@
 """Needles in synthetic text: punctuation-aware blocks, mean pooling, dense.
 
-  python -m experiments.needle --seeds 3
+  python -m experiments.bench.needle --seeds 3
 
 A text is `--length` tokens: words, and every few of them a punctuation mark.
 Six needles stand in it, a value and behind it a key, which is a rare mark
