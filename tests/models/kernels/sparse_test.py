@@ -290,7 +290,7 @@ def test_the_tpu_program_holds_the_kernel(monkeypatch):
   for length in (2048, 4096):
     flags = shape(1, length, dtype=jnp.int32)
     pair = shape(1, length, 2, 128)
-    program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(
+    program = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(
       shape(1, length, 4, 128), pair, pair, flags, flags
     )
     program = program.compile()
