@@ -227,6 +227,7 @@ def attend(
 def _scorer(own: Own, prefix: Prefixed | None, sparse: Sparse):
   """Returns a function of queries and positions: scores of all blocks."""
   found = own.sums
+  assert found is not None
   if prefix is not None:
     # The block that the prompt's end cuts goes on in the answer.
     begin = found[..., :1, :] + prefix.last[:, None]
