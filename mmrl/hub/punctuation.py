@@ -1,8 +1,11 @@
 """Tokens that are punctuation, by a tokenizer."""
 
 from collections.abc import Callable
+import dataclasses
+from typing import Any
 
 from mmrl.errors import UserError
+from mmrl.models.config import ModelConfig
 
 # Characters of each kind of punctuation.
 MARKS = {
@@ -46,3 +49,17 @@ def token_ids(
       " other marks or other attention"
     )
   return found
+
+
+def with_punctuation(config: ModelConfig, tokenizer: Any) -> ModelConfig:
+  """Adds to sparse attention that reads punctuation which tokens that is.
+
+  Raises:
+    UserError: see `token_ids`.
+  """
+  sparse = config.sparse
+  if sparse is None or not sparse.marks:
+    return config
+  ids = token_ids(tokenizer.decode, len(tokenizer), sparse.marks)
+  sparse = dataclasses.replace(sparse, punctuation=ids)
+  return dataclasses.replace(config, sparse=sparse)

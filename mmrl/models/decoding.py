@@ -4,6 +4,7 @@ The cache holds the answers' own keys and values. The prompt's are read once
 for all its answers.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -16,6 +17,7 @@ from mmrl.models import layers, parameters, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention, blocks, sparse
 from mmrl.models.kernels.blocks import Sparse
+from mmrl.models.kernels.gathered import Own, Prefixed
 from mmrl.types import Prefix, PyTree, pytree
 
 
@@ -26,7 +28,7 @@ class Layers:
   Attributes:
     params: parameters.
     keys, values: of the prompts, heads first as matrix products read them.
-    pooled, last: of their blocks, see `sparse.Prefixed`; None where all keys
+    pooled, last: of their blocks, see `Prefixed`; None where all keys
       are attended to.
     sparse: which keys are.
   """
@@ -110,6 +112,7 @@ def take_apart(
     sparse=sparse_,
   )
   if sparse_ is not None:
+    assert prefix.marks is not None
     pool = functools.partial(
       sparse.pool, mask=prefix.mask, marks=prefix.marks, sparse=sparse_
     )
@@ -137,15 +140,15 @@ def empty_cache(
     count = blocks.own_blocks(length, unit)
     return jnp.zeros((*before, answers, heads, count, 2 * (size + 1)))
 
-  stacked = isinstance(decoder, Layers)
+  def of_all(make: Callable[[Layers], Array]):
+    if isinstance(decoder, Layers):
+      return make(decoder)
+    return tuple(map(make, decoder))
+
   one = decoder if isinstance(decoder, Layers) else decoder[0]
   unit = one.sparse.unit if one.sparse else 0
-  empty, sums = (
-    make(one) if stacked else tuple(map(make, decoder))
-    for make in (zeros, no_sums if unit else lambda _: None)
-  )
-  begin = jnp.zeros((), jnp.int32)
-  return Cache(empty, empty, begin, sums if unit else None, unit)
+  empty, begin = of_all(zeros), jnp.zeros((), jnp.int32)
+  return Cache(empty, empty, begin, of_all(no_sums) if unit else None, unit)
 
 
 def lengthen(cache: Cache, length: int) -> Cache:
@@ -240,16 +243,18 @@ def decode(
 
   def add(sums, keys):
     """Adds the token to the sums of its block."""
+    assert marks is not None
     offset, unit = prefix.mask.sum(-1), cache.unit
     at = (offset + cache.length) // unit - offset // unit
     return blocks.add(sums, keys, marks, at)
 
   def attend_sparse(layer: Layers, queries, keys, values, sums):
-    before = sparse.Prefixed(
-      layer.keys, layer.values, prefix.mask, layer.pooled, layer.last
-    )
+    pooled, last = layer.pooled, layer.last
+    assert pooled is not None and last is not None
+    assert layer.sparse is not None
+    before = Prefixed(layer.keys, layer.values, prefix.mask, pooled, last)
     real = jnp.ones((len(keys), room), bool)
-    own = sparse.Own(keys, values, real, before.count, sums)
+    own = Own(keys, values, real, before.count, sums)
     return sparse.attend(queries, own, before, layer.sparse, cache.length)[0]
 
   def one(x, layer: Layers, old, index=()):

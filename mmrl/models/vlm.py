@@ -303,7 +303,7 @@ def extend(
 
   text = config.text
   sizes = len(chosen), *x.shape[:-1]
-  kept = tuple(
+  kept: tuple = tuple(
     jnp.zeros((*sizes, heads, text.head_dim), x.dtype)
     for heads in (text.num_attention_heads, text.num_key_value_heads)
   )

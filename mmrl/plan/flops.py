@@ -14,9 +14,11 @@ width I and vocabulary V takes
     prefill(S)       = layers(S, S (S + 1) / 2)
     extend(S, G, R)  = layers(G R, G (R S + R (R + 1) / 2))
     head(T)          = 2 T D V
-    rows(S, G, R)    = 2 G (R S + R (R + 1) / 2) A H h
+    rows(S, G, R)    = 2 G (R S + R (R + 1) / 2) B H h
 
-the last for the attention rows of A layers, whose scores are recomputed.
+the last for the attention rows of B layers, whose scores are recomputed. Where
+attention is sparse, a token attends to at most A keys (`Sparse.active`), and
+scores every block of m keys before it: pairs are sum min(A, keys) + keys / 2 m.
 A vision tower of depth d, width w and inner width i takes, for M patches of C
 values in frames f of windows v, with u patches to a visual token,
 
@@ -28,6 +30,8 @@ values in frames f of windows v, with u patches to a visual token,
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from mmrl.models.config import ModelConfig
 from mmrl.models.families.family import Grid
@@ -102,9 +106,19 @@ def _answer_pairs(length: int, answers: int, count: int) -> int:
   return answers * (count * length + count * (count + 1) // 2)
 
 
+def _pairs(config: ModelConfig, before: int, count: int) -> int:
+  """Counts the keys of `count` tokens that stand behind `before` others."""
+  every = _answer_pairs(before, 1, count)
+  if config.sparse is None:
+    return every
+  keys = np.arange(before, before + count) + 1
+  scored = every // (2 * config.sparse.unit)
+  return int(np.minimum(keys, config.sparse.active).sum()) + scored
+
+
 def prefill(config: ModelConfig, length: int) -> Work:
   """Counts FLOPs of the decoder on a prompt of `length` tokens."""
-  return _layers(config, length, length * (length + 1) // 2)
+  return _layers(config, length, _pairs(config, 0, length))
 
 
 def extend(config: ModelConfig, length: int, answers: int, count: int) -> Work:
@@ -112,7 +126,7 @@ def extend(config: ModelConfig, length: int, answers: int, count: int) -> Work:
 
   Decoding them token by token is the same work.
   """
-  pairs = _answer_pairs(length, answers, count)
+  pairs = answers * _pairs(config, length, count)
   return _layers(config, answers * count, pairs)
 
 

@@ -17,14 +17,8 @@ import ml_collections
 
 from mmrl import build, console, errors, hub
 from mmrl.errors import UserError
-from mmrl.hub import (
-  adapters,
-  alike,
-  config_json,
-  directory,
-  punctuation,
-  weights,
-)
+from mmrl.hub import adapters, alike, config_json, directory, weights
+from mmrl.hub.punctuation import with_punctuation
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout, check_heads
 from mmrl.models import config as architecture_lib
@@ -260,12 +254,8 @@ def load_processor(config: ml_collections.ConfigDict) -> Processor:
   architecture = config_json.read(path)
   processor = with_budget(config, Processor.load(path, architecture))
   found = compute_as(config, architecture)
-  if found.sparse and found.sparse.marks:
-    names = processor.tokenizer
-    with errors.of_field("config.models.policy.attention"):
-      ids = punctuation.token_ids(names.decode, len(names), found.sparse.marks)
-    sparse = dataclasses.replace(found.sparse, punctuation=ids)
-    found = dataclasses.replace(found, sparse=sparse)
+  with errors.of_field("config.models.policy.attention"):
+    found = with_punctuation(found, processor.tokenizer)
   return dataclasses.replace(processor, config=found)
 
 
@@ -387,19 +377,12 @@ def compute_as(
 
 def _sparse(config: ml_collections.ConfigDict) -> blocks.Sparse | None:
   """Reads which keys the policy attends to; all if None."""
-  where = "config.models.policy.attention"
   # The config of an older run has no such field.
   spec = config.models.policy.get("attention")
   if not spec:
     return None
-  found = build.construct(blocks, spec.to_dict(), where)
-  wrong = [one for one in config.data.lengths if one % found.block]
-  if wrong:
-    raise UserError(
-      f"{where}: expected blocks that divide config.data.lengths, found"
-      f" {found.block} keys and a length of {wrong[0]}; change one of them"
-    )
-  return found
+  where = "config.models.policy.attention"
+  return build.construct(blocks, spec.to_dict(), where)
 
 
 def _changed(settings, values: Mapping[str, int | float], where: str):

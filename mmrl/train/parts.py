@@ -361,6 +361,14 @@ def _check_sizes(
       f"{f' x {shards}' if on else ''}, found {prompts}"
     )
   check_heads("config", model, layout)
+  block = model.sparse.block if model.sparse else 1
+  wrong = [length for length in config.data.lengths if length % block]
+  if wrong:
+    raise UserError(
+      "config.models.policy.attention: expected blocks that divide"
+      f" config.data.lengths, found {block} keys and a length of {wrong[0]};"
+      " change one of them"
+    )
   for field in ("answers", "length"):
     if config.rollout[field] < 1:
       raise UserError(

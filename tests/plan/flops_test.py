@@ -13,6 +13,7 @@ import pytest
 import small_models
 
 from mmrl.models import parameters, policy, rows, tower, vlm
+from mmrl.models.kernels.blocks import Sparse
 from mmrl.plan import flops
 
 # XLA also counts norms, activations and softmax.
@@ -216,3 +217,16 @@ def test_pairs_train_without_their_kernels():
   found = flops.training(parts, ("layers",), adapter=True)
   assert found == 2 * 10 + 3 * 4 + 2 * 3
   assert flops.training(parts, ("layers",)) == found + 10
+
+
+def test_sparse_attention_by_hand():
+  """Of 1 + 2 + 3 + 4 + 4 + 4 keys 18 are seen; 21 keys are scored by 2."""
+  config = small_models.small_config()
+  sparse = Sparse(block=2, init=1, local=1, top_k=1)
+  config = dataclasses.replace(config, sparse=sparse)
+  assert sparse.active == 4
+  text = config.text
+  per_pair = 4 * text.num_hidden_layers * text.num_attention_heads
+  per_pair *= text.head_dim
+  assert flops.prefill(config, 6).maps == per_pair * (18 + 21 // 4)
+  assert flops.extend(config, 4, 3, 2).maps == per_pair * 3 * (8 + 11 // 4)

@@ -36,13 +36,13 @@ class Sparse:
     init: tokens at the beginning that every query attends to, whose blocks are
       taken whole.
     local: last tokens, the query's own among them, likewise.
-    top_k: K, blocks that are chosen by score; `counted` tells which.
+    top_k: K, blocks that are chosen by score.
     mix: share of the mean over all keys in a block's pooled key, lambda; the
       rest is the mean over its punctuation.
     marks: which punctuation there is: "en", or "en+zh".
     punctuation: ids of the tokens that are punctuation.
-    windows: whether InfLLM-v2's windows are scored, instead of blocks.
-    counted: whether K counts the blocks of `init` and `local`, too.
+    windows: whether InfLLM-v2's windows are scored, instead of blocks, and K
+      counts the blocks of `init` and `local`, too.
   """
 
   block: int
@@ -53,7 +53,6 @@ class Sparse:
   marks: str = ""
   punctuation: tuple[int, ...] = ()
   windows: bool = False
-  counted: bool = False
 
   @property
   def unit(self) -> int:
@@ -64,6 +63,12 @@ class Sparse:
   def first(self) -> int:
     """Blocks at the beginning."""
     return -(-self.init // self.block)
+
+  @property
+  def active(self) -> int:
+    """Keys that a query attends to at most; a window's edges may add some."""
+    chosen = self.top_k * self.block
+    return chosen if self.windows else self.init + self.local + chosen
 
   def local_first(self, position: Any) -> Any:
     """Returns the first block of the window of a query; may be negative."""
@@ -149,7 +154,6 @@ def infllm_v2(
     local=local_blocks * block + 1,
     top_k=top_k,
     windows=True,
-    counted=True,
   )
 
 
@@ -169,10 +173,7 @@ def sparsity(sparse: Sparse, length: int) -> float:
 
   It is nominal: that windows are made of whole blocks adds up to m - 1 keys.
   """
-  active = sparse.top_k * sparse.block
-  if not sparse.counted:
-    active += sparse.init + sparse.local
-  return max(0.0, 1 - active / length)
+  return max(0.0, 1 - sparse.active / length)
 
 
 def own_blocks(count: int, unit: int) -> int:
@@ -312,7 +313,7 @@ def choose(
   other = ~always & (block * sparse.block <= at)
   always, other = (x[:, None, :, None] for x in (always, other))
   ranked = jnp.where(other, scores, -1)
-  if sparse.counted:
+  if sparse.windows:
     ranked = jnp.where(always, jnp.inf, ranked)
   count = min(sparse.top_k, scores.shape[-1])
   best, chosen = jax.lax.top_k(jax.lax.stop_gradient(ranked), count)

@@ -8,67 +8,14 @@ place among the real tokens of prompt and answer, so padding changes nothing.
 Keys and values come heads first, as rows of [keys, head] are gathered.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.errors import UserError
-from mmrl.models.kernels import attention, blocks, sparse_tpu
-from mmrl.models.kernels.blocked import MASKED
+from mmrl.models.kernels import attention, blocks, gathered, sparse_tpu
 from mmrl.models.kernels.blocks import Sparse
-from mmrl.types import pytree
-
-# Queries whose keys are gathered at once.
-_QUERIES = 128
-
-
-@pytree
-class Prefixed:
-  """Keys of prompts that their answers share.
-
-  Attributes:
-    keys, values: rotated, with padding.
-    mask: True on real tokens, which are contiguous.
-    pooled: the pooled key of each block.
-    last: sums of the block that the prompt's end cuts; zero if none is cut.
-  """
-
-  keys: Float[Array, "P K S head"]
-  values: Float[Array, "P K S head"]
-  mask: Bool[Array, "P S"]
-  pooled: Float[Array, "P K N head"]
-  last: Float[Array, "P K 1 sums"]
-
-  @property
-  def first(self) -> Int[Array, "P"]:
-    """Index of the first real token."""
-    return jnp.argmax(self.mask, axis=-1)
-
-  @property
-  def count(self) -> Int[Array, "P"]:
-    """Number of real tokens: the position of an answer's first."""
-    return self.mask.sum(-1)
-
-
-@pytree
-class Own:
-  """Keys of the sequences that attend: whole prompts, or answers.
-
-  Attributes:
-    keys, values: rotated.
-    real: True on real tokens; padding behind the queries may be real, too.
-    offset: position of the first of them, padding included; may be negative.
-    sums: of their blocks (`blocks.sums`), the first of which holds position
-      max(offset, 0).
-  """
-
-  keys: Float[Array, "P G K U head"]
-  values: Float[Array, "P G K U head"]
-  real: Bool[Array, "P U"]
-  offset: Int[Array, "P"]
-  sums: Float[Array, "P G K N sums"] | None = None
+from mmrl.models.kernels.gathered import Own, Prefixed
 
 
 def marks(
@@ -227,7 +174,7 @@ def attend(
   sparse: Sparse,
   at: Int[Array, ""] | int = 0,
   *,
-  gathered: bool | None = None,
+  by_gathering: bool | None = None,
 ) -> tuple[Float[Array, "P G T H head"], Int[Array, "P G T K top"]]:
   """Computes attention of T queries over chosen blocks.
 
@@ -237,16 +184,16 @@ def attend(
     prefix: keys of the prompts before them, if there are any.
     sparse: which blocks.
     at: which of the own tokens the first query is.
-    gathered: which form; by default the mask where maps are small.
+    by_gathering: which form; by default the mask where maps are small.
 
   Returns:
     The output, and the chosen blocks, -1 where there is none.
   """
   count = queries.shape[2]
   keys = own.keys.shape[3] + (0 if prefix is None else prefix.mask.shape[1])
-  if gathered is None:
+  if by_gathering is None:
     small = queries.size // queries.shape[-1] * keys <= attention.DENSE_VALUES
-    gathered = count == 1 or not small
+    by_gathering = count == 1 or not small
 
   def places(offset):
     return offset[:, None] + at + jnp.arange(count)[None]
@@ -256,17 +203,17 @@ def attend(
   def choose(queries, position):
     return blocks.choose(score(queries, position), position, sparse)
 
-  chosen = _by_parts(choose, queries, position)
-  if not gathered:
+  chosen = gathered.by_parts(choose, queries, position)
+  if not by_gathering:
     return _masked(queries, own, prefix, position, chosen, sparse), chosen
 
   def gather(queries, keys, values, chosen, real, offset):
     sides = Own(keys, values, real, offset)
 
     def part(queries, position, chosen):
-      return _gathered(queries, sides, prefix, position, chosen, sparse)
+      return gathered.attend(queries, sides, prefix, position, chosen, sparse)
 
-    return _by_parts(part, queries, places(offset), chosen)
+    return gathered.by_parts(part, queries, places(offset), chosen)
 
   arrays = queries, own.keys, own.values, chosen, own.real, own.offset
   if prefix is not None or count == 1:
@@ -277,36 +224,10 @@ def attend(
   return out, chosen
 
 
-def _by_parts(function: Callable, *arrays: Array) -> Array:
-  """Calls a function of queries, for some of them at a time.
-
-  Args:
-    function: of the same arrays of some queries, to an array [P, G, T, ...].
-    *arrays: [P, G, T, ...], or [P, T] of positions.
-  """
-  count = arrays[0].shape[2]
-  if count <= _QUERIES:
-    return function(*arrays)
-  parts = -(-count // _QUERIES)
-
-  def split(x):
-    axis = 1 if x.ndim == 2 else 2
-    sides = [(0, 0)] * x.ndim
-    sides[axis] = 0, parts * _QUERIES - count
-    x = jnp.pad(x, sides, mode="edge")
-    shape = *x.shape[:axis], parts, _QUERIES, *x.shape[axis + 1 :]
-    return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-  found = jax.lax.map(
-    lambda one: jax.checkpoint(function)(*one), tuple(map(split, arrays))
-  )
-  found = jnp.moveaxis(found, 0, 2)
-  return found.reshape(*found.shape[:2], -1, *found.shape[4:])[:, :, :count]
-
-
 def _scorer(own: Own, prefix: Prefixed | None, sparse: Sparse):
   """Returns a function of queries and positions: scores of all blocks."""
   found = own.sums
+  assert found is not None
   if prefix is not None:
     # The block that the prompt's end cuts goes on in the answer.
     begin = found[..., :1, :] + prefix.last[:, None]
@@ -368,94 +289,3 @@ def _masked(queries, own, prefix, position, chosen, sparse) -> Array:
     own.values,
     mask[..., None, :],
   )
-
-
-def _take(x: Float[Array, "keys head"], index: Int[Array, "..."]) -> Array:
-  return jnp.take(x, index, axis=0, mode="clip")
-
-
-def _read(own: Own, prefix: Prefixed | None, positions: Array, apart: bool):
-  """Gathers keys and values by their positions.
-
-  Args:
-    own: of the sequences.
-    prefix: of the prompts before them.
-    positions: [P, X], or [P, G, K, X] if they are `apart` for each key head.
-    apart: see there.
-
-  Returns:
-    Keys and values, [P, G, K, X, head].
-  """
-  heads = 0 if apart else None
-  of_own = jax.vmap(jax.vmap(jax.vmap(_take, (0, heads)), (0, heads)))
-  lead = [1] * (positions.ndim - 1)
-  index = positions - own.offset.reshape(-1, *lead)
-  found = [of_own(x, index) for x in (own.keys, own.values)]
-  if prefix is None:
-    return found
-  index = positions + prefix.first.reshape(-1, *lead)
-  before = positions < prefix.count.reshape(-1, *lead)
-  if apart:
-    of_prompt = jax.vmap(jax.vmap(jax.vmap(_take), (None, 0)))
-    taken = [of_prompt(x, index) for x in (prefix.keys, prefix.values)]
-  else:
-    of_prompt = jax.vmap(jax.vmap(_take, (0, None)))
-    taken = [of_prompt(x, index)[:, None] for x in (prefix.keys, prefix.values)]
-    before = before[:, None, None]
-  before = before[..., None]
-  return [
-    jnp.where(before, one, other)
-    for one, other in zip(taken, found, strict=True)
-  ]
-
-
-def _gathered(queries, own, prefix, position, chosen, sparse) -> Array:
-  """Attends to the keys of the chosen blocks, gathered."""
-  prompts, answers, count, kv_heads, _ = chosen.shape
-  block, first = sparse.block, sparse.first * sparse.block
-  # Blocks at the beginning, and a band that holds all queries' windows.
-  begin = sparse.local_first(position[:, :1]) * block
-  band = begin + jnp.arange(count + sparse.local + block - 2)[None]
-  start = jnp.broadcast_to(jnp.arange(first)[None], (prompts, first))
-  fixed = jnp.concatenate([start, jnp.where(band < first, -1, band)], -1)
-  none = jnp.full((prompts, 1, sparse.top_k), -1)
-  seen = blocks.seen(none, position, fixed[:, None], sparse)[:, None, :, None]
-  # Others for each query and key head.
-  within = jnp.arange(block).reshape(1, 1, 1, 1, 1, -1)
-  top = chosen[..., None] * block + within
-  there = jnp.broadcast_to(chosen[..., None] >= 0, top.shape)
-  top, there = (x.reshape(*x.shape[:4], -1) for x in (top, there))
-  by_head = jnp.moveaxis(top, 3, 2).reshape(prompts, answers, kv_heads, -1)
-  keys, values = _read(own, prefix, fixed, apart=False)
-  own_keys, own_values = (
-    x.reshape(prompts, answers, kv_heads, count, -1, x.shape[-1])
-    for x in _read(own, prefix, by_head, apart=True)
-  )
-  grouped = attention.group(queries, kv_heads)
-  parts = (
-    ("pgtkrd,pgkxd->pgtkrx", keys, seen),
-    ("pgtkrd,pgktxd->pgtkrx", own_keys, there),
-  )
-  scores = [
-    jnp.where(
-      mask[..., None, :],
-      jnp.einsum(pattern, grouped, keys, preferred_element_type=jnp.float32),
-      MASKED,
-    )
-    for pattern, keys, mask in parts
-  ]
-  weights = jax.nn.softmax(jnp.concatenate(scores, -1), axis=-1)
-  weights = weights.astype(values.dtype)
-  on_fixed, on_top = jnp.split(weights, [fixed.shape[1]], axis=-1)
-  out = jnp.einsum(
-    "pgtkrx,pgkxd->pgtkrd",
-    on_fixed,
-    values,
-    preferred_element_type=jnp.float32,
-  ) + jnp.einsum(
-    "pgtkrx,pgktxd->pgtkrd",
-    on_top,
-    own_values,
-    preferred_element_type=jnp.float32,
-  )
-  return out.astype(values.dtype).reshape(queries.shape)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
+from mmrl.machines import sharding
 from mmrl.models.kernels.blocked import MASKED
 from mmrl.models.kernels.blocks import Sparse
 
@@ -40,12 +41,25 @@ def make(
     meaningless.
   """
 
-  @jax.custom_vjp
-  def attend(queries, keys, values, chosen, real, offset):
+  def here(queries, keys, values, chosen, real, offset):
     one = functools.partial(_one, sparse=sparse, interpret=interpret)
     arrays = (x[:, 0] for x in (queries, keys, values, chosen))
     out = jax.lax.map(lambda x: one(*x), (*arrays, real, offset))
     return out[:, None]
+
+  @jax.custom_vjp
+  def attend(*arrays):
+    # The compiler can't partition a kernel: see `splash`.
+    if not jax.sharding.get_abstract_mesh().auto_axes:
+      return here(*arrays)
+    keys = arrays[1]
+    prompts, heads = sharding.prompts_and_heads(len(keys), keys.shape[2])
+    tokens_first = jax.P(prompts, None, None, heads)
+    heads_first, whole = jax.P(prompts, None, heads), jax.P(prompts)
+    specs = tokens_first, heads_first, heads_first, tokens_first, whole, whole
+    return jax.shard_map(
+      here, in_specs=specs, out_specs=tokens_first, check_vma=False
+    )(*arrays)
 
   def forward(*arrays):
     return attend(*arrays), arrays

@@ -126,7 +126,7 @@ def attend(settings, *, gathered):
   own = sparse.own(keys, values, real, marks, offset, settings)
   queries = jnp.array(QUERIES, jnp.float32)[None, None, None]
   queries = jnp.broadcast_to(queries, (1, 1, 8, 2, 2))
-  out, _ = sparse.attend(queries, own, None, settings, gathered=gathered)
+  out, _ = sparse.attend(queries, own, None, settings, by_gathering=gathered)
   return out[0, 0, 7, :, 0]
 
 

@@ -1,12 +1,12 @@
 """Needles in synthetic text: punctuation-aware blocks, mean pooling, dense.
 
-  python -m experiments.needle --seeds 3
+  python -m experiments.bench.needle --seeds 3
 
 A text is `--length` tokens: words, and every few of them a punctuation mark.
-Six needles stand in it, a value and behind it a key, which is a rare mark
-(`at`: it counts as punctuation) or a rare word (`away`). Each of eight answers
-to it is one of the keys, and what is predicted next is to be its value, of
-eight. A model of two layers is trained with dense attention; from there on it
+Six needles stand in it: rare marks (`at`: they count as punctuation) or rare
+words (`away`), one for each of eight keys and eight values. Each of sixteen
+answers asks for a key, and what is predicted next is to be its value.
+A model of two layers is trained with dense attention; from there on it
 is trained again with each kind of attention, at K = 2 where it is sparse.
 
 Prints one JSON line for each seed, and a table: the share of values that are
@@ -30,20 +30,21 @@ from mmrl.models.kernels import blocks
 from mmrl.models.kernels.blocks import Sparse
 from mmrl.types import Prompt
 
-WORDS, VALUES, KEYS = range(32), range(32, 40), 8
-# Ordinary punctuation, keys that are, and keys that aren't.
-PLAIN, AT, AWAY = range(40, 44), range(44, 52), range(52, 60)
-NEEDLES, ANSWERS = 6, 8
-BLOCK = LOCAL = INIT = 16
+KEYS = 8
+WORDS, VALUES, ASKED = range(32), range(32, 40), range(40, 48)
+# Ordinary punctuation, needles that count as it, and those that don't.
+PLAIN, AT, AWAY = range(48, 52), range(52, 116), range(116, 180)
+NEEDLES, ANSWERS = 6, 16
+BLOCK = LOCAL = INIT = 8
 TRAINED_AT, TOP = 2, (1, 2, 4)
 # Tokens between two marks, at least and at most.
-_BETWEEN = 5, 12
+_BETWEEN = 4, 10
 
 
 def architecture() -> ModelConfig:
   """Two layers of width 64; its tower is never run."""
   text = TextConfig(
-    vocab_size=64,
+    vocab_size=192,
     hidden_size=64,
     intermediate_size=128,
     num_hidden_layers=2,
@@ -54,8 +55,8 @@ def architecture() -> ModelConfig:
     rope_theta=1e4,
   )
   vision = VisionConfig(1, 16, 16, 1, 64, fullatt_block_indexes=(0,))
-  ids = range(60, 66)
-  return ModelConfig(text, vision, True, *ids, remat=False)
+  ids = range(180, 186)
+  return ModelConfig(text, vision, False, *ids, remat=False)
 
 
 def sparse(top_k: int, mix: float) -> Sparse:
@@ -75,14 +76,14 @@ def text(rng: np.random.RandomState, length: int):
     place += rng.randint(*_BETWEEN)
   # Every needle in a block of its own, none in the first or the local ones.
   own = rng.choice(np.arange(1, length // BLOCK - 1), NEEDLES, replace=False)
-  at = rng.randint(0, BLOCK - 1, NEEDLES) + own * BLOCK
-  which = rng.permutation(KEYS)[:NEEDLES]
+  at = rng.randint(0, BLOCK, NEEDLES) + own * BLOCK
+  keys = rng.permutation(KEYS)[:NEEDLES]
+  values = rng.randint(0, len(VALUES), NEEDLES)
   is_at = rng.rand(NEEDLES) < 0.5
-  keys = np.where(is_at, np.array(AT)[which], np.array(AWAY)[which])
-  values = rng.choice(VALUES, NEEDLES)
-  tokens[at], tokens[at + 1] = values, keys
-  asked = rng.randint(0, NEEDLES, ANSWERS)
-  return tokens, keys[asked], values[asked], is_at[asked]
+  which = keys * len(VALUES) + values
+  tokens[at] = np.where(is_at, AT[0] + which, AWAY[0] + which)
+  one = rng.randint(0, NEEDLES, ANSWERS)
+  return tokens, ASKED[0] + keys[one], VALUES[0] + values[one], is_at[one]
 
 
 def batch(rng: np.random.RandomState, prompts: int, length: int):
@@ -140,11 +141,13 @@ def train(params, config, seed: int, steps: int, flags):
   """Trains on fresh texts; the same ones for every kind of attention."""
   rng = np.random.RandomState(seed)
   state, value = optimizer(steps).init(params), jnp.nan
-  for _ in range(steps):
+  for step in range(steps):
     prompt, keys, values, _ = batch(rng, flags.prompts, flags.length)
     params, state, value = update(
       params, state, config, steps, prompt, keys, values
     )
+    if flags.log and step % flags.log == 0:
+      print(f"step {step}: loss {float(value):.3f}", flush=True)
   return params, float(value)
 
 
@@ -205,11 +208,13 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   add = parser.add_argument
   add("--seeds", type=int, default=3)
-  add("--length", type=int, default=256, help="tokens of a text")
+  add("--first", type=int, default=0, help="the first seed")
+  add("--length", type=int, default=128, help="tokens of a text")
   add("--prompts", type=int, default=16, help="texts of a batch")
-  add("--steps", type=int, default=800, help="with dense attention")
-  add("--more", type=int, default=300, help="with each kind of attention")
+  add("--steps", type=int, default=600, help="with dense attention")
+  add("--more", type=int, default=200, help="with each kind of attention")
   add("--batches", type=int, default=16, help="batches to measure on")
+  add("--log", type=int, default=0, help="steps between printed losses")
   flags = parser.parse_args()
   settings = sparse(TRAINED_AT, 0.5)
   for top_k in TOP:
@@ -217,7 +222,7 @@ def main() -> None:
     share = blocks.sparsity(one, flags.length)
     print(f"sparsity at K = {top_k}: {share:.4f}", flush=True)
   lines = []
-  for seed in range(flags.seeds):
+  for seed in range(flags.first, flags.first + flags.seeds):
     lines.append(one_seed(seed, flags))
     print(json.dumps(lines[-1]), flush=True)
   print(table(lines))
