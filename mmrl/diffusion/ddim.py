@@ -44,8 +44,14 @@ def levels(steps: int) -> Float[np.ndarray, "T 2"]:
   return np.stack([shares, np.append(shares[1:], 1.0)], axis=1)
 
 
-def guided(without: Array, given: Array, weight: float | Array) -> Array:
-  """Exaggerates what the prompt changes: `without + w (given - without)`."""
+def guided(noise: Array, weight: float | Array) -> Array:
+  """Exaggerates what the prompt changes: `without + w (given - without)`.
+
+  Args:
+    noise: first of all pictures without their prompts, then with them.
+    weight: w.
+  """
+  without, given = jnp.split(noise, 2)
   return without + weight * (given - without)
 
 
@@ -96,7 +102,7 @@ def sample(
     time, level = row
     time = jnp.full(condition.shape[0], time)
     found = unet.noise(params, config, twice(x), time, condition, words)
-    return move(x, guided(*jnp.split(found, 2), weight), level), None
+    return move(x, guided(found, weight), level), None
 
   rows = jnp.asarray(times(steps)), jnp.asarray(levels(steps), jnp.float32)
   return jax.lax.scan(step, x, rows)[0]

@@ -1,5 +1,6 @@
 """Grids of pictures that were sampled with and without caches."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -18,7 +19,7 @@ _PER_PIXEL = 8  # pixels of the grid for one of a picture
 _GREY = 160  # of a condition's shapes
 
 
-def config_of(given: Any, keys: dict[str, tuple[int, ...]]):
+def config_of(given: Any, keys: Mapping[str, tuple[int, ...]]):
   """Makes what is cached of the flags; what isn't given is for fewer steps.
 
   Args:

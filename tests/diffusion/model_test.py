@@ -57,7 +57,7 @@ def test_the_branch_begins_as_a_copy_and_adds_nothing(given):
 
 
 def test_guidance_exaggerates_what_a_prompt_changes():
-  found = ddim.guided(jnp.array([0.1, 0.2]), jnp.array([0.3, 0.1]), 7.5)
+  found = ddim.guided(jnp.array([0.1, 0.2, 0.3, 0.1]), 7.5)
   np.testing.assert_allclose(found, [1.6, -0.55], rtol=1e-6)
 
 
