@@ -49,9 +49,9 @@ def main() -> None:
   )
   flags = parser.parse()
   from mmrl import hub
-  from mmrl.hub import latent_tokens
+  from mmrl.hub.tokens import latent
 
-  model = latent_tokens.add(
+  model = latent.add(
     hub.load(flags.model),
     new=not flags.no_new_tokens,
     length=flags.length,

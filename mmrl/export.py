@@ -259,8 +259,9 @@ def _caveat(workdir: str) -> str:
   """Says what other programs do wrong with a run's model."""
   from mmrl.hub import config_json, directory
   from mmrl.train import models as models_lib
+  from mmrl.workdir import claim
 
-  config = _config(workdir)
+  config = claim.config_of(workdir)
   found = config_json.read(directory.find(config.models.policy.path))
   return config_json.caveat(models_lib.compute_as(config, found))
 

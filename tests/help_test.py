@@ -24,7 +24,7 @@ EXPERIMENTS = [
   for name in (
     *("asking", "attention_share", "causal_halbench", "causal_pictures"),
     *("compare", "evidence", "experts", "extrapolation", "look_then_answer"),
-    *("scene_pairs", "second_looks"),
+    *("latent_model", "scene_pairs", "second_looks"),
     *("stages", "tiny_model", "tiny_worlds", "vision_negatives"),
   )
 ]

@@ -14,7 +14,8 @@ from experiments import laver, valr
 from mmrl import config as config_lib
 from mmrl import data, hub
 from mmrl.errors import UserError
-from mmrl.hub import config_json, latent_tokens
+from mmrl.hub import config_json
+from mmrl.hub.tokens import latent
 from mmrl.models.passes import segments
 from mmrl.train import collect
 from mmrl.train import run as run_lib
@@ -28,7 +29,7 @@ PROMPTS = 8
 def folder(tmp_path_factory):
   """A tiny model with segments of 4, and questions with a text to learn."""
   path = tmp_path_factory.mktemp("latent")
-  model = latent_tokens.add(hub.load("tiny"), length=4, segments=2)
+  model = latent.add(hub.load("tiny"), length=4, segments=2)
   hub.save(model, path / "model")
   source, lines = data.EasyVQA(split="train"), []
   for question, answer, picture in source.rows[:8]:
@@ -277,10 +278,10 @@ def test_wrong_files_are_refused(folder, tmp_path, own, message):
 def test_tokens_are_added_or_refused(folder):
   tiny = hub.load("tiny")
   with pytest.raises(UserError, match="expected a tokenizer with <latent> and"):
-    latent_tokens.add(tiny, new=False)
+    latent.add(tiny, new=False)
   found = hub.load(folder / "model")
   with pytest.raises(UserError, match="without latent segments, found one"):
-    latent_tokens.add(found)
+    latent.add(found)
   ids = [found.config.latent.token_id, found.config.latent.end_token_id]
   table = np.asarray(found.params["text"]["embed"]["embedding"])
   before = np.asarray(tiny.params["text"]["embed"]["embedding"])

@@ -27,7 +27,7 @@ import numpy as np
 
 from experiments.bench import clock, random_model, step
 from mmrl import commands, hub, models
-from mmrl.hub import latent_tokens
+from mmrl.hub.tokens import latent as latent_tokens
 from mmrl.models.passes import segments
 from mmrl.models.policy import score
 from mmrl.rollouts import sampler

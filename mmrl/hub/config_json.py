@@ -8,7 +8,8 @@ from etils import epath
 
 from mmrl import json_files, storage
 from mmrl.errors import UserError
-from mmrl.hub import end_tokens, limits
+from mmrl.hub import limits
+from mmrl.hub.tokens import ending
 from mmrl.models import layers
 from mmrl.models.config import (
   Latent,
@@ -103,7 +104,7 @@ def _build(
   limits.check_shapes(text_config, vision_config)
   # Ids and the like are outside of the decoder's part, or in both.
   whole = text | raw
-  eos, *others = end_tokens.read(whole.get("eos_token_id", 151645), path.parent)
+  eos, *others = ending.read(whole.get("eos_token_id", 151645), path.parent)
   return json_files.build(
     ModelConfig,
     _IDS
@@ -227,7 +228,7 @@ def _check_model(config: ModelConfig, path: epath.Path) -> None:
       f"{path}: expected hidden_act of the vision tower to be one of"
       f" {sorted(layers.ACTIVATIONS)}, found {tower.hidden_act!r}"
     )
-  label = f"eos_token_id (here or in {end_tokens.FILE})"
+  label = f"eos_token_id (here or in {ending.FILE})"
   ids = [(label, value) for value in config.other_end_token_ids]
   latent = dataclasses.asdict(config.latent) if config.latent else {}
   ids += latent.items()
@@ -263,7 +264,7 @@ def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   }
   if text.pop("mrope_interleaved"):
     rope["mrope_interleaved"] = True
-  ends = end_tokens.to_json(config.end_token_ids)
+  ends = ending.to_json(config.end_token_ids)
   own: dict[str, Any] = {}
   if config.latent:
     own["latent"] = dataclasses.asdict(config.latent)

@@ -9,7 +9,8 @@ import huggingface_hub
 
 from mmrl import json_files, storage
 from mmrl.errors import UserError
-from mmrl.hub import adapters, config_json, end_tokens, weights
+from mmrl.hub import adapters, config_json, weights
+from mmrl.hub.tokens import ending
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
@@ -201,6 +202,6 @@ def save(
   dtype = str(model.params["text"]["norm"]["scale"].dtype)
   model.processor.save(path)
   config = model.config
-  end_tokens.write(config.end_token_ids, config.pad_token_id, path)
+  ending.write(config.end_token_ids, config.pad_token_id, path)
   # Last, so that a directory that has it is complete.
   config_json.write(config, path, dtype)

@@ -18,7 +18,7 @@ import ml_collections
 from mmrl import build, console, errors, hub
 from mmrl.errors import UserError
 from mmrl.hub import adapters, alike, config_json, directory, weights
-from mmrl.hub.punctuation import with_punctuation
+from mmrl.hub.tokens.punctuation import with_punctuation
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout, check_heads
 from mmrl.models import config as architecture_lib
@@ -78,8 +78,7 @@ class Average:
   rise_over: int = 0
 
   def __post_init__(self):
-    good = 0 <= self.decay < 1 and self.every >= 1 and self.rise_over >= 0
-    if not good:
+    if not (0 <= self.decay < 1 and self.every >= 1 and self.rise_over >= 0):
       raise UserError(
         "expected decay in [0, 1), every of at least 1 and rise_over of at"
         f" least 0, found {self.decay}, {self.every} and {self.rise_over}"
@@ -356,12 +355,16 @@ def compute_as(
   """
   wanted, where = config.models.policy, "config.models.policy"
   check_types(wanted, where)
+  # The config of an older run has no such field.
+  spec, sparse = wanted.get("attention"), None
+  if spec:
+    sparse = build.construct(blocks, spec.to_dict(), f"{where}.attention")
   model = dataclasses.replace(
     model,
     dtype=wanted.dtype,
     remat=wanted.remat,
     mixed_attention=alike.mixed(model, wanted, where),
-    sparse=_sparse(config),
+    sparse=sparse,
   )
   if not has_new_adapter(config):
     if wanted.get("adapter"):
@@ -381,16 +384,6 @@ def compute_as(
   with errors.of_field(f"{where}.lora"):
     parameters.adapted_layers(model)
   return model
-
-
-def _sparse(config: ml_collections.ConfigDict) -> blocks.Sparse | None:
-  """Reads which keys the policy attends to; all if None."""
-  # The config of an older run has no such field.
-  spec = config.models.policy.get("attention")
-  if not spec:
-    return None
-  where = "config.models.policy.attention"
-  return build.construct(blocks, spec.to_dict(), where)
 
 
 def _changed(settings, values: Mapping[str, int | float], where: str):

@@ -9,7 +9,7 @@ import small_models
 
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.hub import punctuation
+from mmrl.hub.tokens import punctuation
 from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
 

@@ -1,0 +1,1 @@
+"""Tokens with a meaning of their own: ends, latent segments, punctuation."""
