@@ -42,6 +42,7 @@ def given():
   return noise, drawn.masks, drawn.words
 
 
+@pytest.mark.full
 def test_the_branch_begins_as_a_copy_and_adds_nothing(given):
   found = jax.jit(unet.init, static_argnums=1)(jax.random.key(0), SMALL)
   for name, value in found["control"].items():
@@ -97,6 +98,7 @@ def plain(params, given):
   return jax.jit(run, static_argnums=1)(params, SMALL, *given)
 
 
+@pytest.mark.full
 def test_compiled_programs_agree_too(params, given, plain):
   everything = plan.full(STEPS, 3, 2)
   found = cache.sample(params, SMALL, *given, plan=everything, weight=2.0)
@@ -104,6 +106,7 @@ def test_compiled_programs_agree_too(params, given, plain):
   np.testing.assert_allclose(found, plain, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.full
 def test_a_cache_is_never_read_before_it_is_written(params, given, plain):
   """It is NaN before; what is read later isn't what computing would give."""
   found = cache.sample(params, SMALL, *given, plan=CACHED, weight=2.0)
@@ -241,6 +244,7 @@ def test_a_number_of_steps_that_there_is_not_is_refused(steps):
     ddim.times(steps)
 
 
+@pytest.mark.full
 def test_shapes_are_read_as_they_were_drawn():
   drawn = shapes.draw(jax.random.key(3), 40, 16)
   found = shapes.measure(*drawn)
