@@ -96,7 +96,8 @@ def sample(
     time, level = row
     time = jnp.full(condition.shape[0], time)
     found = unet.noise(params, config, twice(x), time, condition, words)
-    return move(x, guided(*jnp.split(found, 2), weight), level), None
+    without, given = jnp.split(found, 2)
+    return move(x, guided(without, given, weight), level), None
 
   rows = jnp.asarray(times(steps)), jnp.asarray(levels(steps), jnp.float32)
   return jax.lax.scan(step, x, rows)[0]
