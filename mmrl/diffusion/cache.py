@@ -97,7 +97,8 @@ def _sample(params, x, condition, words, rows, weight, *, config, gate):
     args = both(x), time, both(condition), asked
     found = unet.noise(params, config, *args, part)
     if not single:
-      found = ddim.guided(found, weight)
+      without, given = jnp.split(found, 2)
+      found = ddim.guided(without, given, weight)
     return (ddim.move(x, found, row["level"]), written), None
 
   rows = jax.tree.map(jnp.asarray, rows)
@@ -214,8 +215,8 @@ def features(
     time = jnp.full(len(words), row[0])
     both = ddim.twice(x)
     noise = unet.noise(params, config, both, time, condition, words, part)
-    moved = ddim.move(x, ddim.guided(noise, weight), row[1])
-    return moved, found
+    without, given = jnp.split(noise, 2)
+    return ddim.move(x, ddim.guided(without, given, weight), row[1]), found
 
   rows = (
     jnp.asarray(ddim.times(steps)),

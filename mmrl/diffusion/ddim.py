@@ -44,14 +44,8 @@ def levels(steps: int) -> Float[np.ndarray, "T 2"]:
   return np.stack([shares, np.append(shares[1:], 1.0)], axis=1)
 
 
-def guided(noise: Array, weight: float | Array) -> Array:
-  """Exaggerates what the prompt changes: `without + w (given - without)`.
-
-  Args:
-    noise: first of all pictures without their prompts, then with them.
-    weight: w.
-  """
-  without, given = jnp.split(noise, 2)
+def guided(without: Array, given: Array, weight: float | Array) -> Array:
+  """Exaggerates what the prompt changes: `without + w (given - without)`."""
   return without + weight * (given - without)
 
 
@@ -102,7 +96,8 @@ def sample(
     time, level = row
     time = jnp.full(condition.shape[0], time)
     found = unet.noise(params, config, twice(x), time, condition, words)
-    return move(x, guided(found, weight), level), None
+    without, given = jnp.split(found, 2)
+    return move(x, guided(without, given, weight), level), None
 
   rows = jnp.asarray(times(steps)), jnp.asarray(levels(steps), jnp.float32)
   return jax.lax.scan(step, x, rows)[0]

@@ -93,7 +93,9 @@ def sampled(given: Any) -> Image.Image:
     "decoder_blocks": config.decoder_blocks,
   }
   # What is wrong with the plan is told before anything is computed.
-  first = {} if given.tau is None else {"key_control": (0,)}
+  first: dict[str, tuple[int, ...]] = {}
+  if given.tau is not None:
+    first["key_control"] = (0,)
   made = plan.plan(config_of(given, first), steps=given.steps, **blocks)
   keys = jax.random.split(jax.random.key(given.seed))
   drawn = shapes.draw(keys[0], given.count, config.size)

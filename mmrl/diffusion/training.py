@@ -231,7 +231,7 @@ def updates(config: ml_collections.ConfigDict, model: UNetConfig):
       averages={"model": average},
       norms={},
     )
-    return new, {"loss": value, "gradient_norm": optax.global_norm(grads)}
+    return new, {"loss": value, "gradient_norm": optax.tree.norm(grads)}
 
   @functools.partial(jax.jit, donate_argnums=0)
   def advance(state: State) -> tuple[State, dict[str, Array]]:

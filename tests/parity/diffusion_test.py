@@ -131,9 +131,9 @@ def test_steps_are_theirs():
   scheduler.set_timesteps(20)
   np.testing.assert_array_equal(ddim.times(20), scheduler.timesteps.numpy())
   x = np.random.default_rng(0).normal(size=(1, 2, 2, 3)).astype("float32")
-  mine, other = x, torch.tensor(x)
-  for time, level in zip(ddim.times(20), ddim.levels(20), strict=True):
-    noise = np.cos(mine)
-    mine = np.asarray(ddim.move(jnp.asarray(mine), jnp.asarray(noise), level))
+  mine, other = jnp.asarray(x), torch.tensor(x)
+  levels = jnp.asarray(ddim.levels(20), jnp.float32)
+  for time, level in zip(ddim.times(20), levels, strict=True):
+    mine = ddim.move(mine, jnp.cos(mine), level)
     other = scheduler.step(torch.cos(other), int(time), other).prev_sample
   np.testing.assert_allclose(mine, other.numpy(), rtol=2e-4, atol=2e-4)

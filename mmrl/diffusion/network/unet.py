@@ -292,8 +292,8 @@ def noise(
       middle is the last, and "decoder/0" and so on give.
   """
   prompt = params["words"]["weight"][words]
-  ask, branch = (layers.taken(params[which]) for which in ("unet", "control"))
-  return _noise(ask, branch, config, x, time, condition, prompt, part)
+  p, branch = (layers.taken(params[which]) for which in ("unet", "control"))
+  return _noise(p, branch, config, x, time, condition, prompt, part)
 
 
 def _noise(
