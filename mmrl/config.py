@@ -66,6 +66,9 @@ def get_config() -> ml_collections.ConfigDict:
           # Recompute each layer in the backward pass: less memory, more
           # compute.
           "remat": True,
+          # Let visual tokens of a picture see each other both ways. A model
+          # that was trained so must be; its files say so.
+          "mixed_attention": False,
           # Adapters beside dense layers, which alone train: fields of
           # `mmrl.models.config.Lora`, such as {"rank": 16, "alpha": 32,
           # "targets": "text/layers/.*"}; none if empty. They are float32.

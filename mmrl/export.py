@@ -250,6 +250,19 @@ def main() -> None:
     )
   which = "the best step, " if given.best else "step "
   print(f"wrote {which}{step} of {given.workdir} to {place}")
+  warning = _caveat(given.workdir)
+  if warning:
+    tell(f"warning: {warning}")
+
+
+def _caveat(workdir: str) -> str:
+  """Says what other programs do wrong with a run's model."""
+  from mmrl.hub import config_json, directory
+  from mmrl.train import models as models_lib
+
+  config = _config(workdir)
+  found = config_json.read(directory.find(config.models.policy.path))
+  return config_json.caveat(models_lib.compute_as(config, found))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,9 @@ NAMES = {
     *("P G R", "0 padding, 1 reasoning, 2 answer, 3 other", _LATER),
     "host",
   ),
+  "draw": Name(
+    *("P", "random, of the question and the pass over the data", _LATER), "host"
+  ),
   "epoch": Name("P", "pass over the data, from 1 on", _LATER, "host"),
   "tagged": Name(
     *("P G R", "True on tokens between a tag and its end", _ALL), "rollouts"
@@ -80,10 +83,19 @@ NAMES = {
   "environment": Name(
     *("P G R", "True on tokens of replies to the policy", _ALL), "rollouts"
   ),
+  "segment_pictures": Name(
+    "P G R",
+    "number of the prompt's picture that a latent segment opened here is about,"
+    " -1 elsewhere (`given`)",
+    _ALL,
+    "rollouts",
+  ),
   "logprobs_sampler": Name(
     "P G R", "as the sampler computed them", _ALL, "rollouts"
   ),
-  "visual": Name("B N E", "visual tokens, packed like patches", (PROBES,)),
+  "visual": Name(
+    "B N E", "visual tokens, packed like patches", (PROBES, LOSSES)
+  ),
   "scorer": Name("`Scorer`", "scores answers with parameters", (PROBES,)),
   "scorer_MODEL": Name("`Scorer`", "a named model's", (PROBES,), "models"),
   "params": Name("tree", "the policy's parameters", _PARAMS),
@@ -110,6 +122,9 @@ NAMES = {
   "pictured": Name("P", "whether a prompt has a picture", _LATER, "probes"),
   "logprobs_average": Name(
     "P G R", "under the average of the policy", _LATER, "probes"
+  ),
+  "visual_cosines_old": Name(
+    *("P L", "mean cosine of visual tokens in each layer", _LATER), "probes"
   ),
   "visual_entropy": Name("P", "of the pictures' spectra", _LATER, "probes"),
   "on_region_old": Name("P G R", "attention on the region", _LATER, "probes"),
@@ -142,6 +157,9 @@ NAMES = {
     "derived",
   ),
   "forward": Name("`Forward`", "the model as it is now", (LOSSES,)),
+  "hidden": Name(
+    "dict", "outputs [P, G, R, D] of decoder layers that it asks for", (LOSSES,)
+  ),
   "learned": Name("tree", "a term's own parameters", (LOSSES,), "state"),
   "running": Name("tree", "a term's running values", (LOSSES,), "state"),
 }

@@ -216,12 +216,14 @@ class Scores:
     entropies: entropy of the distribution each token was drawn from, nats.
     attention: attention policy of each answer token; None unless asked for.
     logits: those that log-probabilities and entropies come from.
+    hidden: outputs of chosen layers, before the final norm, by layer.
   """
 
   logprobs: Float[Array, "P G R"]
   entropies: Float[Array, "P G R"]
   attention: Attention | None = None
   logits: Logits | None = None
+  hidden: dict[int, Any] = dataclasses.field(default_factory=dict)
 
 
 @pytree

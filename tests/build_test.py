@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 
-from contract_test import METHODS, build_parts
+from contract_test import METHODS, build_latent_parts, build_parts
 import jax
 import optax
 import pytest
@@ -428,6 +428,8 @@ def test_a_penalty_needs_its_reference(name):
   )
 
 
+# Ranks of terms with state.
+STATEFUL = {"visual_reconstruction": "P"}
 # All but the rewards that read texts, on the host.
 TRACED = [
   (package, name, options)
@@ -471,7 +473,7 @@ def traced() -> dict[str, list[set[str]]]:
     config.probes.target = {"name": f"attention_{target}"}
     config.advantage = options[advantage]
     for package, name, _ in TRACED:
-      if name in of_pairs:
+      if name in of_pairs or name == "latent_alignment":
         continue
       if package is losses:
         ranks = {
@@ -480,7 +482,7 @@ def traced() -> dict[str, list[set[str]]]:
           "P": "prompt_mean",
         }
         returned = inspect.signature(getattr(losses, name)).return_annotation
-        rank = getattr(returned, "dim_str", "P G R")
+        rank = getattr(returned, "dim_str", STATEFUL.get(name))
         config.losses[name] = options[name] | {
           "weight": 1.0,
           "reduce": ranks[rank],
@@ -500,6 +502,16 @@ def traced() -> dict[str, list[set[str]]]:
       name: options[name] | {"weight": 1.0, "reduce": "prompt_mean"}
       for name in of_pairs
     }
+    return config
+
+  def with_segments():
+    config = config_lib.get_config()
+    config.losses = {
+      "alignment": options["latent_alignment"]
+      | {"weight": 1.0, "reduce": "segment_mean"}
+    }
+    config.rewards = {}
+    config.shares.every = 0
     return config
 
   def with_little(advantage: str):
@@ -525,6 +537,7 @@ def traced() -> dict[str, list[set[str]]]:
       patch.setattr(package, name, spy_on(getattr(package, name), name))
     for config in configs:
       walk.check(build_parts(config))
+    walk.check(build_latent_parts(with_segments()))
   return calls
 
 

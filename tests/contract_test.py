@@ -38,9 +38,10 @@ from mmrl import (
 from mmrl import config as config_lib
 from mmrl.data import Example
 from mmrl.losses import reduce, weight
-from mmrl.losses.state import Measured
+from mmrl.losses.state import Measured, Stateful
 from mmrl.machines import sharding
 from mmrl.models import rows
+from mmrl.models.config import Latent
 from mmrl.names import SCORES
 from mmrl.plan.programs import read_architecture
 from mmrl.probes.scores import Scorer
@@ -70,12 +71,14 @@ METHODS = [
   (losses, "dpo", {"kind": "ipo", "beta": 0.2}),
   (losses, "expert_shaped", {"shape": 0.2}),
   (losses, "joint_preference", {"beta": 0.2}),
+  (losses, "latent_alignment", {"encoders": ({"name": "own_tower"},)}),
   (losses, "likelihood", {}),
   (losses, "mixed_preference", {"weight": 1.0}),
   (losses, "on_policy_ratio", {}),
   (losses, "policy_gradient", {}),
   (losses, "reference_kl", {"estimator": "k3", "clamp": 11.0}),
   (losses, "simpo", {"margin": 1.0}),
+  (losses, "visual_reconstruction", {"steps": 10}),
   (probes, "attention_average", {}),
   (probes, "attention_reference", {}),
   (probes, "attention_shares", {}),
@@ -86,6 +89,7 @@ METHODS = [
   (probes, "nucleus", {"top_p": 0.9}),
   (probes, "reference", {}),
   (probes, "teacher", {}),
+  (probes, "visual_cosines", {}),
   (probes, "visual_entropy", {}),
   (probes, "visual_sinks", {"deviations": 0.5}),
   (rewards, "accuracy", {"kinds": {"all": "choice"}}),
@@ -124,6 +128,7 @@ METHODS = [
   (rewards, "stated_facts", {}),
   (rewards, "soft_overlong", {"longest": 4, "buffer": 3}),
   (rewards, "target_attention", {}),
+  (rewards, "visual_cosine", {"layer": 0}),
   (rewards, "visual_evenness", {"window": 2, "stride": 1}),
   (rewards, "word_error_rate", {}),
   (token_weights, "entropy_quantile", {"quantile": 0.5}),
@@ -259,7 +264,12 @@ ASKED = Example(
 # A question that lists choices.
 LISTED = "?\nA. x\nB. y\nC. z"
 # Rewards that are logged only, which have NaN where they don't apply.
-MEASURES = {"attention_share", "refocus_gain", "target_attention"}
+MEASURES = {
+  "visual_cosine",
+  "attention_share",
+  "refocus_gain",
+  "target_attention",
+}
 EXTRAS = {
   **dict.fromkeys(("math_answer", "geometry3k"), "math_verify"),
   **dict.fromkeys(("first_math_answer", "perception_r1"), "math_verify"),
@@ -388,6 +398,7 @@ def make_fields() -> dict:
     * jnp.ones((P, 1)),
     "logprobs_blind": logprobs + 0.3 * normal(P, G, R, seed=15),
     "nucleus_entropies_old": jnp.abs(normal(P, G, R, seed=16)),
+    "visual_cosines_old": normal(P, 2, seed=24).at[1].set(jnp.nan),
     "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
     "pictured": jnp.arange(P) % 3 > 0,
     "visual_attention_old": jnp.abs(normal(P, G, R, seed=18)),
@@ -467,6 +478,10 @@ class Table(Scorer):
       attention,
       Logits(logits, jnp.eye(V), "dv", (), self.temperature),
     )
+
+  def states(self, params, prompt, visual):
+    own = params["key"].astype(jnp.float32)[prompt.tokens]
+    return jnp.stack([own, own**2], axis=2)
 
   def weighed_rows(self, params, prompt, visual, tokens, weigh):
     prefix = self.prefill(params, prompt, visual)
@@ -700,6 +715,19 @@ def build_parts(config) -> parts_lib.Parts:
   )
 
 
+def build_latent_parts(config) -> parts_lib.Parts:
+  """The parts of a run whose model has latent segments, of given answers."""
+  sizes = {key: config.rollout[key] for key in config_lib.ROLLOUT_SIZES}
+  config.rollout = sizes | {"name": "given", "answers": 1}
+  read = read_architecture
+
+  def with_segments(path):
+    return dataclasses.replace(read(path), latent=Latent(1, 2))
+
+  with mock.patch.dict(globals(), read_architecture=with_segments):
+    return build_parts(config)
+
+
 # Fields of answers and of the host that a batch has where they are named.
 HELD = {"sampled", "chosen", "twin", "span", "epoch", "tagged", "environment"}
 
@@ -796,7 +824,18 @@ def reads_texts(row) -> bool:
   return answers_lib.reads_texts(getattr(*row[:2]))
 
 
-ROWS = [row for row in METHODS if not reads_texts(row)] + EXPERIMENTS
+def has_state(row) -> bool:
+  """Whether a row makes a term with state, which has tests of its own.
+
+  Such a term calls the model's own functions; here the policy is a table.
+  """
+  annotation = build.signature(getattr(*row[:2])).return_annotation
+  return annotation is Stateful
+
+
+ROWS = [
+  row for row in METHODS if not reads_texts(row) and not has_state(row)
+] + EXPERIMENTS
 
 
 # What the programs of a step know nothing of.

@@ -4,7 +4,7 @@ import inspect
 import pathlib
 import re
 
-from contract_test import METHODS, build_parts
+from contract_test import METHODS, build_latent_parts, build_parts
 import pytest
 
 from mmrl import (
@@ -107,11 +107,12 @@ def test_the_fields_of_answers_are_in_the_table():
   """And so is what sources read to choose answers, and to measure them."""
   assert sorted(SOURCES) == sorted(rollouts.__all__)
   added = set()
-  for name in SOURCES:
-    source = make_source(name)
+  latent = build_latent_parts(config_lib.get_config()).source
+  assert latent.fields == ("ended", "segment_pictures")
+  for source in (latent, *map(make_source, SOURCES)):
     added |= {*source.fields}
     for one in (*source.reads, *(n for m in source.measures for n in data(m))):
-      assert names.ADVANTAGES in known(one).slots, (name, one)
+      assert names.ADVANTAGES in known(one).slots, one
   of_table = {k for k, x in names.NAMES.items() if x.source == "rollouts"}
   assert added == of_table
 

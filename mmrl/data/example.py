@@ -65,6 +65,16 @@ class Example:
     )
 
   @property
+  def pictures(self) -> int:
+    """Number of pictures and videos in the messages."""
+    return sum(
+      part["type"] != "text"
+      for message in self.messages
+      if not isinstance(message["content"], str)
+      for part in message["content"]
+    )
+
+  @property
   def picture(self) -> dict | None:
     """First image part of the messages; None if there is none."""
     for message in self.messages:

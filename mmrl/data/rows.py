@@ -328,7 +328,21 @@ def _extra(row: dict[str, Any]) -> dict[str, Any]:
         "expected 'facts' with at least one sentence, found an empty list;"
         " leave the key out where there is none"
       )
+  if "looks" in row:
+    found["looks"] = _looks(row["looks"])
   return found
+
+
+def _looks(values: Any) -> tuple[int, ...]:
+  """Checks the numbers of pictures that latent segments are about."""
+  if not isinstance(values, list) or not all(
+    type(one) is int and one >= 0 for one in values
+  ):
+    raise UserError(
+      "expected 'looks' as a list of numbers of pictures, from 0, found"
+      f" {values!r:.80}"
+    )
+  return tuple(values)
 
 
 def _sentences(values: Any, key: str) -> tuple[str, ...]:

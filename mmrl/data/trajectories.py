@@ -11,6 +11,7 @@ from mmrl import storage
 from mmrl.data import lines, texts
 from mmrl.data.example import Example
 from mmrl.errors import UserError
+from mmrl.models.passes import segments
 from mmrl.prompts.processor import Processor
 
 
@@ -121,6 +122,8 @@ class Trajectories:
         tokens[p, k, : len(ids)] = ids
         mask[p, k, : len(ids)] = True
         texts[p][k] = text
+    if self._config.latent:
+      mask &= np.asarray(segments.chosen(tokens, self._config.latent))
     return Rows(tokens, mask, texts)
 
 

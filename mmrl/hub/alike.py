@@ -14,6 +14,7 @@ _SHARED = (
   "vision_start_token_id",
   "vision_end_token_id",
   "eos_token_id",
+  "latent",
 )
 _SHARED_VISION = (
   "patch_size",
@@ -44,6 +45,26 @@ def check(policy: ModelConfig, other: ModelConfig, where: str) -> None:
         f" of visual tokens, found {name} {getattr(two, name)} where the policy"
         f" has {getattr(one, name)}; choose one of its family"
       )
+
+
+def mixed(model: ModelConfig, wanted: Any, where: str) -> bool:
+  """Returns whether visual tokens of a picture see each other both ways.
+
+  Args:
+    model: as its files say.
+    wanted: `config.models.policy`; that of an older run has no such field.
+    where: its name.
+
+  Raises:
+    UserError: if the model was trained so, and the run doesn't say so.
+  """
+  found = bool(wanted.get("mixed_attention", False))
+  if model.mixed_attention and not found:
+    raise UserError(
+      f"{where}.mixed_attention: expected True, as the model in {wanted.path}"
+      " was trained so, found False"
+    )
+  return found
 
 
 def check_processors(policy: Processor, other: Processor, where: str) -> None:

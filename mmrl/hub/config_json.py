@@ -10,7 +10,12 @@ from mmrl import json_files, storage
 from mmrl.errors import UserError
 from mmrl.hub import end_tokens, limits
 from mmrl.models import layers
-from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
+from mmrl.models.config import (
+  Latent,
+  ModelConfig,
+  TextConfig,
+  VisionConfig,
+)
 from mmrl.models.families import FAMILIES
 from mmrl.models.families.family import Family
 
@@ -21,6 +26,8 @@ _IDS = {
   "vision_start_token_id": 151652,
   "vision_end_token_id": 151653,
 }
+# What only this library computes stands in config.json under this name.
+_OWN = "mmrl"
 # Of PEFT; a folder that has it is an adapter to those who read it.
 ADAPTER = "adapter_config.json"
 _WHOLE = (*_IDS, "pad_token_id", "tie_word_embeddings")
@@ -108,7 +115,56 @@ def _build(
       "eos_token_id": eos,
       "other_end_token_ids": others,
       "family": family.model_type,
-    },
+    }
+    | _read_own(raw, path),
+  )
+
+
+def _read_own(raw: dict[str, Any], path: epath.Path) -> dict[str, Any]:
+  """Reads what only this library computes."""
+  own = json_files.part(raw, _OWN)
+  known = ("latent", "mixed_attention")
+  unknown = sorted(own.keys() - {*known})
+  if unknown:
+    raise UserError(
+      f"{path}: expected {' and '.join(known)} in {_OWN!r}, found"
+      f" {unknown[0]!r}"
+    )
+  found: dict[str, Any] = {}
+  if "mixed_attention" in own:
+    found["mixed_attention"] = own["mixed_attention"]
+    if not isinstance(found["mixed_attention"], bool):
+      raise UserError(
+        f"{path}: expected mixed_attention in {_OWN!r} to be true or false,"
+        f" found {own['mixed_attention']!r:.80}"
+      )
+  if "latent" in own:
+    latent = json_files.part(own, "latent")
+    try:
+      found["latent"] = Latent(**latent)
+    except TypeError as error:
+      raise UserError(
+        f"{path}: expected 'latent' in {_OWN!r} with token_id, end_token_id,"
+        f" length and segments: {error}"
+      ) from error
+  return found
+
+
+def caveat(config: ModelConfig) -> str:
+  """Says what other programs do wrong with a model; "" if nothing."""
+  wrong = []
+  if config.latent:
+    wrong.append(
+      "read the inner positions of its latent segments as tokens, not as states"
+      " that are fed back"
+    )
+  if config.mixed_attention:
+    wrong.append("let visual tokens see only those before them")
+  if not wrong:
+    return ""
+  return (
+    "Transformers and vLLM load this model but would"
+    f" {' and '.join(wrong)}: answer with python -m mmrl.sample"
   )
 
 
@@ -173,6 +229,8 @@ def _check_model(config: ModelConfig, path: epath.Path) -> None:
     )
   label = f"eos_token_id (here or in {end_tokens.FILE})"
   ids = [(label, value) for value in config.other_end_token_ids]
+  latent = dataclasses.asdict(config.latent) if config.latent else {}
+  ids += latent.items()
   for name, value in [*dataclasses.asdict(config).items(), *ids]:
     an_id = name == label or name.endswith("token_id")
     if an_id and not 0 <= value < text.vocab_size:
@@ -206,6 +264,11 @@ def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   if text.pop("mrope_interleaved"):
     rope["mrope_interleaved"] = True
   ends = end_tokens.to_json(config.end_token_ids)
+  own: dict[str, Any] = {}
+  if config.latent:
+    own["latent"] = dataclasses.asdict(config.latent)
+  if config.mixed_attention:
+    own["mixed_attention"] = True
   ids = {
     name: value
     for name, value in dataclasses.asdict(config).items()
@@ -217,6 +280,7 @@ def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
     "dtype": dtype,
     "tie_word_embeddings": config.tie_word_embeddings,
     **ids,
+    **({_OWN: own} if own else {}),
     "text_config": {
       "model_type": f"{family.model_type}_text",
       "dtype": dtype,

@@ -19,6 +19,8 @@ from mmrl.losses.surrogates import (
   policy_gradient,
   reference_kl,
 )
+from mmrl.losses.vision.alignment import latent_alignment
+from mmrl.losses.vision.reconstruction import visual_reconstruction
 
 __all__ = [
   "attention_distillation",
@@ -31,10 +33,12 @@ __all__ = [
   "evidence_kl",
   "expert_shaped",
   "joint_preference",
+  "latent_alignment",
   "likelihood",
   "mixed_preference",
   "on_policy_ratio",
   "policy_gradient",
   "reference_kl",
   "simpo",
+  "visual_reconstruction",
 ]

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from mmrl.errors import UserError
 
@@ -41,7 +41,7 @@ BY_RANK = {
   2: ("answer_mean",),
   3: (
     *("token_mean", "token_sum", "sequence_mean", "sequence_sum"),
-    *("weighted_token_mean", "weighted_sequence_mean"),
+    *("weighted_token_mean", "weighted_sequence_mean", "segment_mean"),
   ),
 }
 __all__ = sorted(name for names in BY_RANK.values() for name in names)
@@ -201,6 +201,18 @@ def _share(values: Array, total: Array) -> Array:
   return values / jnp.where(total > 0, total, 1.0)
 
 
+def segment_mean(
+  mask: Bool[Array, "P G R"],
+  segment_pictures: Int[Array, "P G R"],
+  axis_name: str | None = None,
+) -> Float[Array, "P G R"]:
+  """Returns the coefficients of the mean over aligned latent segments.
+
+  A segment's value stands at the token that opens it.
+  """
+  return token_mean(mask & (segment_pictures >= 0), axis_name)
+
+
 def answer_mean(
   mask: Bool[Array, "P G R"], axis_name: str | None = None
 ) -> Float[Array, "P G"]:
@@ -262,6 +274,19 @@ def finish(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return value.total / jnp.where(value.weight == 0, 1.0, value.weight)
 
   return {name: final(value) for name, value in metrics.items()}
+
+
+def add(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+  """Combines metrics of two parts of a minibatch: sums, and maxima (`_max`)."""
+
+  def both(name: str, value: Any) -> Any:
+    if isinstance(value, Mean):
+      return Mean(*map(jnp.add, value, other[name]))
+    if name.endswith("_max"):
+      return jnp.maximum(value, other[name])
+    return value + other[name]
+
+  return {name: both(name, value) for name, value in one.items()}
 
 
 def largest(

@@ -34,7 +34,9 @@ from jaxtyping import Array, Bool, Float
 # Scores [P, G, R] of the current parameters.
 _OF_TOKENS = ("logprobs", "entropies", "attention_moved")
 # What else of them a term may differentiate.
-_OTHERS = {"attention", "logits", "forward", "learned", "params"}
+_OTHERS = {
+  *("attention", "logits", "forward", "hidden", "learned", "params", "visual")
+}
 
 
 def measurable(needs: Collection[str]) -> bool:

@@ -34,8 +34,11 @@ class Stateful(NamedTuple):
       (unreduced term, statistics), a tree of sums over what it has read.
     update: (running, statistics) -> running, after each optimiser update. The
       statistics are those of the whole minibatch: sums over all its parts.
+    layers: model config -> decoder layers whose output at the answers, before
+      the final norm, the term reads as `hidden`, a dict by layer.
   """
 
   init: Callable
   term: Callable
   update: Callable
+  layers: Callable = lambda config: ()

@@ -184,6 +184,60 @@ def _is_rank(value: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
+class Latent:
+  """Latent segments of answers (VaLR, arXiv 2602.04476).
+
+  A segment is `length` positions: `<latent>`, positions whose input is the
+  state before them instead of a token's embedding, and `</latent>`. The policy
+  chooses `<latent>` alone; what follows is fixed.
+
+  Attributes:
+    token_id, end_token_id: ids of `<latent>` and `</latent>`.
+    length: K, both tokens included: a square of at least 4, or 1, which is
+      `<latent>` alone.
+    segments: most segments of an answer; a later `<latent>` is plain text.
+    pre_norm: feed the state back as it is before the final norm, not after.
+    stop_feedback_grad: let no gradient through the states that are fed back.
+
+  Raises:
+    UserError: for a value out of its range, or of another type.
+
+  Reconstructed: the paper doesn't say which state is fed back; the one that
+  the output head reads is. K = 2 and 3 have room for both tokens but no grid.
+  """
+
+  token_id: int
+  end_token_id: int
+  length: int = 16
+  segments: int = 2
+  pre_norm: bool = False
+  stop_feedback_grad: bool = False
+
+  def __post_init__(self):
+    whole = {n: getattr(self, n) for n in ("length", "segments")}
+    for name, value in whole.items():
+      if not _is_rank(value):
+        raise UserError(
+          f"expected {name} of a latent segment as a whole number of at least"
+          f" 1, found {value!r}"
+        )
+    if math.isqrt(self.length) ** 2 != self.length:
+      raise UserError(
+        "expected length of a latent segment to be a square, such as 4, 9, 16"
+        f" or 25, as its states are a grid, found {self.length}"
+      )
+    for name in ("pre_norm", "stop_feedback_grad"):
+      if not isinstance(getattr(self, name), bool):
+        raise UserError(
+          f"expected {name} to be true or false, found {getattr(self, name)!r}"
+        )
+    if self.token_id == self.end_token_id:
+      raise UserError(
+        f"expected two latent tokens, found one id for both, {self.token_id}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """Hyper-parameters of a model; hashable, so they can be a static argument.
 
@@ -204,6 +258,9 @@ class ModelConfig:
     remat: whether each layer is recomputed in the backward pass.
     lora: the adapters of its dense layers, if it has any.
     sparse: which keys the decoder's queries attend to; all if None.
+    latent: the latent segments of its answers, if they may have any.
+    mixed_attention: whether visual tokens of one picture, or one frame, see
+      each other both ways (LaVer, arXiv 2512.06281), not only those before.
   """
 
   text: TextConfig
@@ -221,11 +278,24 @@ class ModelConfig:
   remat: bool = True
   lora: Lora | None = None
   sparse: Sparse | None = None
+  latent: Latent | None = None
+  mixed_attention: bool = False
+
+  def __post_init__(self):
+    if self.sparse and (self.latent or self.mixed_attention):
+      raise UserError(
+        "expected a model with sparse attention to have neither latent segments"
+        " nor mixed attention, found both; leave sparse attention out"
+      )
 
   @property
   def banned_token_ids(self) -> tuple[int, ...]:
-    """Ids of placeholders; never sampled, as they would have no picture."""
-    return (self.image_token_id, self.video_token_id)
+    """Ids that are never sampled: placeholders, and the end of a segment.
+
+    Placeholders would have no picture; segments end by their length.
+    """
+    ends = (self.latent.end_token_id,) if self.latent else ()
+    return (self.image_token_id, self.video_token_id, *ends)
 
   @property
   def end_token_ids(self) -> tuple[int, ...]:

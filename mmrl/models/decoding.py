@@ -233,7 +233,29 @@ def decode(
   Returns:
     The final hidden state that emits the token after it, and the new cache.
   """
-  x = vlm.embed(params, config, token[..., None])
+  inputs = vlm.embed(params, config, token)
+  where = params, config, prefix, decoder, cache
+  x, cache = decode_inputs(*where, inputs, token)
+  return vlm.final_norm(params, config, x), cache
+
+
+def decode_inputs(
+  params: PyTree,
+  config: ModelConfig,
+  prefix: Prefix,
+  decoder: tuple[Layers, ...] | Layers,
+  cache: Cache,
+  inputs: Float[Array, "P G D"],
+  token: Int[Array, "P G"],
+) -> tuple[Float[Array, "P G D"], Cache]:
+  """Extends every answer by one embedding, that of a token or another.
+
+  For the other arguments see `decode`.
+
+  Returns:
+    The last layer's output, before the final norm, and the new cache.
+  """
+  x = inputs[:, :, None].astype(config.dtype)
   angles = vlm.answer_angles(config, prefix, cache.length, 1)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
@@ -304,7 +326,6 @@ def decode(
       kept.append(new)
     keys, values, sums = zip(*kept, strict=True)
     sums = sums if cache.unit else None
-  hidden = vlm.final_norm(params, config, x)[:, :, 0]
-  return hidden, dataclasses.replace(
+  return x[:, :, 0], dataclasses.replace(
     cache, keys=keys, values=values, sums=sums, length=cache.length + 1
   )

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmrl.models import rows, tower, vlm, vocabulary
 from mmrl.models.config import ModelConfig
+from mmrl.models.passes import latent, segments
 from mmrl.types import (
   Attention,
   Logits,
@@ -90,8 +91,11 @@ def score(
   attention_layers: tuple[int, ...] = (),
   attention_row: str = "self",
   heads_apart: bool = False,
+  hidden_layers: tuple[int, ...] = (),
 ) -> Scores:
   """Computes log-probabilities, entropies and attention policies of answers.
+
+  Both are 0 for the tokens of latent segments that a policy doesn't choose.
 
   Args:
     params: model parameters.
@@ -102,8 +106,9 @@ def score(
     temperature: the sampling temperature.
     attention_layers: layers whose attention is a policy; none if empty.
     attention_row, heads_apart: see `rows.attention_policy`.
+    hidden_layers: see `vlm.extend`.
   """
-  inputs = vlm.embed(params, config, tokens)
+  inputs = latent.embed(params, config, prefix, tokens)
   output = vlm.extend(
     params,
     config,
@@ -111,18 +116,33 @@ def score(
     inputs,
     attention_layers=attention_layers,
     tokens=tokens,
+    hidden_layers=hidden_layers,
   )
   first = prefix.last_hidden[:, None, None]
   first = jnp.broadcast_to(first, (*tokens.shape[:2], 1, first.shape[-1]))
   hidden = jnp.concatenate([first, output.hidden[:, :, :-1]], axis=2)
   logits = lazy_logits(params, config, hidden, temperature)
-  logprobs, entropies = token_logprobs(logits, tokens)
+  known = tokens
+  if config.latent:
+    # What is banned has no log-probability worth a gradient.
+    own = segments.chosen(tokens, config.latent)
+    known = jnp.where(own, tokens, config.eos_token_id)
+  logprobs, entropies = token_logprobs(logits, known)
+  if config.latent:
+    logprobs, entropies = (
+      jnp.where(own, x, 0.0) for x in (logprobs, entropies)
+    )
   attention = None
   if isinstance(output.attention, Attention):
     attention = rows.attention_policy(
       output.attention, row=attention_row, apart=heads_apart
     )
-  return Scores(logprobs, entropies, attention, logits)
+  states = {
+    layer: output.hidden_at[:, :, :, i]
+    for i, layer in enumerate(hidden_layers)
+    if output.hidden_at is not None
+  }
+  return Scores(logprobs, entropies, attention, logits, states)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mmrl.machines import sharding
 from mmrl.models import layers
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention, blocked
-from mmrl.types import Patches, PyTree
+from mmrl.types import Patches, Prompt, PyTree
 
 
 def vision(
@@ -77,6 +77,22 @@ def vision(
     deep = jax.vmap(functools.partial(layers.run, merger))
     tokens += list(deep(params["deepstack"], kept))
   return jnp.concatenate(tokens, axis=-1)
+
+
+def mixed_mask(config: ModelConfig, prompt: Prompt) -> Bool[Array, "P S S"]:
+  """Returns which positions each sees: those before, and its own picture.
+
+  Visual tokens of one picture, or one frame, see each other both ways.
+
+  Reference: LaVer, arXiv 2512.06281; per picture is our reading.
+  """
+  patches, index = prompt.patches, prompt.visual_index
+  rows = patches.frame.shape[0]
+  own = jnp.arange(len(index)) // (len(index) // rows)
+  cell = jnp.maximum(index, 0) * config.vision.spatial_merge_size**2
+  first = jnp.where(index >= 0, patches.frame[own[:, None], cell, 0], -1)
+  same = (first[:, :, None] == first[:, None]) & (index >= 0)[:, None]
+  return attention.causal_mask(prompt.mask) | (same & prompt.mask[:, None])
 
 
 def _embed(params: PyTree, config: ModelConfig, patches: Patches) -> Array:

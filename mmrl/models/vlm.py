@@ -34,7 +34,7 @@ def unrolled(params: PyTree) -> bool:
   return sum(x.nbytes for x in layers_) <= _UNROLLED_BYTES
 
 
-def _scan(body, params: PyTree, config: ModelConfig, carry, xs=()):
+def scan_layers(body, params: PyTree, config: ModelConfig, carry, xs=()):
   """Scans `body(carry, (layer's parameters, its index, *xs))` over layers."""
   depth, unroll = config.text.num_hidden_layers, unrolled(params)
   if config.remat:
@@ -44,7 +44,7 @@ def _scan(body, params: PyTree, config: ModelConfig, carry, xs=()):
   return jax.lax.scan(body, carry, xs, unroll=depth if unroll else 1)
 
 
-def _keep(kept: PyTree, new: PyTree, index: Array, chosen: tuple[int, ...]):
+def keep(kept: PyTree, new: PyTree, index: Array, chosen: tuple[int, ...]):
   """Writes `new` into the slots of `kept` whose layer is `index`.
 
   Linear in both, so that the backward pass has nothing to store for it.
@@ -122,7 +122,7 @@ def _embed_prompt(
   return x, deep, angles
 
 
-def _add_deep(
+def add_deep(
   x: Float[Array, "P S D"],
   deep: Float[Array, "layers P S D"],
   index: Int[Array, ""],
@@ -148,8 +148,7 @@ def prefill(
   """Runs the decoder over the prompts, once each.
 
   Args:
-    params: model parameters.
-    config: the architecture.
+    params, config: of the model.
     prompt: padded on either side.
     visual: visual tokens from `tower.vision`.
     attention_layers: layers (negative from the end) whose query of the last
@@ -167,7 +166,8 @@ def prefill(
   last = length - 1 - jnp.argmax(prompt.mask[:, ::-1], axis=-1)
   chosen = config.text.indices(attention_layers)
   seen = config.text.indices(hidden_layers)
-  marks = sparse.marks(config.sparse, prompt.tokens, prompt.mask)
+  masks = prompt.mask, sparse.marks(config.sparse, prompt.tokens, prompt.mask)
+  mixed = tower.mixed_mask(config, prompt) if config.mixed_attention else None
 
   def at_last(x):
     index = last.reshape(-1, *[1] * (x.ndim - 1))
@@ -179,6 +179,9 @@ def prefill(
     layer_params, index = layer
 
     def attend(queries, keys, values):
+      if mixed is not None:
+        out = attention.attend(queries, keys, values, mixed)
+        return out, ((queries, None), keys, values)
       out, found = sparse.attend_causal(
         queries, keys, values, prompt.mask, marks, config.sparse
       )
@@ -186,9 +189,9 @@ def prefill(
 
     x, (row, keys, values) = layers.run(block, layer_params, x, angles, attend)
     # The last real token's row is the one that emits the first answer token.
-    kept = _keep(kept, jax.tree.map(at_last, row), index, chosen)
-    x = _add_deep(x, deep, index)
-    return (x, kept, _keep(states, x, index, seen)), (keys, values)
+    kept = keep(kept, jax.tree.map(at_last, row), index, chosen)
+    x = add_deep(x, deep, index)
+    return (x, kept, keep(states, x, index, seen)), (keys, values)
 
   text = config.text
   sizes, kv_heads = (len(chosen), x.shape[0]), text.num_key_value_heads
@@ -197,7 +200,7 @@ def prefill(
     sparse.nothing(config.sparse, *sizes, kv_heads),
   )
   states = jnp.zeros((len(seen), *x.shape), x.dtype)
-  (x, kept, states), (keys, values) = _scan(
+  (x, kept, states), (keys, values) = scan_layers(
     body, params, config, (x, kept, states)
   )
   return Prefix(
@@ -298,8 +301,8 @@ def extend(
       return out, (sums,)
 
     x, new = layers.run(block, layer_params, x, angles, attend)
-    kept = _keep(kept, new, index, chosen)
-    return (x, kept, _keep(states, x, index, seen)), None
+    kept = keep(kept, new, index, chosen)
+    return (x, kept, keep(states, x, index, seen)), None
 
   text = config.text
   sizes = len(chosen), *x.shape[:-1]
@@ -313,7 +316,7 @@ def extend(
     kept = (jnp.zeros(shape, jnp.float32),)
   prefixes = prefix.keys, prefix.values
   states = jnp.zeros((len(seen), *x.shape), x.dtype)
-  (x, kept, states), _ = _scan(
+  (x, kept, states), _ = scan_layers(
     body, params, config, (x, kept, states), prefixes
   )
   found: Attention | Array | None = None
@@ -349,8 +352,7 @@ def apply(
   """Runs whole sequences in one call, for parity tests and notebooks.
 
   Args:
-    params: model parameters.
-    config: the architecture.
+    params, config: of the model.
     prompt: sequences, answers included if there are any.
     attention: "none", or "all" for every map of every layer.
 
@@ -371,23 +373,24 @@ def apply(
 def _apply(params, config, prompt, visual, maps: bool) -> Output:
   x, deep, angles = _embed_prompt(params, config, prompt, visual)
   block = layers.DecoderBlock(config)
-  marks = sparse.marks(config.sparse, prompt.tokens, prompt.mask)
-  masks = prompt.mask, marks
+  masks = prompt.mask, sparse.marks(config.sparse, prompt.tokens, prompt.mask)
+  mixed = tower.mixed_mask(config, prompt) if config.mixed_attention else None
 
   def body(x, layer):
     layer_params, index = layer
 
     def attend(queries, keys, values):
       mask = sparse.mask_causal(queries, keys, *masks, config.sparse)
+      mask = mask if mixed is None else mixed[:, None, None]
       out = attention.attend_by_head(queries, keys, values, mask)
       if not maps:
         return out, None
       return out, attention.weights_by_head(queries, keys, mask)
 
     x, kept = layers.run(block, layer_params, x, angles, attend)
-    return _add_deep(x, deep, index), kept
+    return add_deep(x, deep, index), kept
 
-  x, kept = _scan(body, params, config, x)
+  x, kept = scan_layers(body, params, config, x)
   if maps:
     kept = kept.reshape(*kept.shape[:2], -1, *kept.shape[4:])
   hidden = final_norm(params, config, x)

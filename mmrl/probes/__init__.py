@@ -1,6 +1,7 @@
 """Probes: forward passes without gradient that add named fields to a batch."""
 
 from mmrl.probes.blind import image_blind
+from mmrl.probes.cosine import visual_cosines
 from mmrl.probes.entropy import visual_entropy
 from mmrl.probes.nucleus import nucleus
 from mmrl.probes.region import looks
@@ -26,6 +27,7 @@ __all__ = [
   "nucleus",
   "reference",
   "teacher",
+  "visual_cosines",
   "visual_entropy",
   "visual_sinks",
 ]

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from mmrl.models import policy, rows, tower, vlm
 from mmrl.models.config import ModelConfig
+from mmrl.models.passes import latent
 from mmrl.types import Attention, Prefix, Prompt, PyTree, Scores
 
 
@@ -25,6 +26,7 @@ class Scorer:
     temperature: the sampling temperature; 1 when sampling is greedy.
     layers: decoder layers whose attention is a policy.
     row, apart: see `mmrl.models.attention_policy`.
+    hidden_layers: decoder layers whose output is wanted.
   """
 
   config: ModelConfig
@@ -32,6 +34,7 @@ class Scorer:
   layers: tuple[int, ...]
   row: str
   apart: bool = False
+  hidden_layers: tuple[int, ...] = ()
 
   def over_all_layers(self) -> "Scorer":
     """Returns a scorer whose attention is that of all layers."""
@@ -48,6 +51,17 @@ class Scorer:
       params, self.config, prompt, visual, attention_layers=self.layers
     )
 
+  def states(
+    self, params: PyTree, prompt: Prompt, visual: Float[Array, "B N E"]
+  ) -> Float[Array, "P S L D"]:
+    """Computes the outputs of all layers on prompts, before the final norm."""
+    layers = tuple(range(self.config.text.num_hidden_layers))
+    prefix = vlm.prefill(
+      params, self.config, prompt, visual, hidden_layers=layers
+    )
+    assert prefix.hidden_at is not None
+    return prefix.hidden_at
+
   def __call__(
     self, params: PyTree, prefix: Prefix, tokens: Int[Array, "P G R"]
   ) -> Scores:
@@ -61,6 +75,7 @@ class Scorer:
       attention_layers=self.layers,
       attention_row=self.row,
       heads_apart=self.apart,
+      hidden_layers=self.hidden_layers,
     )
 
   def weighed_rows(
@@ -95,7 +110,7 @@ class Scorer:
       params,
       self.config,
       prefix,
-      vlm.embed(params, self.config, tokens),
+      latent.embed(params, self.config, prefix, tokens),
       attention_layers=self.layers,
       weights=weights,
       tokens=tokens,

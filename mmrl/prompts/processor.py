@@ -18,6 +18,7 @@ from mmrl import json_files, storage
 from mmrl.errors import UserError
 from mmrl.models.config import ModelConfig
 from mmrl.models.families import FAMILIES, VideoConfig, uniform_frames
+from mmrl.models.passes import segments
 from mmrl.prompts import (
   files,
   outlines,
@@ -187,25 +188,21 @@ class Processor:
     """Tokenises an answer that the policy could have sampled.
 
     A policy samples no placeholder, nothing after an end, and nothing that its
-    vocabulary lacks.
+    vocabulary lacks. Each `<latent>` becomes a segment.
 
     Raises:
       UserError: if the text has such a token, or more than `length`.
     """
     ids = self.encode_answer(text, length, name)
-    refused = {
-      *self.config.banned_token_ids,
-      *self.config.end_token_ids,
-      self.config.pad_token_id,
-      self.tokenizer.unk_token_id,
-    }
-    found = refused.intersection(ids[:-1])
+    config, unknown = self.config, self.tokenizer.unk_token_id
+    refused = {*config.banned_token_ids, *config.end_token_ids}
+    found = (refused | {config.pad_token_id, unknown}).intersection(ids[:-1])
     if found:
       raise UserError(
         f"{name}: expected a text in words of the model's vocabulary, found the"
         f" token {self._text(min(found))!r}; take it out of the text"
       )
-    return ids
+    return segments.whole(ids, config.latent, length, name)
 
   def decode(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
     """Decodes [.., R] answers to texts, without the closing end of sequence."""

@@ -54,6 +54,7 @@ from mmrl.rewards.looks.back import (
   boxed_accuracy,
   refocus_gain,
 )
+from mmrl.rewards.looks.cosine import visual_cosine
 from mmrl.rewards.looks.evenness import sink_suppression, visual_evenness
 from mmrl.rewards.looks.region import region_attention, target_attention
 from mmrl.rewards.mathematics import math_answer
@@ -103,6 +104,7 @@ __all__ = [
   "soft_overlong",
   "stated_facts",
   "target_attention",
+  "visual_cosine",
   "visual_evenness",
   "word_error_rate",
 ]

@@ -9,14 +9,17 @@ depends on the length of its answers, not on the longest allowed.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.machines import sharding
-from mmrl.models import decoding
-from mmrl.models.config import ModelConfig
+from mmrl.models import decoding, vlm
+from mmrl.models.config import Latent, ModelConfig
+from mmrl.models.passes import latent as latent_lib
+from mmrl.models.passes import segments
 from mmrl.types import Prefix, PyTree, pytree
 
 # Most logits in memory at once on a device in a draw; 256 MiB per model.
@@ -58,6 +61,7 @@ class State:
     done: whether the answer has drawn an end of sequence.
     working: indices of the answers that are decoded, W of each prompt.
     caches: each model's keys and values of all drawn tokens but the newest.
+    latent: where answers are in latent segments; None for models without.
   """
 
   step: Int[Array, ""]
@@ -66,6 +70,42 @@ class State:
   done: Bool[Array, "P G"]
   working: Int[Array, "P W"]
   caches: tuple[decoding.Cache, ...]
+  latent: "Latents | None" = None
+
+
+@pytree
+class Latents:
+  """Progress of latent segments.
+
+  Attributes:
+    left: positions of the open segment that are still to come; 0 outside.
+    opened: number of segments so far.
+    states: each model's input, if the next position is an inner one.
+  """
+
+  left: Int[Array, "P G"]
+  opened: Int[Array, "P G"]
+  states: tuple[Float[Array, "P G D"], ...]
+
+
+def _force(
+  latent: Latent, now: Latents, token: Array, records: PyTree
+) -> tuple[Latents, Array, PyTree]:
+  """Replaces what was drawn inside of segments by what they are made of."""
+  inside = now.left > 0
+  forced = jnp.where(now.left > 1, latent.token_id, latent.end_token_id)
+  token = jnp.where(inside, forced, token)
+  records = jax.tree.map(
+    lambda x: jnp.where(inside, jnp.zeros_like(x), x), records
+  )
+  opens = ~inside & (token == latent.token_id)
+  opens &= now.opened < latent.segments
+  left = jnp.where(inside, now.left - 1, (latent.length - 1) * opens)
+  return (
+    dataclasses.replace(now, left=left, opened=now.opened + opens),
+    token,
+    records,
+  )
 
 
 def rooms(length: int) -> list[int]:
@@ -139,6 +179,15 @@ def begin(
     *(jnp.broadcast_to(x, (prompts, answers, x.shape[-1])) for x in hidden),
   )
 
+  latents = None
+  if config.latent:
+    none = jnp.zeros((prompts, answers), jnp.int32)
+    states = (
+      jnp.zeros((prompts, answers, x.shape[-1]), x.dtype) for x in hidden
+    )
+    latents = Latents(none, none, tuple(states))
+    latents, token, records = _force(config.latent, latents, token, records)
+
   def first(new, rest=0):
     empty = jnp.full((prompts, answers, length), rest, new.dtype)
     return empty.at[:, :, 0].set(new)
@@ -153,7 +202,36 @@ def begin(
       decoding.empty_cache(decoder.layers, answers, rooms(length)[0])
       for decoder in decoders
     ),
+    latent=latents,
   )
+
+
+def _decode(
+  config: ModelConfig,
+  decoder: Decoder,
+  cache: decoding.Cache,
+  token: Int[Array, "P W"],
+  fed: tuple[Array, Array] | None,
+) -> tuple[Array, decoding.Cache, Array | None]:
+  """Decodes the newest token, or the state that is fed back in its place.
+
+  Args:
+    config, decoder, cache, token: see `decoding.decode`.
+    fed: (where a state is the input, the states); None without segments.
+
+  Returns:
+    The hidden state that emits the next token, the cache, and the state as it
+    is fed back.
+  """
+  where = decoder.params, config, decoder.prefix, decoder.layers, cache
+  if fed is None:
+    return *decoding.decode(*where, token), None
+  inner, states = fed
+  inputs = vlm.embed(decoder.params, config, token)
+  inputs = jnp.where(inner[..., None], states.astype(inputs.dtype), inputs)
+  x, cache = decoding.decode_inputs(*where, inputs, token)
+  hidden = vlm.final_norm(decoder.params, config, x)
+  return hidden, cache, latent_lib.feedback(decoder.params, config, x)
 
 
 def advance(
@@ -169,17 +247,28 @@ def advance(
   """
   at, working = state.step, state.working
   newest = decoding.take(state.tokens[:, :, at - 1], working)
-  hidden, caches = zip(
+  latent, latents = config.latent, state.latent
+  fed: tuple[Any, ...] = (None,) * len(decoders)
+  if latent and latents is not None:
+    latents = jax.tree.map(lambda x: decoding.take(x, working), latents)
+    # An inner position is followed by the end at least.
+    inner = (latents.left > 0) & (latents.left < latent.length - 1)
+    fed = tuple((inner, states) for states in latents.states)
+  hidden, caches, states = zip(
     *(
-      decoding.decode(
-        decoder.params, config, decoder.prefix, decoder.layers, cache, newest
-      )
-      for decoder, cache in zip(decoders, state.caches, strict=True)
+      _decode(config, decoder, cache, newest, one)
+      for decoder, cache, one in zip(decoders, state.caches, fed, strict=True)
     ),
     strict=True,
   )
   now = decoding.take(uniform[:, :, at], working)
   token, records = _draw_answers(draw, config, now, *hidden)
+  if latent and latents is not None:
+    latents = dataclasses.replace(latents, states=states)
+    latents, token, records = _force(latent, latents, token, records)
+    latents = jax.tree.map(
+      lambda x, new: decoding.put(x, working, new), state.latent, latents
+    )
 
   def put(x, new):
     return x.at[:, :, at].set(decoding.put(x[:, :, at], working, new))
@@ -193,6 +282,7 @@ def advance(
     records=jax.tree.map(put, state.records, records),
     done=decoding.put(state.done, working, ended),
     caches=caches,
+    latent=latents,
   )
 
 
@@ -225,6 +315,7 @@ def decode_answers(
 
   Returns:
     (tokens, mask, records): the pad id, False and zeros after an answer's end.
+    The mask is False, too, on what isn't drawn in latent segments.
   """
   _, answers, length, _ = uniform.shape
   next_token = functools.partial(advance, draw, config, decoders, uniform)
@@ -253,4 +344,7 @@ def decode_answers(
   records = jax.tree.map(
     lambda x: jnp.where(mask, x, jnp.zeros_like(x)), state.records
   )
-  return jnp.where(mask, state.tokens, config.pad_token_id), mask, records
+  tokens = jnp.where(mask, state.tokens, config.pad_token_id)
+  if config.latent:
+    mask &= segments.chosen(tokens, config.latent)
+  return tokens, mask, records

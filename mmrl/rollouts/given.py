@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 import numpy as np
 
+from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.machines import processes
+from mmrl.models.passes import segments
 from mmrl.prompts.processor import Processor
 from mmrl.rollouts.answers import Answers
 from mmrl.rollouts.source import Request, Setup, Source
@@ -31,14 +33,20 @@ class Given(Source):
 
   learns = True
 
-  def __init__(self, setup: Setup, fewer: bool = False):
-    self._setup, self._fewer = setup, fewer
+  def __init__(self, setup: Setup, fewer: bool = False, first: bool = False):
+    self._setup, self._fewer, self._first = setup, fewer, first
+    self._latent = setup.model.latent
+    if self._latent:
+      self.fields = ("ended", "segment_pictures")
     self.group = setup.answers
     self.measures = (_written_length, *((_answers_each,) if fewer else ()))
     self._processor: Processor | None = None
 
   def open(self, questions, processor):
     self._processor = processor
+    if self._latent:
+      ids = [self._latent.token_id]
+      self._opening = processor.tokenizer.decode(ids)
     texts = _listed(questions)
     for name, answers in texts:
       self._check(name, answers)
@@ -70,8 +78,25 @@ class Given(Source):
       visual=None,
       tokens=array(*shape, dtype="int32"),
       mask=array(*shape, dtype=bool),
-      fields={"ended": array(*shape[:2], dtype=bool)},
+      fields={"ended": array(*shape[:2], dtype=bool)}
+      | {n: array(*shape, dtype="int32") for n in self._of_segments},
     )
+
+  def _about(
+    self, examples: Sequence[Example], tokens: Int[np.ndarray, "P G R"]
+  ) -> Int[np.ndarray, "P G R"]:
+    """Returns which picture each segment that opens is about, -1 elsewhere."""
+    assert self._latent is not None
+    opens = np.asarray(segments.kinds(tokens, self._latent)) == segments.OPEN
+    about = np.full(tokens.shape, -1, np.int32)
+    for place in np.ndindex(tokens.shape[:2]):
+      count = int(opens[place].sum())
+      about[place][opens[place]] = _pictures_of(examples[place[0]], count)
+    return about
+
+  @property
+  def _of_segments(self) -> tuple[str, ...]:
+    return ("segment_pictures",) if self._latent else ()
 
   def collect(self, request: Request):
     processor, layout = self._processor, self._setup.layout
@@ -82,17 +107,46 @@ class Given(Source):
     mask = np.zeros(shape, bool)
     for p, example in enumerate(examples):
       for g, text in enumerate(example.answers):
+        if self._first and example.pictures:
+          text = self._opening + text
         ids = processor.encode_text(text, shape[-1], example.name)
         tokens[p, g, : len(ids)] = ids
         mask[p, g, : len(ids)] = True
+    fields = {"ended": np.ones(shape[:2], bool)}
+    if self._latent:
+      mask &= np.asarray(segments.chosen(tokens, self._latent))
+      fields["segment_pictures"] = self._about(examples, tokens)
     batch = Batch(
       prompt=layout.put(request.samples.prompt),
       visual=None,
       tokens=layout.put(tokens),
       mask=layout.put(mask),
-      fields={"ended": layout.put(np.ones(shape[:2], bool))},
+      fields=layout.put(fields),
     )
     return Answers(examples, batch, tokens, mask), {}
+
+
+def _pictures_of(example: Example, count: int) -> Sequence[int]:
+  """Returns the numbers of the pictures that a text's segments are about.
+
+  Raises:
+    UserError: if a question with several pictures doesn't say.
+  """
+  looks = example.extra.get("looks")
+  if looks is None and example.pictures < 2:
+    return [example.pictures - 1] * count
+  if looks is None or len(looks) != count:
+    raise UserError(
+      f"{example.name}: expected 'looks', the number of a picture from 0 for"
+      f" each of {count} latent segments, as there are {example.pictures}"
+      f" pictures, found {looks!r:.80}"
+    )
+  if count and not 0 <= min(looks) <= max(looks) < example.pictures:
+    raise UserError(
+      f"{example.name}: expected 'looks' of numbers below"
+      f" {example.pictures}, its pictures, found {looks!r:.80}"
+    )
+  return looks
 
 
 class GivenPairs(Given):
@@ -101,7 +155,9 @@ class GivenPairs(Given):
   def __init__(self, setup: Setup, pictures: bool):
     super().__init__(setup)
     self.together = 2 if pictures else 1
-    self.fields = ("ended", "chosen", *(("twin",) if pictures else ()))
+    own = ("chosen", *(("twin",) if pictures else ()))
+    self.fields = ("ended", *own, *self._of_segments)
+    self._own = own
 
   def open(self, questions, processor):
     self._processor = processor
@@ -150,7 +206,7 @@ class GivenPairs(Given):
       "chosen": array(prompts, answers, dtype=bool),
       "twin": array(prompts, dtype=bool),
     }
-    return batch.with_fields(**{n: fields[n] for n in self.fields[1:]})
+    return batch.with_fields(**{n: fields[n] for n in self._own})
 
   def collect(self, request: Request):
     answers, values = super().collect(request)
@@ -159,7 +215,7 @@ class GivenPairs(Given):
       "chosen": np.tile([True, False], (prompts, 1)),
       "twin": np.arange(prompts) % 2 == 1,
     }
-    more = {n: self._setup.layout.put(fields[n]) for n in self.fields[1:]}
+    more = {n: self._setup.layout.put(fields[n]) for n in self._own}
     batch = answers.batch.with_fields(**more)
     return Answers(
       answers.examples, batch, answers.tokens, answers.mask
@@ -190,7 +246,7 @@ def _listed(questions) -> list[tuple[str, Sequence[str]]]:
   return list(listed())
 
 
-def given(setup: Setup, *, fewer: bool = False) -> Source:
+def given(setup: Setup, *, fewer: bool = False, first: bool = False) -> Source:
   """Takes the answers of the data, G texts per question.
 
   A text is tokenised by the policy's tokenizer and closed by its end of
@@ -201,8 +257,18 @@ def given(setup: Setup, *, fewer: bool = False) -> Source:
     fewer: whether questions may have fewer texts than G, which is then the most
       that one has. What is missing is an answer without tokens: it counts in no
       mean, and `rollout/answers` is how many there are on average.
+    first: whether each text of a question with a picture begins with a latent
+      segment, besides those that its `<latent>` tokens open.
+
+  Raises:
+    UserError: if `first` is set and the model has no latent segments.
   """
-  return Given(setup, fewer)
+  if first and setup.model.latent is None:
+    raise UserError(
+      "config.rollout.first: expected a model with latent segments, found none;"
+      " make one with python -m experiments.latent_model, or set it to False"
+    )
+  return Given(setup, fewer, first)
 
 
 def given_pairs(setup: Setup, *, pictures: bool = False) -> Source:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import time
+import zlib
 
 import jax
 import numpy as np
@@ -106,6 +107,10 @@ def _with_host_fields(run: Run, answers: Answers) -> Answers:
   if "epoch" in run.method.fields:
     epochs = [example.epoch for example in answers.examples]
     fields["epoch"] = np.array(epochs, np.int32)
+  if "draw" in run.method.fields:
+    texts = [f"{run.config.seed} {x.epoch} {x.name}" for x in answers.examples]
+    draws = [zlib.crc32(text.encode()) >> 1 for text in texts]
+    fields["draw"] = np.array(draws, np.int32)
   if "span" in run.method.fields:
     ends = run.processor.config.ends(answers.tokens)
     fields["span"] = spans.token_spans(

@@ -69,16 +69,20 @@ class Average:
   Attributes:
     decay: in [0, 1); share of the old average in the new one.
     every: optimiser updates from one new average to the next, at least 1.
+    rise_over: updates over which the decay rises to 1, by half a cosine; 0
+      keeps it.
   """
 
   decay: float = 0.999
   every: int = 1
+  rise_over: int = 0
 
   def __post_init__(self):
-    if not 0 <= self.decay < 1 or self.every < 1:
+    good = 0 <= self.decay < 1 and self.every >= 1 and self.rise_over >= 0
+    if not good:
       raise UserError(
-        f"expected decay in [0, 1) and every of at least 1, found {self.decay}"
-        f" and {self.every}"
+        "expected decay in [0, 1), every of at least 1 and rise_over of at"
+        f" least 0, found {self.decay}, {self.every} and {self.rise_over}"
       )
 
 
@@ -343,7 +347,7 @@ def check_types(settings: ml_collections.ConfigDict, where: str) -> None:
 def compute_as(
   config: ml_collections.ConfigDict, model: ModelConfig
 ) -> ModelConfig:
-  """Returns the policy's architecture: compute type, `remat` and adapter.
+  """Returns the policy's architecture: compute type, attention, adapter.
 
   Of sparse attention, `load_processor` adds which tokens are punctuation.
 
@@ -353,7 +357,11 @@ def compute_as(
   wanted, where = config.models.policy, "config.models.policy"
   check_types(wanted, where)
   model = dataclasses.replace(
-    model, dtype=wanted.dtype, remat=wanted.remat, sparse=_sparse(config)
+    model,
+    dtype=wanted.dtype,
+    remat=wanted.remat,
+    mixed_attention=alike.mixed(model, wanted, where),
+    sparse=_sparse(config),
   )
   if not has_new_adapter(config):
     if wanted.get("adapter"):

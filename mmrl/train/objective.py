@@ -34,7 +34,7 @@ class Settings:
     name: its key in `config.losses`.
     weight: its factor, or the share of the gradient that it has.
     reduce: the reduction.
-    init, update: of a term with state; None without. See `Stateful`.
+    init, update, layers: of a term with state; see `Stateful`.
     placebo: kind of placebo that its advantages are; see `mmrl.controls`.
   """
 
@@ -43,6 +43,7 @@ class Settings:
   reduce: build.Bound
   init: Callable | None = None
   update: Callable | None = None
+  layers: Callable | None = None
   placebo: str = ""
 
 
@@ -152,7 +153,7 @@ def resolve_terms(specs: Mapping[str, Mapping]) -> list[Resolved]:
       with errors.of_field(where):
         made = function(**options)
       function, options = made.term, {}
-      state = {"init": made.init, "update": made.update}
+      state = {n: x for n, x in made._asdict().items() if n != "term"}
     settings = Settings(name, weight, reduction, placebo=kind, **state)
     if weight:
       own: Any = {"spec": spec, "function": function, "options": options}
@@ -185,6 +186,13 @@ def bind_terms(
   terms = []
   for one in resolved:
     where = f"config.losses.{one.name}"
+    # Of the reduction's data this run may have less than there is.
+    of = one.reduce
+    build.bind_function(
+      *(of.name, of.function, of.options, of.where),
+      provided=[*provided, "mask", "token_weights", "axis_name"],
+      remedies=remedies,
+    )
     own = ["learned", "running"] if one.init else []
     bound = build.bind_function(
       one.spec["name"],
@@ -208,7 +216,7 @@ def _bind_reduction(spec: Any, where: str) -> build.Bound:
       f"{where}: expected one of {', '.join(_REDUCTIONS)}, or a dict with the"
       f" name and its options, found {spec!r}"
     )
-  provided = ("mask", "token_weights", "axis_name")
+  provided = ("mask", "token_weights", "axis_name", "segment_pictures")
   return build.bind(reduce, spec, where, provided=provided)
 
 
@@ -229,8 +237,7 @@ def reduction_coefficients(
   Args:
     terms: from `bind_terms`.
     mask: True on answer tokens.
-    fields: the batch's; only `sampled`, `advantages` and `token_weights` are
-      read.
+    fields: the batch's.
     axis_name: device axis that sums run over.
   """
   own = mask
@@ -278,7 +285,7 @@ def objective(
 
   Returns:
     (loss, (metrics, statistics)). Metrics are sums, whose coefficients include
-    the denominator so that parts add up, maxima, and means: see `add_metrics`.
+    the denominator so that parts add up, maxima, and means: see `reduce.add`.
     Statistics are those of stateful terms, by name. The divergence of attention
     is a metric only if a term reads it.
   """
@@ -355,21 +362,6 @@ def without_signal(
     for term in terms
   ]
   return jnp.stack(found).all()
-
-
-def add_metrics(
-  one: Mapping[str, Any], other: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Combines metrics of two parts of a minibatch: sums, and maxima (`_max`)."""
-
-  def add(name: str, value: Any) -> Any:
-    if isinstance(value, reduce.Mean):
-      return reduce.Mean(*map(jnp.add, value, other[name]))
-    if name.endswith("_max"):
-      return jnp.maximum(value, other[name])
-    return value + other[name]
-
-  return {name: add(name, value) for name, value in one.items()}
 
 
 def _policy_metrics(

@@ -134,13 +134,23 @@ def start_average(trainable: dict[str, Any]) -> Averaged:
 
 
 def advance_average(
-  average: Averaged, trainable: dict[str, Any], *, decay: float, every: int
+  average: Averaged,
+  trainable: dict[str, Any],
+  *,
+  decay: float | Array,
+  every: int,
+  rise_over: int = 0,
 ) -> Averaged:
   """Counts an optimiser update, and averages after each `every` of them.
 
   average = decay * average + (1 - decay) * parameters
+
+  Of update t the decay is 1 - (1 - decay) (1 + cos(pi t / rise_over)) / 2.
   """
   updates = average.updates + 1
+  if rise_over:
+    share = jnp.minimum(average.updates / rise_over, 1.0)
+    decay = 1 - (1 - decay) * (1 + jnp.cos(jnp.pi * share)) / 2
   rate = jnp.where(updates % every == 0, 1.0 - decay, 0.0)
   values = {
     k: v + rate * (trainable[k].astype(jnp.float32) - v)

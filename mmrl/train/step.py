@@ -202,6 +202,9 @@ def make_loss(
   reads = any("attention" in bound.needs for bound in late)
   if not reads and not any(term.needs_attention for term in terms):
     scorer = dataclasses.replace(scorer, layers=())
+  layers = {n for t in terms if t.layers for n in t.layers(scorer.config)}
+  scorer = dataclasses.replace(scorer, hidden_layers=tuple(sorted(layers)))
+  sees = any("visual" in term.bound.needs for term in terms)
 
   def loss(
     params: PyTree,
@@ -213,11 +216,15 @@ def make_loss(
     parts: int = 1,
     signals: bool = False,
   ):
+    forward = Forward(params, scorer.config)
+    if sees and batch.visual is None:
+      visual = forward.vision(batch.prompt.patches)
+      batch = dataclasses.replace(batch, visual=visual)
     prefix = scorer.prefill(params, batch.prompt, batch.visual)
     scores = scorer(params, prefix, batch.tokens)
     current = {
       "params": params,
-      "forward": Forward(params, scorer.config),
+      "forward": forward,
       "learned": params.get(parameters.TERMS, {}),
       "minibatch": objective_lib.minibatch(terms, parts, axis_name),
     }
@@ -262,13 +269,8 @@ def make_update(
     known = _known(terms, state, fixed)
 
     def of_trainable(trainable):
-      params = parameters.merge(trainable, state.frozen)
-      return loss(
-        *(params, batch, coefficients),
-        known=known,
-        parts=accumulate,
-        signals=True,
-      )
+      where = parameters.merge(trainable, state.frozen), batch, coefficients
+      return loss(*where, known=known, parts=accumulate, signals=True)
 
     return jax.grad(of_trainable, has_aux=True)(state.trainable)
 
@@ -319,7 +321,7 @@ def _accumulate(of_part: Callable, parts: int):
   def add(total, part):
     grads, (metrics, statistics) = total
     more, (measured, counted) = of_part(part)
-    metrics = objective_lib.add_metrics(metrics, measured)
+    metrics = reduce.add(metrics, measured)
     statistics = jax.tree.map(jnp.add, statistics, counted)
     return (jax.tree.map(jnp.add, grads, more), (metrics, statistics)), None
 

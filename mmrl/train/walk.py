@@ -81,6 +81,7 @@ def _host_fields(parts: Parts, batch: Batch) -> dict[str, Any]:
   """Returns shapes of the fields that the host adds; see `train.collect`."""
   sizes = batch.mask.shape
   known = {
+    "draw": shape(parts.layout.prompts, sizes[0]),
     "epoch": shape(parts.layout.prompts, sizes[0]),
     "span": shape(parts.layout.prompts, *sizes, dtype="int8"),
   }

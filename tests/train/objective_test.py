@@ -172,10 +172,12 @@ def test_metrics_have_no_gradient():
 @pytest.mark.parametrize("reduction", reduce.BY_RANK[3])
 def test_parts_add_up_to_the_whole(reduction):
   """Loss, metrics and gradient: what accumulation rests on."""
-  terms = build(
-    **{name: spec | {"reduce": reduction} for name, spec in SPECS.items()}
-  )
-  weights = objective.reduction_coefficients(terms, MASK, FIELDS)
+  specs = {name: spec | {"reduce": reduction} for name, spec in SPECS.items()}
+  terms = bind(specs, (*PROVIDED, "segment_pictures"))
+  opened = {
+    "segment_pictures": jnp.arange(MASK.size).reshape(MASK.shape) % 3 - 1
+  }
+  weights = objective.reduction_coefficients(terms, MASK, FIELDS | opened)
 
   @jax.jit
   def gradient(scores, fields, weights):
@@ -195,7 +197,7 @@ def test_parts_add_up_to_the_whole(reduction):
   np.testing.assert_allclose(
     jnp.concatenate([g for g, _ in parts]), slopes, rtol=1e-6
   )
-  total = objective.add_metrics(*(metrics for _, metrics in parts))
+  total = reduce.add(*(metrics for _, metrics in parts))
   assert set(total) == set(whole)
   for name in whole:
     np.testing.assert_allclose(
@@ -217,15 +219,18 @@ def test_only_terms_that_know_of_experts_are_reduced_over_their_rows(reduction):
   mask = jnp.array(np.arange(3) < np.array(lengths)[..., None])
   sampled = jnp.array([[True, True, False]] * 2)
   shaped = POLICY | {"name": "expert_shaped", "reduce": reduction}
-  provided = (*PROVIDED, "sampled")
+  provided = (*PROVIDED, "sampled", "segment_pictures")
   specs = {"own": POLICY | {"reduce": reduction}, "shaped": shaped}
   own, shaped = bind(specs, provided)
   fields = {"sampled": sampled, "token_weights": jnp.full(mask.shape, 0.5)}
+  fields["segment_pictures"] = jnp.broadcast_to(jnp.arange(3) - 1, mask.shape)
   weights = objective.reduction_coefficients([own, shaped], mask, fields)
   spec = {"name": reduction} if isinstance(reduction, str) else reduction
   options = {k: v for k, v in spec.items() if k != "name"}
   if spec["name"].startswith("weighted"):
     options["token_weights"] = fields["token_weights"]
+  if spec["name"] == "segment_mean":
+    options["segment_pictures"] = fields["segment_pictures"]
   of = functools.partial(getattr(reduce, spec["name"]), **options)
   rows = mask & sampled[..., None]
   np.testing.assert_array_equal(weights[own.reduction], of(rows))
@@ -239,7 +244,7 @@ def test_numbers_of_a_term_are_means_over_where_they_apply():
   numbers = jnp.array([[[3.0, 5.0]], [[10.0, jnp.nan]]])
   found = reduce.mean(numbers, weights)
   parts = [reduce.mean(numbers[i : i + 1], weights[i : i + 1]) for i in (0, 1)]
-  (added,) = objective.add_metrics(*({"x": part} for part in parts)).values()
+  (added,) = reduce.add(*({"x": part} for part in parts)).values()
   for one in (found, added):
     final = reduce.finish({"x": one, "y": jnp.ones(())})
     assert final == {"x": 6, "y": 1}
@@ -250,7 +255,7 @@ def test_numbers_of_a_term_are_means_over_where_they_apply():
 def test_metrics_add_up_but_maxima():
   one, other = ({"x": x, "x_max": x} for x in jnp.array([1.0, 2.0]))
   for pair in ((one, other), (other, one)):
-    assert objective.add_metrics(*pair) == {"x": 3, "x_max": 2}
+    assert reduce.add(*pair) == {"x": 3, "x_max": 2}
 
 
 def test_reduction_coefficients_are_those_in_use_and_the_metrics():

@@ -16,6 +16,7 @@ USED = {
   "labels": "list of what is wrong with a generated frame; none if it is empty",
   "compared": "images and labels of the frame that it is compared with",
   "preference": "which one is better: A, the row's own, B, or tie",
+  "looks": "number of the picture, from 0, of each latent segment of a text",
   "rejected_images": "pictures that a pair has in the place of its own",
 }
 UNUSED = ()

@@ -190,7 +190,7 @@ def attend_prefix(
   prefix_mask: Bool[Array, "P S"] | Bool[Array, "P K G T 1 S"],
   keys: Float[Array, "P G K U head"],
   values: Float[Array, "P G K U head"],
-  mask: Bool[Array, "T U"] | Bool[Array, "P G K T 1 U"],
+  mask: Bool[Array, "T U"] | Bool[Array, "P G #K T 1 U"],
 ) -> Float[Array, "P G T H head"]:
   """Computes attention of G answers over their shared prefix and themselves.
 

@@ -1,0 +1,1 @@
+"""Terms that supervise visual states: alignment and reconstruction."""

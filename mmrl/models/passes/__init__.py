@@ -1,0 +1,1 @@
+"""Passes of the decoder other than `prefill` and `extend`."""
