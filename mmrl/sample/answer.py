@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmrl import hub, models
 from mmrl.errors import UserError
+from mmrl.models.passes import latent
 from mmrl.prompts.packing import Encoded
 from mmrl.prompts.pictures import Cut
 from mmrl.report import drawing
@@ -118,8 +119,8 @@ def _run(params, config, prompt, key, *, layers, length, temperature):
     length=length,
     temperature=temperature,
   )
-  inputs = models.embed(params, config, rollout.tokens)
   assert rollout.prefix is not None
+  inputs = latent.embed(params, config, rollout.prefix, rollout.tokens)
   output = models.extend(
     params,
     config,
