@@ -166,7 +166,7 @@ def prefill(
   last = length - 1 - jnp.argmax(prompt.mask[:, ::-1], axis=-1)
   chosen = config.text.indices(attention_layers)
   seen = config.text.indices(hidden_layers)
-  masks = prompt.mask, sparse.marks(config.sparse, prompt.tokens, prompt.mask)
+  marks = sparse.marks(config.sparse, prompt.tokens, prompt.mask)
   mixed = tower.mixed_mask(config, prompt) if config.mixed_attention else None
 
   def at_last(x):
