@@ -356,12 +356,16 @@ def compute_as(
   """
   wanted, where = config.models.policy, "config.models.policy"
   check_types(wanted, where)
+  sparse = wanted.get("attention")  # older runs have no such field
+  if sparse:
+    spec = sparse.to_dict()
+    sparse = build.construct(blocks, spec, f"{where}.attention")
   model = dataclasses.replace(
     model,
     dtype=wanted.dtype,
     remat=wanted.remat,
     mixed_attention=alike.mixed(model, wanted, where),
-    sparse=_sparse(config),
+    sparse=sparse or None,
   )
   if not has_new_adapter(config):
     if wanted.get("adapter"):
@@ -381,16 +385,6 @@ def compute_as(
   with errors.of_field(f"{where}.lora"):
     parameters.adapted_layers(model)
   return model
-
-
-def _sparse(config: ml_collections.ConfigDict) -> blocks.Sparse | None:
-  """Reads which keys the policy attends to; all if None."""
-  # The config of an older run has no such field.
-  spec = config.models.policy.get("attention")
-  if not spec:
-    return None
-  where = "config.models.policy.attention"
-  return build.construct(blocks, spec.to_dict(), where)
 
 
 def _changed(settings, values: Mapping[str, int | float], where: str):
