@@ -358,8 +358,7 @@ def compute_as(
   check_types(wanted, where)
   sparse = wanted.get("attention")  # older runs have no such field
   if sparse:
-    spec = sparse.to_dict()
-    sparse = build.construct(blocks, spec, f"{where}.attention")
+    sparse = build.construct(blocks, sparse.to_dict(), f"{where}.attention")
   model = dataclasses.replace(
     model,
     dtype=wanted.dtype,
