@@ -186,6 +186,11 @@ def conversed(
       f"expected ask and told as two names of letters, found {ask!r} and"
       f" {told!r}"
     )
+  if setup.model.latent:
+    raise UserError(
+      "config.rollout.name: expected a model without latent segments, which"
+      " replies would be put into, found one with them; take sampled"
+    )
   if replies < 1 or not temperature > 0:
     raise UserError(
       "expected replies of at least 1 and a temperature above 0, found"
