@@ -1,4 +1,4 @@
-"""The model `mmrl` of lmms-eval: pip install -e '.[lmms]'.
+"""The model `mmrl` of lmms-eval, after `pip install -e '.[lmms]'`.
 
   python -m lmms_eval --model mmrl --model_args pretrained=runs/mine \\
     --tasks mmstar --batch_size 16
