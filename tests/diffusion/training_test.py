@@ -52,7 +52,8 @@ def run(tmp_path_factory):
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(
   run, tmp_path, capsys
 ):
-  rows = [json.loads(x) for x in (run / "metrics.jsonl").open()]
+  lines = (run / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
   assert [row["step"] for row in rows] == [1, 2]
   training.train(small(3), str(run))
   assert f"resuming {run} after step 2" in capsys.readouterr().out
