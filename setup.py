@@ -62,8 +62,9 @@ setuptools.setup(
     # What models behind an OpenAI-compatible address are asked with.
     "judge": ["openai>=1.40"],
     # What asks the model `mmrl` (mmrl.harnesses.lmms); torch first and pinned,
-    # as a looser range takes several GB of CUDA.
-    "lmms": ["torch==2.13.0", "lmms-eval>=0.7,<0.8"],
+    # as a looser range takes several GB of CUDA. lmms-eval 0.7 imports what
+    # filelock 4 hasn't.
+    "lmms": ["torch==2.13.0", "lmms-eval>=0.7,<0.8", "filelock<4"],
     "test": [
       "beartype>=0.22",
       "easy-vqa==1.0",
