@@ -218,8 +218,8 @@ def misspell(field, value):
     (
       *("losses.kl.reduce", "mean"),
       "config.losses.kl.reduce: mmrl.losses.reduce has no 'mean'; valid names:"
-      " answer_mean, prompt_mean, sequence_mean, sequence_sum, token_mean,"
-      " token_sum",
+      " answer_mean, prompt_mean, segment_mean, sequence_mean, sequence_sum,"
+      " token_mean, token_sum",
     ),
     (
       "rollout",
@@ -277,8 +277,8 @@ def misspell(field, value):
     ),
     (
       *("models.slow", {"name": "Average", "decay": 2.0}),
-      r"config.models.slow: expected decay in \[0, 1\) and every of at least 1,"
-      " found 2.0 and 1",
+      r"config.models.slow: expected decay in \[0, 1\), every of at least 1 and"
+      " rise_over of at least 0, found 2.0, 1 and 0",
     ),
     (
       *("models.slow", {"name": "Directory", "path": "x", "dtype": "float16"}),
@@ -296,7 +296,7 @@ def misspell(field, value):
     ("rewards.accuracy.name", "exact", "valid names: accuracy, answer_f"),
     ("optimizer.name", "adamx", "config.optimizer: optax has no 'adamx'"),
     ("schedule.name", "linear", "config.schedule: optax has no 'linear'"),
-    ("data.train.name", "VQA", "valid names: EasyVQA"),
+    ("data.train.name", "VQA", "valid names: .* EasyVQA,"),
     (
       "data.train.splt",
       "x",
@@ -327,7 +327,7 @@ def misspell(field, value):
     ),
     (
       *("rollout", refilled(of={"name": "drawn"})),
-      "config.rollout.of: mmrl.rollouts has no 'drawn'; valid names: given,",
+      "config.rollout.of: mmrl.rollouts has no 'drawn'; valid names: .* given,",
     ),
     ("rollout.name", "drawn", "config.rollout: mmrl.rollouts has no 'drawn'"),
     (

@@ -432,7 +432,9 @@ def test_many_kinds_of_mistakes_are_counted(read):
   "name", ["Example", "Samples", "Trajectories", "batches"]
 )
 def test_only_sources_are_data(name):
-  with pytest.raises(UserError, match=f"no {name!r}; valid names: EasyVQA, F"):
+  with pytest.raises(
+    UserError, match=f"no {name!r}; valid names: C.*, EasyVQA, F"
+  ):
     build.construct(sources, {"name": name}, "config.data.train")
 
 

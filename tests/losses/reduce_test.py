@@ -62,8 +62,10 @@ def test_answers_and_prompts_golden():
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_reductions_by_rank(rank):
   for name in reduce.BY_RANK[rank]:
-    weights = [jnp.ones(MASK.shape)] if name.startswith("weighted") else []
-    found = getattr(reduce, name)(MASK, *weights)
+    more = [jnp.ones(MASK.shape)] if name.startswith("weighted") else []
+    if name == "segment_mean":
+      more = [jnp.zeros(MASK.shape, jnp.int32)]
+    found = getattr(reduce, name)(MASK, *more)
     assert found.shape == MASK.shape[:rank]
 
 

@@ -328,7 +328,7 @@ def test_rewards_on_the_devices_and_of_the_whole_batch():
     ),
     (
       {"models.extra": {"name": "Average", "decay": 1.0}},
-      r"config.models.extra: expected decay in \[0, 1\) and every of at least",
+      r"config.models.extra: expected decay in \[0, 1\), every of at least 1",
     ),
     (
       {"models.extra": {"name": "Mean"}},
