@@ -113,8 +113,13 @@ class Simple(lmms):  # type: ignore[misc]
 
   def loglikelihood(
     self, requests: Sequence[Instance]
-  ) -> list[tuple[float, bool]]:
-    """Scores continuations, in order: log-probability, whether it is greedy."""
+  ) -> list[Any]:
+    """Scores continuations, in order: loss, whether decoding writes it.
+
+    The loss is minus the log-probability, nats, of all its tokens: lmms-eval
+    takes the choice of the least, as its own models give losses, too. And 0.7
+    makes text of a pair, unless it comes as the text of a `GenerationResult`.
+    """
     names = _names(requests)
     conversations: list[list[dict]] = []
     continuations: list[str] = []
@@ -132,7 +137,8 @@ class Simple(lmms):  # type: ignore[misc]
       conversations.append(self._turn(text, visual, at, name))
       # The template opens the answer: a space in front would be its first.
       continuations.append(str(continuation).removeprefix(" "))
-    return self._model.likelihoods(conversations, continuations, names)
+    found = self._model.likelihoods(conversations, continuations, names)
+    return [GenerationResult((-x, greedy), None) for x, greedy in found]
 
   def generate_until_multi_round(self, requests: Sequence[Instance]) -> Any:
     raise UserError(

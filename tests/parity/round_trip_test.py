@@ -280,22 +280,24 @@ def test_videos_by_lmms_eval(ask_lmms, tasks, workdir):
 
 @pytest.mark.filterwarnings("ignore")
 def test_choices_by_likelihood(ask_lmms, examples, workdir):
-  """Each is the sum of its tokens' log-probabilities, computed directly."""
-  _, samples = ask_lmms("choices", workdir, True)
+  """Each loss is that of its tokens, computed directly; the least is taken."""
+  _, samples = ask_lmms("choices", workdir / "model", True)
   model = hub.load(workdir / "model")
   processor = model.processor
   score = functools.partial(policy.score, model.params, model.config)
   for sample, example in zip(samples[:5], examples, strict=False):
-    prompt = processor([example.messages], [example.name])
+    prompt = processor([example.messages])
     visual = tower.vision(model.params, model.config, prompt.patches)
     prefix = vlm.prefill(model.params, model.config, prompt, visual)
     for choice, found in zip(
       ("red", "blue", "<answer>"), sample["filtered_resps"], strict=True
     ):
       ids = processor.tokenizer.encode(choice, add_special_tokens=False)
-      logprobs = score(prefix, np.array(ids, np.int32)[None, None]).logprobs
+      logprobs = score(prefix, jax.numpy.asarray([[ids]])).logprobs
       # Sums over a padded prompt in another order.
-      assert float(found[0]) == pytest.approx(float(logprobs.sum()), abs=1e-3)
+      assert float(found[0]) == pytest.approx(-float(logprobs.sum()), abs=1e-3)
+    losses = [float(loss) for loss, _ in sample["filtered_resps"]]
+    assert sample["acc"] == float(np.argmin(losses) == 0)
 
 
 @pytest.mark.filterwarnings("ignore")
