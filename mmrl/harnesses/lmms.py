@@ -111,9 +111,7 @@ class Simple(lmms):  # type: ignore[misc]
     shown = [_part(one, name) for one in found or []]
     return conversation(text, shown, self.system_prompt)
 
-  def loglikelihood(
-    self, requests: Sequence[Instance]
-  ) -> list[Any]:
+  def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
     """Scores continuations, in order: loss, whether decoding writes it.
 
     The loss is minus the log-probability, nats, of all its tokens: lmms-eval
