@@ -443,8 +443,8 @@ def traced() -> dict[str, list[set[str]]]:
   """For each function of a slot, the arguments of its calls in built runs.
 
   One run has all terms, token weights, rewards and probes; a second one has
-  them with experts, one has the terms of pairs, and there is one for each other
-  advantage.
+  them with experts, one has the terms of pairs, one replies in its answers, and
+  there is one for each other advantage.
   """
   calls: dict[str, list[set[str]]] = {}
 
@@ -487,7 +487,7 @@ def traced() -> dict[str, list[set[str]]]:
           "weight": 1.0,
           "reduce": ranks[rank],
         }
-      elif package is token_weights:
+      elif package is token_weights and name != "own_tokens":
         config.token_weights[name] = options[name]
       elif package is rewards:
         config.rewards[name] = options[name] | {"weight": 1.0}
@@ -502,6 +502,18 @@ def traced() -> dict[str, list[set[str]]]:
       name: options[name] | {"weight": 1.0, "reduce": "prompt_mean"}
       for name in of_pairs
     }
+    return config
+
+  def with_replies():
+    config = config_lib.get_config()
+    sizes = {name: config.rollout[name] for name in config_lib.ROLLOUT_SIZES}
+    config.rollout = sizes | {
+      "name": "conversed",
+      "environment": {"name": "scene_eye"},
+      "replies": 1,
+    }
+    config.token_weights.own = options["own_tokens"]
+    config.shares.every = 0
     return config
 
   def with_segments():
@@ -526,7 +538,7 @@ def traced() -> dict[str, list[set[str]]]:
   )
   experts.shares.every = 0
   everything = with_everything("difficulty_aware", "average")
-  configs = [experts, everything, with_pairs()]
+  configs = [experts, everything, with_pairs(), with_replies()]
   configs += [
     with_little(name)
     for name in advantages.__all__

@@ -172,6 +172,7 @@ def test_macs_are_those_of_the_layers_that_are_computed(
   assert sum(counted) - shapes_of_it == macs.macs(CACHED, cost)
 
 
+@pytest.mark.full
 def test_macs_of_the_blocks_are_those_that_xla_counts():
   """It also counts what isn't a product, which is some percent."""
   cost = macs.costs(DEFAULT)
@@ -217,6 +218,7 @@ def test_macs_of_the_blocks_are_those_that_xla_counts():
     x = check(cost.decoder[i], function, params, x, share, time, prompt)
 
 
+@pytest.mark.full
 def test_a_plan_of_another_model_is_refused(params, given):
   other = plan.full(STEPS, 4, 3)
   with pytest.raises(UserError, match="model's 3 blocks of the encoder and 2"):

@@ -22,7 +22,7 @@ PROMPTS = 16
 CASES = (
   pytest.param(0.0, (8, 1, 1), False, marks=pytest.mark.full),
   pytest.param(1.0, (1, 8, 1), False, marks=pytest.mark.full),
-  (1.0, (2, 2, 2), False),
+  pytest.param(1.0, (2, 2, 2), False, marks=pytest.mark.full),
   pytest.param(1.0, (2, 2, 2), True, marks=pytest.mark.full),
   pytest.param(1.0, (1, 8, 1), True, marks=pytest.mark.full),
 )

@@ -134,6 +134,7 @@ def test_an_adapter_is_the_merged_kernel(family):
   assert np.abs(found - np.asarray(logits(params, base, prompt))).max() > 0.1
 
 
+@pytest.mark.full
 def test_at_zero_b_learns_and_a_does_not():
   """d/dA has B as a factor, d/dB has A."""
   base, params, prompt = case("qwen2_5_vl")

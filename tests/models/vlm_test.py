@@ -206,6 +206,7 @@ def check_same_gradient(one, other):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_of_extend_is_that_of_full_rows(family):
   """All leaves, vision too, through both the logits and the rows."""
@@ -391,6 +392,7 @@ def test_bfloat16_is_close(untied):
   assert prefix.keys.dtype == prefix.values.dtype == jnp.bfloat16
 
 
+@pytest.mark.full
 def test_init_is_as_published():
   """normal(0.02) matrices, unit norms, no biases."""
   config = small_models.small_config(tied=False)

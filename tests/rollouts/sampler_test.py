@@ -208,6 +208,7 @@ def test_rooms(monkeypatch):
   assert decode_loop.rooms(2) == [2]
 
 
+@pytest.mark.full
 def test_room_changes_nothing(in_rooms, whole):
   run, _ = in_rooms
   check_same(run(), whole)
@@ -275,6 +276,7 @@ def test_draws_do_not_depend_on_their_parts(params, prefix, whole, monkeypatch):
   check_same(call(parts, params, prefix), whole)
 
 
+@pytest.mark.full
 def test_devices_decode_apart(params, monkeypatch):
   """Whatever width, room and part, they share but the number that goes on."""
   monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 4)
@@ -308,6 +310,7 @@ def test_layers_apart_are_layers_together(params, prefix, whole, monkeypatch):
   check_same(call(apart, params, prefix), whole)
 
 
+@pytest.mark.full
 def test_casting_once_changes_nothing(params, prefix, monkeypatch):
   """Float32 weights, bfloat16 products: rounded ahead or in each product."""
   config = dataclasses.replace(CONFIG, dtype="bfloat16")

@@ -91,6 +91,7 @@ def test_it_replies_as_the_sampler_does(model):
   assert not any(reply.ended for reply in replies)
 
 
+@pytest.mark.full
 def test_options_of_a_request(model):
   *_, texts = sampled(model, temperature=0.0, top_p=1.0)
   model = local_model(model, **SAMPLED)
@@ -174,6 +175,7 @@ def test_a_batch_holds_something(model):
 # Two models.
 
 
+@pytest.mark.full
 def test_equal_models_reply_as_one(model):
   both = local_pair(model, model, **SAMPLED)(requests())
   alone = local_model(model, **SAMPLED)(requests())
@@ -181,6 +183,7 @@ def test_equal_models_reply_as_one(model):
   assert {reply.notes["redrawn"] for reply in both} == {0}
 
 
+@pytest.mark.full
 def test_extrapolation_asks_both_models_at_once(model, base):
   """A gate that is always open leaves the policy; greedy needs no numbers."""
   models = {"policy_and_base": local_pair(model, base, **ONE_SHAPE)}

@@ -189,6 +189,7 @@ def formula(trainable) -> dict[str, float]:
   }
 
 
+@pytest.mark.full
 def test_an_update_is_its_equations():
   """Before and after it; the model computes in float32, to about 1e-6."""
   _, _, trainable, *_ = stage()

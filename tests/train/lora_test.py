@@ -63,6 +63,7 @@ def trained():
   return run, *step(run, run.initial_state())[1:]
 
 
+@pytest.mark.full
 def test_only_the_pairs_train():
   """Embeddings, norms and kernels stay as they are in the directory."""
   run, state, metrics = trained()

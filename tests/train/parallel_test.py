@@ -188,6 +188,7 @@ def test_rollouts_agree_token_for_token():
     np.testing.assert_allclose(ours[2], logprobs, atol=1e-5)
 
 
+@pytest.mark.full
 def test_prompts_that_do_not_divide():
   loss, terms, params, batch = make()
   few = step.take_prompts(batch, 0, 6)

@@ -273,6 +273,7 @@ def test_a_reward_on_the_devices_reads_one_of_texts(monkeypatch):
     steps(config)
 
 
+@pytest.mark.full
 def test_rewards_on_the_devices_and_of_the_whole_batch():
   config = make_config(policy_gradient="token_mean")
   config.rewards = {

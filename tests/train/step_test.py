@@ -123,6 +123,7 @@ def test_weight_zero_is_the_program_without_the_term():
   assert zero == without and one != without
 
 
+@pytest.mark.full
 def test_attention_term_acts_from_the_second_update_on():
   """At theta_old it is zero in value and gradient: one update is GRPO's."""
   start, _ = parameters.partition(build(None, "self").params, ("vision/.*",))
@@ -275,6 +276,7 @@ def test_vision_has_no_optimizer_state(name):
   assert not names & set(frozen)
 
 
+@pytest.mark.full
 def test_collect_and_learn_compile_in_the_first_steps_only():
   run = build(1.0, "self")
   state, samples = run.initial_state(), make_samples(run)
@@ -331,6 +333,7 @@ def build_adam() -> run_lib.Run:
   return run_lib.build_run(config, jax.devices()[:1])
 
 
+@pytest.mark.full
 def test_a_minibatch_without_a_signal_makes_no_step():
   """All rewards of it are equal, and the policy is the reference."""
   run, batch = build_adam(), collected("self")

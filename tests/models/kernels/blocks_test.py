@@ -164,6 +164,7 @@ def test_windows_of_the_baseline():
   np.testing.assert_allclose(found, [0.9, 0.8, 0.6], atol=1e-7)
 
 
+@pytest.mark.full
 def test_windows_are_complete():
   """Of 256 keys, 15 windows; and each is the mean of its 32 keys."""
   rng = np.random.RandomState(0)

@@ -166,6 +166,7 @@ def by_passes(params, config, prefix, tokens):
   return inputs
 
 
+@pytest.mark.full
 def test_the_scan_equals_one_pass_after_the_other():
   config, params, prompt = make()
   prefix = prefix_of(params, config, prompt)
