@@ -14,7 +14,9 @@ NOTEBOOKS = sorted((runs.ROOT / "colabs").glob("*"))
 SMALLER = {
   "add_a_method": ["steps = 2", "prompts = 32", "questions = 16"],
   "attention": ["steps = 2", "prompts = 32", "questions = 16", "compared = 4"],
-  "diffusion_caches": ["steps = 20", "pictures = 8"],
+  "diffusion_caches": [
+    *("steps = 20", "pictures = 8", "fewer = [7]", "densities = [0.5]"),
+  ],
   "lora": ["steps = 2", "prompts = 32", "questions = 16"],
   "quick_start": ["steps = 2", "prompts = 32", "questions = 16"],
   "your_own_data": ["steps = 2", "prompts = 8", "pictures = 16"],

@@ -33,7 +33,8 @@ def begun(tmp_path_factory):
   """The first model of each world."""
   folder = tmp_path_factory.mktemp("worlds")
   for world in tiny_worlds.STAGES:
-    tiny_worlds.begin(world, folder / world, 0)
+    texts = [*tiny_worlds._texts(world)]
+    tiny_worlds.write_model(folder / world, texts, 0)
   return folder
 
 

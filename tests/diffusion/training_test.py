@@ -17,7 +17,6 @@ def small(steps: int):
   config.train.steps = steps
   config.train.batch = 2
   config.every = 1
-  config.compilation_cache = ""
   config.model.update(size=8, channels=(8, 8), heads=2, groups=4)
   config.model.update(text_width=4, condition_width=4)
   return config

@@ -34,7 +34,9 @@ class Embedder:
       hidden = np.asarray(_embed(model.params, model.config, prompt))[0]
     except Exception as error:  # of this request, whatever it is
       return error
-    return Reply(embedding_text(hidden), prompt_tokens=int(prompt.mask.sum()))
+    return Reply(
+      embedding_text(hidden.tolist()), prompt_tokens=int(prompt.mask.sum())
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
