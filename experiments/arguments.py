@@ -27,6 +27,18 @@ class Parser(argparse.ArgumentParser):
   def __init__(self, doc: str):
     super().__init__(description=doc, formatter_class=_Help, allow_abbrev=False)
 
+  def add_output(
+    self, help: str, place: Callable[[str], pathlib.Path] | None = None
+  ) -> None:
+    """Adds `--output`, which must be given.
+
+    Args:
+      help: what is written there.
+      place: reads the argument: `output_folder` if None, or `output_file`.
+    """
+    kind = place or output_folder
+    self.add_argument("--output", required=True, type=kind, help=help)
+
   def parse(self) -> argparse.Namespace:
     """Returns the flags; refuses what is none, naming the nearest."""
     known = self._option_string_actions

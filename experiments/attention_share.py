@@ -253,9 +253,7 @@ def draw(found: Sequence[Row], path: pathlib.Path) -> None:
 def main() -> None:
   """Measures, prints and draws."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output", required=True, type=arguments.output_file, help="PNG to draw"
-  )
+  parser.add_output("PNG to draw", arguments.output_file)
   parser.add_argument("--seed", type=int, default=0, help="of the answers")
   parser.add_argument("--answers", type=int, default=16, help="to each prompt")
   flags = parser.parse()

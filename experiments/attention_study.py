@@ -35,7 +35,7 @@ and rewards, which have no share: `sayo` (attention on the region, weight 1),
 
 import ml_collections
 
-from experiments import tiny_worlds
+from experiments import laser, opad, tiny_worlds
 from mmrl import config as config_lib
 from mmrl.errors import UserError, nearest
 
@@ -107,7 +107,11 @@ def get_config(arm: str = "ral@10") -> ml_collections.ConfigDict:
       "rolled": name == "ease-rolled",
     }
   elif name in ("opad", "kd"):
-    _distil(config, weight, attention=name == "opad")
+    config.models.teacher = {
+      "name": "Directory",
+      "path": "runs/study/attention_study-grpo-0/model",
+    }
+    opad.add_distillation(config, weight, attention=name == "opad")
   else:
     _reward(config, name)
   if name != "ral-reference":
@@ -160,26 +164,6 @@ def _base() -> ml_collections.ConfigDict:
   return config
 
 
-def _distil(config, weight, *, attention: bool) -> None:
-  config.models.teacher = {
-    "name": "Directory",
-    "path": "runs/study/attention_study-grpo-0/model",
-  }
-  config.losses.distillation = {
-    "name": "distillation_kl",
-    "weight": weight,
-    "reduce": "sequence_mean",
-    "beta": 1.0,
-    "temperature": 1.0,
-  }
-  if attention:
-    config.losses.attention_distillation = {
-      "name": "attention_distillation",
-      "weight": weight,
-      "reduce": "sequence_mean",
-    }
-
-
 def _reward(config, name: str) -> None:
   placebo = {"placebo": "random"} if name.endswith("random") else {}
   if name.startswith("sayo"):
@@ -190,17 +174,4 @@ def _reward(config, name: str) -> None:
     }
     config.probes.looks = {"name": "looks", "rolled": name == "sayo-rolled"}
     return
-  config.rewards.evenness = {
-    "name": "visual_evenness",
-    "weight": 0.05,
-    "window": 4,
-    "stride": 2,
-    "times": ("accuracy", "format"),
-    **placebo,
-  }
-  config.rewards.suppression = {
-    "name": "sink_suppression",
-    "weight": 0.1,
-    "times": ("accuracy", "format"),
-    **placebo,
-  }
+  laser.add_rewards(config, short=True, **placebo)

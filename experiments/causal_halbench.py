@@ -180,12 +180,7 @@ def table(found: dict[int, dict[str, dict]]) -> str:
 def main() -> None:
   """Runs what is missing and prints the table."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="folder of all runs",
-  )
+  parser.add_output("folder of all runs")
   parser.add_argument(
     "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the arms"
   )

@@ -228,9 +228,7 @@ def main() -> None:
   parser.add_argument("--annotations", help="pictures and masks: first step")
   parser.add_argument("--samples", help="of the first step: second step")
   parser.add_argument("--filled", help="what was chosen and painted")
-  parser.add_argument(
-    "--output", required=True, type=arguments.output_folder, help="folder"
-  )
+  parser.add_output("folder")
   parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
   flags = parser.parse()
   first, second = flags.annotations, (flags.samples, flags.filled)

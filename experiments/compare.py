@@ -124,12 +124,7 @@ def table(
 def main() -> None:
   """Runs what is missing and prints the table."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="directory of the runs",
-  )
+  parser.add_output("directory of the runs")
   parser.add_argument(
     "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each arm's runs"
   )

@@ -18,12 +18,7 @@ from mmrl.errors import UserError
 def main() -> None:
   """Writes the file and says how many lines it has."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_file,
-    help="file to write",
-  )
+  parser.add_output("file to write", arguments.output_file)
   parser.add_argument(
     "--share", type=float, default=0.5, help="of the questions"
   )

@@ -18,6 +18,10 @@ half of the groups they are all that tells answers apart: see `times`.
 Reconstructed: the penalty's weight and buffer are DAPO's shares of the length.
 """
 
+from typing import Any
+
+import ml_collections
+
 from experiments import recipes
 
 
@@ -31,16 +35,8 @@ def get_config(arg: str = "data"):
   local = recipes.is_local(arg)
   config.rewards.accuracy.weight = 1.0
   config.rewards.format.weight = 0.3
-  late = {"times": ("accuracy", "format"), "start": 10 if local else 20}
-  config.rewards.evenness = {"name": "visual_evenness", "weight": 0.05, **late}
-  config.rewards.suppression = {
-    "name": "sink_suppression",
-    "weight": 0.1,
-    **late,
-  }
+  add_rewards(config, short=local, start=10 if local else 20)
   if local:
-    config.rewards.evenness.window = 4
-    config.rewards.evenness.stride = 2
     return config
   config.frozen = ("vision/.*",)
   config.rewards.overlong = {
@@ -61,3 +57,28 @@ def get_config(arg: str = "data"):
   config.train.minibatches = 2
   config.schedule.value = 2e-6
   return config
+
+
+def add_rewards(
+  config: ml_collections.ConfigDict, *, short: bool, **options: Any
+) -> None:
+  """Adds both rewards of attention, on right, well-formed answers.
+
+  Args:
+    config: to change.
+    short: whether answers have some eight tokens: then windows have 4.
+    **options: of both rewards.
+  """
+  options |= {"times": ("accuracy", "format")}
+  windows = {"window": 4, "stride": 2} if short else {}
+  config.rewards.evenness = {
+    "name": "visual_evenness",
+    "weight": 0.05,
+    **windows,
+    **options,
+  }
+  config.rewards.suppression = {
+    "name": "sink_suppression",
+    "weight": 0.1,
+    **options,
+  }

@@ -17,12 +17,7 @@ def main() -> None:
   """Writes the model."""
   parser = arguments.Parser(__doc__)
   parser.add_argument("--model", required=True, help="directory or hub id")
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="directory to write",
-  )
+  parser.add_output("directory to write")
   parser.add_argument(
     "--length",
     type=int,

@@ -207,12 +207,7 @@ def summary(workdir: pathlib.Path) -> str:
 def main() -> None:
   """Runs both stages, and prints the table."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="folder of both stages",
-  )
+  parser.add_output("folder of both stages")
   parser.add_argument("--taught", type=int, default=600, help="steps of texts")
   parser.add_argument("--steps", type=int, default=60, help="steps of GRPO")
   parser.add_argument("--cost", type=float, default=0.1, help="of a look")

@@ -29,6 +29,10 @@ that 0.05, 0.5 and 1 were tried, is 1; and the attention term is a mean over
 tokens, not a sum.
 """
 
+from collections.abc import Mapping
+
+import ml_collections
+
 from experiments import ral_qwen2_5_vl_7b, recipes
 from mmrl.errors import UserError
 
@@ -64,17 +68,33 @@ def get_config(arg: str = "data"):
     # 16 prompts to an update, one on each four chips; the teacher reads one
     # prompt on each chip.
     config.mesh.tensor = 4
+  add_distillation(config, 1.0, attention=not arm)
+  return config
+
+
+def add_distillation(
+  config: ml_collections.ConfigDict,
+  weight: float | Mapping[str, float],
+  *,
+  attention: bool,
+) -> None:
+  """Adds the terms of distillation from the model `teacher` to a config.
+
+  Args:
+    config: to change.
+    weight: of each term; a number, or a share of the gradient.
+    attention: whether the teacher's attention is distilled, too.
+  """
   config.losses.distillation = {
     "name": "distillation_kl",
-    "weight": 1.0,
+    "weight": weight,
     "reduce": "sequence_mean",
     "beta": 1.0,
     "temperature": 1.0,
   }
-  if not arm:
+  if attention:
     config.losses.attention_distillation = {
       "name": "attention_distillation",
-      "weight": 1.0,
+      "weight": weight,
       "reduce": "sequence_mean",
     }
-  return config

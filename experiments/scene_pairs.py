@@ -61,12 +61,7 @@ def write(folder: pathlib.Path, count: int, seed: int) -> list[dict]:
 def main() -> None:
   """Writes the folder."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="folder to write",
-  )
+  parser.add_output("folder to write")
   parser.add_argument("--pairs", type=int, default=1000, help="number of them")
   parser.add_argument("--seed", type=int, default=1, help="of scenes")
   flags = parser.parse()

@@ -33,12 +33,7 @@ def rows(source, segment: bool):
 def main() -> None:
   """Writes train.jsonl to the folder."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="folder to write to",
-  )
+  parser.add_output("folder to write to")
   parser.add_argument("--control", action="store_true", help="no segment")
   flags = parser.parse()
   folder = flags.output

@@ -238,12 +238,7 @@ def stage_config(model: pathlib.Path, rows: str, *, steps: int, peak: float):
 def main() -> None:
   """Trains both stages and writes the directory."""
   parser = arguments.Parser(__doc__)
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="directory to write",
-  )
+  parser.add_output("directory to write")
   parser.add_argument("--seed", type=int, default=0, help="of both runs")
   parser.add_argument("--batch", type=int, default=128, help="rows of a step")
   parser.add_argument(

@@ -221,12 +221,7 @@ def main() -> None:
   """Writes the first model and runs the stages."""
   parser = arguments.Parser(__doc__)
   parser.add_argument("--world", required=True, choices=[*STAGES])
-  parser.add_argument(
-    "--output",
-    required=True,
-    type=arguments.output_folder,
-    help="folder of all stages",
-  )
+  parser.add_output("folder of all stages")
   parser.add_argument("--seed", type=int, default=0, help="of all stages")
   flags = parser.parse()
   model = flags.output / "begin"

@@ -238,9 +238,7 @@ def main() -> None:
   parser.add_argument(
     "--data", required=True, type=pathlib.Path, help="candidates"
   )
-  parser.add_argument(
-    "--output", required=True, type=arguments.output_file, help="file of pairs"
-  )
+  parser.add_output("file of pairs", arguments.output_file)
   one = parser.add_mutually_exclusive_group(required=True)
   one.add_argument("--model", help="directory or hub id")
   one.add_argument("--clip", help="directory")

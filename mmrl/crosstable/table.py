@@ -41,7 +41,7 @@ Values = Mapping[str, Float[Array, "P G"]]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What is asked, and how often.
+  """Questions of a table, and the texts that answer them.
 
   Attributes:
     questions: how many of the benchmark, spread evenly over it; 0 for all.

@@ -22,7 +22,7 @@ _TRACE = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class HGCConfig:
-  """What is cached. The defaults are for 20 steps.
+  """Steps and densities of HGC's caches. The defaults are for 20 steps.
 
   Attributes:
     key_control: steps at which the branch is computed; 0 is one of them.

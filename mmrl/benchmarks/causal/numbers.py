@@ -33,7 +33,7 @@ CELLS = tuple(
 
 
 class Asked(NamedTuple):
-  """What a question is about.
+  """The object and the pictures that a question asks about.
 
   Attributes:
     original: the picture before anything was replaced, whose questions are

@@ -31,7 +31,7 @@ _COUNTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """What came of a question.
+  """The answer to a question, or why there is none, and what it cost.
 
   Attributes:
     index: of the question in the benchmark.
