@@ -377,6 +377,13 @@ def addends(
 def total(
   rewards: Sequence[Reward], answers: Answers, step: int
 ) -> Float[np.ndarray, "P G"]:
-  """Computes the total reward of a step: the sum of `addends`; 0 of none."""
+  """Computes the total reward of a step; see `addends` and `summed`."""
+  return summed(addends(rewards, answers, step), answers)
+
+
+def summed(
+  added: Mapping[str, Float[np.ndarray, "P G"]], answers: Answers
+) -> Float[np.ndarray, "P G"]:
+  """Computes the total of what rewards add; 0 where there are none."""
   zero = np.zeros(answers.mask.shape[:2], np.float32)
-  return sum(addends(rewards, answers, step).values(), start=zero)
+  return sum(added.values(), start=zero)

@@ -58,13 +58,7 @@ def collect(
   """
   began = time.perf_counter()
   key = jax.random.fold_in(jax.random.key(run.config.seed), step)
-  grade = functools.partial(
-    answers_lib.grade,
-    rewards=run.method.rewards,
-    processor=run.processor,
-    layout=run.layout,
-    given=run.asked,
-  )
+  grade = _grader(run)
   request = Request(state, samples, key, more, grade)
   answers, values = run.source.collect(request)
   answers = _with_host_fields(run, answers)
@@ -75,11 +69,12 @@ def collect(
   answers = _grade_on_devices(run, state, grade(answers), batch)
   if step == 1:
     print_hints(run.method.rewards, answers, run.processor)
-  values |= _reward_metrics(run, answers, batch, step)
+  added = answers_lib.addends(run.method.rewards, answers, step)
+  rewards = answers_lib.summed(added, answers)
+  values |= _reward_metrics(run, answers, batch, added, rewards)
   batch, chosen = _choose(run, answers, batch)
   values |= chosen
   rewarded = time.perf_counter()
-  rewards = answers_lib.total(run.method.rewards, answers, step)
   mask, fields = run.programs.prepare(
     batch,
     run.layout.put(rewards),
@@ -99,6 +94,17 @@ def collect(
   if show:
     show(answers)
   return batch, values
+
+
+def _grader(run: Run) -> Callable[[Answers], Answers]:
+  """Makes what grades answers by the rewards that read texts."""
+  return functools.partial(
+    answers_lib.grade,
+    rewards=run.method.rewards,
+    processor=run.processor,
+    layout=run.layout,
+    given=run.asked,
+  )
 
 
 def _with_host_fields(run: Run, answers: Answers) -> Answers:
@@ -186,12 +192,23 @@ def _grade_on_devices(
 
 
 def _reward_metrics(
-  run: Run, answers: Answers, batch: Batch, step: int
+  run: Run,
+  answers: Answers,
+  batch: Batch,
+  added: Mapping[str, np.ndarray],
+  total: np.ndarray,
 ) -> dict[str, float]:
   """Computes mean rewards of the policy's own answers over all processes.
 
   One that is only logged may not apply to all of them: then its mean is that of
   the others, and `reward_applies/NAME` is their share.
+
+  Args:
+    run: the run.
+    answers: graded.
+    batch: of the answers.
+    added: what each reward adds to the total, [P, G].
+    total: of them, [P, G].
   """
   own = slice(0, run.config.rollout.answers)
   ended = run.layout.local(batch.fields["ended"])[:, own].mean()
@@ -199,10 +216,9 @@ def _reward_metrics(
   if run.config.rollout.mask_truncated:
     values["rollout/masked"] = 1.0 - float(ended)
   if answers.parts:
-    total = answers_lib.total(run.method.rewards, answers, step)[:, own]
+    total = total[:, own]
     values["reward/total"] = float(total.mean())
     values["reward/mixed_groups"] = float(informative_groups(total).mean())
-    added = answers_lib.addends(run.method.rewards, answers, step)
     alone = told.alone({name: x[:, own] for name, x in added.items()})
     values |= {f"reward_alone/{name}": x for name, x in alone.items()}
   for name, x in answers.parts.items():
@@ -231,13 +247,23 @@ def _spreads(
   lengths = answers.mask[:, own].sum(-1)
   if lengths.shape[1] < 2:
     return {}
+  squares = {
+    name: told.squares(values[:, own], lengths, means[f"reward/{name}"])
+    for name, values in answers.parts.items()
+    if f"reward/{name}" in means
+  }
+  # Processes wait for each other once, not for each reward.
+  mean = processes.mean(
+    {
+      f"{name}/{key}": x
+      for name, of in squares.items()
+      for key, x in of.items()
+    }
+  )
   found: dict[str, float] = {}
-  for name, values in answers.parts.items():
-    mean = means.get(f"reward/{name}")
-    if mean is not None:
-      squares = told.squares(values[:, own], lengths, mean)
-      numbers = told.finish(processes.mean(squares))
-      found |= {f"reward_{key}/{name}": x for key, x in numbers.items()}
+  for name, of in squares.items():
+    numbers = told.finish({key: mean[f"{name}/{key}"] for key in of})
+    found |= {f"reward_{key}/{name}": x for key, x in numbers.items()}
   return found
 
 
