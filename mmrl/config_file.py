@@ -1,6 +1,6 @@
 """The flag --config: a file of Python, and fields of it on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import inspect
 import re
 import sys
@@ -112,18 +112,20 @@ def check_overrides(
       if name not in node:
         path = ".".join(names[: depth + 1])
         hints = [unknown_field(path, node.keys())]
-        hints += _moved(f"{'.'.join(names)}.", exact=True)
+        wanted = f"{'.'.join(names)}."
+        # A table that is there, as in another kind of config, hasn't moved.
+        hints += _moved(
+          old
+          for old in MOVED
+          if wanted.startswith(f"{old}.") and old.startswith(path)
+        )
         raise UserError("; ".join(hints))
       node = node[name]
 
 
-def _moved(name: str, *, exact: bool = False) -> list[str]:
-  """Says where a field is now, given its path, or one of its names."""
-  return [
-    f"config.{old} is now config.{new}"
-    for old, new in MOVED.items()
-    if (name.startswith(f"{old}.") if exact else name in old.split("."))
-  ]
+def _moved(paths: Iterable[str]) -> list[str]:
+  """Says where fields are now, given their old paths."""
+  return [f"config.{old} is now config.{MOVED[old]}" for old in paths]
 
 
 def _explain(error: BaseException) -> str:
@@ -136,7 +138,9 @@ def _explain(error: BaseException) -> str:
   table, name = place
   # Where the table stands in the config isn't known here.
   _, _, hint = unknown_field(name, map(str, table.keys())).partition(": ")
-  return "; ".join([hint, *_moved(name)])
+  return "; ".join(
+    [hint, *_moved(old for old in MOVED if name in old.split("."))]
+  )
 
 
 def _lookup(

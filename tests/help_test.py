@@ -302,3 +302,12 @@ def test_compare_refuses_an_arm_before_it_runs(tmp_path):
     assert found.returncode == 2 and message in found.stderr
     assert found.stderr.count("\n") == 1
     assert found.stdout.split() == ["imported"]
+
+
+def test_another_kind_of_config_has_tables_that_moved_here():
+  """Its `model` is a table of its own, and what is wrong is a field of that."""
+  config = diffusion_config.get_config()
+  with pytest.raises(UserError) as error:
+    config_file.check_overrides(["--config.model.sizes=3"], config)
+  assert "nearest is size" in str(error.value)
+  assert "is now" not in str(error.value)
