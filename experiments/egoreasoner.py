@@ -1,6 +1,6 @@
 """EgoReasoner: chains that a program checks, then GRPO. arXiv 2603.06561.
 
-  python -m experiments.stages --config experiments/egoreasoner.py:runlocal \\
+  python -m experiments.stages --config experiments/egoreasoner.py:DIR \\
     --workdir runs/egoreasoner
 
 First the policy learns chains of thought in the steps of its task, written from
@@ -14,8 +14,13 @@ and logic of right answers only. Each score is reported by task, and beside it
 what the most frequent right choice gives: "0" is right for 40 % of the counted
 interactions.
 
-`:runlocal` is on `mmrl.worlds.kitchens`, all six tasks, with the tiny model;
-`:runlocal,sft` is its first stage alone. `:DIR` is Qwen2.5-VL-3B on files in
+`:runlocal` is GRPO on `mmrl.worlds.kitchens`, all six tasks, with a tiny model
+that has been taught their chains:
+
+  python -m experiments.tiny_worlds --world kitchens --output runs/kitchens
+  python -m mmrl.train --config experiments/egoreasoner.py:runlocal --workdir RUN
+
+`:DIR` is Qwen2.5-VL-3B on files in
 HD-EPIC's form: DIR/train and DIR/test hold its `vqa-benchmark` files,
 DIR/videos the videos, and DIR/annotations, if it is there, `assoc_info.json`
 and `frame_info.json`. `python -m mmrl.worlds --world kitchens --folder` writes
@@ -35,15 +40,13 @@ from mmrl.chains import writing
 PROMPT = """{question}
 Reason in lines between <think> and </think>: Entities, Event, Move, Count,
 Clock, Fixture, Rest. Then write the letter between <answer> and </answer>."""
-# Where the first stage of the local arm has written its model.
-_LOCAL = "runs/egoreasoner/sft/model"
 
 
 def get_stages(arg: str = "data"):
   """The configs of the stages, in order.
 
   Args:
-    arg: see `get_config`, without ",sft".
+    arg: DIR, or DIR,gated.
   """
   folder = arg.partition(",")[0]
   return {"sft": get_config(f"{folder},sft"), "rl": get_config(arg)}
@@ -53,15 +56,16 @@ def get_config(arg: str = "data"):
   """The config of a stage.
 
   Args:
-    arg: "runlocal" or DIR; with ",sft" the first stage, alone or with ",gated"
-      the second.
+    arg: "runlocal" or DIR; DIR,sft is the first stage, all others, alone or
+      with ",gated", the second.
   """
   folder, _, arm = arg.partition(",")
-  if arm not in ("", "sft", "gated"):
-    raise ValueError(
-      f"egoreasoner.py:{arg}: expected one argument, or one and ,sft or ,gated"
-    )
   local = recipes.is_local(folder)
+  if arm not in ("", "sft", "gated") or (arm == "sft" and local):
+    raise ValueError(
+      f"egoreasoner.py:{arg}: expected one argument, or one and ,gated, or"
+      " DIR,sft"
+    )
   config = _local() if local else _large(folder)
   scores = {
     "accuracy": {"name": "first_option", "strict": True},
@@ -70,7 +74,7 @@ def get_config(arg: str = "data"):
   }
   config.evaluation.benchmarks.test.scores = scores
   if arm == "sft":
-    _learn_chains(config, local)
+    _learn_chains(config)
     return config
   config.rewards = {
     "accuracy": {**scores["accuracy"], "weight": 1.0},
@@ -89,23 +93,19 @@ def get_config(arg: str = "data"):
   return config
 
 
-def _learn_chains(config, local: bool) -> None:
+def _learn_chains(config) -> None:
   """Sets likelihood of the chains instead of GRPO."""
-  config.models.policy.path = "tiny" if local else "Qwen/Qwen2.5-VL-3B-Instruct"
   config.data.train.thoughts = True
-  sft.learn_texts(
-    config, prompts=32 if local else 64, length=config.rollout.length
-  )
+  sft.learn_texts(config, prompts=64, length=config.rollout.length)
   config.train.accumulate = 4
-  config.train.steps = 200 if local else 100
-  peak = 1e-3 if local else 1e-5
-  sft.warm_up(config, peak, steps=config.train.steps // 10)
+  config.train.steps = 100
+  sft.warm_up(config, 1e-5, steps=10)
 
 
 def _local():
   """The six tasks in drawn kitchens, with the tiny model."""
   config = recipes.local()
-  config.models.policy.path = _LOCAL
+  config.models.policy.path = "runs/kitchens/questions/model"
   config.data.train, config.evaluation.benchmarks.test.data = (
     {
       "name": "Kitchens",
@@ -119,10 +119,10 @@ def _local():
   )
   config.evaluation.benchmarks.test.questions = 0
   config.evaluation.batch = 30
-  config.data.lengths, config.data.patches = (1472,), (3968,)
+  config.data.lengths, config.data.patches = (864,), (3136,)
   config.frozen = ()
   config.rollout.prompts, config.rollout.answers = 16, 8
-  config.rollout.length = 448
+  config.rollout.length = 144
   config.train.minibatches = 2
   config.train.accumulate = 4
   config.schedule.peak_value = 3e-4

@@ -26,12 +26,11 @@ form, as an answer that is never closed earns them as well. `facts_judged` is
 the share of facts that the judge gave a verdict on, `asked/judge_failures`
 counts requests without a reply. It has not been run.
 
-`:runlocal` is the quick start's model on drawn scenes, whose facts are exact;
-no model is asked, a fact counts where it stands word by word. First the policy
-is taught the form (`:runlocal,cold`):
+`:runlocal` is a tiny model on drawn scenes, whose facts are exact; no model is
+asked, a fact counts where it stands word by word. The policy begins with what
+was taught the form:
 
-  python -m mmrl.train --config experiments/perception_r1.py:runlocal,cold \\
-    --workdir runs/perception_r1/taught
+  python -m experiments.tiny_worlds --world scenes --output runs/scenes
 
 Differs from the published run: the judge's prompt has words of our own, and
 tags of verdicts in answers are broken up; losses are a mean over the tokens of
@@ -40,31 +39,27 @@ the whole update, not of its parts.
 
 import os
 
-from experiments import quickstart, recipes, sft
+from experiments import recipes
 
 PROMPT = r"""{question} First think the reasoning through, then give the answer.
 Write, each on a line of its own: <think>, the thought, </think>, <answer>, the
 answer with its final value in \boxed{}, </answer>."""
-TAUGHT = "runs/perception_r1/taught"
-_ARMS = ("", "accuracy", "guarded", "cold")
+_ARMS = ("", "accuracy", "guarded")
 
 
 def get_config(arg: str = "data"):
   """The config.
 
   Args:
-    arg: "runlocal" or DIR, alone or with ",accuracy" or ",guarded"; and
-      "runlocal,cold".
+    arg: "runlocal" or DIR, alone or with ",accuracy" or ",guarded".
   """
   folder, _, arm = arg.partition(",")
   local = recipes.is_local(folder)
-  if arm not in _ARMS or (arm == "cold" and not local):
+  if arm not in _ARMS:
     raise ValueError(
       f"perception_r1.py:{arg}: expected one argument, alone or with ,accuracy"
-      " or ,guarded, or runlocal,cold"
+      " or ,guarded"
     )
-  if arm == "cold":
-    return _cold()
   config = _local() if local else _large(folder)
   recipes.drop_kl(config)
   config.losses.policy.clip_high = 0.3
@@ -137,13 +132,17 @@ def _large(folder: str):
   return config
 
 
-def _scenes(config) -> None:
-  """Takes drawn scenes as the data of a run."""
+def _local():
+  """GRPO on drawn scenes with the model that was taught their form."""
+  config = recipes.local()
   data = {"name": "Scenes", "kinds": ("attribute", "relation")}
   config.data.train = {**data, "split": "train", "count": 20000}
   # The tiny model's tokens of pictures of 112 pixels, and of its words.
-  config.data.lengths, config.data.patches = (112,), (196,)
-  config.rollout.length = 128
+  config.data.lengths, config.data.patches = (80,), (196,)
+  config.models.policy.path = "runs/scenes/questions/model"
+  config.rollout.prompts, config.rollout.answers = 64, 8
+  config.rollout.length = 80
+  config.schedule = {"name": "constant_schedule", "value": 1e-4}
   test = config.evaluation.benchmarks.test
   test.data = {**data, "split": "test", "count": 500}
   test.questions = 0
@@ -152,25 +151,4 @@ def _scenes(config) -> None:
     "format": _form(True),
     "facts": {"name": "stated_facts"},
   }
-
-
-def _local():
-  """GRPO on drawn scenes with the model that was taught their form."""
-  config = recipes.local()
-  _scenes(config)
-  config.models.policy.path = f"{TAUGHT}/model"
-  config.rollout.prompts, config.rollout.answers = 64, 8
-  config.schedule = {"name": "constant_schedule", "value": 1e-4}
-  return config
-
-
-def _cold():
-  """Likelihood of thoughts that state the facts of some questions only."""
-  config = quickstart.get_config("grpo")
-  _scenes(config)
-  config.data.train.thoughts = ("short",)
-  sft.learn_texts(config, prompts=128, length=128)
-  config.frozen = ()
-  config.train.steps = 400
-  sft.warm_up(config, 2e-3, steps=20)
   return config

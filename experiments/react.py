@@ -10,8 +10,10 @@ Then GRPO on pairs of frames: 1 format + 1 labels + 1 likelihood of what people
 prefer, given the two scores. No score is compared with a right one. Advantages
 are of each frame's answers.
 
-`:runlocal` is the quick start's model on drawn figures with planted faults,
-whose answers have the pseudo-scores of the paper's rule. `,all_pairs` compares
+`:runlocal` is a tiny model on drawn figures with planted faults, whose answers
+have the pseudo-scores of the paper's rule; `:runlocal,cold` begins with the one
+that `python -m experiments.tiny_worlds --world figures --output runs/figures`
+begins with. `,all_pairs` compares
 every answer to one frame with every answer to the other. `,labels` leaves the
 preference out of the total.
 
@@ -96,8 +98,8 @@ def _figures(config) -> None:
   config.data.train = {"name": "Figures", "split": "train", "count": 20000}
   test = {"name": "Figures", "split": "test", "count": 250, "pairs": True}
   _test(config, test)
-  config.data.lengths, config.data.patches = (320,), (196,)
-  config.rollout.length = 256
+  config.data.lengths, config.data.patches = (136,), (196,)
+  config.rollout.length = 80
 
 
 def _large(folder: str):
@@ -125,6 +127,9 @@ def _cold(folder: str, local: bool):
   if local:
     _figures(config)
     config.data.train.thoughts = True
+    # Twice in 400 steps.
+    config.data.train.count = 6400
+    config.models.policy.path = "runs/figures/begin"
   else:
     config.data.train.prompt = PROMPT
     config.evaluation.benchmarks = {}
@@ -137,8 +142,8 @@ def _cold(folder: str, local: bool):
     config.schedule.value = 5e-4
     # 6,000 replies, twice.
     config.train.steps = 188
-  length = 256 if local else 1024
-  sft.learn_texts(config, prompts=64, length=length, masked=True)
+  prompts, length = (32, 80) if local else (64, 1024)
+  sft.learn_texts(config, prompts=prompts, length=length, masked=True)
   if local:
     config.frozen = ()
     config.train.steps = 400

@@ -23,13 +23,10 @@ average of the policy finds likely after their reasoning get half of their
 accuracy on top. Qwen2.5-VL-7B, answers of up to 768 tokens, top-p 0.95, reward
 accuracy + format.
 
-Locally, on `mmrl.worlds.kitchens`, with the tiny model:
+`:runlocal`, `:runlocal,sft` and `:runlocal,care` are on `mmrl.worlds.kitchens`,
+with a tiny model that has been taught their questions:
 
-  python -m mmrl.train --config experiments/seed_bench_r1.py:runlocal,cold \\
-    --workdir runs/seed_bench_r1/cold
-
-teaches the form; `:runlocal`, `:runlocal,sft` and `:runlocal,care` go on from
-there.
+  python -m experiments.tiny_worlds --world kitchens --output runs/kitchens
 
 Differs from the published runs: greedy answers are evaluated, not sampled ones
 at temperature 1; 8 answers and 256 tokens are defaults of their trainer;
@@ -47,27 +44,24 @@ PROMPT = """{question}
 Write your reasoning between <think> and </think>, and then the letter of the
 action between <answer> and </answer>."""
 _LEVELS = ("L1", "L2", "L3")
-_ARMS = ("", "sft", "care", "cold")
-# Where the form is taught before the local arms.
-_COLD = "runs/seed_bench_r1/cold/model"
+_ARMS = ("", "sft", "care")
 
 
 def get_config(arg: str = "data"):
   """The config.
 
   Args:
-    arg: "runlocal" or DIR, alone or with ",sft" or ",care"; "runlocal,cold".
+    arg: "runlocal" or DIR, alone or with ",sft" or ",care".
   """
   folder, _, arm = arg.partition(",")
   local = recipes.is_local(folder)
-  if arm not in _ARMS or (arm == "cold" and not local):
+  if arm not in _ARMS:
     raise ValueError(
-      f"seed_bench_r1.py:{arg}: expected one argument, or one and ,sft or"
-      " ,care; or :runlocal,cold"
+      f"seed_bench_r1.py:{arg}: expected one argument, or one and ,sft or ,care"
     )
   config = _local() if local else _large(folder)
-  if arm in ("sft", "cold"):
-    _learn_texts(config, folder, arm)
+  if arm == "sft":
+    _learn_texts(config, folder)
   else:
     _reward(config)
   if arm == "care":
@@ -195,7 +189,7 @@ def _large(folder: str):
 def _local():
   """Planning in drawn kitchens, with the tiny model."""
   config = recipes.local()
-  config.models.policy.path = _COLD
+  config.models.policy.path = "runs/kitchens/questions/model"
 
   def data(split: str, count: int) -> dict:
     return {
@@ -209,7 +203,7 @@ def _local():
 
   config.data.train = data("train", 20000)
   _benchmarks(config, lambda level: data(level, 200))
-  config.data.lengths, config.data.patches = (1024,), (2560,)
+  config.data.lengths, config.data.patches = (864,), (3136,)
   config.frozen = ()
   config.rollout.prompts, config.rollout.answers = 16, 8
   config.rollout.length = 112
@@ -220,13 +214,11 @@ def _local():
   return config
 
 
-def _learn_texts(config, folder: str, arm: str) -> None:
+def _learn_texts(config, folder: str) -> None:
   """Sets likelihood of the texts of the data instead of GRPO."""
   prompts = 32 if recipes.is_local(folder) else 128
   sft.learn_texts(config, prompts=prompts, length=config.rollout.length)
   config.train.accumulate = 4
-  if arm == "cold":
-    config.models.policy.path = "tiny"
   if recipes.is_local(folder):
     config.train.steps = 100
   else:

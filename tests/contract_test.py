@@ -206,11 +206,9 @@ LARGE = [
   ("dpo", "runlocal,simpo"),
   ("egoreasoner", "data,gated"),
   ("egoreasoner", "data,sft"),
-  ("egoreasoner", "runlocal,sft"),
   ("look_back", "runlocal,cold"),
   ("perception_r1", "data,accuracy"),
   ("perception_r1", "data,guarded"),
-  ("perception_r1", "runlocal,cold"),
   ("react", "data,all_pairs"),
   ("react", "data,labels"),
   ("react", "data,cold"),
@@ -218,7 +216,6 @@ LARGE = [
   ("sayo", "runlocal,format"),
   ("seed_bench_r1", "data,care"),
   ("seed_bench_r1", "data,sft"),
-  ("seed_bench_r1", "runlocal,cold"),
   ("sft", "data,masked"),
 ]
 

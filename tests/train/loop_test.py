@@ -322,6 +322,7 @@ def test_evaluate_finds_what_the_run_found(folder, finished, flags):
   assert found["numbers"]["attention/region"] == pytest.approx(region)
 
 
+@QUICK
 @pytest.mark.full
 def test_two_processes_train_what_one_does(folder, finished, flags):
   """The first process comes last."""
