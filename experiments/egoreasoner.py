@@ -18,7 +18,8 @@ interactions.
 that has been taught their chains:
 
   python -m experiments.tiny_worlds --world kitchens --output runs/kitchens
-  python -m mmrl.train --config experiments/egoreasoner.py:runlocal --workdir RUN
+  python -m mmrl.train --config experiments/egoreasoner.py:runlocal \\
+    --workdir RUN
 
 `:DIR` is Qwen2.5-VL-3B on files in
 HD-EPIC's form: DIR/train and DIR/test hold its `vqa-benchmark` files,
