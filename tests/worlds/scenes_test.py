@@ -224,8 +224,8 @@ def test_facts_are_true_and_mark_what_matters():
   asked = questions.Question("attribute", ("colour", "star"))
   found = sentences.facts([scene.Scene((thing, other))], asked)
   assert found == (
-    sentences.Fact("There is a red star at the bottom left.", True),
     sentences.Fact("There is an orange ring in the middle.", False),
+    sentences.Fact("There is a red star at the bottom left.", True),
   )
 
 

@@ -46,7 +46,7 @@ def facts(
 ) -> tuple[Fact, ...]:
   """States what is in pictures, one fact a sentence.
 
-  Each thing with its colour and place, how many there are of each shape, and
+  Each thing with its colour and place, as one reads, how many there are of each shape, and
   for a question about a relation where the things are to each other.
 
   Args:
@@ -57,12 +57,13 @@ def facts(
   found = []
   for picture, scene in enumerate(scenes):
     start = f"In picture {picture + 1}, there" if len(scenes) > 1 else "There"
-    things = scene.things
-    for i, thing in enumerate(things):
+    things = questions.in_order(scene)
+    for thing in things:
       text = (
         f"{start} is {questions.article(name(thing))} {place(scene, thing)}."
       )
-      found.append(Fact(text, (picture, i) in spots))
+      relevant = (picture, scene.things.index(thing)) in spots
+      found.append(Fact(text, relevant))
     for shape in dict.fromkeys(thing.shape for thing in things):
       same = questions.where(scene, shape)
       if len(same) > 1:
