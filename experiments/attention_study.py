@@ -39,7 +39,6 @@ from experiments import laser, opad, tiny_worlds
 from mmrl import config as config_lib
 from mmrl.errors import UserError, nearest
 
-KINDS = ("attribute", "exists", "relation")
 # Of RAL's term: what is else than the paper's.
 _RAL = {
   "ral": {},
@@ -138,7 +137,7 @@ def _base() -> ml_collections.ConfigDict:
   config = config_lib.get_config()
   config.models.policy.path = "runs/scenes/questions/model"
   config.models.policy.remat = False
-  data = {"name": "Scenes", "kinds": KINDS}
+  data = {"name": "Scenes", "kinds": tiny_worlds.KINDS}
   config.data.train = data | {"split": "train", "count": 100_000}
   config.data.lengths, config.data.patches = stage.lengths, stage.patches
   config.rollout.prompts, config.rollout.answers = 64, 8

@@ -7,8 +7,8 @@ the world's words, and a run for each stage of supervised learning, which starts
 from the model that the one before has written:
 
   scenes    describe   "What is in the picture?", answered without a thought
-            questions  kinds that are asked about one picture, answered with a
-                       short thought
+            questions  what colour or shape a thing is, whether it is there,
+                       what is beside it, answered with a short thought
   kitchens  questions  all kinds, a second between frames, with a chain
   figures   faults     which faults a frame has, with a chain
 
@@ -45,6 +45,8 @@ class Stage:
     length: most tokens of an answer.
     count: items of the split "train".
     batch, steps, peak: prompts of a step, steps, highest learning rate.
+    skip_long: whether some items are too long.
+    words: other options of the source for the texts that make the tokenizer.
   """
 
   data: dict
@@ -56,9 +58,14 @@ class Stage:
   batch: int
   steps: int
   peak: float = 2e-3
+  skip_long: bool = False
+  words: dict = dataclasses.field(default_factory=dict)
 
 
 _SCENES = {"test": "test", "novel": "novel"}
+# About one or two of the things in a picture.
+KINDS = ("attribute", "exists", "relation")
+# The tokenizer has the words of these, too, for further training.
 _ONE_PICTURE = (
   *("attribute", "exists", "count", "relation"),
   *("compare", "arithmetic", "read_two"),
@@ -76,15 +83,15 @@ STAGES: dict[str, dict[str, Stage]] = {
       steps=1200,
     ),
     "questions": Stage(
-      {"name": "Scenes", "kinds": _ONE_PICTURE, "thoughts": ("short",)},
+      {"name": "Scenes", "kinds": KINDS, "thoughts": ("short",)},
       _SCENES,
       (80,),
       (196,),
       length=80,
-      count=20_000,
+      count=60_000,
       batch=32,
-      steps=400,
-      peak=1e-3,
+      steps=500,
+      words={"kinds": _ONE_PICTURE},
     ),
   },
   "kitchens": {
@@ -97,6 +104,7 @@ STAGES: dict[str, dict[str, Stage]] = {
       count=5_000,
       batch=8,
       steps=300,
+      skip_long=True,
     ),
   },
   "figures": {
@@ -142,7 +150,7 @@ def _config(stage: Stage) -> "ml_collections.ConfigDict":
   config.models.policy.remat = False
   config.data.train = stage.data | {"split": "train", "count": stage.count}
   config.data.lengths, config.data.patches = stage.lengths, stage.patches
-  config.data.skip_long = True
+  config.data.skip_long = stage.skip_long
   config.rollout.prompts = stage.batch
   config.rollout.length = stage.length
   config.frozen = ()
@@ -180,7 +188,7 @@ def _texts(world: str) -> Iterator[str]:
   from mmrl import build, data
 
   for stage in STAGES[world].values():
-    spec = stage.data | {"split": "train", "count": 3000}
+    spec = stage.data | stage.words | {"split": "train", "count": 3000}
     source = build.construct(data.sources, spec, world)
     yield from (text for pair in source.pairs() for text in pair)
     yield from (text for _, texts in source.given() for text in texts)
