@@ -46,8 +46,8 @@ def facts(
 ) -> tuple[Fact, ...]:
   """States what is in pictures, one fact a sentence.
 
-  Each thing with its colour and place, as one reads, how many there are of each shape, and
-  for a question about a relation where the things are to each other.
+  Each thing with its colour and place, as one reads, how many there are of each
+  shape, and for a question about a relation where the things are to each other.
 
   Args:
     scenes: the pictures; of several, sentences say which.
