@@ -47,7 +47,7 @@ from experiments import recipes, tiny_worlds
 
 LOSSES = {
   "joint": {"name": "joint_preference"},
-  "mixed": {"name": "mixed_preference", "weight": 0.5},
+  "mixed": {"name": "mixed_preference"},
   "language": {"name": "dpo"},
 }
 

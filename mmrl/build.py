@@ -19,6 +19,11 @@ from typing import Any
 from mmrl import errors, python_files
 from mmrl.errors import UserError
 
+# Keys of a spec that say how its value counts; they never reach a function.
+_TAKEN = {
+  "mmrl.losses": ("weight", "reduce", "placebo"),
+  "mmrl.rewards": ("weight", "times", "start", "placebo"),
+}
 _POSITIONAL = (
   inspect.Parameter.POSITIONAL_ONLY,
   inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -238,12 +243,21 @@ def resolve(
     (function, options).
 
   Raises:
-    UserError: if the name or an option is unknown.
+    UserError: if the name or an option is unknown, or the function has an
+      option that the config can't set.
   """
   function = lookup(package, spec, where)
   options = {k: v for k, v in spec.items() if k != "name"}
   parameters = signature(function).parameters.values()
   keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+  taken = _TAKEN.get(package.__name__, ())
+  lost = [p.name for p in keywords if p.name in taken]
+  if lost:
+    raise UserError(
+      f"{where}: expected options of {spec['name']} by other names than"
+      f" {', '.join(taken)}, which say how it counts, found {', '.join(lost)};"
+      " rename it in the function"
+    )
   _check_options(function, options, keywords, where)
   check = getattr(function, "check", None)
   if check is not None:

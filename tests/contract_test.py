@@ -73,7 +73,7 @@ METHODS = [
   (losses, "joint_preference", {"beta": 0.2}),
   (losses, "latent_alignment", {"encoders": ({"name": "own_tower"},)}),
   (losses, "likelihood", {}),
-  (losses, "mixed_preference", {"weight": 1.0}),
+  (losses, "mixed_preference", {"vision_weight": 1.0}),
   (losses, "on_policy_ratio", {}),
   (losses, "policy_gradient", {}),
   (losses, "reference_kl", {"estimator": "k3", "clamp": 11.0}),

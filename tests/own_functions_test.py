@@ -128,6 +128,12 @@ def nothing(mask):
 
 nothing_annotated = nothing
 number = 3
+
+def weighed(logprobs, mask, *, weight=0.5):
+  return weight * logprobs
+
+def started(text, *, start=0):
+  return [[start for one in row] for row in text]
 """
 
 
@@ -301,6 +307,18 @@ def test_what_cannot_be_looked_up_is_one_line(mine, name, message):
       "to return an array [P] or [P, G] or [P, G, R], with [P, G, R] =",
     ),
     ("probes.x", {"name": "nothing"}, "annotated with the NamedTuple that it"),
+    # The config's `weight` is the term's, and would never reach the function.
+    (
+      "losses.x",
+      {"name": "weighed", "weight": 1.0, "reduce": "token_mean"},
+      "by other names than weight, reduce, placebo, which say how it counts,"
+      " found weight; rename it",
+    ),
+    (
+      "rewards.x",
+      {"name": "started", "weight": 1.0},
+      "by other names than weight, times, start, placebo, which say how it",
+    ),
   ],
 )
 def test_what_cannot_run_is_one_line(mine, field, spec, message):

@@ -132,11 +132,11 @@ def mixed_preference(
   mask: Bool[Array, "P G R"],
   *,
   beta: float = 0.1,
-  weight: float = 0.5,
+  vision_weight: float = 0.5,
 ) -> Measured:
-  """Computes DPO of the answers plus `weight` times DPO of the pictures.
+  """Computes DPO of the answers plus `vision_weight` times DPO of the pictures.
 
-      loss = -ln sigmoid(r_++ - r_+-) - weight ln sigmoid(r_++ - r_-+)
+      loss = -ln sigmoid(r_++ - r_+-) - vision_weight ln sigmoid(r_++ - r_-+)
 
   What `joint_preference` is compared with.
 
@@ -147,7 +147,7 @@ def mixed_preference(
     twin: True on the prompts about another picture than the one before.
     mask: True on answer tokens.
     beta: above 0.
-    weight: of the pictures, at least 0.
+    vision_weight: of the pictures, at least 0.
 
   Returns:
     As `joint_preference`; the weights among the numbers are those that it
@@ -158,12 +158,12 @@ def mixed_preference(
 
   Reference: the baseline of arXiv 2504.15619; mDPO, arXiv 2406.11839.
   """
-  if not weight >= 0:
-    raise UserError(f"weight must be at least 0, got {weight}")
+  if not vision_weight >= 0:
+    raise UserError(f"vision_weight must be at least 0, got {vision_weight}")
   rewards = sample_rewards(
     logprobs, logprobs_ref, chosen, twin, mask, beta=beta
   )
-  return _measured(mixed(rewards, weight), rewards)
+  return _measured(mixed(rewards, vision_weight), rewards)
 
 
 def _measured(

@@ -43,7 +43,7 @@ def joint(mask=MASK, policy=POLICY):
 
 def mixed(weight, mask=MASK):
   data = of_prompts(POLICY), of_prompts(REFERENCE), CHOSEN, TWIN, mask
-  return losses.mixed_preference(*data, beta=0.1, weight=weight)
+  return losses.mixed_preference(*data, beta=0.1, vision_weight=weight)
 
 
 def mean(found, mask=MASK):
@@ -199,5 +199,7 @@ def test_what_does_not_fit_is_refused():
   for function in (losses.joint_preference, losses.mixed_preference):
     with pytest.raises(UserError, match="beta must be above 0, got 0.0"):
       function(*data, beta=0.0)
-  with pytest.raises(UserError, match="weight must be at least 0, got -1.0"):
-    losses.mixed_preference(*data, weight=-1.0)
+  with pytest.raises(
+    UserError, match="vision_weight must be at least 0, got -1.0"
+  ):
+    losses.mixed_preference(*data, vision_weight=-1.0)
