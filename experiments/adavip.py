@@ -9,7 +9,8 @@ element of the answer is removed. Each question is two prompts of a batch: about
 its picture, with the chosen and the rejected answer, and about the other
 picture with the chosen answer. The loss is the cross-entropy of the right one
 of three samples. `mixed` is what it is compared with, DPO of the answers plus
-half of DPO of the pictures; `language` is DPO of the answers alone.
+half of DPO of the pictures (`--config.losses.preference.vision_weight`);
+`language` is DPO of the answers alone.
 
 DIR/train.jsonl has a pair on each line; where no element was found there is no
 `rejected_images`, and the pair has DPO's loss:
@@ -24,7 +25,11 @@ candidates that you bring, the picture with which the chosen answer fits least.
 Differs from the paper, as far as it is known: Qwen2.5-VL instead of LLaVA-1.5,
 one pass over the data a run unless `config.train.steps` says more. beta 0.1,
 learning rate 5e-7 and 16 pairs a step are of a sibling's code. 7B has not been
-run.
+run. After supervised fine-tuning, say, two stages are
+
+  python -m mmrl.train --config experiments/sft.py:SFT_DIR --workdir w/sft && \\
+  python -m mmrl.train --config experiments/adavip.py:DIR --workdir w/adavip \\
+    --config.models.policy.path=w/sft/model
 
 `:DIR,ARM,local` is a tiny model of drawn scenes instead, where removal is
 exact, 60 steps, vision frozen, and a learning rate to match:
@@ -47,7 +52,7 @@ from experiments import recipes, tiny_worlds
 
 LOSSES = {
   "joint": {"name": "joint_preference"},
-  "mixed": {"name": "mixed_preference"},
+  "mixed": {"name": "mixed_preference", "vision_weight": 0.5},
   "language": {"name": "dpo"},
 }
 

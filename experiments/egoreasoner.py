@@ -1,7 +1,14 @@
 """EgoReasoner: chains that a program checks, then GRPO. arXiv 2603.06561.
 
   python -m experiments.stages --config experiments/egoreasoner.py:DIR \\
-    --workdir runs/egoreasoner
+    --workdir w
+
+which is the same as
+
+  python -m mmrl.train --config experiments/egoreasoner.py:DIR,sft \\
+    --workdir w/sft && \\
+  python -m mmrl.train --config experiments/egoreasoner.py:DIR \\
+    --workdir w/rl --config.models.policy.path=w/sft/model
 
 First the policy learns chains of thought in the steps of its task, written from
 the facts (`mmrl.chains`); then GRPO with
@@ -49,7 +56,11 @@ def get_stages(arg: str = "data"):
   Args:
     arg: DIR, or DIR,gated.
   """
-  folder = arg.partition(",")[0]
+  folder, _, arm = arg.partition(",")
+  if arm == "sft":
+    raise ValueError(
+      f"egoreasoner.py:{arg}: expected no ,sft, which is one stage"
+    )
   return {"sft": get_config(f"{folder},sft"), "rl": get_config(arg)}
 
 

@@ -4,7 +4,14 @@
   python -m mmrl.train --config experiments/look_back.py:runlocal,cold \\
     --workdir runs/look_back/taught
   python -m mmrl.train --config experiments/look_back.py:runlocal --workdir RUN
-  python -m mmrl.train --config experiments/look_back.py:DIR --workdir RUN
+  python -m experiments.stages --config experiments/look_back.py:DIR --workdir w
+
+The last is the same as
+
+  python -m mmrl.train --config experiments/look_back.py:DIR,cold \\
+    --workdir w/cold && \\
+  python -m mmrl.train --config experiments/look_back.py:DIR --workdir w/rl \\
+    --config.models.policy.path=w/cold/model
 
 First the policy is taught to write `<back>...</back>` between two thoughts,
 from texts that have it (`,cold`); then GRPO, with 0.9 accuracy + 0.1 format,
@@ -51,6 +58,15 @@ _PROMPTS = {
 }
 # Where experiments/second_looks.py writes, and what is taught there.
 _LOCAL = "runs/look_back"
+
+
+def get_stages(arg: str = "data"):
+  """The configs of the stages, in order.
+
+  Args:
+    arg: DIR, or "runlocal"; with ",solution" or ",control".
+  """
+  return {"cold": get_config(f"{arg},cold"), "rl": get_config(arg)}
 
 
 def get_config(arg: str = "data"):

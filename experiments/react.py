@@ -3,6 +3,14 @@
   python -m mmrl.train --config experiments/react.py:runlocal,cold \\
     --workdir runs/react/taught
   python -m mmrl.train --config experiments/react.py:runlocal --workdir RUN
+  python -m experiments.stages --config experiments/react.py:DIR --workdir w
+
+The last is the same as
+
+  python -m mmrl.train --config experiments/react.py:DIR,cold \\
+    --workdir w/cold && \\
+  python -m mmrl.train --config experiments/react.py:DIR --workdir w/rl \\
+    --config.models.policy.path=w/cold/model
 
 First the policy learns to reply with a thought and a JSON object of labels and
 a score; from the second pass over the data on from the object alone (`,cold`).
@@ -19,9 +27,8 @@ preference out of the total.
 
 `:DIR,cold` and `:DIR` have the paper's sizes, on Qwen2.5-VL-7B: LoRA of rank
 32, learning rate 5e-4, batches of 64 for two passes; then 300 steps of 256
-frames x 8 answers in 4 updates, learning rate 1e-6, KL 0.04, from the first
-one's model (--config.models.policy.path=RUN/model). DIR holds train.jsonl and
-test.jsonl of pairs of frames:
+frames x 8 answers in 4 updates, learning rate 1e-6, KL 0.04. DIR holds
+train.jsonl and test.jsonl of pairs of frames:
 
   {"question": "what is wrong?", "images": ["a.png"], "labels": ["extra limb"],
    "compared": {"images": ["b.png"], "labels": []}, "preference": "B"}
@@ -44,6 +51,18 @@ Think between <think> and </think>, then answer between <answer> and </answer>
 with {"labels": [...], "score": ...}: what is wrong with the frame, and a score
 from 1 (bad) to 5 (good)."""
 _ARMS = ("", "all_pairs", "labels", "cold")
+
+
+def get_stages(arg: str = "data"):
+  """The configs of the stages, in order.
+
+  Args:
+    arg: "runlocal" or DIR, alone or with ",all_pairs" or ",labels".
+  """
+  folder, _, arm = arg.partition(",")
+  if arm == "cold":
+    raise ValueError(f"react.py:{arg}: expected no ,cold, which is one stage")
+  return {"cold": get_config(f"{folder},cold"), "rl": get_config(arg)}
 
 
 def get_config(arg: str = "data"):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments import cold_start, stages
+from experiments import cold_start, egoreasoner, look_back, react, stages
 from mmrl import config as config_lib
 from mmrl.errors import UserError
 
@@ -96,6 +96,34 @@ def test_the_recipe_that_ships():
   assert found["sft"].models.policy.path == "MODEL"
   assert found["sft"].losses.likelihood.reduce == "weighted_token_mean"
   assert "attention" in found["rl"].losses
+
+
+@pytest.mark.parametrize(
+  "recipe, arm, first",
+  [
+    (egoreasoner, "gated", "sft"),
+    (look_back, "control", "cold"),
+    (react, "labels", "cold"),
+  ],
+)
+def test_a_recipe_s_run_card_has_the_command_of_each_stage(recipe, arm, first):
+  """The first learns texts, the second is rewarded, as the arm says."""
+  for argument in ("data", f"data,{arm}"):
+    taught, rewarded = stages.stages_of(
+      f"{recipe.__file__}:{argument}"
+    ).values()
+    assert list(taught.losses) == ["likelihood"] and not taught.rewards
+    assert rewarded.rewards and "likelihood" not in rewarded.losses
+    assert rewarded == recipe.get_config(argument)
+  command = " ".join(recipe.__doc__.replace("\\", " ").split())
+  name = f"experiments/{recipe.__name__.split('.')[-1]}.py:DIR"
+  assert (
+    f"--config {name},{first} --workdir w/{first} && python -m mmrl.train"
+    f" --config {name} --workdir w/rl --config.models.policy.path=w/{first}/mod"
+  ) in command
+  # One stage is no recipe.
+  with pytest.raises(UserError, match=f"--config: .*:data,{first}.*: expected"):
+    stages.stages_of(f"{recipe.__file__}:data,{first}")
 
 
 @pytest.mark.full
