@@ -13,6 +13,11 @@ from mmrl.hub import config_json
 from mmrl.models.families import FAMILIES
 from mmrl.prompts import pictures
 from mmrl.worlds import palette
+from mmrl.worlds.figures import asking as figure_asking
+from mmrl.worlds.figures import faults
+from mmrl.worlds.kitchens import asking as kitchen_asking
+from mmrl.worlds.kitchens import drawing
+from mmrl.worlds.kitchens import questions as kitchen_questions
 from mmrl.worlds.scenes import asking, scene
 
 # How people see linear RGB who lack the long, middle or short cones: Machado,
@@ -74,19 +79,46 @@ MODELS = [
 ]
 
 
+def scene_boxes(size, index):
+  options = asking.Options(size=size, kinds=("attribute",))
+  (shown,) = asking.item(options, index).scenes
+  return scene.render(shown), [thing.box for thing in shown.things]
+
+
+def kitchen_boxes(size, index):
+  options = kitchen_asking.Options("train", kitchen_questions.KINDS)
+  one = kitchen_questions.item(options, index).kitchen
+  at = {"size": size, "view": "above"}
+  found = [drawing.thing_box(one, t.name, 3.0, **at) for t in one.things]
+  found += [drawing.fixture_box(one, f, 3.0, **at) for f in one.plan.fixtures]
+  return drawing.frame(one, 3.0, **at), [box for box in found if box]
+
+
+def figure_boxes(size, index):
+  shown = figure_asking.item(0, "train", index).figure
+  found = [faults.fault_box(shown, i, size) for i in range(len(shown.faults))]
+  return faults.render(shown, size), found
+
+
 @pytest.mark.parametrize("size", [112, 224])
 @pytest.mark.parametrize("model", MODELS)
-def test_boxes_find_their_tokens_and_back(model, size):
+@pytest.mark.parametrize(
+  "world, count",
+  # Several items of some, as one may have no box.
+  [(scene_boxes, 25), (kitchen_boxes, 3), (figure_boxes, 8)],
+)
+def test_boxes_find_their_tokens_and_back(model, size, world, count):
   config = config_json.read(_HUB / model)
   vision = config.vision
   cell = vision.cell_size
   limits = pictures.PictureConfig(min_pixels=cell**2, max_pixels=10**6)
-  options = asking.Options(size=size, kinds=("attribute",))
-  for index in range(25):
-    shown = asking.item(options, index).scenes[0]
-    picture = Image.fromarray(scene.render(shown))
-    for thing in shown.things:
-      found = pictures.cut(picture, limits, vision, "", thing.box)
+  boxes = 0
+  for index in range(count):
+    drawn, marked = world(size, index)
+    picture = Image.fromarray(drawn)
+    boxes += len(marked)
+    for box in marked:
+      found = pictures.cut(picture, limits, vision, "", box)
       rows, columns = (n // vision.spatial_merge_size for n in found.grid[1:])
       # The side of a token in pixels of the picture: the cell's, where the
       # picture's side is a multiple of it.
@@ -94,16 +126,20 @@ def test_boxes_find_their_tokens_and_back(model, size):
       assert size % cell or token == cell
       share = found.region.reshape(rows, columns)
       # From tokens back: as much area, and the smallest box of whole tokens.
-      assert share.sum() * token**2 == pytest.approx(thing.size**2, rel=1e-5)
-      # A cell that a box only touches has a millionth.
+      area = (box[2] - box[0]) * (box[3] - box[1])
+      # A cell that a box only touches has a millionth; there are up to ten.
+      assert share.sum() * token**2 == pytest.approx(
+        area, rel=1e-5, abs=1e-5 * token**2
+      )
       there = share > 1e-5
       ys, xs = (np.nonzero(there.any(axis))[0] for axis in (1, 0))
       back = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
-      for edge, (cells, exact) in enumerate(zip(back, thing.box, strict=True)):
+      for edge, (cells, exact) in enumerate(zip(back, box, strict=True)):
         outside = cells * token - exact
         assert abs(outside) < token and (
           outside >= -1e-4 if edge > 1 else outside <= 1e-4
         )
+  assert boxes > count / 2
 
 
 def test_all_families_are_tried():
