@@ -53,11 +53,19 @@ class Questions(Chosen):
   ) -> Values:
     """Scores every answer, and again by the kind of its question.
 
+    Of drawn questions there is besides "chance", the probability that a guess
+    among the possible answers is right.
+
     Raises:
       UserError: naming the score and the question, if a score raises or isn't
         a number; it may be NaN for an answer that it doesn't apply to.
     """
-    return self._grade(self._scores, answers, examples)
+    values = self._grade(self._scores, answers, examples)
+    asked = [one.extra.get("asked") for one in examples]
+    if asked and None not in asked:
+      chance = np.array([one.chance for one in asked])
+      values |= _by_kind({"chance": chance}, examples)
+    return values
 
   def baseline(self, train: Any, examples: Sequence[Example]) -> Values:
     """Scores answers that are guessed from the questions' texts.
@@ -97,17 +105,25 @@ class Questions(Chosen):
       np.array([[answer.length] for answer in answers], np.int32),
       np.array([[answer.ended] for answer in answers], bool),
     )
-    kinds = np.array([example.kind for example in examples])
     values = {
       name: score(bound, context, nan=True)[:, 0].astype(np.float64)
       for name, bound in scores.items()
     }
-    several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
-    return values | {
-      f"{name}/{kind}": np.where(kinds == kind, values[name], np.nan)
-      for name in scores
-      for kind in several
-    }
+    return _by_kind(values, examples)
+
+
+def _by_kind(values: Values, examples: Sequence[Example]) -> Values:
+  """Adds each number for the questions of each kind, where there are several.
+
+  It is NaN of all others.
+  """
+  kinds = np.array([example.kind for example in examples])
+  several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
+  return dict(values) | {
+    f"{name}/{kind}": np.where(kinds == kind, found, np.nan)
+    for name, found in values.items()
+    for kind in several
+  }
 
 
 def _guesses(train: Any, examples: Sequence[Example]) -> list[str]:

@@ -70,6 +70,29 @@ def test_one_kind_has_no_parts(path):
   assert [*benchmark.grade(answers("1"), [*benchmark])] == ["right", "formed"]
 
 
+@pytest.mark.parametrize(
+  "data, chance",
+  [
+    ({"name": "Scenes", "kinds": ("attribute", "exists")}, [1 / 8, 1 / 2]),
+    ({"name": "Kitchens", "split": "L1", "kinds": ("planning",)}, [1 / 4]),
+    ({"name": "Figures"}, [1 / 93]),
+  ],
+  ids=["Scenes", "Kitchens", "Figures"],
+)
+def test_drawn_questions_have_their_chance_beside(data, chance):
+  made = questions(
+    data={"split": "test", "count": 2} | data,
+    scores={"accuracy": {"name": "exact_answer"}},
+    field="test",
+  )
+  examples = [made[0], made[1]]
+  found = made.grade([Answer("", 1, True)] * 2, examples)
+  np.testing.assert_allclose(found["chance"], chance * (2 // len(chance)))
+  kinds = {example.kind for example in examples}
+  parts = {f"chance/{kind}" for kind in kinds if len(kinds) > 1}
+  assert {name for name in found if "chance/" in name} == parts
+
+
 def test_questions_are_spread(path):
   assert [x.answer for x in build(path, questions=2)] == ["1", "2"]
   assert len(build(path, questions=0)) == len(build(path, questions=9)) == 3

@@ -15,11 +15,11 @@ class Figures(World):
   """Frames of drawn people, with faults to name and a score to give.
 
   Items 2i and 2i + 1 are frames at one time of two generations of one prompt.
-  The answer is a JSON object with "labels" and "score". `extra` has "labels",
-  "score", "preference" (of the pair: "A", "B" or "tie"), "side" ("A" or "B"),
-  "pair" (its number), "boxes" (of what each fault changes), "figure" and
-  "compared" (`mmrl.worlds.figures`); `region` is the box of a fault that is
-  the only one.
+  The answer is a JSON object with "labels" and "score". `extra` has "asked"
+  (`mmrl.worlds.items`), "labels", "score", "preference" (of the pair: "A", "B"
+  or "tie"), "side" ("A" or "B"), "pair" (its number), "boxes" (of what each
+  fault changes), "figure" and "compared" (`mmrl.worlds.figures`); `region` is
+  the box of a fault that is the only one.
   """
 
   def __init__(
@@ -85,6 +85,7 @@ class Figures(World):
       kind="frame",
       answers=self._answers(item),
       extra={
+        "asked": item.asked,
         "labels": asking.labels(figure),
         "score": compared.scores[item.side],
         "preference": compared.preference,

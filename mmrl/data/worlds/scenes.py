@@ -19,10 +19,10 @@ class Scenes(World):
 
   The kinds and the splits are in docs/worlds.md. `region` of a picture is the
   box of the thing that the answer depends on, where it is one thing. `extra`
-  has "scenes" and "question" (`mmrl.worlds.scenes`), "boxes" (of each picture,
-  those of all things that the answer depends on), "facts" (sentences that it
-  depends on), "other_facts", and of kind "describe" "preference"
-  (`mmrl.worlds.scenes.pairs.Preference`).
+  has "scenes" and "question" (`mmrl.worlds.scenes`), "asked"
+  (`mmrl.worlds.items`), "boxes" (of each picture, those of all things that the
+  answer depends on), "facts" (sentences that it depends on), "other_facts", and
+  of kind "describe" "preference" (`mmrl.worlds.scenes.pairs.Preference`).
 
   Attributes:
     options: how items are made.
@@ -102,6 +102,7 @@ class Scenes(World):
     extra: dict[str, Any] = {
       "scenes": item.scenes,
       "question": question,
+      "asked": item.asked,
       "boxes": tuple(map(tuple, boxes)),
       "facts": tuple(fact.text for fact in facts if fact.relevant),
       "other_facts": tuple(fact.text for fact in facts if not fact.relevant),
