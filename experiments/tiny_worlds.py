@@ -90,7 +90,7 @@ STAGES: dict[str, dict[str, Stage]] = {
       length=80,
       count=60_000,
       batch=32,
-      steps=500,
+      steps=1200,
       words={"kinds": _ONE_PICTURE},
     ),
   },
