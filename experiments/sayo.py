@@ -5,8 +5,10 @@
 
 GRPO with two rewards: attention of the 30 % most uncertain tokens on the
 question's region, in the last layer, and an answer block within a window of
-lengths. There is no accuracy reward, as in the published run; `,accuracy` adds
-one, which the paper ablates, and `,format` leaves the attention out, without
+lengths. There is no accuracy reward, as in the published run. The paper ablates
+one that is METEOR, which `,meteor` adds: it wants `pip install -e '.[meteor]'`
+and NLTK's WordNet, or `--config.rewards.accuracy.synonyms=False`. `,accuracy`
+adds one of right or wrong instead. `,format` leaves the attention out, without
 which a gain can't be told from one of format and length.
 `reward/target` is the target attention score, 0.5 where the region has its
 share of the area.
@@ -33,12 +35,13 @@ def get_config(arg: str = "data"):
   """The config.
 
   Args:
-    arg: "runlocal" or DIR; either with ",accuracy" or ",format".
+    arg: "runlocal" or DIR; either with ",accuracy", ",meteor" or ",format".
   """
   folder, _, arm = arg.partition(",")
-  if arm not in ("", "accuracy", "format"):
+  if arm not in ("", "accuracy", "meteor", "format"):
     raise ValueError(
-      f"sayo.py:{arg}: expected one argument, or one and ,accuracy"
+      f"sayo.py:{arg}: expected one argument, or one and ,accuracy or ,meteor"
+      " or ,format"
     )
   if recipes.is_local(folder):
     config = recipes.local()
@@ -53,6 +56,8 @@ def get_config(arg: str = "data"):
   config.advantage.epsilon = 1e-4
   config.losses.kl.weight = 1e-3
   accuracy = dict(config.rewards.accuracy) | {"weight": 1.0}
+  if arm == "meteor":
+    accuracy = {"name": "meteor", "weight": 1.0, "synonyms": True}
   config.rewards = {
     "window": {
       "name": "length_window",
@@ -65,7 +70,7 @@ def get_config(arg: str = "data"):
   }
   if arm != "format":
     config.rewards.looks = {"name": "region_attention", "weight": 1.0}
-  if arm == "accuracy":
+  if arm in ("accuracy", "meteor"):
     config.rewards.accuracy = accuracy
   return config
 

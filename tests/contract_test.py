@@ -121,7 +121,7 @@ METHODS = [
   (rewards, "number", {"tolerance": 0.01}),
   (rewards, "pair_preference", {}),
   (rewards, "refocus_gain", {}),
-  (rewards, "repeated_ngrams", {"n": 2}),
+  (rewards, "repeated_ngrams", {"n": (2, 3)}),
   (rewards, "region_attention", {"fraction": 0.5}),
   (rewards, "rouge", {}),
   (rewards, "sink_suppression", {"allowed": 0.5}),

@@ -95,20 +95,22 @@ def _meteor(synonyms: bool) -> Any:
   """
   try:
     from nltk.corpus import wordnet
-    from nltk.translate import meteor_score
+    from nltk.translate.meteor_score import single_meteor_score
   except ImportError as error:
     raise not_installed("the package nltk", "meteor") from error
   if not synonyms:
     nothing = types.SimpleNamespace(synsets=lambda word: [])
-    return functools.partial(meteor_score.single_meteor_score, wordnet=nothing)
+    return functools.partial(single_meteor_score, wordnet=nothing)
   try:
     wordnet.ensure_loaded()
   except LookupError as error:
     raise UserError(
       "expected NLTK's WordNet for synonyms, found none; run python -m"
-      " nltk.downloader wordnet, or set synonyms=False"
+      " nltk.downloader wordnet, on a machine without network copy"
+      " corpora/wordnet.zip from there into a folder that NLTK_DATA names, or"
+      " set synonyms=False"
     ) from error
-  return meteor_score.single_meteor_score
+  return functools.partial(single_meteor_score, wordnet=wordnet)
 
 
 def _check_meteor(*, synonyms: bool = True) -> None:
@@ -136,8 +138,10 @@ def meteor(
     UserError: if nltk or its WordNet isn't installed.
 
   Reference: the accuracy of SAYO, arXiv 2602.08241, as in its published code.
-  Differs from it: equal texts have 1 where there is a short answer as well, and
-  a word may be contained in the short one.
+  Differs from it: a text without a closed block has 0 instead of being read
+  whole; punctuation isn't parted from words, for which NLTK wants more data;
+  equal texts have 1 where there is a short answer as well, and a word may be
+  contained in the short one.
   """
   measure = _meteor(synonyms)
 

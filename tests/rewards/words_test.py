@@ -1,13 +1,18 @@
 """Tests of the rewards of texts by their words."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
 
+from experiments import sayo
 from mmrl import build, rewards
 from mmrl.errors import UserError
 from mmrl.rewards import rouge, word_error_rate, words
+
+# Their own stems: NLTK asks for synonyms of stems.
+AUTOS = ("car", "auto")
 
 
 @pytest.mark.parametrize(
@@ -108,13 +113,54 @@ def test_meteor_says_what_it_lacks(monkeypatch):
     build.resolve(rewards, {"name": "meteor"}, "x")
 
 
-def test_meteor_says_that_wordnet_is_missing(monkeypatch):
-  pytest.importorskip("nltk")
-  import nltk
-
+@pytest.fixture
+def nltk():
+  """NLTK, and no measure that an earlier test has made."""
+  found = pytest.importorskip("nltk")
   words._meteor.cache_clear()
+  yield found
+  words._meteor.cache_clear()
+
+
+def test_meteor_says_that_wordnet_is_missing(nltk, monkeypatch):
   monkeypatch.setattr(nltk.data, "path", [])
   with pytest.raises(
-    UserError, match="x: expected NLTK's WordNet for synonyms"
+    UserError,
+    match="x: expected NLTK's WordNet for synonyms, found none; run python -m"
+    " nltk.downloader wordnet, on a machine without .* NLTK_DATA .*"
+    " synonyms=False$",
   ):
     build.resolve(rewards, {"name": "meteor"}, "x")
+  build.resolve(rewards, {"name": "meteor", "synonyms": False}, "x")
+
+
+def test_meteor_of_synonyms(nltk, monkeypatch):
+  """Two words of one meaning match: precision 1, recall 1, one chunk of two."""
+  from nltk import corpus
+
+  class WordNet:
+    def ensure_loaded(self):
+      pass
+
+    def synsets(self, word):
+      lemmas = [types.SimpleNamespace(name=lambda one=o: one) for o in AUTOS]
+      one = types.SimpleNamespace(lemmas=lambda: lemmas)
+      return [one] if word in AUTOS else []
+
+  monkeypatch.setattr(corpus, "wordnet", WordNet())
+  texts = [["<answer>red car</answer>", "<answer>red cat</answer>"]]
+  with_synonyms = words.meteor(texts, ["red auto"])[0]
+  without = words.meteor(texts, ["red auto"], synonyms=False)[0]
+  assert with_synonyms[0] == pytest.approx(1 - 0.5 / 2**3)
+  # One of two, of either: P = R = F = 1/2, penalty 1/2.
+  assert with_synonyms[1] == without[0] == without[1] == pytest.approx(0.25)
+
+
+def test_the_arm_of_sayo_says_what_it_lacks(nltk, monkeypatch):
+  monkeypatch.setattr(nltk.data, "path", [])
+  config = sayo.get_config("runlocal,meteor")
+  spec = config.rewards.accuracy.to_dict()
+  assert spec.pop("weight") == 1.0
+  with pytest.raises(UserError, match="expected NLTK's WordNet"):
+    build.resolve(rewards, spec, "config.rewards.accuracy")
+  build.resolve(rewards, spec | {"synonyms": False}, "config.rewards.accuracy")

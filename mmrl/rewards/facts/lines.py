@@ -1,10 +1,12 @@
 """Perception-R1's other rewards: form by lines, accuracy and repetition.
 
-Reference: arXiv 2506.07218, as in its published code.
+Reference: arXiv 2506.07218, as in its published code; several sizes of n-grams
+are LASER's, arXiv 2607.01707, as in its.
 """
 
 from collections.abc import Sequence
 import re
+from typing import Any
 
 from jaxtyping import Float
 import numpy as np
@@ -115,25 +117,49 @@ def repetition(text: str, n: int = 20) -> float:
   return 1 - len({tuple(words[i : i + n]) for i in range(total)}) / total
 
 
-def _check_repetition(*, n: int = 20) -> None:
-  if type(n) is not int or n < 1:
-    raise UserError(f"n: expected a number of words from 1 on, found {n!r:.80}")
+def _sizes(n: Any) -> tuple[int, ...]:
+  """Returns the sizes of n-grams.
+
+  Raises:
+    UserError: if there is none, or one that isn't a number of words.
+  """
+  sizes = (n,) if isinstance(n, int) else n
+  if (
+    not isinstance(sizes, list | tuple)
+    or not sizes
+    or any(type(one) is not int or one < 1 for one in sizes)
+  ):
+    raise UserError(
+      "n: expected a number of words from 1 on, or several such, found"
+      f" {n!r:.80}"
+    )
+  return tuple(sizes)
+
+
+def _check_repetition(*, n: Any = 20) -> None:
+  _sizes(n)
 
 
 @marked(check=_check_repetition)
 def repeated_ngrams(
-  text: Sequence[Sequence[str]], *, n: int = 20
+  text: Sequence[Sequence[str]], *, n: int | Sequence[int] = 20
 ) -> Float[np.ndarray, "P G"]:
   """Penalises repetition: minus the share of n-grams that occurred before.
 
-  Its weight in the config is the paper's largest penalty, 2.
+  Its weight in the config is the largest penalty: 2 in Perception-R1; 5 in
+  LASER (arXiv 2607.01707), whose n-grams have 8, 15 and 40 words.
 
   Args:
     text: P lists of G answers.
-    n: words of an n-gram, at least 1.
+    n: words of an n-gram, at least 1; of several sizes the largest share
+      counts.
 
   Returns:
     In (-1, 0].
   """
-  found = [[-repetition(one, n) for one in group] for group in text]
+  sizes = _sizes(n)
+  found = [
+    [-max(repetition(one, size) for size in sizes) for one in group]
+    for group in text
+  ]
   return np.array(found, np.float32).reshape(len(text), -1)

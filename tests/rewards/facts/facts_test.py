@@ -58,6 +58,11 @@ def test_repetition_golden():
   found = 2 * lines.repeated_ngrams([texts])
   expected = [[-1.9047619, -1.0243902, 0, 0, 0]]
   np.testing.assert_allclose(found, expected, atol=1e-6)  # float32
+  # LASER's, by hand: of a cycle of 10 in 60 words 53 8-grams are 10, 46 of 15
+  # words, 21 of 40: 43/53, 36/46, 11/21; 8 equal words have one 8-gram, 9 two.
+  texts = [" ".join(map(str, [*range(10)] * 6)), "a " * 8, "A a " * 4 + "a", ""]
+  found = 5 * lines.repeated_ngrams([texts], n=(8, 15, 40))
+  np.testing.assert_allclose(found, [[-5 * 43 / 53, 0, -2.5, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +270,10 @@ def test_share_of_verdicts():
       "one of 'returned', 'all', found",
     ),
     ("judged_facts", {"without": "some"}, "one of 'refuse', 'zero', found"),
-    ("repeated_ngrams", {"n": 0}, "number of words from 1 on, found 0"),
+    *(
+      ("repeated_ngrams", {"n": n}, r"number of words from 1 on, .*, found")
+      for n in (0, True, "8", 2.0, (), (8, 0), (8, "15"), None)
+    ),
   ],
 )
 def test_options_are_checked(name, options, message):
