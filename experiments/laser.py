@@ -15,8 +15,8 @@ frozen vision tower. It has not been run.
 Two settings of the published script do nothing there, and aren't here: a dual
 clip of 10, which GSPO's loss doesn't read, and a penalty of overlong answers,
 which is switched off.
-Differs from the published code: an answer stands between tags, not in a \\boxed{}
-between them, and is compared as a text. Others measured that these terms reward
+Differs from the published code: an answer stands between tags alone, without
+\\boxed{}, and is compared as a text. Others measured that these terms reward
 even attention, not more of it, and that in half of the groups they are all that
 tells answers apart: see `times`.
 """

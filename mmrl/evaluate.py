@@ -41,7 +41,7 @@ _ATTEMPTS, _WAIT = 5, 0.5
 _AWAY = 8
 _OF_STRATEGY = (
   *("strategy", "models", "benchmark", "length", "temperature"),
-  *("seed", "batch", "dtype"),
+  *("seed", "batch", "dtype", "frames"),
 )
 
 
@@ -299,6 +299,13 @@ def define_flags() -> None:
     "float32",
     ["float32", "bfloat16"],
     "With --strategy: of local models.",
+  )
+  flags.DEFINE_integer(
+    "frames",
+    0,
+    "With --strategy: most frames of a video that an endpoint is sent, as"
+    " pictures; 0 refuses videos.",
+    lower_bound=0,
   )
 
 

@@ -7,12 +7,14 @@ An entry of `config.models` may be one of the classes here. A reward that names
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 from typing import Any, Literal
 import zlib
 
 import jax
+import numpy as np
 
 from mmrl import errors, hub
 from mmrl.data import Example
@@ -40,6 +42,8 @@ class Endpoint:
     timeout: seconds that a request may take.
     attempts: most times that a request is sent.
     wait: seconds before it is sent again, doubled each time.
+    frames: most frames of a video, which are sent as pictures; 0 refuses
+      videos.
   """
 
   model: str
@@ -49,6 +53,7 @@ class Endpoint:
   timeout: float = 60.0
   attempts: int = 3
   wait: float = 1.0
+  frames: int = 0
 
   def open(self, where: str, devices: Sequence[jax.Device]) -> Responder:
     """Makes what answers requests; nothing is sent yet."""
@@ -59,6 +64,7 @@ class Endpoint:
       key=os.environ.get(self.key_from, ""),
       in_flight=self.in_flight,
       timeout=self.timeout,
+      frames=self.frames,
     )
 
 
@@ -120,6 +126,16 @@ def _title(model: str, key: str) -> str:
   return f"{model}, request {zlib.crc32(key.encode()):08x}"
 
 
+def _content(value: Any) -> str:
+  """Tells a picture that is no file from others, by all of its content."""
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if not isinstance(value, bytes):
+    array = np.asarray(value)
+    value = f"{array.shape} {array.dtype}\n".encode() + array.tobytes()
+  return hashlib.sha256(value).hexdigest()
+
+
 class Asker:
   """Asks one model, and counts what came of it; replies are kept for a step.
 
@@ -165,7 +181,7 @@ class Asker:
   ) -> list[str | None]:
     """Asks; see the class."""
     self.open()
-    keys = [json.dumps([c, options], default=str) for c in conversations]
+    keys = [json.dumps([c, options], default=_content) for c in conversations]
     new = {
       key: Example(_title(self._name, key), "", list(conversation), None)
       for key, conversation in zip(keys, conversations, strict=True)

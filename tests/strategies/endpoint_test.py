@@ -5,6 +5,7 @@ import io
 import time
 import types
 
+import av
 import jax
 import numpy as np
 from PIL import Image
@@ -13,7 +14,7 @@ from servers import completion, said, serve
 
 from mmrl import rewards
 from mmrl.errors import UserError
-from mmrl.strategies import Ask, Request, user
+from mmrl.strategies import Ask, Request, asking, user
 from mmrl.strategies.asking import Asker, Endpoint
 from mmrl.strategies.responders import endpoint
 
@@ -183,28 +184,94 @@ def test_facts_are_judged_by_a_server(monkeypatch, capsys):
   assert capsys.readouterr().err.count("1 of ") == 2
 
 
-def test_pictures_are_sent():
-  picture = np.full((2, 3, 3), 7, np.uint8)
-  messages = user("what is it?", [{"type": "image", "image": picture}])
+def opened(part):
+  """The pixels of a picture as a server gets it."""
+  assert part["type"] == "image_url"
+  head, _, data = part["image_url"]["url"].partition(",")
+  assert head == "data:image/png;base64"
+  with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as found:
+    assert found.format == "PNG" and found.mode == "RGB"
+    return np.asarray(found)
+
+
+def send(messages, **options):
+  """What a server gets of a conversation's only message."""
   with serve(lambda *_: (200, completion("a dot"))) as server:
-    ask = endpoint.Endpoint("eyes", address=server.address, seed=3)
+    ask = endpoint.Endpoint("eyes", address=server.address, **options)
     replies = ask([Request(n, Ask("eyes", messages)) for n in ("a", "b")])
   assert [reply.text for reply in replies] == ["a dot", "a dot"]
-  shown, text = server.bodies[0]["messages"][0]["content"]
+  bodies = [body["messages"][0]["content"] for body in server.bodies]
+  assert bodies[0] == bodies[1]
+  return server, bodies[0]
+
+
+def noise(*shape):
+  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def test_pictures_are_sent(tmp_path):
+  """As arrays, files and bytes, each pixel as it is."""
+  pixels = noise(2, 3, 3)
+  path = tmp_path / "a.png"
+  Image.fromarray(pixels).save(path)
+  given = (pixels, str(path), path.read_bytes(), Image.fromarray(pixels))
+  shown = [{"type": "image", "image": one} for one in given]
+  server, (*sent, text) = send(user("what is it?", shown), seed=3)
   assert text == {"type": "text", "text": "what is it?"}
-  url = shown["image_url"]["url"]
-  data = base64.b64decode(url.removeprefix("data:image/png;base64,"))
-  with Image.open(io.BytesIO(data)) as found:
-    assert (np.asarray(found) == picture).all()
+  assert len(sent) == 4
+  for one in sent:
+    np.testing.assert_array_equal(opened(one), pixels)
   # Of the request, so that one that is asked again is drawn alike.
   assert len({body["seed"] for body in server.bodies}) == 2
+
+
+@pytest.mark.parametrize(("frames", "wanted"), [(3, [0, 1, 3]), (9, range(5))])
+def test_frames_of_a_video_are_sent_as_pictures(frames, wanted, tmp_path):
+  """Of frames, and of a file whose frames are PNG, which loses nothing."""
+  clip = noise(5, 16, 32, 3)
+  path = tmp_path / "a.mov"
+  with av.open(path, "w") as container:
+    stream = container.add_stream("png", rate=4, pix_fmt="rgb24")
+    stream.width, stream.height = 32, 16
+    for one in clip:
+      frame = av.VideoFrame.from_ndarray(one, format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  for video in (clip, str(path)):
+    part = {"type": "video", "video": video}
+    _, (*sent, text) = send(user("what is it?", [part]), frames=frames)
+    assert text["text"] == "what is it?" and len(sent) == len(wanted)
+    for one, index in zip(sent, wanted, strict=True):
+      np.testing.assert_array_equal(opened(one), clip[index])
+
+
+def test_two_pictures_are_two_questions(monkeypatch):
+  """They are told apart by content: large arrays are printed alike."""
+  large = np.zeros((40, 50, 3), np.uint8)
+  other = large.copy()
+  other[20, 25] = 1
+  assert str(large) == str(other)
+  given = [large, other, large.copy(), large.tobytes(), Image.fromarray(other)]
+  asked = [user("?", [{"type": "image", "image": one}]) for one in given[:3]]
+  with serve(lambda body, n: (200, completion(str(n)))) as server:
+    first, second, third = asker(server, monkeypatch)(asked)
+  assert first == third != second and len(server.bodies) == 2
+  found = [asking._content(one) for one in given]
+  assert found[1] == found[4] and len({*found}) == 3
 
 
 def test_videos_and_unknown_options_are_refused():
   server = endpoint.Endpoint("judge", address="http://127.0.0.1:9/v1")
   part = {"type": "video", "video": "a.mp4"}
   (found,) = server([Request("a", Ask("judge", user("?", [part])))])
-  assert isinstance(found, UserError) and "one with video" in str(found)
+  assert isinstance(found, UserError)
+  assert "one with video; set `frames` to the most" in str(found)
+  some = endpoint.Endpoint("judge", address="http://127.0.0.1:9/v1", frames=2)
+  (found,) = some([Request("a", Ask("judge", user("?", [part])))])
+  assert isinstance(found, UserError) and "a.mp4" in str(found)
+  part = {"type": "audio", "audio": "a.wav"}
+  (found,) = some([Request("a", Ask("judge", user("?", [part])))])
+  assert isinstance(found, UserError) and "parts of type 'text'" in str(found)
   part = {"type": "image", "image": "nonesuch.png"}
   (found,) = server([Request("a", Ask("judge", user("?", [part])))])
   assert isinstance(found, UserError) and "nonesuch.png" in str(found)
@@ -217,6 +284,7 @@ def test_videos_and_unknown_options_are_refused():
   [
     ({"attempts": 0}, "config.models.judge.attempts: expected at least 1"),
     ({"in_flight": 0}, "config.models.judge.in_flight: expected at least 1"),
+    ({"frames": -1}, "config.models.judge: expected frames of at least 0"),
     ({"timeout": 0.0}, "config.models.judge: expected timeout above 0, found"),
     ({"address_from": "NO_SUCH"}, "environment variable NO_SUCH, found none"),
   ],

@@ -30,6 +30,8 @@ class Decoding:
     seed: of sampling.
     batch: requests that a local model decodes together.
     dtype: of a local model.
+    frames: most frames of a video that a server is sent as pictures; 0 refuses
+      videos. A model on this machine takes frames as its family does.
   """
 
   length: int = 512
@@ -37,6 +39,7 @@ class Decoding:
   seed: int = 0
   batch: int = 16
   dtype: str = "float32"
+  frames: int = 0
 
 
 def assign(
@@ -149,7 +152,9 @@ def _open(kind: str, source: str, decoding: Decoding) -> Responder:
       variable or "OPENAI_BASE_URL", "the address of a server"
     )
     key = os.environ.get("OPENAI_API_KEY", "")
-    return Endpoint(name, address=address, key=key, **options)
+    return Endpoint(
+      name, address=address, key=key, frames=decoding.frames, **options
+    )
   if kind == EMBEDDER:
     return Embedder(_load(source, decoding.dtype))
   options["batch"] = decoding.batch

@@ -6,7 +6,7 @@ environment, so that they are in no config and no log.
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
 import io
 import os
@@ -14,8 +14,12 @@ from typing import Any
 import urllib.parse
 import zlib
 
+import numpy as np
+from PIL import Image
+
+from mmrl.data import spread
 from mmrl.errors import UserError, not_installed, tell
-from mmrl.prompts import parts, pictures
+from mmrl.prompts import parts, pictures, videos
 from mmrl.strategies.ask import Reply, Request
 
 # Seconds in which a server must take a connection.
@@ -44,7 +48,7 @@ class Endpoint:
   """Answers requests by a server's chat completions, side by side.
 
   A request may set `length`, `temperature` and `top_p` for itself. Texts and
-  pictures are sent.
+  pictures are sent, and frames of videos as pictures, if it is told how many.
 
   Attributes:
     in_flight: most requests of a call, all of which are under way at a time.
@@ -63,6 +67,7 @@ class Endpoint:
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int | None = None,
+    frames: int = 0,
   ):
     """Takes where to ask; nothing is sent yet.
 
@@ -77,6 +82,8 @@ class Endpoint:
       top_p: share of the probability that is kept.
       seed: of sampling, where the server has one; it and the request's name
         give the number that is sent. None is sent without.
+      frames: most frames of a video, which are sent as pictures of its own
+        size, spread evenly from the first on; 0 refuses videos.
 
     Raises:
       UserError: if the address is none, a number is out of range, or the
@@ -91,7 +98,12 @@ class Endpoint:
     for name, value in {"timeout": timeout, "in_flight": in_flight}.items():
       if not value > 0:
         raise UserError(f"expected {name} above 0, found {value}")
+    if frames < 0:
+      raise UserError(
+        f"expected frames of at least 0, where 0 refuses videos, found {frames}"
+      )
     library()
+    self._frames = frames
     self.in_flight, self.address = in_flight, shown_address(address)
     self._model, self._secret = model, (address, key)
     self._timeout, self._silent, self._seed = timeout, False, seed
@@ -121,20 +133,45 @@ class Endpoint:
       max_retries=0,  # The runner asks again.
       timeout=openai.Timeout(self._timeout, connect=_CONNECT),
     )
+    # All of it first: what it takes is no part of a request's time.
+    bodies = [self._body(request) for request in requests]
     async with client:
-      asked = [self._one(client, request) for request in requests]
-      return list(await asyncio.gather(*asked))
+      return list(
+        await asyncio.gather(*(self._one(client, body) for body in bodies))
+      )
 
-  async def _one(self, client: Any, request: Request) -> Reply | Exception:
-    """Asks once; whatever goes wrong is this request's."""
-    openai = library()
+  def _body(self, request: Request) -> dict[str, Any] | UserError:
+    """Makes what is sent, or says what is wrong with it."""
     try:
       options = self._merged(request.ask.options)
-      return await asyncio.wait_for(
-        self._send(client, request, options), self._timeout
-      )
+      messages = [
+        _plain(message, request.name, self._frames)
+        for message in request.ask.messages
+      ]
     except UserError as error:
       return error
+    own = {}
+    if self._seed is not None:
+      named = f"{self._seed}\n{request.name}".encode()
+      own["seed"] = zlib.crc32(named) >> 1
+    return {
+      "model": self._model,
+      "messages": messages,
+      "max_tokens": options["length"],
+      "temperature": options["temperature"],
+      "top_p": options["top_p"],
+      **own,
+    }
+
+  async def _one(
+    self, client: Any, body: dict[str, Any] | UserError
+  ) -> Reply | Exception:
+    """Asks once; whatever goes wrong is this request's."""
+    openai = library()
+    if isinstance(body, UserError):
+      return body
+    try:
+      return await asyncio.wait_for(self._send(client, body), self._timeout)
     except (TimeoutError, openai.APITimeoutError):
       return TimeoutError(
         f"no reply of {self.address} within {self._timeout:g} s"
@@ -149,22 +186,8 @@ class Endpoint:
       found = f"{type(error).__name__}: {self._clean(error)}"
       return RuntimeError(f"{self.address} sent no chat completion: {found}")
 
-  async def _send(
-    self, client: Any, request: Request, options: Mapping[str, Any]
-  ) -> Reply:
-    own = {}
-    if self._seed is not None:
-      named = f"{self._seed}\n{request.name}".encode()
-      own["seed"] = zlib.crc32(named) >> 1
-    messages = request.ask.messages
-    found = await client.chat.completions.create(
-      model=self._model,
-      messages=[_plain(message, request.name) for message in messages],
-      max_tokens=options["length"],
-      temperature=options["temperature"],
-      top_p=options["top_p"],
-      **own,
-    )
+  async def _send(self, client: Any, body: Mapping[str, Any]) -> Reply:
+    found = await client.chat.completions.create(**body)
     (choice,) = found.choices
     text, usage = choice.message.content, found.usage
     if not isinstance(text, str):
@@ -195,33 +218,55 @@ class Endpoint:
     return text[:200]
 
 
-def _plain(message: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _plain(
+  message: Mapping[str, Any], name: str, frames: int
+) -> dict[str, Any]:
   """Returns a message as it is sent: one text, or parts where it has pictures.
 
   Raises:
-    UserError: if it has a video, or a picture that can't be read.
+    UserError: if it has a picture or video that can't be read, or a video and
+      none is to be sent.
   """
   content = message["content"]
   if not isinstance(content, str):
     found = [*parts.each([dict(message)], name)]
-    if any(part["type"] == "video" for part in found):
-      raise UserError(
-        "expected messages of texts and pictures for a server, found one with"
-        " video; ask a local model, or leave it out"
-      )
-    if any(part["type"] == "image" for part in found):
-      content = [_part(part, name) for part in found]
+    if any(part["type"] != "text" for part in found):
+      content = [one for part in found for one in _sent(part, name, frames)]
     else:
       content = "\n".join(part["text"] for part in found)
   return {"role": message["role"], "content": content}
 
 
-def _part(part: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """Returns a part as it is sent, a picture as PNG."""
+def _sent(
+  part: Mapping[str, Any], name: str, frames: int
+) -> Iterator[dict[str, Any]]:
+  """Yields a part as it is sent: a text, a picture, or a video's frames."""
   if part["type"] == "text":
-    return {"type": "text", "text": part["text"]}
+    yield {"type": "text", "text": part["text"]}
+    return
+  source = parts.source(part, name)
+  if part["type"] == "image":
+    yield _image(pictures.read(source, name))
+    return
+  if not frames:
+    raise UserError(
+      f"{name}: expected messages of texts and pictures for a server, found one"
+      " with video; set `frames` to the most frames of it that are sent"
+    )
+  clip = videos.read(
+    source,
+    name,
+    lambda total, rate: np.array(spread(total, frames)),
+    parts.fps(part, name) or 1.0,  # Their times aren't sent.
+  )
+  for index in spread(len(clip.frames), frames):
+    yield _image(Image.fromarray(clip.frames[index]))
+
+
+def _image(picture: Image.Image) -> dict[str, Any]:
+  """Returns a picture as it is sent, as PNG."""
   file = io.BytesIO()
-  pictures.read(parts.source(part, name), name).save(file, "PNG")
+  picture.save(file, "PNG")
   data = base64.b64encode(file.getvalue()).decode()
   url = f"data:image/png;base64,{data}"
   return {"type": "image_url", "image_url": {"url": url}}
