@@ -123,6 +123,11 @@ def run_strategy(
   questions = build.construct(
     benchmarks, benchmark, "--benchmark", field="--benchmark"
   )
+  if asked := getattr(questions, "asks", {}):
+    raise UserError(
+      "--benchmark: expected scores that ask no model, as --models are those"
+      f" of the strategy, found one that reads {', '.join(asked)}; take it out"
+    )
   settings = {
     "strategy": dict(strategy),
     "benchmark": dict(benchmark),

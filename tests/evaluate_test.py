@@ -44,6 +44,13 @@ def run(models, folder, strategy=VIC, benchmark=BENCHMARK, **decoding):
   )
 
 
+def test_scores_that_ask_a_model_are_refused(models, tmp_path):
+  scores = {"facts": {"name": "judged_facts"}}
+  message = "--benchmark: expected scores that ask no model, .* reads ask_judge"
+  with pytest.raises(UserError, match=message):
+    run(models, tmp_path, benchmark=BENCHMARK | {"scores": scores})
+
+
 def lines(folder):
   found = (folder / "items.jsonl").read_text().splitlines()
   return sorted(found, key=lambda line: json.loads(line)["index"])

@@ -68,11 +68,13 @@ class WithoutPictures:
 
   Attributes:
     paths: data files of the benchmark.
+    asks: see `contract.Benchmark`.
   """
 
   def __init__(self, of: Any):
     """Takes the benchmark."""
     self._of = of
+    self.asks = getattr(of, "asks", {})
     self.paths = paths_of(of)
     self.grade, self.summarise = of.grade, of.summarise
     self.baseline = of.baseline

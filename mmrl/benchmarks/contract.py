@@ -35,6 +35,9 @@ class Benchmark(Protocol):
   An item is what is counted and resampled: a question, or several questions
   that belong together, such as those about one picture or the two of a pair.
 
+  One whose grades ask models has `asks`, a dict of the names that rewards call
+  them by, such as `ask_judge`: what asks each is put in before it grades.
+
   The name of a value may have parts: `accuracy/colour` is `accuracy` on a part
   of the items, NaN on all others. The first name is what is shown first.
   """

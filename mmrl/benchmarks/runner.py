@@ -1,16 +1,19 @@
 """Evaluation of a model on benchmarks."""
 
 from collections.abc import Mapping, Sequence
+import json
 from typing import Any
 
 import numpy as np
 
 from mmrl import benchmarks, build, data
 from mmrl.benchmarks import greedy
-from mmrl.benchmarks.contract import Benchmark, means
-from mmrl.benchmarks.intervals import estimate
+from mmrl.benchmarks.contract import Answer, Benchmark, Values, means
+from mmrl.benchmarks.intervals import Estimate, estimate
 from mmrl.benchmarks.results import Result, Shown, whole
+from mmrl.data import Example
 from mmrl.errors import UserError
+from mmrl.machines import processes
 from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.types import PyTree
@@ -52,6 +55,36 @@ def build_benchmarks(settings: Mapping[str, Any]) -> dict[str, Benchmark]:
       )
     found[name] = one
   return found
+
+
+def give_models(
+  benchmarks: Mapping[str, Benchmark], asked: Mapping[str, Any]
+) -> list[str]:
+  """Gives benchmarks what asks the models that their scores name.
+
+  Args:
+    benchmarks: of a run, by name.
+    asked: of the run; see `mmrl.strategies.asking.open_later`.
+
+  Returns:
+    The names that scores read.
+
+  Raises:
+    UserError: if the run has no such model.
+  """
+  read = []
+  for title, benchmark in benchmarks.items():
+    asks = getattr(benchmark, "asks", {})
+    for name in asks:
+      if name not in asked:
+        model = name.removeprefix("ask_")
+        raise UserError(
+          f"config.evaluation.benchmarks.{title}: a score needs {name}, which"
+          f" this run doesn't have; add a model {model!r} to config.models"
+        )
+      asks[name] = asked[name]
+      read.append(name)
+  return read
 
 
 def evaluate_run(run: Any, params: PyTree) -> dict[str, Result]:
@@ -117,7 +150,9 @@ def evaluate(
     )
   )
   examples = [one.example for one in answered]
-  values = benchmark.grade([one.answer for one in answered], examples)
+  values, counts = _graded(
+    benchmark, [one.answer for one in answered], examples
+  )
   numbers = estimate(benchmark.summarise, values)
   looked = {
     "attention/region": np.array([one.region for one in answered]),
@@ -126,7 +161,7 @@ def evaluate(
   items = len(next(iter(values.values()), ()))
   return Result(
     items=items,
-    numbers=numbers | estimate(means, looked),
+    numbers=numbers | estimate(means, looked) | counts,
     baseline=estimate(benchmark.summarise, benchmark.baseline(train, examples)),
     shown=[
       Shown(
@@ -144,4 +179,33 @@ def evaluate(
       )
       for index in kept
     ],
+  )
+
+
+def _graded(
+  benchmark: Benchmark, answers: Sequence[Answer], examples: Sequence[Example]
+) -> tuple[Values, dict[str, Estimate]]:
+  """Grades answers; with counts of what models were asked for that.
+
+  Every process has all answers. The first alone asks, and tells the others, who
+  would have other replies.
+  """
+  asks = getattr(benchmark, "asks", {})
+  if not asks:
+    return benchmark.grade(answers, examples), {}
+  told = [""]
+
+  def grade() -> None:
+    values = benchmark.grade(answers, examples)
+    counts = [one.end_step() for one in asks.values()]
+    lists = {name: np.asarray(x).tolist() for name, x in values.items()}
+    told[0] = json.dumps(
+      [lists, {k: v for one in counts for k, v in one.items()}]
+    )
+
+  processes.first_only(grade)
+  values, counts = json.loads(processes.gather(told[0])[0])
+  return (
+    {name: np.array(x, np.float64) for name, x in values.items()},
+    {name: Estimate(x, x, x) for name, x in counts.items()},
   )

@@ -26,6 +26,9 @@ class Questions(Chosen):
 
   Where there are several kinds of questions, each score is also reported for
   each kind.
+
+  Attributes:
+    asks: see `Benchmark`.
   """
 
   summarise = staticmethod(means)
@@ -47,6 +50,8 @@ class Questions(Chosen):
     """
     super().__init__(source, indices)
     self._scores, self._field = scores, field
+    needs = {need for bound in scores.values() for need in bound.needs}
+    self.asks: dict[str, Any] = dict.fromkeys(filter(_is_model, needs))
 
   def grade(
     self, answers: Sequence[Answer], examples: Sequence[Example]
@@ -71,9 +76,9 @@ class Questions(Chosen):
     """Scores answers that are guessed from the questions' texts.
 
     By those scores that compare a text with what is right: a guess has neither
-    a form nor a length of its own.
+    a form nor a length of its own, and no model is asked about it.
     """
-    own = {"length", "ended"}
+    own = {"length", "ended", *self.asks}
     scores = {
       name: bound
       for name, bound in self._scores.items()
@@ -105,6 +110,7 @@ class Questions(Chosen):
       np.array([[answer.length] for answer in answers], np.int32),
       np.array([[answer.ended] for answer in answers], bool),
     )
+    context |= self.asks
     values = {
       name: score(bound, context, nan=True)[:, 0].astype(np.float64)
       for name, bound in scores.items()
@@ -181,12 +187,19 @@ def questions(
   return Questions(source, indices, bound, field)
 
 
+def _is_model(name: str) -> bool:
+  """Tells whether a name is that of a model that is asked."""
+  return name.startswith("ask_")
+
+
 def _scorer(spec: Mapping[str, Any], where: str) -> build.Bound:
-  """Binds a reward that reads texts."""
-  if not reads_texts(build.lookup(rewards, spec, where)):
+  """Binds a reward that reads texts; which models there are is seen later."""
+  function = build.lookup(rewards, spec, where)
+  if not reads_texts(function):
     raise UserError(
       f"{where}: expected a reward that reads text, answer or example, found"
       f" {spec['name']}, which reads arrays on the devices"
     )
   provided = [*names.given(names.TEXTS), "ended"]
+  provided += filter(_is_model, build.required(function))
   return build.bind(rewards, spec, where, provided=provided)

@@ -227,9 +227,7 @@ class Asker:
 
 
 def open_later(
-  sources: Mapping[str, Asked],
-  read: Collection[str],
-  devices: Sequence[jax.Device],
+  sources: Mapping[str, Asked], devices: Sequence[jax.Device]
 ) -> dict[str, Asker]:
   """Makes what asks the models of a run, by the names that rewards use.
 
@@ -237,16 +235,25 @@ def open_later(
 
   Args:
     sources: of the models, by name.
-    read: names that the run's rewards read.
     devices: of the run.
+  """
+  return {f"ask_{n}": Asker(n, one, devices) for n, one in sources.items()}
+
+
+def check_read(asked: Collection[str], read: Collection[str]) -> None:
+  """Checks that each model of a run is asked by something.
+
+  Args:
+    asked: the names that rewards use for the models.
+    read: names that the run's rewards, and its benchmarks' scores, read.
 
   Raises:
-    UserError: if no reward asks one of them.
+    UserError: if nothing asks one of them.
   """
-  for name in sources:
-    if f"ask_{name}" not in read:
+  for name in asked:
+    if name not in read:
       raise UserError(
-        f"config.models.{name}: expected a reward that reads ask_{name}, found"
-        " none; take the model out, or add one"
+        f"config.models.{name.removeprefix('ask_')}: expected a reward that"
+        f" reads {name}, or a score of a benchmark, found none; take the model"
+        " out, or add one"
       )
-  return {f"ask_{n}": Asker(n, one, devices) for n, one in sources.items()}

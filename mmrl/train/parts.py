@@ -166,9 +166,7 @@ def build_parts(
     source=source,
     method=method,
     asked=asking.open_later(
-      models_lib.asked(config),
-      {name for one in method.rewards for name in one.bound.needs},
-      list(layout.mesh.devices.flat),
+      models_lib.asked(config), list(layout.mesh.devices.flat)
     ),
     programs=_programs(config, scorer, method, optimizer, layout),
     answer=greedy.make_answer(scorer, config.rollout.length, layout),

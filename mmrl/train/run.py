@@ -20,6 +20,7 @@ from mmrl.machines.sharding import Layout
 from mmrl.prompts.processor import Processor
 from mmrl.report import samples
 from mmrl.rewards import needs
+from mmrl.strategies import asking
 from mmrl.train import models as models_lib
 from mmrl.train import walk
 from mmrl.train.parts import Parts, build_parts
@@ -156,6 +157,9 @@ def prepare(
   trackers.resolve(config.trackers.to_dict())
   samples.check(config)
   benchmarks = runner.build_benchmarks(config.evaluation.to_dict())
+  read = runner.give_models(benchmarks, parts.asked)
+  read += [name for one in graded for name in one.bound.needs]
+  asking.check_read(parts.asked, read)
   best.check(config, benchmarks)
   return Prepared(
     **vars(parts),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmrl import data, rewards
-from mmrl.benchmarks import questions
+from mmrl.benchmarks import blind, questions, runner
 from mmrl.benchmarks.contract import Answer, Benchmark
 from mmrl.errors import UserError
 from mmrl.rewards.answer import extract
@@ -240,3 +240,32 @@ def test_a_score_that_is_no_number_is_refused(
   benchmark = build(path, scores={"mine": {"name": "one"}})
   with pytest.raises(UserError, match=rf"{WHERE}.scores.mine: .*{message}"):
     benchmark.grade(answers("a", "b", "c"), [*benchmark])
+
+
+def test_a_score_may_ask_a_model(tmp_path):
+  """It is given to it, asked once, and not about guesses."""
+  rows = [
+    {"question": "one?", "answer": "1", "facts": ["A star."]},
+    {"question": "two?", "answer": "2", "facts": ["A ring.", "A dot."]},
+  ]
+  path = tmp_path / "facts.jsonl"
+  path.write_text("\n".join(map(json.dumps, rows)))
+  asked = []
+
+  def ask(conversations, **options):
+    asked.extend(conversations)
+    return ["<info1>1</info1>", None][: len(conversations)]
+
+  scores = SCORES | {"facts": {"name": "judged_facts"}}
+  benchmark = build(str(path), scores=scores)
+  assert benchmark.asks == {"ask_judge": None}
+  assert runner.give_models({"x": benchmark}, {"ask_judge": ask}) == [
+    "ask_judge"
+  ]
+  examples = [*benchmark]
+  found = benchmark.grade(answers("a star", "a ring"), examples)
+  assert found["facts"].round(5).tolist() == [1, 0] and len(asked) == 2
+  known = data.Files(str(path))
+  assert "facts" not in benchmark.baseline(known, examples)
+  assert len(asked) == 2
+  assert blind.WithoutPictures(benchmark).asks is benchmark.asks

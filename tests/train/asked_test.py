@@ -9,6 +9,7 @@ import runs
 from servers import completion, serve
 
 from mmrl import config as config_lib
+from mmrl import evaluate
 from mmrl.errors import UserError
 from mmrl.train import loop
 from mmrl.train import run as run_lib
@@ -126,6 +127,59 @@ def test_a_judge_of_one_s_own_devices(tmp_path, monkeypatch):
   assert found["reward/facts"] == 0  # the tiny model knows no verdicts
 
 
+SCORES = {
+  "facts": {"name": "judged_facts"},
+  "right": {"name": "exact_answer"},
+}
+
+
+def judged_benchmark(judge):
+  """A run whose rewards ask nobody, and whose benchmark asks a model."""
+  config = with_judge(judge)
+  config.rewards = {"right": {"name": "exact_answer", "weight": 1.0}}
+  scenes = config.data.train.to_dict() | {"split": "test"}
+  config.evaluation.benchmarks.test = {
+    "name": "questions",
+    "data": scenes,
+    "scores": SCORES,
+  }
+  return small(config)
+
+
+@pytest.mark.full
+def test_a_judge_scores_a_benchmark(tmp_path, monkeypatch, capsys):
+  """While a run trains, and after it; two of eight requests have no reply."""
+  pytest.importorskip("openai")
+  runs.use_devices(monkeypatch, 1)
+  config = judged_benchmark(ENDPOINT)
+  config.evaluation.every = 1
+
+  def judge(body, count):
+    if count % 8 < 2:
+      return 400, {"error": {"message": "too long"}}
+    return 200, completion("<info1>1</info1>")
+
+  with serve(judge) as server:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+    loop.train(config, str(tmp_path))
+    trained = len(server.bodies)
+    capsys.readouterr()
+    evaluate.run(config, str(tmp_path))
+  # Before, after the only step, and at the end: eight questions each.
+  found = json.loads((tmp_path / "summary.json").read_text())["benchmarks"]
+  assert trained % 8 == 0 and len(server.bodies) == trained + 8
+  printed = json.loads(capsys.readouterr().out)["test"]
+  every = [found["test"]["before"], found["test"]["after"], printed["numbers"]]
+  for numbers in every:
+    assert numbers["facts"]["value"] == pytest.approx(0.75, abs=1e-5)
+    assert numbers["asked/judge_failures"]["value"] == 2
+    assert numbers["asked/judge_requests"]["value"] == 8
+  assert {*printed["baseline"]} == {"right"}
+  step = logged(tmp_path)
+  assert step["test/asked/judge_failures"] == 2
+  assert step["asked/judge_requests"] == 0
+
+
 def refused(config, message):
   with pytest.raises(UserError, match=message):
     run_lib.build_run(config, jax.devices()[:1])
@@ -141,6 +195,17 @@ def test_models_that_are_asked_are_checked_before_a_run():
   config = with_judge(ENDPOINT)
   config.rewards = {"facts": {"name": "stated_facts", "weight": 1.0}}
   refused(config, "config.models.judge: expected a reward that reads ask_judge")
+  config = judged_benchmark(ENDPOINT)
+  del config.models["judge"]
+  refused(
+    config,
+    "config.evaluation.benchmarks.test: a score needs ask_judge, .* add a model"
+    " 'judge' to config.models",
+  )
+  blind = {"name": "without_pictures"}
+  blind["of"] = config.evaluation.benchmarks.test.to_dict()
+  config.evaluation.benchmarks = {"blind": blind}
+  refused(config, "config.evaluation.benchmarks.blind: a score needs ask_judge")
   local = {"name": "LocalModel", "path": "tiny"}
   config = with_judge(local | {"mesh": {"data": 3, "fsdp": 1, "tensor": 1}})
   refused(config, "config.models.judge.mesh: expected sizes that multiply to 1")
