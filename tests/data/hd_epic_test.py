@@ -1,5 +1,6 @@
 """HD-EPIC's questions, in the form of its files, and its annotations."""
 
+import copy
 import json
 
 import numpy as np
@@ -123,27 +124,28 @@ def test_published_questions_and_what_they_say(folder, capsys):
   assert [*source.pairs()] == [(e.question, e.answer) for e in source]
 
 
-# As published: keys `masks` and `all_frames` are both in use.
-ASSOCIATIONS = {
-  VIDEO: {
-    "4870a5041fe72cb4": {
-      "name": "glass",
-      "tracks": [
-        {
-          "track_id": "b",
-          "time_segment": [300.0, 310.0],
-          "masks": ["f3", "f4"],
-        },
-        {
-          "track_id": "a",
-          "time_segment": [238.7, 247.0],
-          "all_frames": ["f1", "f2"],
-        },
-      ],
-    },
-    "df43aa6f802d1561": {"name": "mug", "tracks": []},
+# As published, and as first published, under other names: the files' names by
+# the key of a track's ids.
+FORMS = {"masks": "mask_info", "all_frames": "frame_info"}
+
+
+def associations(key="masks"):
+  def track(name, times, ids):
+    return {"track_id": name, "time_segment": times, key: ids}
+
+  return {
+    VIDEO: {
+      "4870a5041fe72cb4": {
+        "name": "glass",
+        "tracks": [
+          track("b", [300.0, 310.0], ["f3", "f4"]),
+          track("a", [238.7, 247.0], ["f1", "f2"]),
+        ],
+      },
+      # Of 19,812 tracks 67 have no frame.
+      "df43aa6f802d1561": {"name": "mug", "tracks": [track("c", [1, 2], [])]},
+    }
   }
-}
 
 
 def frame(number, fixture, x=0.0):
@@ -172,18 +174,22 @@ FRAMES = {
 }
 
 
-def annotated(folder, frames=FRAMES):
+def annotated(folder, frames=FRAMES, key="masks", objects=None):
   place = folder / "scene-and-object-movements"
   place.mkdir(exist_ok=True)
-  write(place, "assoc_info", ASSOCIATIONS)
-  write(place, "frame_info", frames)
+  write(place, "assoc_info", associations(key) if objects is None else objects)
+  write(place, FORMS[key], frames)
   return str(place)
 
 
-def test_annotations_add_times(folder, capsys):
+@pytest.mark.parametrize("key", FORMS)
+def test_annotations_add_times(folder, capsys, key):
+  place = annotated(folder, key=key)
+  # What goes with the other form isn't read where there are both.
+  (other,) = set(FORMS) - {key}
+  write(folder / "scene-and-object-movements", FORMS[other], {"x": {}})
   found = {
-    one.kind: one.extra
-    for one in read(folder, folder, annotations=annotated(folder))
+    one.kind: one.extra for one in read(folder, folder, annotations=place)
   }
   assert "times are known of 4" in capsys.readouterr().err
   windows = ((238.7, 247.0), (300.0, 310.0))
@@ -198,6 +204,91 @@ def test_annotations_add_times(folder, capsys):
   place = found["object_location"]
   assert place["windows"] == ((310.0, 310.0),)
   assert place["fixture"] == "P01_table.001"
+
+
+def changed(tree, keys, value):
+  """A copy of a tree with something else in one place; None takes it out."""
+  tree = copy.deepcopy(tree)
+  at = tree
+  for key in keys[:-1]:
+    at = at[key]
+  if value is None:
+    del at[keys[-1]]
+  else:
+    at[keys[-1]] = value
+  return tree
+
+
+GLASS = (VIDEO, "4870a5041fe72cb4")
+TRACK = (*GLASS, "tracks", 1)
+
+
+@pytest.mark.parametrize(
+  ("keys", "value", "message"),
+  [
+    ((VIDEO,), [1], r": expected an object, .* found \[1\]"),
+    (GLASS, "cup", r": expected an object, .* found 'cup'"),
+    ((*GLASS, "name"), None, ": expected 'name', 'tracks', .* found"),
+    ((*GLASS, "name"), 3, r"\[name\]: expected a text, .* found 3"),
+    ((*GLASS, "colour"), "red", ": expected it with no other keys .* 'colour'"),
+    ((*GLASS, "tracks"), {}, r"\[tracks\]: expected a list, .* found {}"),
+    (TRACK, 7, r"\[tracks\]\[1\]: expected an object, .* found 7"),
+    ((*TRACK, "masks"), None, r"\[1\]: expected 'track_id', .* 'masks', as"),
+    ((*TRACK, "all_frames"), [], r"\[1\]: expected it with no .*'all_frames'"),
+    (
+      (*TRACK, "time_segment"),
+      [3.0, 1.0],
+      r"\[1\]\[time_segment\]: expected \[start, end\] in seconds, as .*3.0, 1",
+    ),
+    ((*TRACK, "time_segment"), ["0", "1"], r"\[time_segment\]: expected .sta"),
+    ((*TRACK, "masks"), [4], r"\[masks\]: expected a list of ids, .* \[4\]"),
+  ],
+)
+def test_objects_of_another_form_are_named(folder, keys, value, message):
+  objects = changed(associations(), keys, value)
+  with pytest.raises(
+    UserError, match=rf"assoc_info.json\[{VIDEO}\].*{message}"
+  ):
+    read(folder, folder, annotations=annotated(folder, objects=objects))
+
+
+@pytest.mark.parametrize(
+  ("keys", "value", "message"),
+  [
+    ((VIDEO, "f1"), [], r": expected an object, .* found \[\]"),
+    ((VIDEO, "f1", "bbox"), None, ": expected 'frame_number', .* found"),
+    ((VIDEO, "f1", "bbox"), [1, 2, 3], r"\[bbox\]: expected four numbers, .*3"),
+    ((VIDEO, "f1", "frame_number"), 1.5, r"\[frame_number\]: .* found 1.5"),
+    ((VIDEO, "f1", "fixture"), 9, r"\[fixture\]: expected a text or null, .*9"),
+    ((VIDEO, "f1", "mask"), "a", ": expected it with no other keys .* 'mask'"),
+  ],
+)
+def test_frames_of_another_form_are_named(folder, keys, value, message):
+  frames = changed(FRAMES, keys, value)
+  with pytest.raises(
+    UserError, match=rf"mask_info.json\[{VIDEO}\].f1.*{message}"
+  ):
+    read(folder, folder, annotations=annotated(folder, frames))
+
+
+def test_no_fixture_is_null_in_either_way(folder):
+  """Without both ends a track isn't known to be a move."""
+  for nothing in (None, "Null"):
+    frames = {VIDEO: FRAMES[VIDEO] | {"f4": frame(9300, nothing, 99)}}
+    source = read(folder, folder, annotations=annotated(folder, frames))
+    found = {one.kind: one.extra for one in source}
+    assert "windows" not in found["object_movement_counting"]
+    assert "moves" in found["stationary_object_localization"]
+
+
+def test_a_file_of_frames_must_be_there(folder):
+  place = annotated(folder)
+  (folder / "scene-and-object-movements" / "mask_info.json").unlink()
+  with pytest.raises(UserError, match="mask_info.json or frame_info.json of"):
+    read(folder, folder, annotations=place)
+  # Ids are the same in both.
+  write(folder / "scene-and-object-movements", "frame_info", FRAMES)
+  assert "windows" in read(folder, folder, annotations=place)[2].extra
 
 
 def test_times_of_another_number_of_moves_are_left_out(folder):
@@ -304,11 +395,17 @@ def test_other_files_are_refused(folder):
     UserError, match="annotations: expected assoc_info.json of"
   ):
     read(folder, folder, annotations=str(empty))
-  place = annotated(folder, {VIDEO: {"f1": {"bbox": None}}})
-  with pytest.raises(
-    UserError, match="expected annotations of P01-.* TypeError"
-  ):
-    read(folder, folder, annotations=place)
+  question, *rest = PUBLISHED["object_motion_object_movement_counting"][:3]
+  for wrong in ("<BBOX 1 2 3>", "<BBOX 1 2 3 4.5.6>"):
+    path = write(
+      folder,
+      "object_motion_object_movement_counting",
+      {"a_0": entry(question.replace(BOX, wrong), *rest)},
+    )
+    with pytest.raises(
+      UserError, match=r"json\[a_0\]: expected a box such as <"
+    ):
+      read(path, folder, annotations=annotated(folder))
 
 
 def test_the_best_constant_choice_stands_beside_the_score(folder):

@@ -1,22 +1,27 @@
 """HD-EPIC's annotations of moved objects, and what they say to a question.
 
-`assoc_info.json`: video -> object -> name, and tracks with `time_segment` and
-the frames at begin and end (`masks`, or `all_frames`). `frame_info.json` (or
-`mask_info.json`): video -> frame -> `frame_number`, `bbox`, `fixture`.
+`assoc_info.json`: video -> object -> `name`, and `tracks` of `track_id`,
+`time_segment` and ids of its frames, which are `masks` of `mask_info.json`, or,
+as first published, `all_frames` of `frame_info.json`. That: video -> id ->
+`frame_number`, `3d_location`, `bbox`, `fixture`. Ids are the same in both.
 """
 
 from collections.abc import Mapping, Sequence
 import itertools
+import os
 import re
 from typing import Any
 
 from mmrl import json_files, storage
 from mmrl.chains import parsing
+from mmrl.data import lines
 from mmrl.data.hd_epic.facts import Facts
-from mmrl.errors import UserError
+from mmrl.errors import UserError, is_number
 
 _OBJECTS = "assoc_info.json"
-_FRAMES = ("frame_info.json", "mask_info.json")
+# Key of a track's ids -> the file that has them.
+_FRAMES = {"masks": "mask_info.json", "all_frames": "frame_info.json"}
+_FRAME = ("frame_number", "3d_location", "bbox", "fixture")
 _BOX = re.compile(r"<BBOX ([-\d.e ]+)>")
 _RATE = 30.0  # Frames of a video per second, to tell equal boxes apart.
 _CLOSE = 0.01  # Pixels that boxes may differ by: they are rounded.
@@ -32,8 +37,24 @@ class Annotations:
       UserError: if one of them isn't there, or has another form.
     """
     root = storage.path(folder)
-    self._objects = _read(root, (_OBJECTS,))
-    self._frames = _read(root, _FRAMES)
+    path = root / _OBJECTS
+    self._objects = json_files.optional(path)
+    if not self._objects:
+      raise UserError(
+        f"annotations: expected {_OBJECTS} of HD-EPIC in {root}, found none;"
+        " name the folder scene-and-object-movements, or leave it out"
+      )
+    key = _check_objects(path, self._objects)
+    # The one that goes with them first.
+    for name in sorted(_FRAMES.values(), key=lambda one: one != _FRAMES[key]):
+      self._frames = json_files.optional(root / name)
+      if self._frames:
+        _check_frames(root / name, self._frames)
+        return
+    raise UserError(
+      f"annotations: expected {' or '.join(_FRAMES.values())} of HD-EPIC in"
+      f" {root}, found none; download it, or leave the folder out"
+    )
 
   def facts(self, kind: str, video: str, question: str, right: str) -> Facts:
     """Returns what is known of a question about an object; empty if nothing.
@@ -46,22 +67,14 @@ class Annotations:
       question, right: the texts.
 
     Raises:
-      UserError: if the annotations of the object have another form.
+      UserError: if the question's box isn't one.
     """
     box, moments = _BOX.search(question), parsing.times(question)
     if box is None or not moments or video not in self._objects:
       return {}
-    try:
-      corners = [float(x) for x in box[1].split()]
-      tracks = self._tracks(video, corners, moments[0])
-      if tracks is None:
-        return {}
-      return _of_tracks(kind, tracks, moments[0], right)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-      raise UserError(
-        f"expected annotations of {video} as HD-EPIC publishes them, found"
-        f" {type(error).__name__}: {error!s:.80}; download them again"
-      ) from error
+    corners = _corners(box[1])
+    tracks = self._tracks(video, corners, moments[0])
+    return _of_tracks(kind, tracks, moments[0], right) if tracks else {}
 
   def _tracks(
     self, video: str, box: Sequence[float], time: float
@@ -97,10 +110,8 @@ class _Track:
   def __init__(self, raw: Mapping[str, Any], frames: Mapping[str, Any]):
     start, end = raw["time_segment"]
     self.window = float(start), float(end)
-    self.frames = list(
-      raw["all_frames"] if "all_frames" in raw else raw["masks"]
-    )
-    fixtures = [frames.get(name, {}).get("fixture") for name in self.frames]
+    self.frames = next(raw[key] for key in _FRAMES if key in raw)
+    fixtures = [_fixture(frames.get(name, {})) for name in self.frames]
     known = len(fixtures) > 1 and fixtures[0] and fixtures[-1]
     self.ends = (fixtures[0], fixtures[-1]) if known else None
 
@@ -151,13 +162,104 @@ def _places(ends: tuple[str, str]) -> tuple[str, str]:
   return parsing.plain(ends[0]), parsing.plain(ends[1])
 
 
-def _read(root: Any, names: Sequence[str]) -> dict[str, Any]:
-  """Reads the first of some files that is there."""
-  for name in names:
-    found = json_files.optional(root / name)
-    if found:
-      return found
+def _fixture(frame: Mapping[str, Any]) -> str | None:
+  """Returns the fixture of a frame; none is null, or a text that says so."""
+  found = frame.get("fixture")
+  return None if found is None or found.lower() == "null" else found
+
+
+def _corners(text: str) -> list[float]:
+  """Reads the box of a question."""
+  try:
+    found = [float(x) for x in text.split()]
+  except ValueError:
+    found = []
+  if len(found) != 4:
+    raise UserError(
+      f"expected a box such as <BBOX 1.5 2 30 40>, found <BBOX {text:.80}>"
+    )
+  return found
+
+
+def _check_objects(path: os.PathLike, raw: Mapping[str, Any]) -> str:
+  """Checks what `assoc_info.json` has; returns the key of tracks' ids.
+
+  Raises:
+    UserError: naming file and keys of what is wrong first.
+  """
+  used = ""
+  for video, objects in raw.items():
+    for name, one in _entries(path, video, objects):
+      where = f"{path}[{video}][{name}]"
+      _check_keys(where, one, ("name", "tracks"))
+      _expect(f"{where}[name]", "a text", one["name"], str)
+      _expect(f"{where}[tracks]", "a list", one["tracks"], list)
+      for number, track in enumerate(one["tracks"]):
+        at = f"{where}[tracks][{number}]"
+        _expect(at, "an object", track, dict)
+        there = [key for key in _FRAMES if key in track]
+        key = used or (there[0] if there else next(iter(_FRAMES)))
+        _check_keys(at, track, ("track_id", "time_segment", key))
+        times, ids = track["time_segment"], track[key]
+        if not _numbers(times, 2) or times[0] > times[1]:
+          _wrong(f"{at}[time_segment]", "[start, end] in seconds", times)
+        if not isinstance(ids, list) or not all(
+          isinstance(x, str) for x in ids
+        ):
+          _wrong(f"{at}[{key}]", "a list of ids", ids)
+        used = key
+  return used or next(iter(_FRAMES))
+
+
+def _check_frames(path: os.PathLike, raw: Mapping[str, Any]) -> None:
+  """Checks what the file of frames has; see `_check_objects`."""
+  for video, frames in raw.items():
+    for name, one in _entries(path, video, frames):
+      where = f"{path}[{video}][{name}]"
+      _check_keys(where, one, _FRAME)
+      number, fixture = one["frame_number"], one["fixture"]
+      if type(number) is not int or number < 0:
+        _wrong(f"{where}[frame_number]", "a number from 0 on", number)
+      if not _numbers(one["bbox"], 4):
+        _wrong(f"{where}[bbox]", "four numbers", one["bbox"])
+      if fixture is not None:
+        _expect(f"{where}[fixture]", "a text or null", fixture, str)
+
+
+def _entries(path: os.PathLike, video: str, raw: Any) -> Any:
+  """Returns the entries of a video, checked to be objects."""
+  _expect(f"{path}[{video}]", "an object", raw, dict)
+  for name, one in raw.items():
+    _expect(f"{path}[{video}][{name}]", "an object", one, dict)
+  return raw.items()
+
+
+def _check_keys(where: str, raw: dict[str, Any], keys: Sequence[str]) -> None:
+  """Checks that an object has all of some keys, and no others."""
+  lacking = [key for key in keys if key not in raw]
+  if lacking:
+    _wrong(where, f"{', '.join(map(repr, keys))}", list(raw))
+  try:
+    lines.check_keys(raw, keys, "it")
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from error
+
+
+def _numbers(value: Any, count: int) -> bool:
+  return (
+    isinstance(value, list)
+    and len(value) == count
+    and all(map(is_number, value))
+  )
+
+
+def _expect(where: str, what: str, value: Any, kind: type) -> None:
+  if not isinstance(value, kind):
+    _wrong(where, what, value)
+
+
+def _wrong(where: str, what: str, value: Any) -> None:
   raise UserError(
-    f"annotations: expected {' or '.join(names)} of HD-EPIC in {root}, found"
-    " none; name the folder scene-and-object-movements, or leave it out"
+    f"{where}: expected {what}, as HD-EPIC publishes it, found {value!r:.80};"
+    " download the file again"
   )

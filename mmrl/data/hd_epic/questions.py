@@ -50,7 +50,8 @@ class HdEpic:
       path: a file such as `3d_perception_fixture_location.json`, or a folder
         with such files; those of other kinds in it are left out.
       media: folder of the videos, `ID.mp4` or, as downloaded, `P01/ID.mp4`.
-      annotations: folder with `assoc_info.json` and `frame_info.json`.
+      annotations: folder with `assoc_info.json` and `mask_info.json`, or, as
+        first published, `frame_info.json`.
       thoughts: whether there are texts to learn from, chains written from
         facts; questions whose facts don't tell all of one are left out, and
         counted on stderr.
