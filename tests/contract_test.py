@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_models
+from texts import random_texts
 
 from mmrl import (
   advantages,
@@ -989,11 +990,8 @@ def ask_judge(conversations, **options):
   return [f"<info1>{int('star' in text)}</info1>" for text in texts]
 
 
-@pytest.mark.parametrize(
-  "row", [row for row in METHODS if reads_texts(row)], ids=title
-)
-def test_reward_is_a_number_for_any_text(row):
-  """White space around a text is its padding."""
+def text_case(row, texts):
+  """A reward of texts, and two questions whose answers they all are."""
   if row[1] in EXTRAS:
     pytest.importorskip(EXTRAS[row[1]])
   bound = build.bind(
@@ -1002,20 +1000,43 @@ def test_reward_is_a_number_for_any_text(row):
     row[1],
     provided=[*names.given(names.TEXTS), "ended", "ask_judge"],
   )
-  right = RIGHT.get(row[1], ["B", "C"])
-  block = TEXTS.get(row[1], f"<answer>{right[0]}</answer>")
-  texts = ["", block, "<answer>", "</answer><think>", "é\x00\n"]
   asked = ASKED if row[1] in TEXTS else Example("file:1", LISTED, [], "")
-  context = {
+  shape = (2, len(texts))
+  return bound, {
     "text": [texts, texts],
-    "answer": right,
+    "answer": RIGHT.get(row[1], ["B", "C"]),
     "example": [
       dataclasses.replace(asked, extra=FACTS | KNOWN | {"side": side})
       for side in "AB"
     ],
     "ask_judge": ask_judge,
+    "length": jnp.full(shape, 17),
+    "ended": jnp.ones(shape, bool),
   }
-  context |= {"length": jnp.full((2, 5), 17), "ended": jnp.ones((2, 5), bool)}
+
+
+every_reward_of_texts = pytest.mark.parametrize(
+  "row", [row for row in METHODS if reads_texts(row)], ids=title
+)
+
+
+@every_reward_of_texts
+def test_reward_takes_random_texts(row):
+  """A thousand; a hundred where each is read as LaTeX, which takes 5 ms."""
+  slow = EXTRAS.get(row[1]) == "math_verify"
+  texts = random_texts(100 if slow else 1000)
+  bound, context = text_case(row, texts)
+  values = bound(context)
+  assert values.shape == (2, len(texts)) and np.isfinite(values).all()
+
+
+@every_reward_of_texts
+def test_reward_is_a_number_for_any_text(row):
+  """White space around a text is its padding."""
+  right = RIGHT.get(row[1], ["B", "C"])
+  block = TEXTS.get(row[1], f"<answer>{right[0]}</answer>")
+  texts = ["", block, "<answer>", "</answer><think>", "é\x00\n"]
+  bound, context = text_case(row, texts)
   values = bound(context)
   assert values.shape == (2, 5) and values.dtype == np.float32
   best = np.float32(BEST.get(row[1], 1.0))

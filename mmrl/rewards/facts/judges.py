@@ -84,7 +84,7 @@ class Noisy:
     return found
 
   def _flips(self, fact: str, text: str) -> bool:
-    named = f"{self.seed}\n{fact}\n{text}".encode()
+    named = f"{self.seed}\n{fact}\n{text}".encode("utf-8", "surrogatepass")
     return zlib.crc32(named) < self.flip * 2**32
 
 

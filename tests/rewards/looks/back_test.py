@@ -225,6 +225,25 @@ def test_equal_plain_ones_over_dense_maps(family):
 
 
 @pytest.mark.full
+def test_gain_equals_a_plain_one_over_dense_maps():
+  """Of segments that begin and end at other tokens in each answer."""
+  stage = looks.make()
+  tagged, wanted = np.zeros(stage.mask.shape, bool), plain(stage)[..., 0]
+  gains = np.full(stage.mask.shape[:2], np.nan)
+  for p, g in np.ndindex(gains.shape):
+    length, first = int(stage.mask[p, g].sum()), 1 + p + g
+    # Beyond the answer as well, where there is nothing.
+    tagged[p, g, first : first + 5] = tagged[p, g, length + 1 :] = True
+    inside = [wanted[p, g, t] for t in range(length) if first <= t < first + 5]
+    outside = [wanted[p, g, t] for t in range(length) if not tagged[p, g, t]]
+    if inside and outside:
+      gains[p, g] = sum(inside) / len(inside) - sum(outside) / len(outside)
+  found = back.refocus_gain(shares_of(stage), jnp.asarray(tagged), stage.mask)
+  assert 0 < np.isnan(gains).sum() < 4
+  np.testing.assert_allclose(found, gains, atol=1e-5)
+
+
+@pytest.mark.full
 def test_padding_never_matters():
   one, other = looks.make(), looks.make(left=4, room=5)
   found = np.where(one.mask[..., None], shares_of(one), 0)
