@@ -31,7 +31,7 @@ that has been taught their chains:
 `:DIR` is Qwen2.5-VL-3B on files in
 HD-EPIC's form: DIR/train and DIR/test hold its `vqa-benchmark` files,
 DIR/videos the videos, and DIR/annotations, if it is there, `assoc_info.json`
-and `frame_info.json`. `python -m mmrl.worlds --world kitchens --folder` writes
+and `mask_info.json`. `python -m mmrl.worlds --world kitchens --folder` writes
 such files; `metadata` in them has the facts that HD-EPIC's own files lack. It
 has not been run.
 

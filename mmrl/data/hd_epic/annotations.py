@@ -112,8 +112,8 @@ class _Track:
     self.window = float(start), float(end)
     self.frames = next(raw[key] for key in _FRAMES if key in raw)
     fixtures = [_fixture(frames.get(name, {})) for name in self.frames]
-    known = len(fixtures) > 1 and fixtures[0] and fixtures[-1]
-    self.ends = (fixtures[0], fixtures[-1]) if known else None
+    first, last = (fixtures[0], fixtures[-1]) if fixtures[1:] else (None, None)
+    self.ends = (first, last) if first and last else None
 
   @property
   def moved(self) -> bool:
