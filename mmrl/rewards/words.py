@@ -106,9 +106,9 @@ def _meteor(synonyms: bool) -> Any:
   except LookupError as error:
     raise UserError(
       "expected NLTK's WordNet for synonyms, found none; run python -m"
-      " nltk.downloader wordnet, on a machine without network copy"
-      " corpora/wordnet.zip from there into a folder that NLTK_DATA names, or"
-      " set synonyms=False"
+      " nltk.downloader wordnet, or without network copy what that brings"
+      " elsewhere to FOLDER/corpora/wordnet.zip and set NLTK_DATA=FOLDER, or set"
+      " synonyms=False"
     ) from error
   return functools.partial(single_meteor_score, wordnet=wordnet)
 

@@ -11,6 +11,7 @@ import small_models
 from mmrl import models
 from mmrl.models import policy, vocabulary
 from mmrl.rollouts import sampler
+from mmrl.types import Logits
 
 
 @pytest.mark.parametrize("row", ["self", "emit"])
@@ -137,3 +138,21 @@ def test_placeholders_have_no_probability(hidden_and_tokens):
   value, grad = jax.jit(jax.value_and_grad(total))(hidden)
   assert np.isfinite(value)
   assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(
+  ("logits", "temperature", "entropy"),
+  [
+    ([1, 0, -1], 1.0, 0.832396),
+    ([1, 0, -1], 2.0, 1.020191),
+    ([3, 3, 3, 3], 1.0, 1.386294),
+    ([100, 0, 0], 1.0, 0),
+  ],
+)
+def test_entropies_golden(logits, temperature, entropy):
+  """SAYO's; the head is the identity."""
+  hidden = jnp.array([logits], jnp.float32)
+  head = jnp.eye(len(logits))
+  given = Logits(hidden, head, "vd", (), temperature)
+  _, found = policy.token_logprobs(given, jnp.zeros(1, jnp.int32))
+  np.testing.assert_allclose(found, [entropy], atol=1e-6)

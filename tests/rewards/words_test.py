@@ -127,7 +127,7 @@ def test_meteor_says_that_wordnet_is_missing(nltk, monkeypatch):
   with pytest.raises(
     UserError,
     match="x: expected NLTK's WordNet for synonyms, found none; run python -m"
-    " nltk.downloader wordnet, on a machine without .* NLTK_DATA .*"
+    " nltk.downloader wordnet, or without network .* NLTK_DATA=FOLDER, .*"
     " synonyms=False$",
   ):
     build.resolve(rewards, {"name": "meteor"}, "x")
