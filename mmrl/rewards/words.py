@@ -107,8 +107,8 @@ def _meteor(synonyms: bool) -> Any:
     raise UserError(
       "expected NLTK's WordNet for synonyms, found none; run python -m"
       " nltk.downloader wordnet, or without network copy what that brings"
-      " elsewhere to FOLDER/corpora/wordnet.zip and set NLTK_DATA=FOLDER, or set"
-      " synonyms=False"
+      " elsewhere to FOLDER/corpora/wordnet.zip and set NLTK_DATA=FOLDER, or"
+      " set synonyms=False"
     ) from error
   return functools.partial(single_meteor_score, wordnet=wordnet)
 
