@@ -44,9 +44,15 @@ class Row:
     there = [one for one in (self.before, self.after, self.baseline) if one]
     return [x for one in there for x in (one.low, one.value, one.high)]
 
+  @property
+  def is_share(self) -> bool:
+    """Tells whether its numbers are shares: none is above 1, nor a count."""
+    counted = self.name.startswith("asked/")
+    return not counted and all(abs(x) <= 1 for x in self.known)
+
   def text(self, value: float, unit: str = "%", sign: str = "") -> str:
-    """Formats a number: as a share, where none of the row's is above 1."""
-    if all(abs(x) <= 1 for x in self.known):
+    """Formats a number: as a share, where it is one."""
+    if self.is_share:
       return f"{100 * value:{sign}.1f}{unit}".replace("-", "−")
     return f"{value:{sign}.4g}".replace("-", "−")
 

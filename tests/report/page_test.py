@@ -232,6 +232,16 @@ def test_other_numbers_are_as_they_are(tmp_path):
   assert 'class="track"' not in page
 
 
+def test_counts_are_no_shares(tmp_path):
+  """Of what a model was asked: one failure isn't all of them."""
+  row = page_lib.Row(
+    "asked/judge_failures", number(0.0, 0.0), number(1.0, 0.0), None
+  )
+  page = write(tmp_path / "report.html", tables=[table(row)])
+  assert cells(page) == ["0 0 to 0", "1 1 to 1", "+1"]
+  assert 'class="track"' not in page
+
+
 def test_negative_shares_have_no_scale(tmp_path):
   row = page_lib.Row("effect", number(-0.25), number(0.5), None)
   page = write(tmp_path / "report.html", tables=[table(row)])
