@@ -7,6 +7,7 @@ returns a `benchmarks.contract.Benchmark`.
 
 from mmrl.benchmarks.blind import without_pictures
 from mmrl.benchmarks.causal.pairs import causal_pairs
+from mmrl.benchmarks.choosing.mme import mme
 from mmrl.benchmarks.choosing.winoground import winoground
 from mmrl.benchmarks.choosing.yes_no import yes_no
 from mmrl.benchmarks.frames import frames
@@ -16,6 +17,7 @@ from mmrl.benchmarks.scored import questions
 __all__ = [
   "causal_pairs",
   "frames",
+  "mme",
   "objects",
   "questions",
   "winoground",

@@ -74,6 +74,22 @@ class Benchmark(Protocol):
     """
 
 
+def by_kind(values: Values, kinds: Sequence[str]) -> Values:
+  """Adds each value for the items of each kind, where there are several kinds.
+
+  Args:
+    values: of N items.
+    kinds: of the items.
+  """
+  each = np.array(kinds)
+  several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
+  return dict(values) | {
+    f"{name}/{kind}": np.where(each == kind, found, np.nan)
+    for name, found in values.items()
+    for kind in several
+  }
+
+
 def means(values: Values) -> dict[str, np.ndarray]:
   """Averages each value over the items that it applies to."""
   return {name: _mean(x) for name, x in values.items()}

@@ -9,7 +9,7 @@ from mmrl import build, names, rewards
 from mmrl import data as data_lib
 from mmrl.benchmarks import blind
 from mmrl.benchmarks.chosen import Chosen
-from mmrl.benchmarks.contract import Answer, Values, means
+from mmrl.benchmarks.contract import Answer, Values, by_kind, means
 from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.rewards import needs
@@ -68,8 +68,9 @@ class Questions(Chosen):
     values = self._grade(self._scores, answers, examples)
     asked = [one.extra.get("asked") for one in examples]
     if asked and None not in asked:
+      kinds = [one.kind for one in examples]
       chance = np.array([one.chance for one in asked])
-      values |= _by_kind({"chance": chance}, examples)
+      values |= by_kind({"chance": chance}, kinds)
     return values
 
   def baseline(self, train: Any, examples: Sequence[Example]) -> Values:
@@ -115,21 +116,7 @@ class Questions(Chosen):
       name: score(bound, context, nan=True)[:, 0].astype(np.float64)
       for name, bound in scores.items()
     }
-    return _by_kind(values, examples)
-
-
-def _by_kind(values: Values, examples: Sequence[Example]) -> Values:
-  """Adds each number for the questions of each kind, where there are several.
-
-  It is NaN of all others.
-  """
-  kinds = np.array([example.kind for example in examples])
-  several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
-  return dict(values) | {
-    f"{name}/{kind}": np.where(kinds == kind, found, np.nan)
-    for name, found in values.items()
-    for kind in several
-  }
+    return by_kind(values, [example.kind for example in examples])
 
 
 def _guesses(train: Any, examples: Sequence[Example]) -> list[str]:

@@ -117,6 +117,71 @@ def test_other_answers_than_yes_and_no_are_refused(tmp_path):
     make(name="yes_no", data={"name": "Files", "path": path})
 
 
+def mme(folder, *rows):
+  """Rows are picture, right answer and subset."""
+  for picture in {row[0] for row in rows}:
+    Image.new("RGB", (8, 8), (50 * picture, 0, 0)).save(
+      folder / f"{picture}.png"
+    )
+  path = write(
+    folder / "mme.jsonl",
+    [
+      {"question": "?", "answer": a, "images": [f"{i}.png"], "kind": kind}
+      for i, a, kind in rows
+    ],
+  )
+  return {"name": "Files", "path": path}
+
+
+PAIR = (0, "yes", "color"), (0, "no", "color")
+
+
+def test_mme_golden(tmp_path):
+  """VIC's note: right 1 1 1 0 0 0 about three pictures, 1 1 about a fourth."""
+  rows = [(i // 2, ("yes", "no")[i % 2], "color") for i in range(6)]
+  rows += [(3, "yes", "count"), (3, "no", "count")]
+  benchmark = make(name="mme", data=mme(tmp_path, *rows))
+  assert isinstance(benchmark, Benchmark)
+  found = graded(benchmark, "yes", "no", "yes", "yes", "no", "", "Yes.", "No!")
+  assert found == pytest.approx(
+    {
+      "score": 283.333333,
+      "score/color": 83.333333,
+      "accuracy/color": 0.5,
+      "accuracy_plus/color": 1 / 3,
+      "score/count": 200.0,
+      "accuracy/count": 1.0,
+      "accuracy_plus/count": 1.0,
+    }
+  )
+  values = benchmark.baseline(None, [*benchmark])
+  assert estimate(benchmark.summarise, values)["score"].value == 100.0
+  fewer = make(name="mme", data=mme(tmp_path, *rows), pictures=2)
+  pictures = [example.picture["image"] for example in fewer]
+  assert pictures[::2] == pictures[1::2] and len({*pictures}) == 2
+
+
+@pytest.mark.parametrize(
+  ("rows", "changes", "message"),
+  [
+    (PAIR[:1], {}, "mine.data: expected two questions about each .* found 1"),
+    (PAIR, {"pictures": -1}, "mine.pictures: expected a number .* found -1"),
+    (PAIR, {"questions": 2}, "mme has no option questions; valid options: dat"),
+    ([(0, "red", "color")] * 2, {}, "yes or no .* found 'red' in question 1"),
+  ],
+)
+def test_mme_refuses(tmp_path, rows, changes, message):
+  with pytest.raises(UserError, match=message):
+    make(name="mme", data=mme(tmp_path, *rows), **changes)
+
+
+@pytest.mark.parametrize("other", [(1, "no", "color"), (0, "no", "count")])
+def test_mme_wants_both_questions_of_a_picture(tmp_path, other):
+  benchmark = make(name="mme", data=mme(tmp_path, PAIR[0], other))
+  with pytest.raises(UserError, match=r"mme.jsonl:1 and .*mme.jsonl:2 to be"):
+    graded(benchmark, "yes", "no")
+
+
 ITEM = {
   "id": 1,
   "image_0": "ex_0_img_0",

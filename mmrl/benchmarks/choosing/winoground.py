@@ -13,7 +13,7 @@ import numpy as np
 
 from mmrl import data as data_lib
 from mmrl import errors, storage
-from mmrl.benchmarks.contract import Answer, Values, means
+from mmrl.benchmarks.contract import Answer, Values, by_kind, means
 from mmrl.data import Example, lines, texts
 from mmrl.data.example import ask, check_prompt
 from mmrl.data.media import Media
@@ -89,13 +89,7 @@ class Winoground:
       "image": image,
       "accuracy": right.mean(-1),
     }
-    kinds = np.array([example.kind for example in examples[::4]])
-    several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
-    return found | {
-      f"{name}/{kind}": np.where(kinds == kind, x, np.nan)
-      for name, x in found.items()
-      for kind in several
-    }
+    return by_kind(found, [example.kind for example in examples[::4]])
 
 
 def _said(text: str) -> str | None:

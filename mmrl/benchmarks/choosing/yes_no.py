@@ -12,7 +12,7 @@ import numpy as np
 
 from mmrl import data as data_lib
 from mmrl.benchmarks.chosen import Chosen
-from mmrl.benchmarks.contract import Answer, Values
+from mmrl.benchmarks.contract import Answer, Values, by_kind
 from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.rewards.answer import extract, label
@@ -118,19 +118,36 @@ class YesNo(Chosen):
     same = [one == other for one, other in zip(said, wanted, strict=True)]
     counts = (np.ones(len(said)), np.array(same, float), yes, there)
     found = dict(zip(_COUNTS, (*counts, yes * there), strict=True))
-    kinds = np.array([example.kind for example in examples])
-    several = sorted(set(kinds)) if len(set(kinds)) > 1 else []
-    return found | {
-      f"{name}/{kind}": np.where(kinds == kind, x, np.nan)
-      for name, x in found.items()
-      for kind in several
-    }
+    return by_kind(found, [example.kind for example in examples])
 
 
 def right(answer: str | None) -> str | None:
   """Returns a right answer as "yes" or "no"; None where it is neither."""
   word = label(answer or "").lower().rstrip(".")
   return word if word in ("yes", "no") else None
+
+
+def source(data: Mapping[str, Any], field: str) -> Any:
+  """Makes a source of questions that are answered yes or no.
+
+  Args:
+    data: spec of `mmrl.data.sources`.
+    field: of the benchmark in the config, for errors.
+
+  Raises:
+    UserError: naming the field, or a question whose right answer is neither.
+  """
+  made = data_lib.sources.make(data, f"{field}.data")
+  for number, (_, answer) in enumerate(made.pairs(), 1):
+    if right(answer) is None:
+      raise UserError(
+        f"{field}.data: expected yes or no as the right answer of each"
+        f" question, found {answer!r:.80} in question {number}; take it out, or"
+        ' use {"name": "questions"}'
+      )
+  if not len(made):
+    raise UserError(f"{field}.data: expected at least one question, found none")
+  return made
 
 
 def yes_no(
@@ -158,15 +175,6 @@ def yes_no(
       f"{field}.questions: expected a number of questions, or 0 for all, found"
       f" {questions}"
     )
-  source = data_lib.sources.make(data, f"{field}.data")
-  for number, (_, answer) in enumerate(source.pairs(), 1):
-    if right(answer) is None:
-      raise UserError(
-        f"{field}.data: expected yes or no as the right answer of each"
-        f" question, found {answer!r:.80} in question {number}; take it out, or"
-        ' use {"name": "questions"}'
-      )
-  if not len(source):
-    raise UserError(f"{field}.data: expected at least one question, found none")
-  indices = data_lib.spread(len(source), questions or len(source))
-  return YesNo(source, indices, parser)
+  made = source(data, field)
+  indices = data_lib.spread(len(made), questions or len(made))
+  return YesNo(made, indices, parser)
