@@ -66,12 +66,11 @@ class Questions(Chosen):
         a number; it may be NaN for an answer that it doesn't apply to.
     """
     values = self._grade(self._scores, answers, examples)
-    asked = [one.extra.get("asked") for one in examples]
-    if asked and None not in asked:
-      kinds = [one.kind for one in examples]
-      chance = np.array([one.chance for one in asked])
-      values |= by_kind({"chance": chance}, kinds)
-    return values
+    asked = [one.extra["asked"] for one in examples if one.extra.get("asked")]
+    if not asked or len(asked) < len(examples):
+      return values
+    chance = {"chance": np.array([one.chance for one in asked])}
+    return {**values, **by_kind(chance, [one.kind for one in examples])}
 
   def baseline(self, train: Any, examples: Sequence[Example]) -> Values:
     """Scores answers that are guessed from the questions' texts.
