@@ -71,6 +71,7 @@ def test_items_and_summary(models, tmp_path, capsys):
   assert (eyes["items"], eyes["calls"]) == (answered, 2 * answered)
   assert eyes["completion_tokens"] == 2 * answered
   assert found["numbers"]["accuracy"]["value"] <= answered / 20
+  assert found["baseline"]["accuracy"]["value"] >= 0.5
   assert rows[0]["trace"][0]["model"] == "planner"
   before = lines(folder)
   assert run(models, folder) == found and lines(folder) == before

@@ -38,6 +38,21 @@ def guesses(
   return [counts.most_common(1)[0][0] for counts in found]
 
 
+def constants(examples: Sequence[Example]) -> list[str]:
+  """Answers all questions of a kind alike: with what is right most often.
+
+  It is the best constant answer, known only from what is right. There is none
+  where a question has no right answer.
+  """
+  kinds: dict[str, collections.Counter[str]]
+  kinds = collections.defaultdict(collections.Counter)
+  for one in examples:
+    if one.answer is None:
+      return []
+    kinds[one.kind][one.answer] += 1
+  return [kinds[one.kind].most_common(1)[0][0] for one in examples]
+
+
 def chosen(
   known: Iterable[items.Asked], asked: Sequence[items.Asked]
 ) -> list[str]:

@@ -66,7 +66,8 @@ class Benchmark(Protocol):
     """Grades answers that need no model, as `grade` does.
 
     Args:
-      train: the run's source of questions to train on.
+      train: the run's source of questions to train on; None where there is no
+        training, as with a strategy.
       examples: all questions.
 
     Returns:

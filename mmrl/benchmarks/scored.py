@@ -84,7 +84,7 @@ class Questions(Chosen):
       for name, bound in self._scores.items()
       if READS_RIGHT & set(bound.needs) and not own & set(bound.needs)
     }
-    if not scores or not hasattr(train, "pairs"):
+    if not scores or not (train is None or hasattr(train, "pairs")):
       return {}
     guesses = _guesses(train, examples)
     if not guesses:
@@ -129,6 +129,8 @@ def _guesses(train: Any, examples: Sequence[Example]) -> list[str]:
   if asked and len(asked) == len(found):
     known = train.asked() if hasattr(train, "asked") else asked
     return blind.chosen(known, asked)
+  if train is None:
+    return blind.constants(examples)
   pairs = [(text, right) for text, right in train.pairs() if right is not None]
   return blind.guesses(pairs, examples) if pairs else []
 

@@ -125,6 +125,13 @@ def test_baseline_guesses_from_the_questions(path):
   assert not any(name.startswith("formed") for name in found)
 
 
+def test_without_training_it_is_the_best_constant_answer_to_each_kind(path):
+  """Of two counts one is right; the only yes or no is."""
+  benchmark = build(path)
+  found = benchmark.baseline(None, [*benchmark])
+  np.testing.assert_array_equal(found["right"], [1, 0, 1])
+
+
 def test_no_baseline_from_a_source_without_pairs(path):
   benchmark = build(path)
   assert benchmark.baseline(object(), [*benchmark]) == {}
