@@ -226,6 +226,25 @@ def test_mistakes_are_one_line(changes, message, models, tmp_path):
   assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+  ("row", "message"),
+  [
+    ({"answer": "a"}, "rows.jsonl: .* found keys answer; .*{\"question\": COL"),
+    ({"question": "?", "answer": "a", "answr": "b"}, "rows.jsonl:1: .*answr"),
+    ({"question": "?"}, "rows.jsonl:1: .*answer"),
+  ],
+)
+def test_a_benchmark_of_another_form_names_the_field(
+  row, message, models, tmp_path
+):
+  path = tmp_path / "rows.jsonl"
+  path.write_text(json.dumps(row) + "\n")
+  data = {"name": "Files", "path": str(path)}
+  with pytest.raises(UserError, match=message) as found:
+    run(models, tmp_path / "run", benchmark=BENCHMARK | {"data": data})
+  assert "\n" not in str(found.value)
+
+
 def test_results_of_another_run_are_refused(models, tmp_path):
   folder = tmp_path / "run"
   run(models, folder)

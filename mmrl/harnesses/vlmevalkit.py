@@ -23,6 +23,8 @@ class Mmrl(BaseModel):  # type: ignore[misc]
 
   INSTALL_REQ = False
   INTERLEAVE = True
+  # The base class refuses parts of other types, in older versions videos, too.
+  allowed_types = ("text", "image", "video")
 
   def __init__(
     self,
@@ -58,19 +60,42 @@ class Mmrl(BaseModel):  # type: ignore[misc]
   def generate_inner(
     self, message: Sequence[dict], dataset: str | None = None
   ) -> str:
-    """Answers a message: parts of type text, image or video, each a value."""
+    """Answers a message.
+
+    Args:
+      message: parts, each of a type, text, image or video, and a value; texts
+        of role "system" stand in the system's message.
+      dataset: isn't used.
+
+    Raises:
+      UserError: naming what else a part has, or a file that can't be read.
+    """
     del dataset
-    parts = []
+    system, parts = [self._system] if self._system else [], []
     for part in message:
-      if part.get("type") not in ("text", "image", "video"):
+      kind, role = part.get("type"), part.get("role", "user")
+      if kind not in self.allowed_types:
         raise UserError(
-          "expected parts of type text, image or video, found"
-          f" {part.get('type')!r:.80}"
+          f"expected parts of type text, image or video, found {kind!r:.80}"
         )
-      parts.append({"type": part["type"], part["type"]: part["value"]})
-    turns = [{"role": "user", "content": parts}]
-    if self._system:
-      turns.insert(0, {"role": "system", "content": self._system})
+      others = sorted({*part} - {"type", "value", "role"})
+      if others or "value" not in part:
+        raise UserError(
+          "expected parts of type, value and role, found"
+          f" {others[0] if others else 'no value'}"
+        )
+      if role == "system" and kind == "text":
+        system.append(part["value"])
+      elif role == "user":
+        parts.append({"type": kind, kind: part["value"]})
+      else:
+        raise UserError(
+          "expected parts of the user, and texts of the system, found"
+          f" {kind} of {role!r:.80}"
+        )
+    turns: list[dict] = [{"role": "user", "content": parts}]
+    if system:
+      turns.insert(0, {"role": "system", "content": "\n".join(system)})
     self._asked += 1
     name = f"question {self._asked}"
     return self._model.answers([turns], [name], [self._options])[0].text
