@@ -1,9 +1,10 @@
 """Causal-HalBench in drawn scenes: a planted habit, and what unlearns it.
 
+  python -m experiments.tiny_worlds --world scenes --output runs/scenes
   python -m experiments.causal_halbench --output runs/causal --seeds 0 1 2
 
-What it does, for each seed, from the model that ships with the library with a
-tokenizer of the questions' words:
+What it does, for each seed, from the model that has learnt to say what is in a
+scene, runs/scenes/describe/model: who sees no star can't infer a ring from it.
 
   planted      supervised learning of "Is there a ring?" about scenes where star
                and ring, heart and arrow, .. are mostly together
@@ -25,15 +26,14 @@ One arm by itself:
   python -m mmrl.train --workdir RUN2 --config.models.policy.path=RUN/model \\
     --config experiments/causal_halbench.py:counterfactual
 
-`planted` and `independent` begin with runs/causal/begin, which the first
-command writes. Differs from the paper, which trains nothing and replaces
+Differs from the paper, which trains nothing and replaces
 objects in photographs.
 """
 
 import json
 import pathlib
 
-from experiments import arguments, sft, stages, tiny_worlds
+from experiments import arguments, sft, stages
 from mmrl import config as config_lib
 from mmrl.errors import UserError
 from mmrl.worlds.scenes import scene
@@ -43,7 +43,7 @@ NUMBERS = ("pairs/cac", "pairs/aac", "pairs/chr", "independent/accuracy")
 # Probability that beside a shape its partner is drawn: of scenes to learn from,
 # and of those that are changed, where partners must be missing at times.
 STRENGTH, TESTED = 0.95, 0.5
-_BEGIN = "runs/causal/begin"
+_BEGIN = "runs/scenes/describe/model"
 
 
 def get_config(arm: str = "planted"):
@@ -60,13 +60,17 @@ def get_config(arm: str = "planted"):
   config = config_lib.get_config()
   config.models.policy.path = _BEGIN
   config.models.policy.remat = False
-  config.data.lengths, config.data.patches = (72,), (196,)
+  config.data.lengths, config.data.patches = (80,), (196,)
   config.data.train = _exists("train", 100_000, arm != "independent")
   config.frozen = ()
   config.evaluation.batch = 100
   config.evaluation.benchmarks = _benchmarks()
-  learn = _learn_rewards if arm in ARMS[2:] else _learn_texts
-  learn(config, arm)
+  if arm in ARMS[2:]:
+    _learn_rewards(config)
+  else:
+    _learn_texts(config)
+  if arm == "counterfactual":
+    config.data.train = _pairs("train", 5000, 1)
   return config
 
 
@@ -94,23 +98,18 @@ def _pairs(split: str, pairs: int, seed: int) -> dict:
 
 
 def _benchmarks() -> dict:
-  right = {"accuracy": {"name": "exact_answer"}}
   return {
     "pairs": {"name": "causal_pairs", "data": _pairs("test", 300, 0)},
-    **{
-      name: {
-        "name": "questions",
-        "data": _exists("test", 500, name == "planted"),
-        "questions": 0,
-        "scores": right,
-      }
-      for name in ("planted", "independent")
+    "independent": {
+      "name": "questions",
+      "data": _exists("test", 500, False),
+      "questions": 0,
+      "scores": {"accuracy": {"name": "exact_answer"}},
     },
   }
 
 
-def _learn_texts(config, arm: str) -> None:
-  del arm
+def _learn_texts(config) -> None:
   config.data.train["thoughts"] = ("direct",)
   sft.learn_texts(config, prompts=32, length=12)
   config.optimizer.weight_decay = 0.0
@@ -120,42 +119,25 @@ def _learn_texts(config, arm: str) -> None:
   config.checkpoint.every = 100
 
 
-def _learn_rewards(config, arm: str) -> None:
-  if arm == "counterfactual":
-    config.data.train = _pairs("train", 5000, 1)
+def _learn_rewards(config) -> None:
   config.rollout.prompts, config.rollout.answers = 56, 8
   config.rollout.length = 12
   config.rewards = {"accuracy": {"name": "exact_answer", "weight": 1.0}}
   config.losses.kl.weight = 0.01
-  config.frozen = ()
   config.train.steps = 60
   config.schedule.value = 1e-4
   config.checkpoint.every = 30
   config.shares.every = 0
 
 
-def _texts():
-  """What the tokenizer is made from."""
-  from mmrl import build, data
-
-  for spec in (_exists("train", 3000, False), _pairs("train", 200, 0)):
-    source = build.construct(data.sources, spec, "texts")
-    yield from (text for pair in source.pairs() for text in pair)
-  yield from 500 * ["<answer>yes</answer>", "<answer>no</answer>"]
-  yield from 30 * ["system", "user", "assistant\n"]
-
-
 def run(output: pathlib.Path, seed: int) -> dict[str, dict]:
   """Runs all arms of a seed; returns their summaries."""
-  begin = output / "begin"
-  if not (begin / "config.json").exists():
-    tiny_worlds.write_model(begin, [*_texts()], 0)
   folder = output / f"seed-{seed}"
   for arm in ARMS:
     config = get_config(arm)
     config.seed = seed
-    before = folder / "planted" / "model" if arm in ARMS[2:] else begin
-    config.models.policy.path = str(before)
+    if arm in ARMS[2:]:
+      config.models.policy.path = str(folder / "planted" / "model")
     stages.run({arm: config}, folder)
   return {
     arm: json.loads((folder / arm / "summary.json").read_text()) for arm in ARMS
