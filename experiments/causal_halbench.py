@@ -13,7 +13,7 @@ scene, runs/scenes/describe/model: who sees no star can't infer a ring from it.
                thing was replaced; the reward is whether the answer is right
   control      the same on questions about single scenes of the planted kind
 
-and prints a table: cac, aac and chr of all four on 300 held-out pairs, whose
+and prints a table: cac, aac and chr of all four on 150 held-out pairs, whose
 original scenes are of the planted kind, and their accuracy on scenes where
 shapes are independent. cac and aac are above 0 where a model answers by what
 mostly is together (arXiv 2511.10268). A command that was stopped goes on where
@@ -26,8 +26,7 @@ One arm by itself:
   python -m mmrl.train --workdir RUN2 --config.models.policy.path=RUN/model \\
     --config experiments/causal_halbench.py:counterfactual
 
-Differs from the paper, which trains nothing and replaces
-objects in photographs.
+Differs from the paper, which trains nothing and replaces objects in photographs.
 """
 
 import json
@@ -99,10 +98,10 @@ def _pairs(split: str, pairs: int, seed: int) -> dict:
 
 def _benchmarks() -> dict:
   return {
-    "pairs": {"name": "causal_pairs", "data": _pairs("test", 300, 0)},
+    "pairs": {"name": "causal_pairs", "data": _pairs("test", 150, 0)},
     "independent": {
       "name": "questions",
-      "data": _exists("test", 500, False),
+      "data": _exists("test", 300, False),
       "questions": 0,
       "scores": {"accuracy": {"name": "exact_answer"}},
     },
@@ -124,9 +123,9 @@ def _learn_rewards(config) -> None:
   config.rollout.length = 12
   config.rewards = {"accuracy": {"name": "exact_answer", "weight": 1.0}}
   config.losses.kl.weight = 0.01
-  config.train.steps = 60
+  config.train.steps = 50
   config.schedule.value = 1e-4
-  config.checkpoint.every = 30
+  config.checkpoint.every = 25
   config.shares.every = 0
 
 

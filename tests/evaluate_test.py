@@ -229,7 +229,7 @@ def test_mistakes_are_one_line(changes, message, models, tmp_path):
 @pytest.mark.parametrize(
   ("row", "message"),
   [
-    ({"answer": "a"}, "rows.jsonl: .* found keys answer; .*{\"question\": COL"),
+    ({"answer": "a"}, 'rows.jsonl: .* found keys answer; .*{"question": COL'),
     ({"question": "?", "answer": "a", "answr": "b"}, "rows.jsonl:1: .*answr"),
     ({"question": "?"}, "rows.jsonl:1: .*answer"),
   ],
