@@ -26,7 +26,8 @@ One arm by itself:
   python -m mmrl.train --workdir RUN2 --config.models.policy.path=RUN/model \\
     --config experiments/causal_halbench.py:counterfactual
 
-Differs from the paper, which trains nothing and replaces objects in photographs.
+Differs from the paper, which trains nothing and replaces objects in
+photographs.
 """
 
 import json
