@@ -82,27 +82,6 @@ def causal_mask(mask: Bool[Array, "P S"]) -> Bool[Array, "P S S"]:
   return mask[:, None, :] & jnp.tri(mask.shape[-1], dtype=bool)[None]
 
 
-def blind_mask(
-  segment: Int[Array, "*batch S"], visual: Bool[Array, "*batch S"]
-) -> Bool[Array, "*batch S S"]:
-  """Returns the mask of a sequence whose plan is written without the picture.
-
-  Text of the question and of the plan doesn't see visual tokens, in whichever
-  order they stand; what comes later does. Were plans alone blind, they would
-  see the picture through the question, from the second layer on.
-
-  Reference: arXiv 2411.12591, which asks in several calls; one sequence is our
-  reading.
-
-  Args:
-    segment: 0 for the question, with its picture, 1 for the plan, then more.
-    visual: whether a position is a visual token.
-  """
-  past = jnp.tri(segment.shape[-1], dtype=bool)
-  blind = (segment <= 1) & ~visual
-  return past & ~(blind[..., :, None] & visual[..., None, :])
-
-
 def weights(
   queries: Float[Array, "*batch T H head"],
   keys: Float[Array, "*batch U K head"],

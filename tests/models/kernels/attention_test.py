@@ -165,27 +165,3 @@ def test_gradient_of_matmul(shape, dtype, rtol):
     one, other = np.float32(one), np.float32(other)
     scale = np.abs(other).max()
     np.testing.assert_allclose(one, other, atol=rtol * scale)
-
-
-SEGMENTS = jnp.array([0, 0, 0, 1, 1, 2])
-
-
-def test_blind_mask_golden():
-  """A picture of two tokens, a question, a plan of two, and an answer."""
-  found = attention.blind_mask(SEGMENTS, jnp.arange(6) < 2)
-  assert ["".join(map(str, row)) for row in found.astype(int).tolist()] == [
-    *("100000", "110000", "001000", "001100", "001110", "111111")
-  ]
-  # Nothing more is masked where the picture comes behind what is blind to it.
-  found = attention.blind_mask(SEGMENTS, jnp.arange(6) == 4)
-  assert (found == jnp.tri(6, dtype=bool)).all()
-
-
-def test_a_plan_is_blind_through_all_layers():
-  """Masking the plan's rows alone leaks, through the question."""
-  visual, plan = np.arange(6) < 2, np.asarray(SEGMENTS) == 1
-  blind = np.asarray(attention.blind_mask(SEGMENTS, jnp.asarray(visual)))
-  leaky = np.tri(6, dtype=bool) & ~(plan[:, None] & visual)
-  for mask, seen in ((blind, False), (leaky, True)):
-    assert (mask @ mask)[plan][:, visual].any() == seen
-  assert blind[5, visual].all()
