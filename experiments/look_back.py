@@ -91,6 +91,8 @@ def get_config(arg: str = "data"):
   config = recipes.local() if local else recipes.images(folder)
   if local:
     config.models.policy.path = f"{where}/taught/model"
+    # A sixth of the quick start's answers, which are as many times longer.
+    config.rollout.prompts, config.rollout.answers = 64, 8
     config.rollout.length = 40
   else:
     config.rollout.answers = 5
