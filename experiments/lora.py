@@ -13,11 +13,11 @@ right before and 82.2 % (80.5 to 83.9) after, seed 0, as with the whole model;
 bfloat16 on 16 chips of 16 GiB each, at a learning rate ten times that of the
 whole model. It has not been run. The reference is the policy without its pairs.
 
-Plan (libtpu, v5e:4x4): 40.4 of 8,332.5 million parameters train. Parameters take
-1.00 GiB a chip, moments 0.08, the reference nothing. 32 prompts of up to 2,048
-visual tokens and 8 answers of up to 2,048 tokens fit: evaluation takes 10.15 GiB,
-the rollout 11.84, the probe 12.20, the update 7.77. With 64 prompts the rollout
-doesn't: its temporaries are 20.2 GiB.
+Plan (libtpu, v5e:4x4): 40.4 of 8,332.5 million parameters train. Parameters
+take 1.00 GiB a chip, moments 0.08, the reference nothing. 32 prompts of up to
+2,048 visual tokens and 8 answers of up to 2,048 tokens fit: evaluation takes
+10.15 GiB, the rollout 11.84, the probe 12.20, the update 7.77. With 64 prompts
+the rollout doesn't: its temporaries are 20.2 GiB.
 """
 
 from experiments import recipes
