@@ -1,6 +1,6 @@
 """Whole runs of several processes: the same training, and a clean end.
 
-350 core-seconds: seventeen processes that each trace every program of a run.
+390 core-seconds: seventeen processes that each trace every program of a run.
 """
 
 import shutil

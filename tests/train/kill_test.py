@@ -1,6 +1,6 @@
 """A run that is killed again and again ends as one that never was.
 
-200 core-seconds: some twenty starts of a run.
+360 core-seconds: some twenty starts of a run.
 """
 
 import json
