@@ -28,12 +28,11 @@ that has been taught their chains:
   python -m mmrl.train --config experiments/egoreasoner.py:runlocal \\
     --workdir RUN
 
-`:DIR` is Qwen2.5-VL-3B on files in
-HD-EPIC's form: DIR/train and DIR/test hold its `vqa-benchmark` files,
-DIR/videos the videos, and DIR/annotations, if it is there, `assoc_info.json`
-and `mask_info.json`. `python -m mmrl.worlds --world kitchens --folder` writes
-such files; `metadata` in them has the facts that HD-EPIC's own files lack. It
-has not been run.
+`:DIR` is Qwen2.5-VL-3B on files in HD-EPIC's form: DIR/train and DIR/test hold
+its `vqa-benchmark` files, DIR/videos the videos, and DIR/annotations, if it is
+there, `assoc_info.json` and `mask_info.json`. `python -m mmrl.worlds --world
+kitchens --folder` writes such files; `metadata` in them has the facts that
+HD-EPIC's own files lack. It has not been run.
 
 Reconstructed: formulas, weights and sizes, from others' accounts. The paper's
 teacher, Gemini, is replaced by a rule; its training data aren't published, and

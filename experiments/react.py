@@ -21,9 +21,8 @@ are of each frame's answers.
 `:runlocal` is a tiny model on drawn figures with planted faults, whose answers
 have the pseudo-scores of the paper's rule; `:runlocal,cold` begins with the one
 that `python -m experiments.tiny_worlds --world figures --output runs/figures`
-begins with. `,all_pairs` compares
-every answer to one frame with every answer to the other. `,labels` leaves the
-preference out of the total.
+begins with. `,all_pairs` compares every answer to one frame with every answer
+to the other. `,labels` leaves the preference out of the total.
 
 `:DIR,cold` and `:DIR` have the paper's sizes, on Qwen2.5-VL-7B: LoRA of rank
 32, learning rate 5e-4, batches of 64 for two passes; then 300 steps of 256

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmrl.data import Example
 from mmrl.data.sources import paths_of
+from mmrl.errors import UserError
 
 
 class Chosen:
@@ -29,3 +30,20 @@ class Chosen:
 
   def __getitem__(self, index: int) -> Example:
     return self._source[self._indices[index]]
+
+
+def check_count(count: int, what: str, where: str) -> None:
+  """Checks how many of a source's items a config asks for; 0 is all.
+
+  Args:
+    count: of the config.
+    what: the items are, in the plural.
+    where: its field.
+
+  Raises:
+    UserError: naming the field, if it is below 0.
+  """
+  if count < 0:
+    raise UserError(
+      f"{where}: expected a number of {what}, or 0 for all, found {count}"
+    )

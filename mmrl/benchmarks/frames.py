@@ -13,7 +13,7 @@ import numpy as np
 
 from mmrl import build, errors
 from mmrl import data as data_lib
-from mmrl.benchmarks.chosen import Chosen
+from mmrl.benchmarks.chosen import Chosen, check_count
 from mmrl.benchmarks.contract import Answer, Values
 from mmrl.data import Example
 from mmrl.errors import UserError
@@ -164,10 +164,7 @@ def frames(*, data: Mapping[str, Any], pairs: int = 0, field: str) -> Frames:
   Raises:
     UserError: naming the field of the config that is wrong.
   """
-  if pairs < 0:
-    raise UserError(
-      f"{field}.pairs: expected a number of pairs, or 0 for all, found {pairs}"
-    )
+  check_count(pairs, "pairs", f"{field}.pairs")
   source = build.construct(data_lib.sources, data, f"{field}.data")
   found = Frames(source, data_lib.spread(len(source), pairs or len(source)))
   with errors.of_field(f"{field}.data"):

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmrl import build
 from mmrl import data as data_lib
-from mmrl.benchmarks.chosen import Chosen
+from mmrl.benchmarks.chosen import Chosen, check_count
 from mmrl.benchmarks.contract import Answer, Values
 from mmrl.data import Example
 from mmrl.errors import UserError
@@ -133,11 +133,7 @@ def objects(
       f"{field}.objects: expected names of objects, or words for each, found"
       f" {dict(words) if words else 'none'}"
     )
-  if questions < 0:
-    raise UserError(
-      f"{field}.questions: expected a number of questions, or 0 for all, found"
-      f" {questions}"
-    )
+  check_count(questions, "questions", f"{field}.questions")
   source = build.construct(data_lib.sources, data, f"{field}.data")
   pairs = source.pairs() if hasattr(source, "pairs") else ()
   for number, (_, right) in enumerate(pairs, 1):

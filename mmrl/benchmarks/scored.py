@@ -8,7 +8,7 @@ import numpy as np
 from mmrl import build, names, rewards
 from mmrl import data as data_lib
 from mmrl.benchmarks import blind
-from mmrl.benchmarks.chosen import Chosen
+from mmrl.benchmarks.chosen import Chosen, check_count
 from mmrl.benchmarks.contract import Answer, Values, by_kind, means
 from mmrl.data import Example
 from mmrl.errors import UserError
@@ -153,11 +153,7 @@ def questions(
   Raises:
     UserError: naming the field of the config that is wrong.
   """
-  if questions < 0:
-    raise UserError(
-      f"{field}.questions: expected a number of questions, or 0 for all, found"
-      f" {questions}"
-    )
+  check_count(questions, "questions", f"{field}.questions")
   if not scores:
     raise UserError(
       f"{field}.scores: expected at least one reward, found none; add one such"

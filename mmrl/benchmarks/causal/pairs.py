@@ -11,7 +11,7 @@ from mmrl import storage
 from mmrl.benchmarks.causal import numbers
 from mmrl.benchmarks.causal.numbers import Asked, Pairing
 from mmrl.benchmarks.choosing.yes_no import Parser, right, verdict
-from mmrl.benchmarks.chosen import Chosen
+from mmrl.benchmarks.chosen import Chosen, check_count
 from mmrl.benchmarks.contract import Answer, Values
 from mmrl.benchmarks.intervals import Estimate, estimate
 from mmrl.data import Example, lines
@@ -88,11 +88,7 @@ def causal_pairs(
   Raises:
     UserError: naming the field of the config that is wrong.
   """
-  if originals < 0:
-    raise UserError(
-      f"{field}.originals: expected a number of pictures, or 0 for all, found"
-      f" {originals}"
-    )
+  check_count(originals, "pictures", f"{field}.originals")
   source = data_lib.sources.make(data, f"{field}.data")
   if not hasattr(source, "originals"):
     raise UserError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmrl import data as data_lib
 from mmrl.benchmarks.choosing import yes_no
-from mmrl.benchmarks.chosen import Chosen
+from mmrl.benchmarks.chosen import Chosen, check_count
 from mmrl.benchmarks.contract import Answer, Values
 from mmrl.data import Example
 from mmrl.errors import UserError
@@ -29,13 +29,11 @@ def numbers(values: Values) -> dict[str, np.ndarray]:
   """
   found: dict[str, np.ndarray] = {}
   scores = []
-  for name, asked in values.items():
-    start, _, subset = name.partition("/")
-    if start != "right":
-      continue
-    pictures = np.maximum((~np.isnan(asked)).sum(-1), 1)
-    accuracy = np.nansum(asked, -1) / (2 * pictures)
-    plus = np.nansum(asked == 2, -1) / pictures
+  for name, right in values.items():
+    subset = name.removeprefix("right/")
+    pictures = np.maximum((~np.isnan(right)).sum(-1), 1)
+    accuracy = np.nansum(right, -1) / (2 * pictures)
+    plus = (right == 2).sum(-1) / pictures
     scores.append(100 * (accuracy + plus))
     found |= {
       f"score/{subset}": scores[-1],
@@ -110,11 +108,7 @@ def mme(*, data: Mapping[str, Any], pictures: int = 0, field: str) -> Mme:
     UserError: naming the field of the config that is wrong, or a question whose
       right answer is neither.
   """
-  if pictures < 0:
-    raise UserError(
-      f"{field}.pictures: expected a number of pictures, or 0 for all, found"
-      f" {pictures}"
-    )
+  check_count(pictures, "pictures", f"{field}.pictures")
   source = yes_no.source(data, field)
   if len(source) % 2:
     raise UserError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmrl import data as data_lib
 from mmrl import errors, storage
+from mmrl.benchmarks.chosen import check_count
 from mmrl.benchmarks.contract import Answer, Values, by_kind, means
 from mmrl.data import Example, lines, texts
 from mmrl.data.example import ask, check_prompt
@@ -125,10 +126,7 @@ def winoground(
     UserError: naming the field of the config, or file and line of what is
       wrong.
   """
-  if items < 0:
-    raise UserError(
-      f"{field}.items: expected a number of items, or 0 for all, found {items}"
-    )
+  check_count(items, "items", f"{field}.items")
   with errors.of_field(field):
     check_prompt(prompt)
     folder = storage.path(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmrl import data as data_lib
-from mmrl.benchmarks.chosen import Chosen
+from mmrl.benchmarks.chosen import Chosen, check_count
 from mmrl.benchmarks.contract import Answer, Values, by_kind
 from mmrl.data import Example
 from mmrl.errors import UserError
@@ -170,11 +170,7 @@ def yes_no(
     UserError: naming the field of the config that is wrong, or a question whose
       right answer is neither.
   """
-  if questions < 0:
-    raise UserError(
-      f"{field}.questions: expected a number of questions, or 0 for all, found"
-      f" {questions}"
-    )
+  check_count(questions, "questions", f"{field}.questions")
   made = source(data, field)
   indices = data_lib.spread(len(made), questions or len(made))
   return YesNo(made, indices, parser)
