@@ -1,13 +1,16 @@
-"""Does attention as a policy matter? The arms of a study on drawn scenes.
+"""Does attention as a policy matter? The arms of a study on easy-VQA.
 
-  python -m experiments.tiny_worlds --world scenes --output runs/scenes
   python -m mmrl.train --workdir RUN \\
     --config experiments/attention_study.py:ral@10
   python -m experiments.evidence --output runs/study --seeds 0 1 2
 
-Questions about a picture of three to six things, of which one or two are asked
-about: what colour or shape it is, whether it is there, what is beside it. So
-looking at the right one matters, and where it is, is known.
+The quick start with half as many prompts: 28 steps of 96 x 16 answers in four
+updates each, about four minutes of one core. A picture has one thing, somewhere
+on a grid of 4 x 4 visual tokens, and its box is known; a question is about its
+colour, its shape, or yes or no. (Drawn scenes have more things in a picture;
+the model that was taught them, experiments/tiny_worlds.py, doesn't learn from
+as few answers: greedy 54.2 % before, 52.9 % after 10 steps of 64 x 8.) Test
+questions are of odd pictures; those of even ones are held back.
 
 Every arm is GRPO without a KL, and one thing more. `NAME@SHARE` gives that term
 SHARE percent of the norm of the gradient, at every update:
@@ -33,9 +36,11 @@ and rewards, which have no share: `sayo` (attention on the region, weight 1),
 (evenness and suppression), `laser-random`.
 """
 
+import pathlib
+
 import ml_collections
 
-from experiments import laser, opad, tiny_worlds
+from experiments import laser, opad, quickstart
 from mmrl import config as config_lib
 from mmrl.errors import UserError, nearest
 
@@ -55,14 +60,15 @@ _RAL = {
 }
 _TERMS = ("grpo", *_RAL, "ease", "ease-rolled", "opad", "kd")
 _REWARDS = ("sayo", "sayo-rolled", "sayo-random", "laser", "laser-random")
-# All that are compared.
+# All that are compared, in the order in which they are run.
 ARMS = (
-  "grpo",
-  "grpo@30",
-  *(f"ral@{share}" for share in ("0.1", "1", "10", "30")),
-  *(f"ral-random@{share}" for share in ("0.1", "1", "10", "30")),
-  *(f"{name}@10" for name in _RAL if name not in ("ral", "ral-random")),
-  *("ease@10", "ease-rolled@10", *_REWARDS, "opad@10", "kd@10"),
+  *("grpo", "ral@10", "ral-random@10", "ease@10", "ease-rolled@10"),
+  *("ral@30", "ral-random@30", "grpo@30", "ral@1", "ral-random@1"),
+  *("sayo", "sayo-rolled", "sayo-random", "laser", "laser-random"),
+  *("opad@10", "kd@10", "ral-length@10", "ral-reference@10"),
+  *("ral-average@10", "ral-visual@10", "ral-scaled@10", "ral-text@10"),
+  *("ral-good@10", "ral-heads@10", "ral-middle@10"),
+  *("ral@0.1", "ral-random@0.1"),
 )
 
 
@@ -131,35 +137,33 @@ def _share(arm: str, percent: str) -> float:
   return share
 
 
-def _base() -> ml_collections.ConfigDict:
-  """GRPO on scenes, from the model that has learnt to answer there."""
-  stage = tiny_worlds.STAGES["scenes"]["questions"]
-  config = config_lib.get_config()
-  config.models.policy.path = "runs/scenes/questions/model"
-  config.models.policy.remat = False
-  data = {"name": "Scenes", "kinds": tiny_worlds.KINDS}
-  config.data.train = data | {"split": "train", "count": 100_000}
-  config.data.lengths, config.data.patches = stage.lengths, stage.patches
-  config.rollout.prompts, config.rollout.answers = 64, 8
-  config.rollout.length = 40
-  config.losses.policy.clip_high = 0.28
-  del config.losses["kl"]
-  config.train.steps, config.train.minibatches = 40, 4
-  config.schedule = {
-    "name": "warmup_cosine_decay_schedule",
-    "init_value": 0.0,
-    "peak_value": 3e-4,
-    "warmup_steps": 16,
-    "decay_steps": 160,
-    "end_value": 6e-6,
+def held_back() -> dict:
+  """The spec of the benchmark that is used once, at the end."""
+  return _benchmark(odd=False)
+
+
+def _benchmark(*, odd: bool) -> dict:
+  return {
+    "name": "questions",
+    "data": {
+      "name": f"{pathlib.Path(__file__).resolve().parent}/half.py:Half",
+      "split": "test",
+      "odd": odd,
+    },
+    "questions": 1000,
+    "scores": {"accuracy": {"name": "exact_answer"}},
   }
-  config.checkpoint.every = 20
+
+
+def _base() -> ml_collections.ConfigDict:
+  """The quick start's GRPO without a KL, and with fewer prompts."""
+  config = quickstart.get_config("grpo")
+  config.rollout.prompts = 96
+  del config.losses["kl"]
   # Every third: a measurement is a gradient of each term.
   config.shares.every = 3
-  config.evaluation.every = 10
-  benchmark = config.evaluation.benchmarks.test
-  benchmark.data = data | {"split": "test", "count": 999}
-  benchmark.questions = 0
+  config.evaluation.every = 7
+  config.evaluation.benchmarks = {"test": _benchmark(odd=True)}
   return config
 
 

@@ -6,8 +6,9 @@
 The first command makes the runs that are missing, a seed of all arms before the
 next one, and writes each one's numbers into docs/evidence/raw as it ends: a
 command that was stopped goes on where it was, on another machine, too. No run
-is left out. `--table` prints the table of what is there, and draws docs/
-evidence/accuracy.png.
+is left out. `--table` prints the tables of what is there, and draws docs/
+evidence/accuracy.png. Each run is evaluated on the held-back pictures as well,
+whose table `--held` prints: once, when nothing is left to choose.
 
 Differences are of runs with the same seed, which see the same questions: their
 mean over seeds, with Student's 95 % interval. Where that holds 0, none is seen.
@@ -18,6 +19,7 @@ import hashlib
 import json
 import pathlib
 import statistics
+from typing import Any
 
 from experiments import arguments, attention_study, compare
 from mmrl.errors import UserError, nearest
@@ -27,6 +29,11 @@ FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "evidence"
 _STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}
 _SHARE = "gradient/share_"
 _COLUMNS = ("accuracy", "attention/region")
+_READINGS = (
+  *("accuracy/colour", "accuracy/shape", "accuracy/yes/no"),
+  *("attention/border", "attention/entropy"),
+)
+_GOAL = 0.75
 
 
 def raw(arm: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
@@ -37,6 +44,8 @@ def raw(arm: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
 def digest(arm: str) -> str:
   """Of an arm's config: runs of another one can't stand in one table."""
   text = json.dumps(compare.config_of(_named(arm)).to_dict(), sort_keys=True)
+  # The same wherever this folder is.
+  text = text.replace(str(pathlib.Path(__file__).resolve().parent), "")
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -94,9 +103,21 @@ def run(
   compare.one(output, _named(arm), seed)
   workdir = compare.workdir_of(output, _named(arm), seed)
   path.parent.mkdir(parents=True, exist_ok=True)
+  found = read(workdir, arm, seed) | {"held": _held(workdir, arm, seed)}
   part = path.with_suffix(".part")
-  part.write_text(json.dumps(read(workdir, arm, seed), indent=1) + "\n")
+  part.write_text(json.dumps(found, indent=1) + "\n")
   part.replace(path)
+
+
+def _held(workdir: pathlib.Path, arm: str, seed: int) -> dict[str, float]:
+  """Numbers of a run's model on the pictures that are held back."""
+  from mmrl import evaluate
+
+  config = compare.config_of(_named(arm))
+  config.seed = seed
+  config.evaluation.benchmarks = {"held": attention_study.held_back()}
+  found = evaluate.results(config, str(workdir))["held"].numbers
+  return {name: round(number.value, 5) for name, number in found.items()}
 
 
 def results(folder: pathlib.Path) -> dict[str, dict[int, dict]]:
@@ -123,7 +144,10 @@ def results(folder: pathlib.Path) -> dict[str, dict[int, dict]]:
 
 
 def difference(
-  runs: Mapping[int, dict], base: Mapping[int, dict], number: str
+  runs: Mapping[int, dict],
+  base: Mapping[int, dict],
+  number: str,
+  when: str = "after",
 ) -> tuple[float, float] | None:
   """Mean difference over common seeds and half its 95 % interval.
 
@@ -132,7 +156,7 @@ def difference(
   both = sorted({*runs} & {*base})
   if not both:
     return None
-  each = [runs[i]["after"][number] - base[i]["after"][number] for i in both]
+  each = [runs[i][when][number] - base[i][when][number] for i in both]
   mean = statistics.mean(each)
   if len(each) == 1:
     return mean, float("inf")
@@ -140,8 +164,13 @@ def difference(
   return mean, student * statistics.stdev(each) / len(each) ** 0.5
 
 
-def table(found: Mapping[str, Mapping[int, dict]]) -> str:
-  """Markdown: of each arm the means, ranges and differences to GRPO."""
+def table(found: Mapping[str, Mapping[int, dict]], when: str = "after") -> str:
+  """Markdown: of each arm the means, ranges and differences to GRPO.
+
+  Args:
+    found: from `results`.
+    when: "after", or "held" for the pictures that are held back.
+  """
   lines = [
     "| arm | seeds | share of the gradient | accuracy | minus GRPO | attention"
     " on the region | minus GRPO |",
@@ -151,17 +180,45 @@ def table(found: Mapping[str, Mapping[int, dict]]) -> str:
   for arm, runs in found.items():
     cells = [arm, str(len(runs)), _shares(runs)]
     for number in _COLUMNS:
-      values = [one["after"][number] for one in runs.values()]
-      cell = f"{statistics.mean(values):.1%}"
-      if len(values) > 1:
-        cell += f" ({min(values):.1%} to {max(values):.1%})"
-      cells += [cell, _difference(arm, runs, base, number)]
+      cells.append(_range([one[when][number] for one in runs.values()]))
+      cells.append(_difference(arm, runs, base, number, when))
     lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 
 
-def _difference(arm, runs, base, number: str) -> str:
-  found = None if arm == "grpo" else difference(runs, base, number)
+def readings(found: Mapping[str, Mapping[int, dict]]) -> str:
+  """Markdown: means of what else was read, and the way there."""
+  lines = [
+    f"| arm | {' | '.join(_READINGS)} | steps to {_GOAL:.0%} |",
+    "|---|" + "---|" * (len(_READINGS) + 1),
+  ]
+  for arm, runs in found.items():
+    cells = [
+      f"{statistics.mean(one['after'][x] for one in runs.values()):.1%}"
+      for x in _READINGS
+    ]
+    cells.append(", ".join(map(_steps, runs.values())))
+    lines.append(f"| {arm} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _steps(run: Mapping[str, Any]) -> str:
+  """The first evaluated step with the goal's accuracy; "-" if there is none."""
+  curve = {int(k): x for k, x in run["curve"].items()}
+  curve[run["steps"]] = run["after"]["accuracy"]
+  there = [step for step, x in sorted(curve.items()) if x >= _GOAL]
+  return str(there[0]) if there else "-"
+
+
+def _range(values: Sequence[float]) -> str:
+  cell = f"{statistics.mean(values):.1%}"
+  if len(values) > 1:
+    cell += f" ({min(values):.1%} to {max(values):.1%})"
+  return cell
+
+
+def _difference(arm, runs, base, number: str, when: str) -> str:
+  found = None if arm == "grpo" else difference(runs, base, number, when)
   if found is None:
     return ""
   mean, half = found
@@ -195,7 +252,7 @@ def draw(found: Mapping[str, Mapping[int, dict]], path: pathlib.Path) -> None:
     axes.axvspan(min(values), max(values), color="#dddddd", zorder=0)
   axes.set_yticks(range(len(names)), names, fontsize=8)
   axes.invert_yaxis()
-  axes.set_xlabel("accuracy on held-out scenes after training, %")
+  axes.set_xlabel("accuracy on test pictures after training, %")
   figure.tight_layout()
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=110)
@@ -224,7 +281,10 @@ def main() -> None:
     "--output", type=arguments.output_folder, help="directory of the runs"
   )
   what.add_argument(
-    "--table", action="store_true", help="prints the table and draws the plot"
+    "--table", action="store_true", help="prints the tables and draws the plot"
+  )
+  what.add_argument(
+    "--held", action="store_true", help="prints that of held-back pictures"
   )
   parser.add_argument(
     "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each arm's runs"
@@ -237,13 +297,16 @@ def main() -> None:
   )
   flags = parser.parse()
   check_arms(flags.arms)
-  if flags.table:
+  if flags.table or flags.held:
     found = results(FOLDER)
     if not found:
       raise UserError(
         f"expected runs in {FOLDER / 'raw'}, found none; pass --output"
       )
-    print(table(found))
+    if flags.held:
+      print(table(found, "held"))
+      return
+    print(f"{table(found)}\n\n{readings(found)}")
     draw(found, FOLDER / "accuracy.png")
     return
   import jax

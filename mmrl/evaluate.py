@@ -29,6 +29,7 @@ from mmrl.config import check_fields
 from mmrl.errors import UserError, tell
 
 if TYPE_CHECKING:
+  from mmrl.benchmarks.results import Result
   from mmrl.data import Example
   from mmrl.strategies.evaluating.items import Items
   from mmrl.strategies.evaluating.models import Decoding
@@ -48,6 +49,24 @@ _OF_STRATEGY = (
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Evaluates `workdir/model` on the config's benchmarks; prints JSON.
 
+  See `results`.
+  """
+  from mmrl import json_files
+
+  raw = {
+    name: dataclasses.asdict(result)
+    for name, result in results(config, workdir).items()
+  }
+  for result in raw.values():
+    del result["shown"]
+  print(json_files.text(raw))
+
+
+def results(
+  config: ml_collections.ConfigDict, workdir: str
+) -> "Mapping[str, Result]":
+  """Evaluates `workdir/model` on the config's benchmarks.
+
   Args:
     config: sets the benchmarks and the sizes of a batch.
     workdir: of a finished run.
@@ -57,7 +76,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   # Imported late: a mistyped flag is answered at once, and `commands.run` forks
   # (`machines.watch`) before JAX and what it brings are there.
-  from mmrl import json_files, storage
+  from mmrl import storage
   from mmrl.benchmarks import runner
   from mmrl.train import run as run_lib
 
@@ -79,11 +98,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     config.models.policy.lora = {}
     config.models.policy.adapter = ""
   built = run_lib.build_run(config, workdir=workdir)
-  found = runner.evaluate_run(built, built.params)
-  raw = {name: dataclasses.asdict(result) for name, result in found.items()}
-  for result in raw.values():
-    del result["shown"]
-  print(json_files.text(raw))
+  return runner.evaluate_run(built, built.params)
 
 
 def run_strategy(

@@ -6,6 +6,8 @@ import pathlib
 import pytest
 
 from experiments import attention_study, compare, evidence
+from mmrl import build, data, evaluate
+from mmrl.benchmarks import intervals, results
 from mmrl.errors import UserError
 
 
@@ -14,7 +16,16 @@ def numbers(arm, seed, accuracy, region=0.2, share=0.0):
     "arm": arm,
     "seed": seed,
     "config": evidence.digest(arm),
-    "after": {"accuracy": accuracy, "attention/region": region},
+    "steps": 28,
+    "after": {
+      "accuracy": accuracy,
+      "attention/region": region,
+      "attention/border": 0.6,
+      "attention/entropy": 0.9,
+      **{f"accuracy/{kind}": 0.5 for kind in ("colour", "shape", "yes/no")},
+    },
+    "held": {"accuracy": accuracy - 0.2, "attention/region": region},
+    "curve": {"7": accuracy - 0.1, "14": accuracy + 0.25},
     "shares": {"policy": 1 - share, "attention": share} if share else {},
   }
 
@@ -40,6 +51,15 @@ def test_differences_are_of_the_same_seeds(tmp_path):
     "| ral@10 | 2 | 12.50% | 57.0% (51.0% to 63.0%) | +2.0 ± 12.7 | 25.0%"
     " (25.0% to 25.0%) | +5.0 ± 0.0 |",
     "| sayo | 1 |  | 40.0% | -10.0 (one seed) | 20.0% | +0.0 (one seed) |",
+  ]
+  held = evidence.table(found, "held").split("\n")
+  assert held[3].startswith("| ral@10 | 2 | 12.50% | 37.0% (31.0% to 43.0%) |")
+  rows = evidence.readings(found).split("\n")
+  assert rows[0].endswith("| steps to 75% |")
+  assert rows[2:] == [
+    "| grpo | 50.0% | 50.0% | 50.0% | 60.0% | 90.0% | 14, 14, 7 |",
+    "| ral@10 | 50.0% | 50.0% | 50.0% | 60.0% | 90.0% | 14, 14 |",
+    "| sayo | 50.0% | 50.0% | 50.0% | 60.0% | 90.0% | - |",
   ]
   evidence.draw(found, tmp_path / "plot.png")
   assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -75,6 +95,14 @@ def test_a_run_of_another_config_is_refused(tmp_path):
     evidence.run(tmp_path, "ral@10", 0, tmp_path)
 
 
+def held(config, workdir):
+  """Numbers of held-back pictures: of seed 3's run."""
+  assert config.seed == 3 and workdir.endswith("attention_study-ral-0.1-3")
+  assert not config.evaluation.benchmarks.held.data.odd
+  number = intervals.Estimate(0.25, 0.2, 0.3)
+  return {"held": results.Result(9, {"accuracy": number}, {}, [])}
+
+
 def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
   """And what isn't is read from the run's own files."""
   made = []
@@ -101,6 +129,7 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
   monkeypatch.setattr(compare, "one", one)
+  monkeypatch.setattr(evaluate, "results", held)
   for _ in range(2):
     evidence.run(tmp_path, "ral@0.1", 3, tmp_path)
   assert made == [("attention_study:ral@0.1", 3)]
@@ -108,6 +137,7 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
   assert found["after"] == {"accuracy": 0.5, "attention/region": 0.25}
   assert found["shares"] == {"policy": 0.5, "attention": 0.375}
   assert found["curve"] == {"2": 0.75} and found["items"] == 9
+  assert found["held"] == {"accuracy": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -132,6 +162,24 @@ def test_every_arm_differs_from_every_other():
   assert len({*configs}) == len(configs)
   with pytest.raises(UserError, match="--arms: .* the nearest is ral@1"):
     evidence.check_arms(["grpo", "ral@11"])
+
+
+def test_halves_share_no_picture():
+  halves = [
+    build.construct(data.sources, spec["data"], "test")
+    for spec in (
+      attention_study.held_back(),
+      attention_study.get_config("grpo").evaluation.benchmarks.test.to_dict(),
+    )
+  ]
+  pictures = [{row[2] for row in half.rows} for half in halves]
+  names = [{*half.names()} for half in halves]
+  assert not pictures[0] & pictures[1] and not names[0] & names[1]
+  assert sum(map(len, halves)) == len(names[0] | names[1]) == 9673
+  question = halves[1][5]
+  whole = data.EasyVQA(split="test")
+  place = int(question.name.split("/")[-1])
+  assert whole[place].question == question.question
 
 
 def test_the_numbers_in_the_docs_are_of_the_study_as_it_is():

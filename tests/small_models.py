@@ -12,6 +12,7 @@ from typing import Any
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -453,6 +454,23 @@ def full_rows(prompt: Prompt, tokens: np.ndarray) -> Prompt:
     region=append(repeated.region, np.zeros_like(tokens)),
     patches=repeated.patches,
     evidence=append(repeated.evidence, np.zeros_like(tokens)),
+  )
+
+
+def marked_prompt(visual) -> Prompt:
+  """Prompts [P, S] without pictures, of which some tokens count as visual."""
+  index = jnp.where(jnp.array(visual, bool), 0, -1)
+  prompts, length = index.shape
+  none = jnp.zeros(index.shape)
+  return Prompt(
+    tokens=jnp.zeros(index.shape, jnp.int32),
+    mask=jnp.ones(index.shape, bool),
+    positions=jnp.zeros((*index.shape, 3), jnp.int32),
+    visual_index=index,
+    next_position=jnp.full(prompts, length),
+    region=none,
+    patches=no_patches(prompts),
+    evidence=none,
   )
 
 

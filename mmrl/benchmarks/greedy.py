@@ -11,6 +11,7 @@ import numpy as np
 from mmrl import data, models
 from mmrl.benchmarks.contract import Answer, Benchmark
 from mmrl.machines.sharding import Layout
+from mmrl.probes.evenness import visual_entropy
 from mmrl.probes.region import region_share
 from mmrl.probes.scores import Scorer
 from mmrl.prompts.processor import Processor
@@ -28,16 +29,17 @@ class Answered:
     heat: attention on each visual token of the first picture or video, frames
       by rows by columns, mean over the answer's tokens; empty without either,
       or where it isn't asked for.
-    region: share of the visual attention on the marked region; NaN where none
-      is marked.
-    uniform: that share if attention were uniform over all visual tokens.
+    looks: how it is shared out among visual tokens, NaN where that has no
+      meaning: `region`, the share on the marked region; `region_uniform`, that
+      share if it were the same on all; `border`, the share of the first
+      picture's or video's on the outermost tokens of its frames; `entropy`, see
+      `visual_entropy`.
   """
 
   example: data.Example
   answer: Answer
   heat: list[list[list[float]]]
-  region: float
-  uniform: float
+  looks: dict[str, float]
 
 
 def make_answer(scorer: Scorer, length: int, layout: Layout):
@@ -63,8 +65,11 @@ def make_answer(scorer: Scorer, length: int, layout: Layout):
     assert scores.attention is not None
     rows = models.attention_rows(scores.attention)
     heat = (rows * counts).sum((1, 2)) / counts.sum((1, 2))
-    shares = region_share(rows, prompt, rollout.mask)
-    return rollout.tokens, rollout.mask, heat, shares
+    looks = {
+      "region": region_share(rows, prompt, rollout.mask),
+      "entropy": visual_entropy(rows, prompt, rollout.mask),
+    }
+    return rollout.tokens, rollout.mask, heat, looks
 
   return layout.jit(answer, out_shardings=layout.everywhere)
 
@@ -108,30 +113,37 @@ def ask(
     patches=patches,
   ):
     outputs = answer(params, layout.put_whole(samples.prompt))
-    tokens, mask, heat, shares = map(np.asarray, outputs)
+    tokens, mask, heat, looks = jax.tree.map(np.asarray, outputs)
     texts = processor.decode(tokens, mask)
     ended = (mask & processor.config.ends(tokens)).any((1, 2))
     prompt = samples.prompt
     visual = np.asarray(prompt.visual_index) >= 0
     # Rows from `count` on only fill up the last batch.
     for row in range(count):
-      region, uniform = float(shares[row]), math.nan
-      if math.isfinite(region):
+      own = {name: float(each[row]) for name, each in looks.items()}
+      uniform = math.nan
+      if math.isfinite(own["region"]):
         uniform = float(prompt.region[row].sum() / visual[row].sum())
-      grid = samples.grids[row] if asked in drawn else None
+      cells = _cells(visual[row], heat[row], samples.grids[row])
       yield Answered(
         samples.examples[row],
         Answer(texts[row], int(mask[row].sum()), bool(ended[row])),
-        _cells(visual[row], heat[row], grid),
-        region,
-        uniform,
+        cells.tolist() if asked in drawn else [],
+        own | {"region_uniform": uniform, "border": border(cells)},
       )
       asked += 1
 
 
-def _cells(visual: np.ndarray, heat: np.ndarray, grid) -> list:
+def _cells(visual: np.ndarray, heat: np.ndarray, grid) -> np.ndarray:
   """Returns attention on the visual tokens of the first picture or video."""
   if grid is None:
-    return []
+    return np.zeros(0)
   (columns,) = np.nonzero(visual)
-  return heat[columns[: math.prod(grid)]].reshape(grid).tolist()
+  return heat[columns[: math.prod(grid)]].reshape(grid)
+
+
+def border(cells: np.ndarray) -> float:
+  """Returns the share on the border; NaN where there is nothing inside it."""
+  if cells.ndim < 3 or min(cells.shape[1:]) < 3 or not cells.sum():
+    return math.nan
+  return float(1 - cells[:, 1:-1, 1:-1].sum() / cells.sum())

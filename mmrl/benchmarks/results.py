@@ -40,7 +40,8 @@ class Result:
     items: how many are graded.
     numbers: the summary of them; where regions are marked, `attention/region`
       is the share of visual attention on them, `attention/region_uniform` what
-      it would be if attention were uniform.
+      it would be if attention were uniform; with pictures `attention/border`
+      and `attention/entropy`, see `greedy.Answered`.
     baseline: those of the numbers that need no model, without one.
     shown: a few answers with their attention.
   """

@@ -155,8 +155,8 @@ def evaluate(
   )
   numbers = estimate(benchmark.summarise, values)
   looked = {
-    "attention/region": np.array([one.region for one in answered]),
-    "attention/region_uniform": np.array([one.uniform for one in answered]),
+    f"attention/{name}": np.array([one.looks[name] for one in answered])
+    for name in ("region", "region_uniform", "border", "entropy")
   }
   items = len(next(iter(values.values()), ()))
   return Result(
@@ -174,8 +174,8 @@ def evaluate(
         },
         heat=answered[index].heat,
         region=None
-        if np.isnan(answered[index].region)
-        else answered[index].region,
+        if np.isnan(answered[index].looks["region"])
+        else answered[index].looks["region"],
       )
       for index in kept
     ],

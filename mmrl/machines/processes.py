@@ -114,6 +114,13 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
   return dict(zip(names, found.mean(0).tolist(), strict=True))
 
 
+def total(values: Mapping[str, float]) -> dict[str, float]:
+  """Adds up over the processes what each has counted."""
+  return {
+    name: value * jax.process_count() for name, value in mean(values).items()
+  }
+
+
 def any_of(here: bool) -> bool:
   """Tells whether something is true on any process; all must call it."""
   return mean({"here": float(here)})["here"] > 0

@@ -141,7 +141,8 @@ class Asker:
 
   Called with conversations, and options of decoding, it returns the text of the
   reply to each, in order, or None where there is none: that is said in a line
-  and counted, and stops nothing. Equal conversations are asked once.
+  and counted, and stops nothing. Equal conversations are asked once in a step,
+  those that failed, too: all rewards of an answer are of one reply.
   """
 
   def __init__(self, name: str, source: Asked, devices: Sequence[jax.Device]):
@@ -156,7 +157,7 @@ class Asker:
     self._source, self._devices = source, devices
     self._responder: Responder | None = None
     self._count = Count()
-    self._kept: dict[str, str] = {}
+    self._kept: dict[str, str | None] = {}
     for field in ("attempts", "in_flight", "batch"):
       if getattr(source, field, 1) < 1:
         raise UserError(
@@ -189,7 +190,7 @@ class Asker:
     }
     if new:
       self._ask(new, options)
-    return [self._kept.get(key) for key in keys]
+    return [self._kept[key] for key in keys]
 
   def _ask(
     self, new: Mapping[str, Example], options: Mapping[str, Any]
@@ -204,10 +205,9 @@ class Asker:
     )
     failed = []
     for key, result in zip(new, found.results, strict=True):
+      self._kept[key] = result.answer and result.answer.text
       if result.answer is None:
         failed.append(result.failure)
-      else:
-        self._kept[key] = result.answer.text
     for field, value in vars(found.counts[self._name]).items():
       setattr(self._count, field, getattr(self._count, field) + value)
     if failed:

@@ -236,7 +236,7 @@ def _reward_metrics(
       del values[f"reward/{name}"]
   values |= _spreads(answers, own, values)
   for one in run.asked.values():
-    values |= processes.mean(one.end_step())
+    values |= processes.total(one.end_step())
   return values
 
 

@@ -73,8 +73,8 @@ def test_baseline_is_of_what_compares_with_the_right_answer(result):
 
 
 def test_attention_on_regions(result):
-  for name in ("attention/region", "attention/region_uniform"):
-    number = result.numbers[name]
+  for name in ("region", "region_uniform", "border", "entropy"):
+    number = result.numbers[f"attention/{name}"]
     assert 0 < number.low < number.value < number.high < 1
 
 

@@ -12,7 +12,6 @@ import small_models
 
 from mmrl.errors import UserError
 from mmrl.losses import attention, reduce
-from mmrl.types import Prompt
 
 # Two answers of two tokens over four keys; the last row is padding.
 NEW = jnp.array(
@@ -168,22 +167,6 @@ def test_gradient_golden(heads):
     np.testing.assert_allclose(found, gradient, atol=1e-6)
 
 
-def prompt_of(visual):
-  """A prompt of three tokens, of which some are visual; one key is its own."""
-  tokens = jnp.zeros((2, 3), jnp.int32)
-  none = jnp.zeros((2, 3))
-  return Prompt(
-    tokens=tokens,
-    mask=tokens == 0,
-    positions=jnp.zeros((2, 3, 3), jnp.int32),
-    visual_index=jnp.where(jnp.array([visual, visual]), 0, -1),
-    next_position=jnp.full(2, 3),
-    region=none,
-    patches=small_models.no_patches(2),
-    evidence=none,
-  )
-
-
 def half(p, q):
   """The share of one position in a divergence, by its definition."""
   m = (p + q) / 2
@@ -208,7 +191,7 @@ def test_positions_golden(over, first, second):
   """Visual are the first two of three; the last key is the answer's own."""
   values = attention.attention_jsd(
     *(NEW, OLD, ADVANTAGES, MASK),
-    prompt=prompt_of([True, True, False]),
+    prompt=small_models.marked_prompt(2 * [[True, True, False]]),
     over=over,
   )
   np.testing.assert_allclose(values[0, 0], [first, second], atol=1e-6)
@@ -222,7 +205,9 @@ def test_positions_have_finite_gradients(over, visual):
 
   def total(new):
     values = attention.attention_jsd(
-      *(new, OLD, ADVANTAGES, MASK), prompt=prompt_of(visual), over=over
+      *(new, OLD, ADVANTAGES, MASK),
+      prompt=small_models.marked_prompt(2 * [visual]),
+      over=over,
     )
     return values.sum()
 

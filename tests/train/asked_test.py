@@ -110,6 +110,43 @@ def test_a_judge_that_fails_never_stops_a_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.full
+def test_each_process_asks_about_its_own_answers(tmp_path, monkeypatch):
+  """And all of them have the same numbers, failures counted together."""
+  pytest.importorskip("openai")
+  folder = runs.make_folder(
+    tmp_path,
+    'scenes = {"name": "Scenes", "kinds": ("attribute",), "count": 16}',
+    'config.data.train = scenes | {"split": "train"}',
+    "config.data.lengths = config.data.patches = ()",
+    "config.evaluation.benchmarks = {}",
+    f"config.models.judge = {ENDPOINT!r}",
+    "config.rewards = {",
+    '  "facts": {"name": "judged_facts", "weight": 0.7},',
+    '  "judged": {"name": "judged_share", "weight": 0.0},',
+    "}",
+    "config.rollout.prompts, config.rollout.answers = 8, 2",
+    "config.rollout.length = 8",
+    "config.train.steps = config.train.minibatches = 1",
+    "config.shares.every = 0",
+  )
+
+  def judge(body, count):
+    if count % 8 < 2:
+      return 400, {"error": {"message": "too long"}}
+    return 200, completion("<info1>1</info1>")
+
+  with serve(judge) as server:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+    runs.finish(folder, tmp_path / "run", 2)
+    sent = len(server.bodies)
+  found = logged(tmp_path / "run")
+  assert sent == found["asked/judge_requests"] == 16
+  assert found["asked/judge_failures"] == 4
+  assert found["reward/judged"] == pytest.approx(12 / 16)
+  assert found["reward/facts"] == pytest.approx(12 / 16)
+
+
+@pytest.mark.full
 def test_a_judge_of_one_s_own_devices(tmp_path, monkeypatch):
   """Of which it has two, and shares its parameters out to both."""
   runs.use_devices(monkeypatch, 2)
