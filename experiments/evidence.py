@@ -5,7 +5,8 @@
 
 The first command makes the runs that are missing, a seed of all arms before the
 next one, and writes each one's numbers into docs/evidence/raw as it ends: a
-command that was stopped goes on where it was, on another machine, too. No run
+command that was stopped goes on where it was, on another machine, too. Started
+twice, as with `taskset -c 0` and `taskset -c 1`, each makes other runs. No run
 is left out. `--table` prints the tables of what is there, and draws docs/
 evidence/accuracy.png. Each run is evaluated on the held-back pictures as well,
 whose table `--held` prints: once, when nothing is left to choose.
@@ -14,7 +15,9 @@ Differences are of runs with the same seed, which see the same questions: their
 mean over seeds, with Student's 95 % interval. Where that holds 0, none is seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import fcntl
 import hashlib
 import json
 import pathlib
@@ -81,6 +84,20 @@ def read(workdir: pathlib.Path, arm: str, seed: int) -> dict:
     },
     "shares": {k: round(statistics.mean(v), 6) for k, v in shares.items()},
   }
+
+
+@contextlib.contextmanager
+def claimed(output: pathlib.Path, arm: str, seed: int) -> Iterator[bool]:
+  """Tells whether a run is this command's; while it is, it is no other's."""
+  folder = output / "claims"
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / f"{arm}-{seed}", "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+    else:
+      yield True
 
 
 def run(
@@ -315,7 +332,9 @@ def main() -> None:
   jax.config.update("jax_compilation_cache_dir", str(cache))
   for seed in flags.seeds:
     for arm in flags.arms:
-      run(flags.output, arm, seed, FOLDER)
+      with claimed(flags.output, arm, seed) as own:
+        if own:
+          run(flags.output, arm, seed, FOLDER)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,16 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
   assert found["held"] == {"accuracy": 0.25}
 
 
+def test_two_commands_make_different_runs(tmp_path):
+  with evidence.claimed(tmp_path, "ral@10", 0) as first:
+    with evidence.claimed(tmp_path, "ral@10", 0) as second:
+      assert first and not second
+    with evidence.claimed(tmp_path, "ral@10", 1) as other:
+      assert other
+  with evidence.claimed(tmp_path, "ral@10", 0) as again:
+    assert again
+
+
 @pytest.mark.parametrize(
   "arm, message",
   [
