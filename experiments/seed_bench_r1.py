@@ -204,6 +204,7 @@ def _local():
   config.data.train = data("train", 20000)
   _benchmarks(config, lambda level: data(level, 200))
   config.data.lengths, config.data.patches = (864,), (3136,)
+  config.data.skip_long = True
   config.frozen = ()
   config.rollout.prompts, config.rollout.answers = 16, 8
   config.rollout.length = 112
@@ -216,12 +217,12 @@ def _local():
 
 def _learn_texts(config, folder: str) -> None:
   """Sets likelihood of the texts of the data instead of GRPO."""
-  prompts = 32 if recipes.is_local(folder) else 128
+  local = recipes.is_local(folder)
+  # The local arm sees the questions that GRPO sees.
+  prompts = config.rollout.prompts if local else 128
   sft.learn_texts(config, prompts=prompts, length=config.rollout.length)
   config.train.accumulate = 4
-  if recipes.is_local(folder):
-    config.train.steps = 100
-  else:
+  if not local:
     config.data.train.path = jsonl.find(
       os.path.join(folder, "annotations"), "training_with_cot_6k"
     )
@@ -229,5 +230,5 @@ def _learn_texts(config, folder: str) -> None:
     # known.
     config.rollout.length = 1024
     config.train.steps = 47
-  peak = 1e-3 if recipes.is_local(folder) else 2e-5
+  peak = 1e-3 if local else 2e-5
   sft.warm_up(config, peak, steps=config.train.steps // 10)
