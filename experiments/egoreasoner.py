@@ -130,9 +130,7 @@ def _local():
   )
   config.evaluation.benchmarks.test.questions = 0
   config.evaluation.batch = 30
-  config.data.lengths, config.data.patches = (864,), (3136,)
-  # Some questions about long videos have a few tokens more.
-  config.data.skip_long = True
+  config.data.lengths, config.data.patches = (896,), (3136,)
   config.frozen = ()
   config.rollout.prompts, config.rollout.answers = 16, 8
   config.rollout.length = 144

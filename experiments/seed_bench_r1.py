@@ -203,8 +203,7 @@ def _local():
 
   config.data.train = data("train", 20000)
   _benchmarks(config, lambda level: data(level, 200))
-  config.data.lengths, config.data.patches = (864,), (3136,)
-  config.data.skip_long = True
+  config.data.lengths, config.data.patches = (896,), (3136,)
   config.frozen = ()
   config.rollout.prompts, config.rollout.answers = 16, 8
   config.rollout.length = 112
