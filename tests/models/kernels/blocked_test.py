@@ -1,5 +1,7 @@
 """Attention over runs: the dense computation is the oracle."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,10 @@ from mmrl.models.kernels import blocked
 
 HEADS, KEY_HEADS, SIZE, BLOCK = 4, 2, 4, 8
 # Lengths of the runs of each row: blocks that a run fills, that several share
-# and that one crosses; padding behind them, and a row of nothing else.
+# and that one crosses; padding behind them, and rows of nothing else.
 ROWS = {
-  "one": [[40]],
-  "many small": [[1, 2, 3, 4, 5, 6, 7, 8]],
+  "one": [[40], [], []],
+  "many small": [[1, 2, 3, 4, 5, 6, 7, 8], [], []],
   "uneven": [[3, 17, 1, 19], [8, 8, 8, 16], [29]],
   "some padding": [[5, 9], [], [16, 1]],
 }
@@ -65,6 +67,7 @@ def draw(rows: int, keys: int = COUNT, dtype="float32"):
   )
 
 
+@jax.jit
 def dense(queries, keys, values, runs):
   place = jnp.arange(keys.shape[1])[None, None, None]
   seen = (place >= runs[..., :1]) & (place < runs[..., 1:])
@@ -77,8 +80,20 @@ def dense(queries, keys, values, runs):
   return jnp.einsum("bhqk,bkhd->bqhd", weights, values)
 
 
+@functools.partial(jax.jit, static_argnames="block")
 def attend(*arrays, block=BLOCK):
   return blocked.attend_runs(*arrays, block=block)
+
+
+@functools.cache
+def value_and_gradient(function, **options):
+  """One program for all cases of a shape."""
+
+  def loss(arrays, runs, slope):
+    found = function(*arrays, runs, **options)
+    return jnp.vdot(found, slope), found
+
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
 @pytest.mark.parametrize("block", small_models.first(7, 1, 8, 16, 64))
@@ -87,17 +102,9 @@ def test_output_and_gradient(case, block):
   runs, keys = CASES[case]
   arrays = draw(len(runs), keys)
   slope = np.random.RandomState(1).randn(*arrays[0].shape)
-
-  def both(function, **options):
-    def loss(*arrays):
-      found = function(*arrays, jnp.asarray(runs), **options)
-      return jnp.vdot(found, slope), found
-
-    grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-    (_, found), gradients = grad(*arrays)
-    return found, gradients
-
-  (found, ours), (wanted, theirs) = both(attend, block=block), both(dense)
+  given = arrays, jnp.asarray(runs), jnp.asarray(slope, jnp.float32)
+  (_, found), ours = value_and_gradient(attend, block=block)(*given)
+  (_, wanted), theirs = value_and_gradient(dense)(*given)
   np.testing.assert_allclose(found, wanted, rtol=3e-6, atol=3e-6)
   nothing = (runs[..., 0] == runs[..., 1]).all(-1)
   assert not np.asarray(found)[nothing].any()
@@ -134,9 +141,9 @@ def test_large_scores_and_bfloat16():
 
 
 def test_any_mix_runs_the_same_program():
-  program = jax.jit(attend)
-  for rows in (ROWS["one"], ROWS["many small"], [[]]):
-    program(*draw(1), jnp.asarray(make_runs(rows)))
+  program = jax.jit(lambda *arrays: attend(*arrays))
+  for rows in (ROWS["one"], ROWS["many small"], [[], [], []]):
+    program(*draw(3), jnp.asarray(make_runs(rows)))
   assert program._cache_size() == 1
 
 
