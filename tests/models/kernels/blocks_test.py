@@ -1,5 +1,7 @@
 """Choice of blocks: values worked in advance, and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,18 +21,19 @@ QUERIES = [(1, 0), (1, 1)]
 
 def pool(keys, marks, block, mix, real=None):
   """The pooled keys of one sequence."""
-  keys = jnp.array(keys, jnp.float32)[None, None]
+  keys = np.array(keys, np.float32)[None, None]
   count = -(-keys.shape[2] // block) * block
   there = np.zeros((1, count), bool)
   there[0, : keys.shape[2]] = True if real is None else np.array(real, bool)
-  found = blocks.sums(
-    keys,
-    jnp.array([marks], bool),
-    jnp.arange(count)[None],
-    jnp.asarray(there),
-    block,
+  found = _pooled(
+    *(keys, np.array([marks], bool), np.arange(count)[None], there), block, mix
   )
-  return np.asarray(blocks.pooled(found, mix))[0, 0]
+  return np.asarray(found)[0, 0]
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _pooled(keys, marks, place, there, block, mix):
+  return blocks.pooled(blocks.sums(keys, marks, place, there, block), mix)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +66,13 @@ def score(position, mix):
   """The scores of four blocks."""
   queries = np.array(QUERIES) / np.sqrt(2)
   raw = queries @ pool(KEYS, MARKS, 2, mix).T
-  raw = jnp.asarray(raw, jnp.float32)[None, None, None, None]
-  return blocks.block_scores(raw, jnp.array([[position]]), 2)
+  raw = np.asarray(raw, np.float32)[None, None, None, None]
+  return _block_scores(raw, np.array([[position]]), 2)
+
+
+_block_scores = jax.jit(blocks.block_scores, static_argnums=2)
+choose = jax.jit(blocks.choose, static_argnums=2)
+seen_by = jax.jit(blocks.seen, static_argnums=3)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +103,10 @@ def test_scores(position, mix, wanted):
 )
 def test_choice(position, mix, top_k, wanted, seen):
   settings = Sparse(block=2, init=2, local=2, top_k=top_k, mix=mix)
-  at = jnp.array([[position]])
-  chosen = blocks.choose(score(position, mix), at, settings)
+  at = np.array([[position]])
+  chosen = np.asarray(choose(score(position, mix), at, settings))
   np.testing.assert_array_equal(chosen[0, 0, 0, 0], wanted)
-  found = blocks.seen(chosen[0, 0, 0], at[0], jnp.arange(8)[None], settings)
+  found = seen_by(chosen[0, 0, 0], at[0], np.arange(8)[None], settings)
   assert "".join(map(str, np.asarray(found[0], int))) == seen
 
 
@@ -111,21 +119,26 @@ def test_choice(position, mix, top_k, wanted, seen):
   ],
 )
 def test_blocks_that_are_always_seen(settings, position, wanted):
-  none = jnp.full((1, 1), -1)
-  keys = jnp.arange(12)[None]
-  found = blocks.seen(none, jnp.array([position]), keys, settings)[0]
+  none = np.full((1, 1), -1, np.int32)
+  keys = np.arange(12)[None]
+  found = seen_by(none, np.array([position]), keys, settings)[0]
   assert sorted({i // settings.block for i in np.flatnonzero(found)}) == wanted
 
 
 def attend(settings, *, gathered):
   """The last query's output of two heads, values being 0 to 7."""
-  keys = jnp.array(KEYS, jnp.float32)[None, None, None]
+  queries, keys = (np.array(x, np.float32) for x in (QUERIES, KEYS))
+  return _attend(queries, keys, settings, gathered)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _attend(queries, keys, settings, gathered):
+  keys = keys[None, None, None]
   values = jnp.broadcast_to(jnp.arange(8.0)[:, None], (8, 2))[None, None, None]
   offset, real = jnp.zeros((1,), jnp.int32), jnp.ones((1, 8), bool)
   marks = jnp.array([[MARKS]], bool)
   own = sparse.own(keys, values, real, marks, offset, settings)
-  queries = jnp.array(QUERIES, jnp.float32)[None, None, None]
-  queries = jnp.broadcast_to(queries, (1, 1, 8, 2, 2))
+  queries = jnp.broadcast_to(queries[None, None, None], (1, 1, 8, 2, 2))
   out, _ = sparse.attend(queries, own, None, settings, by_gathering=gathered)
   return out[0, 0, 7, :, 0]
 
@@ -160,7 +173,7 @@ def test_sparsity():
 
 def test_windows_of_the_baseline():
   scores = jnp.array([0.1, 0.9, 0.2, 0.3, 0.4, 0.8, 0.5, 0.05, 0.6])
-  found = blocks.window_maximum(scores)
+  found = jax.jit(blocks.window_maximum)(scores)
   np.testing.assert_allclose(found, [0.9, 0.8, 0.6], atol=1e-7)
 
 
@@ -177,10 +190,11 @@ def test_windows_are_complete():
   wanted = np.exp(windows) / np.exp(windows).sum()
   padded = np.concatenate([[0], wanted, [0] * 4])
   wanted = [padded[4 * t : 4 * t + 5].max() for t in range(4)]
-  found = blocks.window_scores(raw, jnp.array([[255]]))[0, 0, 0, 0]
+  window_scores = jax.jit(blocks.window_scores)
+  found = window_scores(raw, np.array([[255]]))[0, 0, 0, 0]
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
   # A query earlier by one doesn't see the last window.
-  found = blocks.window_scores(raw, jnp.array([[254]]))[0, 0, 0, 0]
+  found = window_scores(raw, np.array([[254]]))[0, 0, 0, 0]
   few = np.exp(windows[:14]) / np.exp(windows[:14]).sum()
   np.testing.assert_allclose(found[0], few[:4].max(), rtol=1e-5)
 
@@ -190,7 +204,7 @@ def test_the_baseline_counts_all_blocks():
   settings = infllm_v2(top_k=4, init_blocks=1, local_blocks=1)
   scores = jnp.array([[[[[0.9, 0.2, 0.8, 0.5, 0.1, 0.7]]]]])
   at = jnp.array([[64 * 5 + 3]])
-  chosen = blocks.choose(scores, at, settings)[0, 0, 0, 0]
+  chosen = np.asarray(choose(scores, at, settings))[0, 0, 0, 0]
   assert sorted(chosen.tolist()) == [-1, -1, -1, 2]
 
 
@@ -228,5 +242,5 @@ def test_choice_has_no_gradient():
     found = blocks.sums(keys, marks, index, jnp.ones((1, 8), bool), 2)
     return blocks.pooled(found, 0.5).sum()
 
-  gradient = jax.grad(total)(jnp.ones((1, 1, 1, 8, 2)))
+  gradient = jax.jit(jax.grad(total))(np.ones((1, 1, 1, 8, 2), np.float32))
   assert not np.asarray(gradient).any()
