@@ -1,6 +1,7 @@
 """Attention rows and policies: by hand, densely, and a few at a time."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,19 @@ def make_golden(keys: np.ndarray, prompt_mask: list[bool]) -> Attention:
   )
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def rows_of(one, row=""):
+  """Of an attention, or of the policy that is made of it."""
+  one = models.attention_policy(one, row=row) if row else one
+  return models.attention_rows(one)
+
+
 def policy(*args, row: str) -> np.ndarray:
-  made = models.attention_policy(make_golden(*args), row=row)
-  return np.asarray(models.attention_rows(made))[0, 0]
+  return np.asarray(rows_of(make_golden(*args), row))[0, 0]
 
 
 def test_golden_rows():
-  found = models.attention_rows(make_golden(KEYS, [True, True]))
+  found = rows_of(make_golden(KEYS, [True, True]))
   np.testing.assert_allclose(found[0, 0], [ROWS[2], ROWS[3]], atol=1e-6)
 
 
@@ -145,7 +152,7 @@ def of(function, seed=0):
     found = function(dataclasses.replace(one, **changed))
     return jnp.vdot(found, normal(9, *found.shape)), found
 
-  return jax.value_and_grad(total, has_aux=True)(arrays)
+  return jax.jit(jax.value_and_grad(total, has_aux=True))(arrays)
 
 
 def check_same(one, other, atol=2e-6):
@@ -155,7 +162,7 @@ def check_same(one, other, atol=2e-6):
 
 def test_rows_are_means_of_maps():
   check_same(of(models.attention_rows), of(dense), atol=1e-5)
-  found = models.attention_rows(make())
+  found = np.asarray(rows_of(make()))
   np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
 
 
@@ -163,11 +170,14 @@ def test_rows_are_means_of_maps():
 @pytest.mark.parametrize("start, count", [(0, 1), (2, 3), (4, 1)])
 def test_some_rows_are_some_of_all(row, start, count):
   one = make()
-  if row:
-    one = models.attention_policy(one, row=row)
-  found = models.attention_rows(one, start, count)
-  wanted = models.attention_rows(one)[:, :, start : start + count]
-  np.testing.assert_allclose(found, wanted, atol=1e-7)
+
+  @jax.jit
+  def some(one):
+    one = models.attention_policy(one, row=row) if row else one
+    return models.attention_rows(one, start, count)
+
+  wanted = rows_of(one, row)[:, :, start : start + count]
+  np.testing.assert_allclose(some(one), wanted, atol=1e-7)
 
 
 @pytest.mark.parametrize("row", ["self", "emit"])
@@ -180,9 +190,8 @@ def test_gradient_is_finite_without_an_earlier_key(row):
     made = models.attention_policy(changed, row=row)
     return jnp.square(models.attention_rows(made)).sum()
 
-  assert np.isfinite(jax.grad(total)(one.queries)).all()
-  made = models.attention_policy(one, row=row)
-  assert not np.asarray(models.attention_rows(made))[:, :, 0].any()
+  assert np.isfinite(jax.jit(jax.grad(total))(one.queries)).all()
+  assert not np.asarray(rows_of(one, row))[:, :, 0].any()
 
 
 # Numbers of all maps of one token, and so how many tokens go at a time.
@@ -211,20 +220,22 @@ def test_a_few_at_a_time_changes_nothing(monkeypatch, row, tokens):
 def test_shapes_of_results(monkeypatch):
   monkeypatch.setattr(rows, "_CHUNK_VALUES", 2 * PER_TOKEN)
   one = make()
-  found = models.map_rows(lambda x: {"a": x, "b": x.sum(-1)}, one)
-  wanted = models.attention_rows(one)
+  found = jax.jit(
+    lambda one: models.map_rows(lambda x: {"a": x, "b": x.sum(-1)}, one)
+  )(one)
+  wanted = rows_of(one)
   np.testing.assert_allclose(found["a"], wanted, atol=1e-7)
   np.testing.assert_allclose(found["b"], wanted.sum(-1), atol=1e-6)
   # Rows that exist are taken as they are.
-  found = models.map_rows(lambda x: x.max(-1), wanted)
+  found = jax.jit(lambda x: models.map_rows(lambda x: x.max(-1), x))(wanted)
   np.testing.assert_array_equal(found, wanted.max(-1))
 
 
 def test_what_is_smaller_is_kept():
   """Rows of a short prompt; queries and keys of a long one."""
   one = models.attention_policy(make(), row="self")
-  short = rows.smaller(one)
-  np.testing.assert_array_equal(short, models.attention_rows(one))
+  short = jax.jit(rows.smaller)(one)
+  np.testing.assert_array_equal(short, rows_of(one))
   many = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=1), one)
   keys = jnp.zeros((P, 400, A, K, HEAD))
   mask = jnp.ones((P, 400), bool)
@@ -272,10 +283,12 @@ def test_heads_apart_are_averaged_after_the_function():
   def function(rows):
     return (rows**2).sum(-1)
 
-  wanted = sum((x**2).sum(-1) for x in maps_of(one)).mean((2, 3)) / A
+  maps = jax.jit(maps_of)(one)
+  wanted = sum((x**2).sum(-1) for x in maps).mean((2, 3)) / A
   found = jax.jit(lambda x: rows.map_rows(function, x))(apart)
   np.testing.assert_allclose(found, wanted, atol=2e-6)
-  assert not np.allclose(found, rows.map_rows(function, one), atol=1e-3)
+  together = jax.jit(lambda x: rows.map_rows(function, x))(one)
+  assert not np.allclose(found, together, atol=1e-3)
   assert rows.smaller(apart) is apart
 
 
