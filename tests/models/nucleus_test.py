@@ -34,11 +34,18 @@ def by_sorting(p, top_p: float, renormalise: bool) -> float:
   return -(p * np.log(p)).sum()
 
 
+nucleus_entropy = jax.jit(
+  nucleus.nucleus_entropy, static_argnames=("top_p", "renormalise")
+)
+keep_top_p = jax.jit(sampling.keep_top_p, static_argnums=1)
+
+
 def entropy_of(p, **options) -> float:
   """Of logits that are the logarithms plus some number."""
+  p = np.pad(np.float64(p), (0, 5 - len(p)))
   with np.errstate(divide="ignore"):
-    logits = np.log(np.float64(p)) + 3
-  return nucleus.nucleus_entropy(jnp.asarray(logits, jnp.float32), **options)
+    logits = np.log(p) + 3
+  return nucleus_entropy(jnp.asarray(logits, jnp.float32), **options)
 
 
 @pytest.mark.parametrize("p, kept, ours, unscaled, whole", CASES)
@@ -64,7 +71,7 @@ def test_ties_are_kept_as_needed(top_p, renormalise):
   expected = by_sorting(p, top_p, renormalise)
   np.testing.assert_allclose(found, expected, atol=2e-6)
   # The sampler draws from these, the first of the ties.
-  kept = np.isfinite(sampling.keep_top_p(jnp.log(jnp.array(p)), top_p))
+  kept = np.isfinite(keep_top_p(np.log(np.float32(p)), top_p))
   needed = round(10 * (top_p - 0.55))
   np.testing.assert_array_equal(kept, np.array([0, 1, -1, 2, 3]) < needed)
   q = np.array(p)[kept] / (np.array(p)[kept].sum() if renormalise else 1)
@@ -80,7 +87,7 @@ def test_equals_sorting(top_p, scale):
   p = np.exp(np.float64(logits) - logits.max(-1, keepdims=True))
   p /= p.sum(-1, keepdims=True)
   for renormalise in (True, False):
-    found = nucleus.nucleus_entropy(
+    found = nucleus_entropy(
       jnp.asarray(logits), top_p=top_p, renormalise=renormalise
     )
     expected = [by_sorting(row, top_p, renormalise) for row in p]
@@ -90,7 +97,7 @@ def test_equals_sorting(top_p, scale):
 def test_exactly_zero_where_all_others_are_banned():
   banned = jnp.array([4.0, -1e30, -1e30])
   for renormalise in (True, False):
-    assert nucleus.nucleus_entropy(banned, renormalise=renormalise) == 0
+    assert nucleus_entropy(banned, renormalise=renormalise) == 0
 
 
 @functools.cache
@@ -101,7 +108,8 @@ def make_logits(tied: bool = True) -> tuple[Logits, np.ndarray]:
   hidden = np.random.default_rng(1).normal(size=(8, 3, 5, 32))
   hidden = jnp.asarray(2 * hidden, jnp.float32)
   logits = models.lazy_logits(params, config, hidden, 0.8)
-  whole = np.array(models.logits(params, config, hidden)) / 0.8
+  whole = jax.jit(models.logits, static_argnums=1)(params, config, hidden)
+  whole = np.array(whole) / 0.8
   whole[..., list(config.banned_token_ids)] = -np.inf
   return logits, whole
 
@@ -113,7 +121,7 @@ def test_chunks_change_nothing(monkeypatch, rows, tied):
   logits, whole = make_logits(tied)
   monkeypatch.setattr(nucleus, "_CHUNK_VALUES", rows * whole.shape[-1])
   found = jax.jit(nucleus.nucleus_entropies)(logits)
-  expected = nucleus.nucleus_entropy(jnp.asarray(whole))
+  expected = nucleus_entropy(jnp.asarray(whole))
   assert found.shape == (8, 3, 5)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
