@@ -1,7 +1,9 @@
 """Frozen encoders: pictures found in packed patches, files of another kind."""
 
+import functools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,21 +24,26 @@ def make(rows: int):
   return config, processor(chats, rows=rows)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def pictures_of(config, prompt, numbers):
+  frames = packed.find(prompt, numbers, config.vision)
+  return frames, packed.pictures(
+    prompt.patches, frames, config.vision, config.family, 16, 16
+  )
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_pictures_come_back_from_their_patches(rows):
   """Whatever row they are packed in; the processor has scaled them."""
   config, prompt = make(rows)
   prompt = small_models.on_device(prompt)
   numbers = jnp.array([[0, -1], [1, 0], [0, 0], [0, 1]])
-  frames = packed.find(prompt, numbers, config.vision)
+  frames, found = pictures_of(config, prompt, numbers)
   np.testing.assert_array_equal(
     frames.there.reshape(4, 2), [[1, 0], [1, 1], [0, 0], [0, 0]]
   )
   extent = np.asarray(frames.extent).reshape(4, 2, 2)[1]
   np.testing.assert_array_equal(extent, [[6, 8], [4, 4]])
-  found = packed.pictures(
-    prompt.patches, frames, config.vision, config.family, 16, 16
-  )
   # The 16 x 16 picture of the second conversation isn't scaled.
   own = small_models.picture(16, 16, 2) / 255
   np.testing.assert_allclose(found[3], own, atol=2e-3)
@@ -46,12 +53,16 @@ def test_visual_tokens_are_resized_like_segments():
   config, prompt = make(4)
   prompt = small_models.on_device(prompt)
   params = small_models.make_params(config)
-  visual = models.vision(params, config, prompt.patches)
-  frames = packed.find(prompt, jnp.array([[0], [0], [0], [0]]), config.vision)
-  found = packed.tokens(visual, frames, 2, 4)
-  # 2 x 2 tokens of a picture of 16 x 16 pixels.
-  first = visual[1, :4].astype(jnp.float32)
-  expected = segments.upsample(first, 4, 4)
+
+  @jax.jit
+  def resized(params, prompt):
+    visual = models.vision(params, config, prompt.patches)
+    frames = packed.find(prompt, jnp.zeros((4, 1), jnp.int32), config.vision)
+    # 2 x 2 tokens of a picture of 16 x 16 pixels.
+    expected = segments.upsample(visual[1, :4].astype(jnp.float32), 4, 4)
+    return packed.tokens(visual, frames, 2, 4), expected
+
+  found, expected = resized(params, prompt)
   np.testing.assert_allclose(found[1], expected, atol=1e-5)
 
 
