@@ -148,9 +148,13 @@ def make(**changes):
   return config, params, prompt
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def prefix_of(params, config, prompt):
   visual = models.vision(params, config, prompt.patches)
   return models.prefill(params, config, prompt, visual)
+
+
+embed = jax.jit(latent_lib.embed, static_argnums=1)
 
 
 def by_passes(params, config, prefix, tokens):
@@ -171,9 +175,7 @@ def test_the_scan_equals_one_pass_after_the_other():
   config, params, prompt = make()
   prefix = prefix_of(params, config, prompt)
   tokens = jnp.asarray(TOKENS)
-  found = jax.jit(latent_lib.embed, static_argnums=1)(
-    params, config, prefix, tokens
-  )
+  found = embed(params, config, prefix, tokens)
   expected = jax.jit(by_passes, static_argnums=1)(
     params, config, prefix, tokens
   )
@@ -192,12 +194,16 @@ def test_chunks_of_text_change_nothing(monkeypatch):
   config, params, prompt = make()
   prefix = prefix_of(params, config, prompt)
   tokens = jnp.asarray(TOKENS)
-  whole = latent_lib.embed(params, config, prefix, tokens)
+  whole = embed(params, config, prefix, tokens)
   monkeypatch.setattr(latent_lib, "_CHUNK", 3)
-  found = latent_lib.embed(params, config, prefix, tokens)
+  # Traced anew.
+  found = jax.jit(lambda *args: latent_lib.embed(*args), static_argnums=1)(
+    params, config, prefix, tokens
+  )
   np.testing.assert_allclose(found, whole, rtol=2e-4, atol=2e-4)
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def logprob_sum(params, config, prompt, tokens):
   prefix = prefix_of(params, config, prompt)
   logprobs = score(params, config, prefix, tokens).logprobs
