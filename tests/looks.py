@@ -45,8 +45,19 @@ class Stage:
   def scores(self, **options):
     """Scores of the answers."""
     scorer = self.scorer(**options)
-    prefix = scorer.prefill(self.params, self.prompt, self.visual)
-    return scorer(self.params, prefix, self.tokens)
+    return _scores(scorer, self.params, self.prompt, self.visual, self.tokens)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(scorer, params, prompt, visual, tokens):
+  prefix = scorer.prefill(params, prompt, visual)
+  return scorer(params, prefix, tokens)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _visual_and_maps(config, params, prompt, whole):
+  maps = models.apply(params, config, whole, attention="all").attention
+  return models.vision(params, config, prompt.patches), maps
 
 
 def conversations() -> list[list[dict]]:
@@ -67,31 +78,37 @@ def conversations() -> list[list[dict]]:
 
 
 @functools.cache
+def ask(family: str = "qwen2_5_vl", left: int = 0) -> Prompt:
+  """The prompts alone, for which nothing is computed."""
+  config = small_models.small_config(family=family)
+  chats = conversations()
+  prompt = small_models.make_processor(config)(chats, rows=len(chats))
+  return small_models.on_device(small_models.pad_prompt(prompt, left=left))
+
+
+@functools.cache
 def make(family: str = "qwen2_5_vl", left: int = 0, room: int = 0) -> Stage:
   """The stage, with more padding of prompts or answers."""
   config = small_models.small_config(family=family)
   params = small_models.make_params(config)
   # Attention that differs from key to key.
   params = jax.tree.map(lambda x: 2 * x if x.ndim > 2 else x, params)
-  processor = small_models.make_processor(config)
-  chats = conversations()
-  prompt = small_models.pad_prompt(processor(chats, rows=len(chats)), left=left)
-  drawn = np.random.default_rng(5).integers(97, 123, (len(chats), G, R))
+  prompt = ask(family, left)
+  count, start = prompt.tokens.shape
+  drawn = np.random.default_rng(5).integers(97, 123, (count, G, R))
   tokens = np.pad(drawn, ((0, 0), (0, 0), (0, room)), constant_values=65)
-  whole = small_models.full_rows(prompt, tokens)
-  maps = models.apply(params, config, whole, attention="all").attention
+  whole = small_models.full_rows(jax.device_get(prompt), tokens)
+  visual, maps = _visual_and_maps(config, params, prompt, whole)
   maps = np.asarray(maps, np.float64).mean(2)
   keys = maps.shape[-1]
-  maps = np.moveaxis(maps, 0, 1).reshape(len(chats), G, -1, keys, keys)
-  start = prompt.tokens.shape[1]
-  prompt = small_models.on_device(prompt)
+  maps = np.moveaxis(maps, 0, 1).reshape(count, G, -1, keys, keys)
   return Stage(
     config=config,
     params=params,
     prompt=prompt,
     tokens=jnp.asarray(tokens, jnp.int32),
     mask=jnp.asarray(np.arange(R + room) < LENGTHS[..., None]),
-    visual=models.vision(params, config, prompt.patches),
+    visual=visual,
     rows=np.moveaxis(maps[:, :, :, start:], 2, 3),
     last=maps[:, 0, :, start - 1],
   )

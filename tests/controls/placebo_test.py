@@ -112,7 +112,7 @@ def test_a_term_reads_advantages():
 
 def test_a_region_is_rolled_by_half_of_the_visual_tokens():
   """And back by another half; text stays."""
-  prompt = looks.make().prompt
+  prompt = looks.ask()
   other = regions.rolled(prompt)
   visual = np.asarray(prompt.visual_index) >= 0
   for name in ("region", "evidence"):

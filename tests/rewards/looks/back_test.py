@@ -1,5 +1,6 @@
 """Look-Back: the note's values, and loops over dense maps."""
 
+import random
 import re
 
 import jax
@@ -75,19 +76,19 @@ def test_accuracy_and_format_golden():
 
 
 def test_any_text_has_a_reward():
-  rng = np.random.default_rng(0)
+  draw = random.Random(0)
   pieces = [
     *("<think>", "</think>", "<back>", "</back>", "\\boxed{", "}", "{", "\\"),
     *("<", ">", " ", "\n", "a", "é", "\0", "4"),
   ]
-  for _ in range(1000):
-    drawn = list(rng.choice(pieces, rng.integers(0, 14)))
-    text = "".join(drawn)
-    (form,), (hit,) = back.back_format([[text]]), back.back_segment([[text]])
-    accuracy = back.boxed_accuracy([[text]], ["4"])
-    assert {*form, *hit, *accuracy[0]} <= {0, 1}
-    assert form <= hit
-    assert between(drawn, "back").shape == (len(drawn),)
+  drawn = [draw.choices(pieces, k=draw.randrange(14)) for _ in range(1000)]
+  texts = ["".join(one) for one in drawn]
+  (form,), (hit,) = back.back_format([texts]), back.back_segment([texts])
+  (accuracy,) = back.boxed_accuracy([texts], ["4"])
+  assert {*form, *hit, *accuracy} <= {0, 1}
+  assert (form <= hit).all() and form.shape == (1000,)
+  for one in drawn:
+    assert between(one, "back").shape == (len(one),)
 
 
 def test_what_is_composed_has_the_form():
@@ -157,20 +158,20 @@ def golden_prompt(left: int = 0):
   place = np.arange(-left, 8)
   image = (place >= 2) & (place <= 4)
   return looks.dataclasses.replace(
-    looks.make().prompt,
-    mask=jnp.asarray(place >= 0)[None],
-    visual_index=jnp.asarray(np.where(image, place - 2, -1))[None],
+    looks.ask(),
+    mask=jnp.asarray((place >= 0)[None]),
+    visual_index=jnp.asarray(np.where(image, place - 2, -1)[None]),
   )
 
 
 @pytest.mark.parametrize("left", [0, 3])
 def test_shares_golden(left):
-  parts = np.asarray(parts_of(golden_prompt(left)))[0]
+  parts = np.asarray(jax.jit(parts_of)(golden_prompt(left)))[0]
   on_prompt = np.pad(LAYERS[..., :8], ((0, 0), (0, 0), (left, 0)))
   sums = np.einsum("ars,sn->ran", on_prompt, parts)
   own = LAYERS[..., 8:].sum(-1).T[..., None]
-  sums = jnp.asarray(np.concatenate([sums, own], -1), jnp.float32)
-  found = np.asarray(shares(sums[None, None]))[0, 0]
+  sums = np.concatenate([sums, own], -1).astype(np.float32)
+  found = np.asarray(jax.jit(shares)(sums[None, None]))[0, 0]
   np.testing.assert_allclose(found[:, 0], [0.55, 0.142857], atol=1e-6)
   np.testing.assert_allclose(found[:, 1], [0.225, 0.142857], atol=1e-6)
   np.testing.assert_allclose(found[:, 2], [0.183333, 0.142857], atol=1e-6)
@@ -204,7 +205,9 @@ def plain(stage):
 
 def shares_of(stage):
   arguments = stage.params, stage.prompt, stage.visual, stage.tokens
-  return attention_shares(stage.scorer(), *arguments)[0]
+  return jax.jit(attention_shares, static_argnums=0)(
+    stage.scorer(), *arguments
+  )[0]
 
 
 @pytest.mark.full

@@ -1,22 +1,29 @@
 """LASER's rewards: by hand, and in loops over dense maps."""
 
+import jax
 import jax.numpy as jnp
 import looks
 import numpy as np
 import pytest
+import small_models
 
 from mmrl import build, rewards
 from mmrl.errors import UserError
 from mmrl.models import rows
+from mmrl.probes.scores import Scorer
 from mmrl.probes.sinks import visual_sinks
 from mmrl.rewards.looks.evenness import sink_suppression, visual_evenness
 
 
 def evenness(values, length=None, **options):
-  values = jnp.array(values, jnp.float32)[None, None]
+  values = np.array(values, np.float32)[None, None]
   length = values.shape[-1] if length is None else length
-  mask = jnp.arange(values.shape[-1])[None, None] < length
-  return float(visual_evenness(values, mask, **options)[0, 0])
+  mask = np.arange(values.shape[-1])[None, None] < length
+  return np.asarray(even(values, mask, **options)).item()
+
+
+even = jax.jit(visual_evenness, static_argnames=("window", "stride"))
+suppress = jax.jit(sink_suppression)
 
 
 def test_evenness_golden():
@@ -42,11 +49,11 @@ def test_evenness_golden():
 
 
 def suppression(ratios, length):
-  prompt = looks.make().prompt
-  ratios = jnp.array(ratios, jnp.float32)[None, None]
-  ratios = jnp.broadcast_to(ratios, (3, 1, ratios.shape[-1]))
-  mask = jnp.broadcast_to(jnp.arange(ratios.shape[-1]) < length, ratios.shape)
-  return sink_suppression(ratios, prompt, mask)[:, 0].tolist()
+  prompt = looks.ask()
+  ratios = np.array(ratios, np.float32)[None, None]
+  ratios = np.broadcast_to(ratios, (3, 1, ratios.shape[-1]))
+  mask = np.broadcast_to(np.arange(ratios.shape[-1]) < length, ratios.shape)
+  return np.asarray(suppress(ratios, prompt, mask))[:, 0].tolist()
 
 
 def test_suppression_golden():
@@ -86,19 +93,18 @@ def plain(stage, deviations):
   return even, ratio, scores
 
 
+sinks_of = jax.jit(visual_sinks, static_argnums=0, static_argnames="deviations")
+
+
 def found(stage, deviations):
   """The same, as a run computes it."""
-  sinks = visual_sinks(
-    stage.scorer(),
-    stage.params,
-    stage.prompt,
-    stage.visual,
-    stage.tokens,
+  sinks = sinks_of(
+    *(stage.scorer(), stage.params, stage.prompt, stage.visual, stage.tokens),
     deviations=deviations,
   )
-  even = visual_evenness(sinks.visual_attention_old, stage.mask)
-  none = sink_suppression(sinks.sink_ratio_old, stage.prompt, stage.mask)
-  return (*sinks, np.stack([even, none]))
+  gains = even(sinks.visual_attention_old, stage.mask)
+  none = suppress(sinks.sink_ratio_old, stage.prompt, stage.mask)
+  return (*sinks, np.stack([gains, none]))
 
 
 @pytest.mark.full
@@ -133,9 +139,14 @@ def test_layers_are_summed_as_they_are_run(monkeypatch):
   scorer = stage.scorer(layers=(0, 2))
 
   def sums():
-    return scorer.weighed_rows(
-      *(stage.params, stage.prompt, None, stage.tokens),
-      lambda last: jnp.stack([seen, jnp.ones_like(last)], -1),
+    def weighed(params, prompt, visual, tokens):
+      return scorer.weighed_rows(
+        *(params, prompt, visual, tokens),
+        lambda last: jnp.stack([seen, jnp.ones_like(last)], -1),
+      )
+
+    return jax.jit(weighed)(
+      *(stage.params, stage.prompt, stage.visual, stage.tokens)
     )
 
   whole = sums()
@@ -179,5 +190,7 @@ def test_options_outside_their_range_are_refused(package, spec, message):
 
 
 def test_deviations_are_at_least_0():
+  scorer = Scorer(small_models.small_config(), 1.0, (-1,), "self")
+  visual, tokens = jnp.zeros((3, 1, 32)), jnp.zeros((3, 2, 1), jnp.int32)
   with pytest.raises(UserError, match="deviations must be at least 0, got -1"):
-    found(looks.make(), -1.0)
+    visual_sinks(scorer, {}, looks.ask(), visual, tokens, deviations=-1.0)
