@@ -31,21 +31,29 @@ def of_prompts(samples):
   return jnp.asarray(rows.reshape(-1, 2, 1))
 
 
+sample_rewards = jax.jit(losses.sample_rewards, static_argnames="beta")
+joint_preference = jax.jit(losses.joint_preference, static_argnames="beta")
+mixed_preference = jax.jit(
+  losses.mixed_preference, static_argnames=("beta", "vision_weight")
+)
+
+
 def rewards_of(mask=MASK, twin=TWIN, chosen=CHOSEN, policy=POLICY):
   data = of_prompts(policy), of_prompts(REFERENCE), chosen, twin, mask
-  return losses.sample_rewards(*data, beta=0.1)
+  return sample_rewards(*data, beta=0.1)
 
 
 def joint(mask=MASK, policy=POLICY):
   data = of_prompts(policy), of_prompts(REFERENCE), CHOSEN, TWIN, mask
-  return losses.joint_preference(*data, beta=0.1)
+  return joint_preference(*data, beta=0.1)
 
 
 def mixed(weight, mask=MASK):
   data = of_prompts(POLICY), of_prompts(REFERENCE), CHOSEN, TWIN, mask
-  return losses.mixed_preference(*data, beta=0.1, vision_weight=weight)
+  return mixed_preference(*data, beta=0.1, vision_weight=weight)
 
 
+@jax.jit
 def mean(found, mask=MASK):
   return reduce.total(found.values, reduce.prompt_mean(mask))
 
@@ -61,9 +69,7 @@ def test_the_chosen_answer_may_be_the_second():
   reference = reference.at[2:4].set(reference[2:4, ::-1])
   mask = MASK.at[2:4].set(MASK[2:4, ::-1])
   chosen = CHOSEN.at[2:4].set(CHOSEN[2:4, ::-1])
-  found = losses.sample_rewards(
-    swapped, reference, chosen, TWIN, mask, beta=0.1
-  )
+  found = sample_rewards(swapped, reference, chosen, TWIN, mask, beta=0.1)
   np.testing.assert_allclose(found, REWARDS, atol=1e-6)
 
 
@@ -86,20 +92,19 @@ def test_pairs_that_are_left_out_count_in_no_mean():
 def test_gradient_is_the_softmax_less_the_right_sample():
   """By automatic and by finite differences, which float64 would sharpen."""
 
-  def loss(rewards):
-    return losses.joint(rewards).sum()
-
-  found = jax.grad(loss)(REWARDS)
+  loss = jax.jit(losses.joint)
+  found = jax.jit(jax.grad(lambda rewards: losses.joint(rewards).sum()))(
+    REWARDS
+  )
   np.testing.assert_allclose(found, GRADIENT, atol=1e-6)
   p = np.exp(REWARDS) / np.exp(REWARDS).sum(-1, keepdims=True)
   expected = p - np.array([1, 0, 0])
   np.testing.assert_allclose(found, expected, atol=1e-6)
   step = 1e-2
   for pair, sample in np.ndindex(3, 3):
-    up, down = (
-      losses.joint(REWARDS.at[pair, sample].add(by))[pair]
-      for by in (step, -step)
-    )
+    by = np.zeros((3, 3), np.float32)
+    by[pair, sample] = step
+    up, down = (float(loss(REWARDS + x)[pair]) for x in (by, -by))
     # Rounding 1e-7 / step, curvature step^2.
     difference = (up - down) / (2 * step)
     assert difference == pytest.approx(expected[pair, sample], abs=5e-5)
@@ -112,7 +117,7 @@ def test_gradient_of_the_log_probabilities():
     data = logprobs, of_prompts(REFERENCE), CHOSEN, TWIN, MASK
     return mean(losses.joint_preference(*data, beta=0.1))
 
-  found = jax.grad(loss)(of_prompts(POLICY)).reshape(3, 4)
+  found = jax.jit(jax.grad(loss))(of_prompts(POLICY)).reshape(3, 4)
   np.testing.assert_allclose(
     found[:, :3], 0.1 * np.array(GRADIENT) / 3, atol=1e-7
   )
@@ -122,7 +127,8 @@ def test_gradient_of_the_log_probabilities():
 def test_without_a_vision_negative_it_is_dpo():
   """By hand for r = (1, -2, -inf); then value and gradient beside `dpo`."""
   rewards = jnp.array([[1.0, -2, -jnp.inf]])
-  value, slope = jax.value_and_grad(lambda r: losses.joint(r)[0])(rewards)
+  first = jax.jit(jax.value_and_grad(lambda r: losses.joint(r)[0]))
+  value, slope = first(rewards)
   assert value == pytest.approx(0.048587, rel=1e-4)
   np.testing.assert_allclose(slope, [[-0.047426, 0.047426, 0]], atol=1e-6)
   mask = MASK.at[1::2].set(False)
@@ -142,9 +148,9 @@ def test_without_a_vision_negative_it_is_dpo():
     data = logprobs[own], reference[own], CHOSEN[own], mask[own]
     return preference.dpo(*data).values.mean()
 
-  expected = jax.value_and_grad(dpo)(of_prompts(POLICY))
+  expected = jax.jit(jax.value_and_grad(dpo))(of_prompts(POLICY))
   for function in (joint_, mixed_):
-    value, slope = jax.value_and_grad(function)(of_prompts(POLICY))
+    value, slope = jax.jit(jax.value_and_grad(function))(of_prompts(POLICY))
     np.testing.assert_allclose(value, expected[0], rtol=1e-6)
     np.testing.assert_allclose(slope, expected[1], atol=1e-7)
 
