@@ -13,6 +13,8 @@ from mmrl.train import state as state_lib
 
 Z_S = jnp.array([[0.2, 0.1, 0], [0, 0.3, 0.1], [0.5, 0.5, 0.5]])
 Z_T = jnp.array([[0.1, 0.06, 0], [0.02, 0.1, 0.1], [0.3, 0, 0]])
+mim = jax.jit(reconstruction.mim)
+exact = jax.jit(masks.exact, static_argnums=2)
 
 
 @pytest.mark.parametrize(
@@ -26,9 +28,12 @@ Z_T = jnp.array([[0.1, 0.06, 0], [0.02, 0.1, 0.1], [0.3, 0, 0]])
   ],
 )
 def test_masked_tokens_are_golden(centre, mask, expected):
-  found = reconstruction.mim(Z_S, Z_T, jnp.array(centre, jnp.float32))
+  found = mim(Z_S, Z_T, jnp.array(centre, jnp.float32))
   mean = np.asarray(found)[np.array(mask, bool)].mean()
   assert mean == pytest.approx(expected, abs=1e-6)
+
+
+gram_rows = jax.jit(reconstruction.gram_rows, static_argnames="clip")
 
 
 def gram_mean(student, teacher, clip=True):
@@ -36,19 +41,21 @@ def gram_mean(student, teacher, clip=True):
     jnp.array(x, jnp.float32)[None] for x in (student, teacher)
   )
   runs = jnp.tile(jnp.array([0, student.shape[1]]), (1, student.shape[1], 1))
-  return reconstruction.gram_rows(student, teacher, runs, clip=clip).sum()
+  return gram_rows(student, teacher, runs, clip=clip).sum()
 
 
 def test_the_gram_term_is_golden():
   student, teacher = [[1, 0], [1, 1], [0, 2]], [[1, 0], [0, 1], [1, 1]]
   assert gram_mean(student, teacher) == pytest.approx(1 / 9, abs=1e-6)
   assert gram_mean(student, teacher, False) == pytest.approx(2 / 9, abs=1e-6)
-  slope = jax.grad(gram_mean)(jnp.array(student, jnp.float32), teacher)
+  slope = jax.jit(jax.grad(gram_mean))(
+    jnp.array(student, jnp.float32), jnp.array(teacher, jnp.float32)
+  )
   np.testing.assert_allclose(
     slope, [[0, 0.222222], [0.111111, -0.111111], [0, 0]], atol=1e-5
   )
   zero = jnp.array([[0.0, 0], [1, 1]])
-  value, slope = jax.value_and_grad(gram_mean)(zero, [[1, 0], [0, 1]])
+  value, slope = jax.jit(jax.value_and_grad(gram_mean))(zero, jnp.eye(2))
   assert value == 0 and (np.asarray(slope) == 0).all()
   cosine = mean_cosine(jnp.array(student, jnp.float32), jnp.ones(3, bool))
   assert cosine == pytest.approx(0.471405, abs=1e-6)
@@ -60,7 +67,7 @@ def test_pictures_of_one_row_are_apart():
   student = jnp.array([one + other + [[5.0, 5.0]]])
   teacher = student[..., ::-1] * jnp.array([1.0, 3.0])[None, None]
   spans = [[0, 2]] * 2 + [[2, 5]] * 3 + [[0, 0]]
-  found = reconstruction.gram_rows(student, teacher, jnp.array([spans]))
+  found = gram_rows(student, teacher, jnp.array([spans]))
   parts = [(0, 2), (2, 5)]
   expected = sum(gram_mean(student[0, a:b], teacher[0, a:b]) for a, b in parts)
   assert found.sum() == pytest.approx(float(expected), abs=1e-6)
@@ -116,7 +123,7 @@ def test_counts_of_masked_tokens_are_exact(ratio, counts, expected):
   seen = set()
   for seed in range(3):
     noise = jax.random.uniform(jax.random.key(seed), runs.shape[:2])
-    hidden = np.asarray(masks.exact(noise, runs, ratio))[0]
+    hidden = np.asarray(exact(noise, runs, ratio))[0]
     first, second = hidden[: counts[0]], hidden[counts[0] : at]
     assert (first.sum(), second.sum()) == expected
     assert not hidden[at:].any()
