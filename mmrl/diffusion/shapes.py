@@ -5,6 +5,7 @@ says of both can be read from its pixels, so that it is measured without another
 model. All are pure functions of a key, on the device.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ class Drawn(NamedTuple):
   words: Int[Array, "B 2"]
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def draw(key: Array, count: int, size: int) -> Drawn:
   """Draws pictures of random masks and prompts.
 
@@ -105,6 +107,7 @@ def read(
   return near[0] < near[1], words
 
 
+@jax.jit
 def measure(
   pictures: Float[Array, "B s s 3"],
   masks: Float[Array, "B s s 1"],
@@ -124,6 +127,7 @@ def measure(
   return {"iou": common / either, "prompt": right.astype(jnp.float32)}
 
 
+@jax.jit
 def psnr(
   pictures: Float[Array, "B s s 3"], others: Float[Array, "B s s 3"]
 ) -> Float[Array, "B"]:

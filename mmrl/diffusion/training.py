@@ -183,16 +183,22 @@ def _optimizer(
 
 def begin(config: ml_collections.ConfigDict, model: UNetConfig) -> State:
   """Makes the state of step 0."""
-  params = unet.init(jax.random.key(config.seed), model)
-  return State(
-    step=jnp.int32(0),
-    trainable=params,
-    frozen={},
-    optimizer=_optimizer(config).init(params),
-    running={},
-    averages={"model": jax.tree.map(jnp.copy, params)},
-    norms={},
-  )
+
+  # One program: operation by operation there is one for each shape.
+  @jax.jit
+  def state(key: Array) -> State:
+    params = unet.init(key, model)
+    return State(
+      step=jnp.int32(0),
+      trainable=params,
+      frozen={},
+      optimizer=_optimizer(config).init(params),
+      running={},
+      averages={"model": jax.tree.map(jnp.copy, params)},
+      norms={},
+    )
+
+  return state(jax.random.key(config.seed))
 
 
 def updates(config: ml_collections.ConfigDict, model: UNetConfig):

@@ -21,13 +21,14 @@ SMALL = UNetConfig(
 DEFAULT = UNetConfig(channels=(24, 48))
 STEPS = 4
 BLOCKS = {"steps": STEPS, "encoder_blocks": 3, "decoder_blocks": 2}
+init = jax.jit(unet.init, static_argnums=1)
 CACHED = plan.plan(HGCConfig((0, 2), (0, 3), 2, (0.5, 1.0), 0.5), **BLOCKS)
 
 
 @pytest.fixture(scope="module")
 def params():
   """Drawn; what begins as zeros isn't any more."""
-  found = unet.init(jax.random.key(0), SMALL)
+  found = init(jax.random.key(0), SMALL)
   leaves, tree = jax.tree.flatten(found)
   generator = np.random.default_rng(0)
   return tree.unflatten(
@@ -44,7 +45,7 @@ def given():
 
 @pytest.mark.full
 def test_the_branch_begins_as_a_copy_and_adds_nothing(given):
-  found = jax.jit(unet.init, static_argnums=1)(jax.random.key(0), SMALL)
+  found = init(jax.random.key(0), SMALL)
   for name, value in found["control"].items():
     if name in found["unet"]:
       np.testing.assert_array_equal(value, found["unet"][name])

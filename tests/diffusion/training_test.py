@@ -1,6 +1,7 @@
 """The loop that trains, the model that it writes, and grids of its samples."""
 
 import json
+import shutil
 import types
 
 import jax
@@ -16,7 +17,8 @@ def small(steps: int):
   config = experiment.get_config()
   config.train.steps = steps
   config.train.batch = 2
-  config.every = 1
+  config.every = config.checkpoint.every = 1
+  config.checkpoint.keep = 2
   config.model.update(size=8, channels=(8, 8), heads=2, groups=4)
   config.model.update(text_width=4, condition_width=4)
   return config
@@ -43,7 +45,7 @@ def flags(**changes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
-  training.train(small(2), str(folder))
+  training.train(small(3), str(folder))
   return folder
 
 
@@ -51,14 +53,17 @@ def run(tmp_path_factory):
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(
   run, tmp_path, capsys
 ):
-  lines = (run / "metrics.jsonl").read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
-  assert [row["step"] for row in rows] == [1, 2]
-  training.train(small(3), str(run))
-  assert f"resuming {run} after step 2" in capsys.readouterr().out
-  training.train(small(3), str(tmp_path))
+  """Stopped after the second of three steps, with the third one's line."""
+  stopped = tmp_path / "stopped"
+  shutil.copytree(run, stopped)
+  shutil.rmtree(stopped / "checkpoints" / "3")
+  shutil.rmtree(stopped / "model")
+  training.train(small(3), str(stopped))
+  assert f"resuming {stopped} after step 2" in capsys.readouterr().out
+  lines = (stopped / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
   (config, one), (_, other) = (
-    training.load(folder / "model") for folder in (run, tmp_path)
+    training.load(folder / "model") for folder in (run, stopped)
   )
   assert config.size == 8
   jax.tree.map(np.testing.assert_array_equal, one, other)
