@@ -22,9 +22,16 @@ import safetensors.numpy
 from mmrl.train import run as run_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
-# How a config file of a small run begins.
+# How a config file of a small run begins. Where XLA's optimiser is off, as it is
+# unless a test says otherwise, the layers are in a scan, as in conftest.
 CONFIG = """
+import os
+
 from mmrl import config as config_lib
+from mmrl.models import vlm
+
+if os.environ["XLA_FLAGS"]:
+  vlm._UNROLLED_BYTES = 0
 
 def get_config():
   config = config_lib.get_config()
@@ -123,6 +130,7 @@ def start(
   pause=0.0,
   flags=FLAGS,
   program=("-m", "mmrl.train"),
+  output=None,
 ):
   """Starts a run; ends what is left of it.
 
@@ -136,6 +144,7 @@ def start(
     pause: seconds between two starts.
     flags: of XLA.
     program: what Python runs.
+    output: file that they print to, in place of one for each.
   """
   port = free_port()
   began: dict[int, subprocess.Popen] = {}
@@ -159,7 +168,7 @@ def start(
           f"--process={i}",
         ]
       with (
-        open(texts / f"{i}.out", "w") as output,
+        open(output or texts / f"{i}.out", "w") as out,
         open(texts / f"{i}.err", "w") as error,
         heard(),
       ):
@@ -167,7 +176,7 @@ def start(
           command,
           cwd=ROOT,
           env=os.environ | {"XLA_FLAGS": flags},
-          stdout=output,
+          stdout=out,
           stderr=error,
         )
     yield Started(dict(sorted(began.items())), texts)
