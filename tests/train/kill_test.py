@@ -4,12 +4,10 @@
 """
 
 import json
-import os
 import pathlib
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -130,50 +128,46 @@ def test_ten_kills(folder, whole):
     assert runs < 6
 
 
-def test_sigterm_in_a_step(folder, whole):
-  """The step is finished and saved."""
-  workdir = folder / "step"
-  with runs.start(folder, workdir) as run:
-    assert run.until(lambda: runs.logged(workdir) >= 2)
-    run.processes[0].send_signal(signal.SIGTERM)
-    assert run.wait(300) == [signals.RESTART], run.error()
-  step = runs.logged(workdir)
-  assert 2 <= step < STEPS and runs.saved(workdir) == step
-  text = run.error()
-  assert (
-    text.count(f"stopped by SIGTERM after step {step}, which is saved") == 1
-  )
-  assert "Traceback" not in text
-  again = runs.finish(folder, workdir)
-  said = f"resuming {workdir} after step {step}"
-  assert said in again.output()
-  assert_same(workdir, whole)
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_sigterm_in_an_evaluation(folder, whole, moment):
-  """It is left at once, and made anew."""
-  workdir = folder / moment
-  with runs.start(folder, workdir) as run:
-    if moment == "before":
-      # Written when the run is ready, just before its first evaluation.
-      assert run.until((workdir / "metrics.jsonl").exists)
-    else:
-      # And the one that it replaces is gone.
-      kept = len(list(whole.glob("checkpoints/*")))
-      assert run.until(
-        lambda: (
-          runs.saved(workdir) == STEPS
-          and len(list(workdir.glob("checkpoints/*"))) == kept
-        )
-      )
-    run.processes[0].send_signal(signal.SIGTERM)
-    assert run.wait(300) == [signals.RESTART], run.error()
-  assert not (workdir / f"{moment}.json").exists()
+def stop(run) -> str:
+  """Sends SIGTERM, at which the run ends; returns what it says."""
+  run.processes[0].send_signal(signal.SIGTERM)
+  assert run.wait(300) == [signals.RESTART], run.error()
   text = run.error()
   assert text.count("stopped by SIGTERM") == 1 and "Traceback" not in text
-  assert "the same command goes on from there" in text
-  runs.finish(folder, workdir)
+  return text
+
+
+def test_sigterm_in_evaluations_and_in_a_step(folder, whole):
+  """An evaluation is left at once, and made anew; a step is saved.
+
+  The last start prints to a full disk: its exit status is that of training.
+  """
+  workdir, goes_on = folder / "signals", "the same command goes on from there"
+  with runs.start(folder, workdir) as run:
+    # Written when the run is ready, just before its first evaluation.
+    assert run.until((workdir / "metrics.jsonl").exists)
+    assert goes_on in stop(run)
+  assert not (workdir / "before.json").exists()
+  with runs.start(folder, workdir) as run:
+    assert run.until(lambda: runs.logged(workdir) >= 2)
+    text = stop(run)
+  step = runs.logged(workdir)
+  assert 2 <= step < STEPS and runs.saved(workdir) == step
+  assert f"stopped by SIGTERM after step {step}, which is saved" in text
+  with runs.start(folder, workdir) as run:
+    # And the one that the last checkpoint replaces is gone.
+    kept = len(list(whole.glob("checkpoints/*")))
+    assert run.until(
+      lambda: (
+        runs.saved(workdir) == STEPS
+        and len(list(workdir.glob("checkpoints/*"))) == kept
+      )
+    )
+    assert goes_on in stop(run)
+  assert f"resuming {workdir} after step {step}" in run.output()
+  assert not (workdir / "after.json").exists()
+  last = runs.finish(folder, workdir, output="/dev/full")
+  assert "Traceback" not in last.error()
   assert_same(workdir, whole)
 
 
@@ -204,25 +198,4 @@ def test_a_disk_without_room_for_tensorboard(folder, whole, small_disk):
     assert text.count("warning: could not write") == 1, text
     assert "No space left on device; training goes on" in text
     assert "Traceback" not in text
-  assert_same(workdir, whole)
-
-
-def test_output_to_a_full_disk(folder, whole):
-  """The exit status is that of the training."""
-  workdir = folder / "mute"
-  command = [
-    *(sys.executable, "-m", "mmrl.train", f"--config={folder / 'config.py'}"),
-    f"--workdir={workdir}",
-  ]
-  with open("/dev/full", "w") as full:
-    done = subprocess.run(
-      command,
-      cwd=runs.ROOT,
-      env=os.environ | {"XLA_FLAGS": runs.FLAGS},
-      stdout=full,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-  assert done.returncode == 0, done.stderr
-  assert "Traceback" not in done.stderr
   assert_same(workdir, whole)
