@@ -11,7 +11,6 @@ import runs
 
 from mmrl.machines import signals
 
-# One pair is in loop_test.
 pytestmark = pytest.mark.full
 CONFIG = (
   "config.rollout.prompts = 8",
@@ -44,6 +43,17 @@ def pair(folder):
   """An uninterrupted run of two; the first process comes last."""
   started = runs.finish(folder, folder / "two", 2, order=(1, 0), pause=5)
   return folder / "two", started
+
+
+def test_two_processes_train_what_one_does(alone, pair):
+  """The first of two alone writes, and says how it ends."""
+  workdir, started = pair
+  runs.assert_close(workdir, alone)
+  assert runs.names(workdir) == runs.names(alone)
+  assert "report:" in started.output(0)
+  assert "report:" not in started.output(1)
+  assert not list(workdir.rglob(".*.part"))
+  assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
 def test_four_processes_train_what_one_does(folder, alone):

@@ -322,22 +322,6 @@ def test_evaluate_finds_what_the_run_found(folder, finished, flags):
   assert found["numbers"]["attention/region"] == pytest.approx(region)
 
 
-@QUICK
-@pytest.mark.full
-def test_two_processes_train_what_one_does(folder, finished, flags):
-  """The first process comes last."""
-  alone, _ = finished
-  workdir = folder / f"two{len(flags)}"
-  started = runs.finish(folder, workdir, 2, order=(1, 0), flags=flags)
-  runs.assert_close(workdir, alone)
-  assert runs.names(workdir) == runs.names(alone)
-  # The first process alone says how it ends.
-  assert "report:" in started.output(0)
-  assert "report:" not in started.output(1)
-  assert not list(workdir.rglob(".*.part"))
-  assert len(list((workdir / "tensorboard").iterdir())) == 1
-
-
 def test_evaluate_without_benchmarks(tmp_path):
   config = config_lib.get_config()
   config.evaluation.benchmarks = {}
