@@ -12,15 +12,39 @@ import runs
 NOTEBOOKS = sorted((runs.ROOT / "colabs").glob("*"))
 # What stands behind a notebook's parameters; `folder` is a temporary one.
 SMALLER = {
-  "add_a_method": ["steps = 2", "prompts = 32", "questions = 16"],
-  "attention": ["steps = 2", "prompts = 32", "questions = 16", "compared = 4"],
+  "add_a_method": ["steps = 2", "prompts = 8", "questions = 16"],
+  "attention": ["steps = 2", "prompts = 8", "questions = 16", "compared = 4"],
   "diffusion_caches": [
-    *("steps = 20", "pictures = 8", "fewer = [7]", "densities = [0.5]"),
+    *("steps = 2", "pictures = 4", "fewer = [7]", "densities = [0.5]"),
   ],
-  "lora": ["steps = 2", "prompts = 32", "questions = 16"],
-  "quick_start": ["steps = 2", "prompts = 32", "questions = 16"],
+  "lora": ["steps = 2", "prompts = 8", "questions = 16"],
+  "quick_start": ["steps = 2", "prompts = 8", "questions = 16"],
   "your_own_data": ["steps = 2", "prompts = 8", "pictures = 16"],
 }
+# Smaller than by default as well: evaluations, a model of pictures. A program
+# less, and the layers in a scan, as in conftest.
+DEFAULTS = """
+from mmrl import config
+from mmrl.diffusion import config as of_pictures
+from mmrl.models import vlm
+
+vlm._UNROLLED_BYTES = 0
+known, known_of_pictures = config.get_config, of_pictures.get_config
+
+def get_config():
+  found = known()
+  found.evaluation.batch, found.shares.every = 16, 0
+  return found
+
+def get_config_of_pictures():
+  found = known_of_pictures()
+  found.train.batch = 2
+  found.model.update(size=8, channels=(8, 8), heads=2, groups=4)
+  return found
+
+config.get_config = get_config
+of_pictures.get_config = get_config_of_pictures
+"""
 
 
 def read(path: pathlib.Path) -> nbformat.NotebookNode:
@@ -49,6 +73,7 @@ def test_notebook_runs(path, tmp_path):
     if "parameters" in tags:
       lines = [*SMALLER[path.stem], f"folder = {str(tmp_path / 'run')!r}"]
       cells.append(nbformat.v4.new_code_cell("\n".join(lines)))
+      cells.append(nbformat.v4.new_code_cell(DEFAULTS))
   notebook.cells = cells
   client = nbclient.NotebookClient(
     notebook, timeout=600, resources={"metadata": {"path": str(runs.ROOT)}}

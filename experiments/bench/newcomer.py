@@ -45,6 +45,7 @@ TINY = (
   "--config.evaluation.benchmarks.test.questions=4",
   "--config.evaluation.batch=4",
   "--config.evaluation.shown=1",
+  "--config.shares.every=0",
 )
 # Working directories of runs that are refused: a new one, and another run's.
 REFUSED = "refused", "cold"
