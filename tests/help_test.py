@@ -1,6 +1,7 @@
 """--help of every command, and what is said about a misspelt flag or field."""
 
 import ast
+import json
 import pathlib
 import re
 import subprocess
@@ -8,7 +9,6 @@ import sys
 
 import pytest
 import runs
-from small_models import first
 
 from mmrl import __main__ as list_of_commands
 from mmrl import config as config_lib
@@ -28,15 +28,26 @@ EXPERIMENTS = [
     *("stages", "tiny_model", "tiny_worlds", "vision_negatives"),
   )
 ]
-# Runs a module, and prints which of the slow ones it has imported.
+# Runs modules, each in a copy of this process, into which what all of them take
+# is imported; each prints which of the slow ones it has imported.
 WATCHED = """
-import runpy, sys
-module, sys.argv = sys.argv[1], sys.argv[1:]
-try:
-  runpy.run_module(module, run_name="__main__", alter_sys=True)
-finally:
-  slow = {"jax", "flax", "transformers", "orbax", "grain"}
-  print("imported", *sorted(slow & {*sys.modules}))
+import json, os, runpy, sys
+from ml_collections import config_flags
+folder, jobs = sys.argv[1], json.loads(sys.argv[2])
+for number, sys.argv in enumerate(jobs):
+  if child := os.fork():
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    open(f"{folder}/{number}.status", "w").write(str(status))
+    continue
+  for place, name in ((1, "out"), (2, "err")):
+    file = f"{folder}/{number}.{name}"
+    os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), place)
+  try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+  finally:
+    slow = {"jax", "flax", "transformers", "orbax", "grain"}
+    print("imported", *sorted(slow & {*sys.modules}))
+  break
 """
 
 
@@ -69,22 +80,37 @@ def test_the_list_has_every_command():
   assert found == {*EXPERIMENTS}
 
 
-def ask(*arguments: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [sys.executable, "-c", WATCHED, *arguments],
+def ask(folder: pathlib.Path, jobs: list[list[str]]):
+  """Status, output and errors of each job, a module and its arguments."""
+  subprocess.run(
+    [sys.executable, "-c", WATCHED, str(folder), json.dumps(jobs)],
     cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
+    check=True,
+    timeout=300,
+  )
+  return [
+    [(folder / f"{number}.{name}").read_text() for name in OUTCOME]
+    for number in range(len(jobs))
+  ]
+
+
+OUTCOME = "status", "out", "err"
+MODULES = ["mmrl", *COMMANDS, *EXPERIMENTS]
+
+
+@pytest.fixture(scope="module")
+def helped(tmp_path_factory):
+  jobs = [[module, "--help"] for module in MODULES]
+  return dict(
+    zip(MODULES, ask(tmp_path_factory.mktemp("h"), jobs), strict=True)
   )
 
 
-@pytest.mark.parametrize("module", ["mmrl", *COMMANDS, *EXPERIMENTS])
-def test_help_is_answered_before_jax_is_imported(module):
-  found = ask(module, "--help")
-  assert found.returncode == 0, found.stderr
-  assert found.stderr == ""
-  text, _, imported = found.stdout.rpartition("imported")
+@pytest.mark.parametrize("module", MODULES)
+def test_help_is_answered_before_jax_is_imported(helped, module):
+  status, output, error = helped[module]
+  assert status == "0" and error == ""
+  text, _, imported = output.rpartition("imported")
   assert imported.split() == []
   assert f"python -m {module}" in text
   # What the first lines call it with is explained below them.
@@ -93,21 +119,29 @@ def test_help_is_answered_before_jax_is_imported(module):
     assert re.search(rf"\n  {flag}\b", below)
 
 
-def test_flags_have_meaning_and_default():
-  text = ask("mmrl.sample", "--help").stdout
+def test_flags_have_meaning_and_default(helped):
+  _, text, _ = helped["mmrl.sample"]
   assert "--length (default 128)\n      Most tokens of the answer." in text
   assert "--model (required)\n" in text
   # Those of other commands aren't there.
   assert "--workdir" not in text and "--help-config" not in text
 
 
-@pytest.mark.parametrize("module", first(*COMMANDS, *EXPERIMENTS))
-def test_a_misspelt_flag_is_answered_before_jax_is_imported(module):
-  found = ask(module, "--hepl")
-  assert found.returncode == 2
-  assert found.stdout.split() == ["imported"]
-  assert found.stderr.startswith("error: expected a")
-  assert found.stderr.count("\n") == 1 and "--hepl" in found.stderr
+@pytest.fixture(scope="module")
+def misspelt(tmp_path_factory):
+  jobs = [[module, "--hepl"] for module in MODULES]
+  return dict(
+    zip(MODULES, ask(tmp_path_factory.mktemp("h"), jobs), strict=True)
+  )
+
+
+@pytest.mark.parametrize("module", MODULES[1:])
+def test_a_misspelt_flag_is_answered_before_jax_is_imported(misspelt, module):
+  status, output, error = misspelt[module]
+  assert status == "2"
+  assert output.split() == ["imported"]
+  assert error.startswith("error: expected a")
+  assert error.count("\n") == 1 and "--hepl" in error
 
 
 @pytest.mark.parametrize(
@@ -293,15 +327,17 @@ def test_a_field_that_is_there(argument):
 
 
 def test_compare_refuses_an_arm_before_it_runs(tmp_path):
-  for arguments, message in (
+  cases = (
     (["--arms", "quikstart:grpo"], "found 'quikstart:grpo'; the nearest is qu"),
     (["--arms", "quickstart:gpo"], "quickstart.py:gpo: expected :ral or :grpo"),
     (["--numbers", "tets/accuracy"], "found 'tets/accuracy'; the nearest is t"),
-  ):
-    found = ask("experiments.compare", f"--output={tmp_path}", *arguments)
-    assert found.returncode == 2 and message in found.stderr
-    assert found.stderr.count("\n") == 1
-    assert found.stdout.split() == ["imported"]
+  )
+  command = ["experiments.compare", f"--output={tmp_path}"]
+  found = ask(tmp_path, [command + arguments for arguments, _ in cases])
+  for (status, output, error), (_, message) in zip(found, cases, strict=True):
+    assert status == "2" and message in error
+    assert error.count("\n") == 1
+    assert output.split() == ["imported"]
 
 
 def test_another_kind_of_config_has_tables_that_moved_here():
