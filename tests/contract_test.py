@@ -735,8 +735,12 @@ def first_two(tree):
   return jax.tree.map(lambda x: x[:, :2] if x.shape[:2] == (P, G) else x, tree)
 
 
-def make_step(parts: parts_lib.Parts):
-  """The programs of a step after the answers, of a policy that is a table."""
+def make_step(parts: parts_lib.Parts, shares: bool = True):
+  """The programs of a step after the answers, of a policy that is a table.
+
+  Shares of the gradient, term by term, may be left out: they name what the
+  update names.
+  """
   programs, scorer = parts.programs, parts.scorer
   fixed_names = [
     name
@@ -778,9 +782,11 @@ def make_step(parts: parts_lib.Parts):
     mask, fields = programs.prepare(batch, data["rewards"], key)
     batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
     state = state_of(inputs["params"])
-    shares, _ = programs.shares(state, fixed, batch, 0)
+    if shares:
+      measured, _ = programs.shares(state, fixed, batch, 0)
+      probed |= measured
     state, measured = programs.update(state, fixed, batch, 0)
-    return probed | shares | measured, state.trainable
+    return probed | measured, state.trainable
 
   return function
 
@@ -812,7 +818,7 @@ def test_every_large_arm_binds(row):
     parts = build_parts(config)
   assert parts.method.terms
   assert parts.method.rewards or config.rollout.name.startswith("given")
-  jax.eval_shape(make_step(parts), make_inputs())
+  jax.eval_shape(make_step(parts, shares=False), make_inputs())
 
 
 def reads_texts(row) -> bool:
