@@ -32,6 +32,7 @@ def make_config(folder, count=12, spoiled=True, tests=3):
     path = rows.write(folder / f"{field}.jsonl", content)
     spec[field] = {"name": "Files", "path": path}
   config.rollout.prompts = 4
+  config.shares.every = 0
   return config, faults
 
 

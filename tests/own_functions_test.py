@@ -161,6 +161,7 @@ def with_all(mine):
   }
   config.optimizer = {"name": "sgd"}
   config.schedule = mine("rate", value=0.5)
+  config.shares.every = 0
   return config
 
 
@@ -389,6 +390,7 @@ def test_the_example_of_the_docs_runs(monkeypatch):
   config = config_lib.get_config()
   exec(block.split("```")[0], {"config": config})
   config_lib.check_fields(config)
+  config.shares.every = 0
   parts = build_parts(config)
   walk.check(parts)
   texts = {"text": [["Because it is.", "no"]], "answer": ["4"]}

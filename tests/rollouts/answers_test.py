@@ -81,6 +81,7 @@ def make_config(specs):
   config = config_lib.get_config()
   config.rollout.update(prompts=2, answers=2, length=4)
   config.train.minibatches = 1
+  config.shares.every = 0
   config.rewards = specs
   return config
 

@@ -78,6 +78,7 @@ def test_devices_have_the_weights_of_the_whole(bound):
 def bind(changes, **options):
   config = config_lib.get_config()
   config.token_weights.future = {"name": "future_kl", **options}
+  config.shares.every = 0
   config.update_from_flattened_dict(changes)
   return run_lib.build_run(config, jax.devices()[:1])
 

@@ -10,7 +10,9 @@ from mmrl.train import run
 
 def test_initial_state_is_bound_to_its_device():
   """As an updated one is: else the second update is compiled once more."""
-  built = run.build_run(config_lib.get_config(), jax.devices()[:1])
+  config = config_lib.get_config()
+  config.shares.every = 0
+  built = run.build_run(config, jax.devices()[:1])
   state = built.initial_state()
   leaves = jax.tree.leaves(state)
   assert all(leaf.committed for leaf in leaves)
