@@ -536,11 +536,15 @@ def replaced(raw, path, value):
 
 
 def test_any_field_may_be_nonsense(tmp_path, family):
-  """A configuration or one line, at once, and never anything else."""
-  raw = nested(family)
+  """A configuration or one line, at once, and never anything else.
+
+  What all families have is given the values in turn: a third in each.
+  """
+  raw, turn = nested(family), list(FAMILIES).index(family)
+  common = set.intersection(*({*places(nested(x))} for x in FAMILIES))
   file, accepted = tmp_path / "config.json", 0
   for path in places(raw):
-    for value in NASTY:
+    for value in NASTY[turn :: len(FAMILIES)] if path in common else NASTY:
       file.write_text(json.dumps(replaced(raw, path, value)))
       began = time.perf_counter()
       try:
