@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import small_models
 
 from mmrl import data, hub
 from mmrl.errors import UserError
@@ -184,7 +185,7 @@ def test_a_picture_over_the_budget_is_shrunk_and_counted(processor, tmp_path):
   assert rows * columns * factor**2 <= processor.picture.max_pixels
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", small_models.first(0, 1))
 def test_a_broken_picture_names_its_line(processor, tmp_path, workers):
   (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
   row = {"question": "q", "answer": "a", "images": ["a.png"]}
