@@ -42,7 +42,7 @@ def experiment(name, arm, **rollout):
   return small(module.get_config(arm), **rollout)
 
 
-def with_judge(judge):
+def with_judge(judge, **rollout):
   """A run on scenes whose only reward asks a model."""
   config = config_lib.get_config()
   scenes = {"name": "Scenes", "kinds": ("attribute",), "count": 4}
@@ -53,7 +53,7 @@ def with_judge(judge):
     "facts": {"name": "judged_facts", "weight": 0.7},
     "judged": {"name": "judged_share", "weight": 0.0},
   }
-  return small(config)
+  return small(config, **rollout)
 
 
 ENDPOINT = {"name": "Endpoint", "model": "judge", "wait": 0.01, "attempts": 2}
@@ -82,6 +82,7 @@ def test_a_step_of_the_local_arms(name, arm, tmp_path, monkeypatch):
 def test_a_judge_that_fails_never_stops_a_run(tmp_path, monkeypatch, capsys):
   """Half of the requests fail for good, and the key is written nowhere."""
   pytest.importorskip("openai")
+  runs.use_devices(monkeypatch, 1)
   key = "sk-secret-of-a-judge"
 
   def half(body, count):
@@ -93,7 +94,7 @@ def test_a_judge_that_fails_never_stops_a_run(tmp_path, monkeypatch, capsys):
   with serve(half) as server:
     monkeypatch.setenv("OPENAI_BASE_URL", server.address)
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    loop.train(with_judge(ENDPOINT), str(tmp_path))
+    loop.train(with_judge(ENDPOINT, prompts=4), str(tmp_path))
     address = server.address
   found = logged(tmp_path)
   assert found["asked/judge_requests"] > 0
@@ -158,7 +159,7 @@ def test_a_judge_of_one_s_own_devices(tmp_path, monkeypatch):
     "batch": 8,
     "length": 8,
   }
-  loop.train(with_judge(judge), str(tmp_path))
+  loop.train(with_judge(judge, prompts=4), str(tmp_path))
   found = logged(tmp_path)
   assert found["asked/judge_failures"] == 0
   assert found["asked/judge_completion_tokens"] > 0
