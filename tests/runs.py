@@ -22,8 +22,8 @@ import safetensors.numpy
 from mmrl.train import run as run_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
-# How a config file of a small run begins. Where XLA's optimiser is off, as it is
-# unless a test says otherwise, the layers are in a scan, as in conftest.
+# How a config file of a small run begins. Where XLA's optimiser is off, as it
+# is unless a test says otherwise, the layers are in a scan, as in conftest.
 CONFIG = """
 import os
 
