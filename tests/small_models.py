@@ -7,6 +7,7 @@ tests and torch scripts build the same model without exchanging files.
 from collections.abc import Callable, Iterable
 import dataclasses
 import functools
+import inspect
 import pathlib
 from typing import Any
 import zlib
@@ -153,6 +154,13 @@ def one_family(families: Iterable[str]) -> list:
 def first(value: Any, *others: Any) -> list:
   """Parameters of a test: the first of several sizes; the others are `full`."""
   return [value, *(pytest.param(x, marks=pytest.mark.full) for x in others)]
+
+
+def compiled(function: Callable) -> Callable:
+  """The function as one program a shape; what is keyword-only is constant."""
+  parameters = inspect.signature(function).parameters.values()
+  constant = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+  return jax.jit(function, static_argnames=constant)
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -40,6 +40,8 @@ def term_and_gradients(new, old, advantages, mask):
 
 
 divergence = jax.jit(attention.jensen_shannon)
+slopes_of = jax.jit(jax.value_and_grad(attention.jensen_shannon, (0, 1)))
+attention_jsd = small_models.compiled(attention.attention_jsd)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +75,7 @@ def test_far_policies_equal_scipy(rare, side):
   p, q = np.float64(pair)
   m = (p + q) / 2
   expected = (special.rel_entr(p, m) + special.rel_entr(q, m)).sum() / 2
-  both = jax.jit(jax.value_and_grad(attention.jensen_shannon, (0, 1)))
-  value, slopes = both(*map(jnp.asarray, pair))
+  value, slopes = slopes_of(*map(jnp.asarray, pair))
   np.testing.assert_allclose(value, expected, rtol=1e-6)
   np.testing.assert_allclose(slopes[0], np.log(p / m) / 2, rtol=1e-6)
   np.testing.assert_allclose(slopes[1], np.log(q / m) / 2, rtol=1e-6)
@@ -85,7 +86,7 @@ def test_near_policies_equal_float64(change):
   """What 2 p / (p + q) rounds away: the gradient of a small move."""
   q = np.float32([0.2, 0.3, 0.5])
   p = q * np.float32([1 + change, 1 - change, 1])
-  value, slope = jax.value_and_grad(divergence)(jnp.array(p), jnp.array(q))
+  value, (slope, _) = slopes_of(jnp.array(p), jnp.array(q))
   p, q = np.float64(p), np.float64(q)
   of_p, of_q = (np.log1p(sign * (p - q) / (p + q)) for sign in (1, -1))
   # p - q is exact, and what follows is rounded a few times.
@@ -189,7 +190,7 @@ def half(p, q):
 )
 def test_positions_golden(over, first, second):
   """Visual are the first two of three; the last key is the answer's own."""
-  values = attention.attention_jsd(
+  values = attention_jsd(
     *(NEW, OLD, ADVANTAGES, MASK),
     prompt=small_models.marked_prompt(2 * [[True, True, False]]),
     over=over,
@@ -203,6 +204,8 @@ def test_positions_golden(over, first, second):
 def test_positions_have_finite_gradients(over, visual):
   """Where none or all of the prompt is visual; zero at theta_old."""
 
+  @jax.jit
+  @jax.value_and_grad
   def total(new):
     values = attention.attention_jsd(
       *(new, OLD, ADVANTAGES, MASK),
@@ -211,9 +214,10 @@ def test_positions_have_finite_gradients(over, visual):
     )
     return values.sum()
 
-  found = jax.grad(total)(NEW)
-  assert np.isfinite(found[MASK]).all() and (found[~MASK] == 0).all()
-  assert (jax.grad(total)(OLD)[MASK] == 0).all() and total(OLD) == 0
+  mask, (_, found) = np.asarray(MASK), jax.device_get(total(NEW))
+  assert np.isfinite(found[mask]).all() and (found[~mask] == 0).all()
+  value, found = jax.device_get(total(OLD))
+  assert (found[mask] == 0).all() and value == 0
 
 
 def test_positions_are_known():

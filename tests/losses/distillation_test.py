@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from losses.attention_test import MASK, NEW, OLD
+from small_models import compiled
+
 from mmrl import models
 from mmrl.errors import UserError
 from mmrl.losses import distillation, reduce
@@ -38,6 +40,9 @@ def normal(*shape, seed):
   return jnp.asarray(values, jnp.float32)
 
 
+distillation_kl = compiled(distillation.distillation_kl)
+
+
 @functools.partial(jax.jit, static_argnames="beta")
 @functools.partial(jax.value_and_grad, argnums=(0, 1))
 def kl_and_gradients(logits, logits_teacher, mask, beta=1.0):
@@ -59,7 +64,7 @@ def kl_and_gradients(logits, logits_teacher, mask, beta=1.0):
   ],
 )
 def test_kl_golden(beta, temperature, expected):
-  values = distillation.distillation_kl(
+  values = distillation_kl(
     as_logits(STUDENT),
     as_logits(TEACHER),
     BOTH,
@@ -84,7 +89,7 @@ def test_gradient_golden():
   wanted = np.outer(GRADIENT, STUDENT[0][0][0])
   np.testing.assert_allclose(gradient.head, wanted, atol=1e-6)
   assert all((x == 0).all() for x in jax.tree.leaves(of_teacher))
-  values = distillation.distillation_kl(student, teacher, mask)
+  values = distillation_kl(student, teacher, mask)
   assert values[0, 0, 1] == 0
 
 
@@ -144,7 +149,7 @@ def test_attention_golden():
     values = distillation.attention_distillation(student, teacher, MASK)
     return values.sum(), values
 
-  both = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+  both = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
   (_, values), (slope, of_teacher) = both(NEW, OLD)
   expected = [[[0.066414, 0.005860]], [[0.005509, 0]]]
   np.testing.assert_allclose(values, expected, atol=1e-6)

@@ -54,6 +54,16 @@ def test_expert_left_out_golden():
   np.testing.assert_allclose(gradient[0], expected, atol=1e-6)
 
 
+@jax.jit
+@jax.value_and_grad
+def minus_term(logprobs):
+  """Of an expert's one token."""
+  one = jnp.ones((1, 1, 1))
+  return -shaped.expert_shaped(
+    logprobs, -one, one[0], one, one > 0, one[0] < 0
+  ).sum()
+
+
 @pytest.mark.parametrize(
   ("probability", "value", "slope"),
   [
@@ -66,15 +76,9 @@ def test_expert_left_out_golden():
   ],
 )
 def test_shaped_probability_golden(probability, value, slope):
-  def minus_term(logprobs):
-    one = jnp.ones((1, 1, 1))
-    return -shaped.expert_shaped(
-      logprobs, -one, one[0], one, one > 0, one[0] < 0
-    ).sum()
-
   with np.errstate(divide="ignore"):
-    logprobs = jnp.full((1, 1, 1), np.log(probability), jnp.float32)
-  found = jax.jit(jax.value_and_grad(minus_term))(logprobs)
+    logprobs = np.full((1, 1, 1), np.log(probability), np.float32)
+  found = minus_term(logprobs)
   np.testing.assert_allclose(found[0], value, atol=1e-6)
   np.testing.assert_allclose(found[1], [[[slope]]], atol=1e-6)
 

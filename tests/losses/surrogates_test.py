@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import compiled
 
 from mmrl.errors import UserError
 from mmrl.losses import reduce, surrogates
@@ -67,10 +68,24 @@ NO_WIDTH = {"clip_low": 0.0, "clip_high": 0.0}
   ],
 )
 def test_clips_golden(options, advantage, ratio, expected):
-  ones = jnp.ones((1, 1, 1))
+  ones = np.ones((1, 1, 1), np.float32)
   data = np.log(ratio) * ones, 0 * ones, advantage * ones[0], ones, ones > 0
-  value = surrogates.clipped_ratio(*data, **options)
+  value = compiled(surrogates.clipped_ratio)(*data, **options)
   np.testing.assert_allclose(value, expected * ones, rtol=1e-6)
+
+
+@functools.cache
+def kl_of(**options):
+  def kl(logprobs):
+    zeros, mask = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1), bool)
+    return surrogates.reference_kl(logprobs, zeros, mask, **options).sum()
+
+  return jax.jit(jax.value_and_grad(kl))
+
+
+def kl_and_slope(logprob, **options):
+  """Of one token whose reference has log-probability 0."""
+  return kl_of(**options)(np.full((1, 1, 1), logprob, np.float32))
 
 
 # Beyond 20 nats the value is e^20 - 21, or e^-20 + 19, and has no slope.
@@ -100,13 +115,7 @@ EDGE = np.exp(20) - 21
   ],
 )
 def test_reference_kl_golden(estimator, k, bound, expected, slope):
-  def kl(logprobs):
-    zeros, mask = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1), bool)
-    return surrogates.reference_kl(
-      logprobs, zeros, mask, estimator=estimator, bound=bound
-    ).sum()
-
-  value, gradient = jax.jit(jax.value_and_grad(kl))(jnp.full((1, 1, 1), -k))
+  value, gradient = kl_and_slope(-k, estimator=estimator, bound=bound)
   np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
   np.testing.assert_allclose(gradient, [[[slope]]], rtol=1e-6, atol=1e-6)
 
@@ -149,8 +158,8 @@ def test_clipped_weight_golden(options, weights, expected):
 )
 def test_weight_is_bounded(options, expected):
   """A ratio of e^2 = 7.4, times -A ln pi = 1: at most 5 by default."""
-  ones = jnp.ones((1, 1, 1))
-  values = surrogates.clipped_weight(
+  ones = np.ones((1, 1, 1), np.float32)
+  values = compiled(surrogates.clipped_weight)(
     -ones, -3 * ones, ones[0], ones, ones > 0, **options
   )
   np.testing.assert_allclose(values, expected * ones, rtol=1e-6)
@@ -213,10 +222,12 @@ def test_on_policy_the_gradient_is_the_score_functions(loss):
 def test_advantages_and_weights(loss):
   """Weights multiply the loss of their token; neither has a gradient."""
 
+  @jax.jit
   def values(advantages, weights):
     found = loss(LOGPROBS, OLD, advantages, weights, MASK)
     return jnp.where(MASK, found, 0.0)
 
+  slopes_of = jax.jit(jax.grad(lambda *x: values(*x).sum(), (0, 1)))
   plain = values(ADVANTAGES, ONES)
   weights = ONES * jnp.array([[[0.5, 1.5, 2.0]]])
   expected = np.where(MASK, plain * weights, 0)
@@ -224,8 +235,8 @@ def test_advantages_and_weights(loss):
   for advantages in (ADVANTAGES, spread):
     found = values(advantages, weights)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    slopes = jax.grad(lambda *x: values(*x).sum(), (0, 1))(advantages, weights)
-    assert all((x == 0).all() for x in slopes)
+    slopes = slopes_of(advantages, weights)
+    assert all((np.asarray(x) == 0).all() for x in slopes)
 
 
 CLIPPED = surrogates.clipped_ratio, OLD, ADVANTAGES, ONES
@@ -247,11 +258,7 @@ NO_ESTIMATOR = "k1, k2, k3, k1\\+, k3\\+, got"
   ],
 )
 def test_clamp_golden(d, value, slope):
-  def kl(logprobs):
-    zeros, mask = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1), bool)
-    return surrogates.reference_kl(logprobs, zeros, mask, clamp=11.0).sum()
-
-  found, gradient = jax.value_and_grad(kl)(jnp.full((1, 1, 1), -d))
+  found, gradient = kl_and_slope(-d, clamp=11.0)
   np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
   np.testing.assert_allclose(gradient, [[[slope]]], rtol=1e-6, atol=1e-6)
 
@@ -264,6 +271,7 @@ def test_on_policy_loss_golden():
   mask = jnp.array([[[1, 1, 1], [1, 1, 0]]], bool)
   weights = jnp.ones(mask.shape)
 
+  @jax.jit
   def terms(logprobs):
     policy = surrogates.on_policy_ratio(logprobs, advantages, weights, mask)
     kl = surrogates.reference_kl(logprobs, reference, mask, clamp=11.0)
@@ -276,9 +284,9 @@ def test_on_policy_loss_golden():
   policy, kl = terms(logprobs)
   wanted = [[[0.106531, 0, 0.049859], [0, 10.000017, 0]]]
   np.testing.assert_allclose(kl, wanted, atol=1e-6)
-  rows = (policy + 0.1 * kl).sum(-1) / mask.sum(-1)
+  rows = np.asarray(policy + 0.1 * kl).sum(-1) / np.asarray(mask).sum(-1)
   np.testing.assert_allclose(rows, [[-0.994787, 1.000001]], atol=1e-6)
-  value, gradient = jax.value_and_grad(loss)(logprobs)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(logprobs)
   np.testing.assert_allclose(value, 0.002607, atol=1e-6)
   np.testing.assert_allclose(
     loss(logprobs, reduce.token_mean), -0.196872, atol=1e-6

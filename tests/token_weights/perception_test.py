@@ -1,15 +1,15 @@
 """Tests of ToR's weights."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import compiled
 
 from mmrl.errors import UserError
 from mmrl.token_weights import perception
 
+reasoning = compiled(perception.perception_reasoning)
 top_fraction = jax.jit(perception.top_fraction, static_argnames="fraction")
 KEY = jax.random.key(0)
 # Ten tokens, 30 % of which are three.
@@ -27,21 +27,19 @@ def weights_of(
   entropies, sensitivity, mask=None, pictured=None, key=KEY, **options
 ):
   """Jitted; the picture raises half of the log-probabilities."""
-  entropies = jnp.asarray(entropies, jnp.float32)
-  sensitivity = jnp.asarray(sensitivity, jnp.float32)
-  mask = jnp.ones(entropies.shape) if mask is None else jnp.asarray(mask)
-  if pictured is None:
-    pictured = jnp.ones(len(mask), bool)
-  old = jnp.full(mask.shape, -1.0)
-  sign = (-1.0) ** jnp.arange(mask.shape[-1])
-  weigh = functools.partial(perception.perception_reasoning, **options)
-  return jax.jit(weigh)(
+  entropies, sensitivity = np.float32(entropies), np.float32(sensitivity)
+  mask = np.ones(entropies.shape) if mask is None else np.asarray(mask)
+  pictured = np.ones(len(mask), bool) if pictured is None else pictured
+  old = np.full(mask.shape, -1.0, np.float32)
+  sign = np.float32((-1.0) ** np.arange(mask.shape[-1]))
+  return reasoning(
     entropies,
     old,
-    old - sign[None, None] * sensitivity,
-    jnp.asarray(pictured),
+    old - sign * sensitivity,
+    np.asarray(pictured),
     mask.astype(bool),
     key,
+    **options,
   )
 
 
