@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from losses.attention_test import MASK, NEW, OLD
 from small_models import compiled
 
+from losses.attention_test import MASK, NEW, OLD
 from mmrl import models
 from mmrl.errors import UserError
 from mmrl.losses import distillation, reduce

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from losses import preferences
 from small_models import compiled
 
+from losses import preferences
 from mmrl.errors import UserError
 from mmrl.losses import preference
 
