@@ -339,9 +339,13 @@ def test_every_experiment_has_a_row():
 # Data of every kind that a method may name.
 
 
-def normal(*shape, seed: int):
+def drawn(*shape, seed: int):
   values = np.random.default_rng(seed).normal(size=shape)
-  return jnp.asarray(values, jnp.float32)
+  return values.astype(np.float32)
+
+
+def normal(*shape, seed: int):
+  return jnp.asarray(drawn(*shape, seed=seed))
 
 
 def make_mask():
@@ -353,66 +357,74 @@ def make_mask():
 def make_policies(seed: int):
   """Attention policies with some keys out of sight."""
   seen = np.arange(KEYS) < S + np.arange(R)[:, None]
-  logits = np.where(seen, normal(P, G, R, KEYS, seed=seed), -np.inf)
-  return jax.nn.softmax(jnp.asarray(logits))
-
-
-def make_sampled():
-  """The last answer of each group is an expert's."""
-  return jnp.ones((P, G), bool).at[:, -1].set(False)
+  weights = np.where(seen, np.exp(drawn(P, G, R, KEYS, seed=seed)), 0)
+  return weights / weights.sum(-1, keepdims=True)
 
 
 def make_tagged():
   """Some tokens of every answer."""
-  return jnp.broadcast_to(jnp.arange(R) % 3 == 1, (P, G, R))
+  return np.broadcast_to(np.arange(R) % 3 == 1, (P, G, R))
 
 
 @functools.cache
 def make_fields() -> dict:
-  logprobs = -jnp.abs(normal(P, G, R, seed=1))
+  """Computed by NumPy, which compiles nothing."""
+  logprobs = -np.abs(drawn(P, G, R, seed=1))
+
+  def size(*shape, seed):
+    return np.abs(drawn(*shape, seed=seed))
+
+  def near(seed):
+    return logprobs + np.float32(0.3) * drawn(P, G, R, seed=seed)
+
+  def but(values, place, value):
+    values[place] = value
+    return values
 
   def logits(width, seed):
-    hidden, head = normal(P, G, R, width, seed=seed), normal(V, width, seed=9)
+    hidden, head = drawn(P, G, R, width, seed=seed), drawn(V, width, seed=9)
     return Logits(hidden, head, "vd", (0,), 1.0)
 
-  return {
+  one_right = np.float32(np.arange(G) % 2)
+  spans = np.int8(np.arange(R) % 3 + 1)
+  fields = {
     "mask": make_mask(),
-    "rewards": normal(P, G, seed=2).at[0].set(0.9),
-    "advantages": normal(P, G, seed=3),
-    "token_weights": jnp.abs(normal(P, G, R, seed=4)),
+    "rewards": but(drawn(P, G, seed=2), 0, 0.9),
+    "advantages": drawn(P, G, seed=3),
+    "token_weights": size(P, G, R, seed=4),
     "logprobs": logprobs,
-    "logprobs_old": logprobs + 0.3 * normal(P, G, R, seed=5),
-    "logprobs_ref": logprobs + 0.3 * normal(P, G, R, seed=6),
-    "entropies": jnp.abs(normal(P, G, R, seed=7)),
-    "entropies_old": jnp.abs(normal(P, G, R, seed=8)),
+    "logprobs_old": near(5),
+    "logprobs_ref": near(6),
+    "entropies": size(P, G, R, seed=7),
+    "entropies_old": size(P, G, R, seed=8),
     "attention": make_policies(9),
     "attention_old": make_policies(10),
     "attention_teacher": make_policies(11),
     "logits": logits(D, 12),
     "logits_teacher": logits(D + 2, 13),
-    "logprobs_sampler": logprobs + 0.3 * normal(P, G, R, seed=14),
-    "logprobs_average": logprobs + 0.3 * normal(P, G, R, seed=23),
-    "reward_accuracy": jnp.asarray(np.arange(G) % 2, jnp.float32)[None]
-    * jnp.ones((P, 1)),
-    "logprobs_blind": logprobs + 0.3 * normal(P, G, R, seed=15),
-    "nucleus_entropies_old": jnp.abs(normal(P, G, R, seed=16)),
-    "visual_cosines_old": normal(P, 2, seed=24).at[1].set(jnp.nan),
-    "visual_entropy": jnp.abs(normal(P, seed=17)).at[1].set(jnp.nan),
-    "pictured": jnp.arange(P) % 3 > 0,
-    "visual_attention_old": jnp.abs(normal(P, G, R, seed=18)),
-    "attention_shares_old": jnp.abs(normal(P, G, R, 3, seed=22)),
+    "logprobs_sampler": near(14),
+    "logprobs_average": near(23),
+    "reward_accuracy": np.broadcast_to(one_right, (P, G)),
+    "logprobs_blind": near(15),
+    "nucleus_entropies_old": size(P, G, R, seed=16),
+    "visual_cosines_old": but(drawn(P, 2, seed=24), 1, np.nan),
+    "visual_entropy": but(size(P, seed=17), 1, np.nan),
+    "pictured": np.arange(P) % 3 > 0,
+    "visual_attention_old": size(P, G, R, seed=18),
+    "attention_shares_old": size(P, G, R, 3, seed=22),
     "tagged": make_tagged(),
     "environment": make_tagged(),
-    "on_region_old": jnp.abs(normal(P, G, R, seed=20)),
-    "on_visual_old": 2 + jnp.abs(normal(P, G, R, seed=21)),
-    "sink_ratio_old": jnp.abs(normal(P, G, R, seed=19)),
-    "sampled": make_sampled(),
-    "span": jnp.asarray(np.arange(R) % 3 + 1, jnp.int8)[None, None]
-    * make_mask().astype(jnp.int8),
-    "epoch": jnp.arange(P, dtype=jnp.int32) % 4 + 1,
-    "chosen": jnp.asarray(np.arange(G) == np.arange(P)[:, None] % 2),
-    "twin": jnp.arange(P) % 2 == 1,
+    "on_region_old": size(P, G, R, seed=20),
+    "on_visual_old": 2 + size(P, G, R, seed=21),
+    "sink_ratio_old": size(P, G, R, seed=19),
+    # The last answer of each group is an expert's.
+    "sampled": np.broadcast_to(np.arange(G) < G - 1, (P, G)),
+    "span": spans * np.asarray(make_mask(), np.int8),
+    "epoch": np.int32(np.arange(P) % 4 + 1),
+    "chosen": np.arange(G) == np.arange(P)[:, None] % 2,
+    "twin": np.arange(P) % 2 == 1,
   }
+  return jax.tree.map(jnp.asarray, fields)
 
 
 def spoil(value, mask):
