@@ -108,7 +108,7 @@ def test_a_margin_below_zero_and_three_answers_are_refused():
   with pytest.raises(UserError, match="margin must be at least 0, got -1"):
     preference.simpo(LOGPROBS, CHOSEN, MASK, margin=-1.0)
   three = [
-    np.concatenate([x, np.asarray(x)[:, :1]], axis=1)
+    jnp.asarray(np.concatenate([x, np.asarray(x)[:, :1]], axis=1))
     for x in (LOGPROBS, CHOSEN, MASK)
   ]
   with pytest.raises(UserError, match="needs 2 answers per prompt, got 3"):
