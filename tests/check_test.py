@@ -144,6 +144,7 @@ def test_the_command(tmp_path, monkeypatch, capsys, spoiled):
       f"  config.data = {config.data.to_dict()!r}",
       f"  config.evaluation = {config.evaluation.to_dict()!r}",
       "  config.rollout.prompts = 4",
+      "  config.shares.every = 0",
       "  return config",
     ]
   )

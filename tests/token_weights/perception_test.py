@@ -58,7 +58,7 @@ def test_golden():
 
 def test_sensitivity_is_the_absolute_difference():
   """.3, .8, 0 and 2: the upper half is the second and the fourth."""
-  weights = perception.perception_reasoning(
+  weights = reasoning(
     jnp.array([[[9.0, 0, 0, 0]]]),
     jnp.array([[[-0.1, -2, -0.5, -1]]]),
     jnp.array([[[-0.4, -1.2, -0.5, -3]]]),

@@ -25,19 +25,26 @@ def values():
   return [jnp.array(x, jnp.float32)[:, None] for x in (features, target)]
 
 
+repa = jax.jit(alignment.repa)
+
+
 def mean(found, valid):
   """The mean over valid segments, by the reduction that configs name."""
-  pictures = jnp.where(jnp.array(valid, bool)[:, None], 0, -1)
+  return float(_mean(found, np.where(np.array(valid)[:, None] > 0, 0, -1)))
+
+
+@jax.jit
+def _mean(found, pictures):
   weights = reduce.segment_mean(jnp.ones(found.shape, bool), pictures)
-  return float(reduce.total(found, weights))
+  return reduce.total(found, weights)
 
 
 def test_the_loss_is_golden():
   features, target = values()
-  found = alignment.repa(features, target)
+  found = repa(features, target)
   assert mean(found, [[1, 1], [1, 0]]) == pytest.approx(-0.444518, abs=1e-6)
   assert mean(found, [[0, 0], [0, 0]]) == 0
-  same = alignment.repa(target, target)
+  same = repa(target, target)
   assert mean(same, [[1, 1], [1, 1]]) == pytest.approx(-1, abs=1e-6)
 
 
@@ -46,26 +53,28 @@ def test_shuffled_targets_raise_the_loss():
   target = target + jnp.arange(2.0)[None, None, None, :, None]
   shuffled = target[:, :, :, ::-1]
   valid = [[1, 1], [1, 1]]
-  own = mean(alignment.repa(target, target), valid)
-  assert mean(alignment.repa(target, shuffled), valid) > own + 0.01
+  own = mean(repa(target, target), valid)
+  assert mean(repa(target, shuffled), valid) > own + 0.01
 
 
 def test_a_zero_vector_has_a_finite_gradient_and_targets_have_none():
   features, target = values()
-  one, other = jax.grad(lambda *x: alignment.repa(*x).sum(), argnums=(0, 1))(
-    features, target
-  )
+  slopes = jax.grad(lambda *x: alignment.repa(*x).sum(), argnums=(0, 1))
+  one, other = jax.jit(slopes)(features, target)
   assert np.isfinite(one).all() and (np.asarray(one) != 0).any()
   assert (np.asarray(other) == 0).all()
 
 
 def test_values_stand_where_segments_open():
   tokens = jnp.array([[[90, 90, 90, 91, 11, 90, 90, 90, 91, 12]]])
-  start = segments.starts(tokens, Latent(90, 91, length=4))
-  found = alignment._scatter(jnp.array([[[2.0, 3.0]]]), start, 10)
+  starts = jax.jit(segments.starts, static_argnums=1)
+  start = starts(tokens, Latent(90, 91, length=4))
+  scatter = jax.jit(alignment._scatter, static_argnums=2)
+  found = scatter(jnp.array([[[2.0, 3.0]]]), start, 10)
   np.testing.assert_array_equal(found[0, 0], [2, 0, 0, 0, 0, 3, 0, 0, 0, 0])
-  pictures = jnp.full((1, 1, 10), -1).at[0, 0, 5].set(1)
-  np.testing.assert_array_equal(alignment._at(pictures, start), [[[-1, 1]]])
+  pictures = np.where(np.arange(10) == 5, 1, -1)[None, None]
+  found = jax.jit(alignment._at)(pictures, start)
+  np.testing.assert_array_equal(found, [[[-1, 1]]])
 
 
 @pytest.mark.parametrize(
