@@ -19,7 +19,8 @@ def small(steps: int):
   config.train.batch = 2
   config.every = config.checkpoint.every = 1
   config.checkpoint.keep = 2
-  config.model.update(size=8, channels=(8, 8), heads=2, groups=4)
+  config.model.update(size=8, channels=(8,), attention=(True,))
+  config.model.update(heads=2, groups=4)
   config.model.update(text_width=4, condition_width=4)
   return config
 
