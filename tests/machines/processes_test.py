@@ -1,6 +1,7 @@
 """Whole runs of several processes: the same training, and a clean end.
 
-390 core-seconds: seventeen processes that each trace every program of a run.
+Over the budget of a file: seventeen processes that each trace every program of
+a run.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """A run that is killed again and again ends as one that never was.
 
-360 core-seconds: some twenty starts of a run.
+Over the budget of a file: some nineteen starts of a run.
 """
 
 import json

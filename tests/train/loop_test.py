@@ -1,6 +1,7 @@
 """Whole runs: what a stopped run leaves, and that resuming changes nothing.
 
-65 core-seconds: five processes, each of which traces every program of a run.
+Over the budget of a file: three processes by default, eight more in the full
+set, each of which traces every program of a run.
 """
 
 import html
