@@ -6,6 +6,7 @@ stranger's code.
 """
 
 import ast
+import functools
 import pathlib
 import re
 import subprocess
@@ -61,6 +62,7 @@ def wrong(text: str) -> list[str]:
   return named + re.findall(r"(?<![\w/])mmrl(?:-jax)?\[\w+", text)
 
 
+@functools.cache
 def all_texts() -> list[tuple[str, str]]:
   return [
     (str(p.relative_to(ROOT)), text) for p in files() for text in texts(p)
