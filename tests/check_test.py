@@ -33,6 +33,7 @@ def make_config(folder, count=12, spoiled=True, tests=3):
     spec[field] = {"name": "Files", "path": path}
   config.rollout.prompts = 4
   config.shares.every = 0
+  del config.losses["kl"], config.models["reference"]
   return config, faults
 
 
@@ -145,6 +146,7 @@ def test_the_command(tmp_path, monkeypatch, capsys, spoiled):
       f"  config.evaluation = {config.evaluation.to_dict()!r}",
       "  config.rollout.prompts = 4",
       "  config.shares.every = 0",
+      "  del config.losses['kl'], config.models['reference']",
       "  return config",
     ]
   )

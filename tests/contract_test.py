@@ -812,6 +812,45 @@ def experiment_case(row, devices: int = 1) -> Case:
   return Case(jax.jit(make_step(run)), make_inputs())
 
 
+# Sizes and places, which no function of a step names.
+PLACES = {
+  "prompts",
+  "answers",
+  "length",
+  "path",
+  "dtype",
+  "param_dtype",
+  "mesh",
+}
+STEP = (
+  "losses",
+  "probes",
+  "advantage",
+  "token_weights",
+  "attention",
+  "rollout",
+)
+
+
+def made_of(config) -> str:
+  """What a step is made of: of equal ones the first is traced."""
+
+  def bare(value):
+    if isinstance(value, dict):
+      return {k: bare(x) for k, x in value.items() if k not in PLACES}
+    return value
+
+  settings = config.to_dict()
+  found = {name: settings[name] for name in (*STEP, "models")}
+  return json.dumps(bare(found), sort_keys=True)
+
+
+@functools.cache
+def traced() -> set[str]:
+  """Steps of large arms."""
+  return set()
+
+
 @pytest.mark.parametrize("row", LARGE, ids=title)
 def test_every_large_arm_binds(row):
   """The slots of a config whose model isn't here get what they name."""
@@ -830,7 +869,9 @@ def test_every_large_arm_binds(row):
     parts = build_parts(config)
   assert parts.method.terms
   assert parts.method.rewards or config.rollout.name.startswith("given")
-  jax.eval_shape(make_step(parts, shares=False), make_inputs())
+  if made_of(config) not in traced():
+    jax.eval_shape(make_step(parts, shares=False), make_inputs())
+  traced().add(made_of(config))
 
 
 def reads_texts(row) -> bool:

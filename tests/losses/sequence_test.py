@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import compiled
 
 from losses.surrogates_test import ADVANTAGES, LOGPROBS, MASK, OLD, ONES
 from mmrl.errors import UserError
 from mmrl.losses import reduce, sequence
 
 WIDTHS = (("clip_low", 0.2), ("clip_high", 0.2))
+sequence_ratio = compiled(sequence.clipped_sequence_ratio)
 
 
 @functools.partial(jax.jit, static_argnames=("level", "options"))
@@ -61,14 +63,14 @@ def test_golden(level, options, good, gradient, weight):
 
 def test_ratio_golden():
   # d = 0.02, -0.01, 0.03: exp(0.04 / 3), or exp(0.04) of the sum
-  logprobs = jnp.array([[[0.02, -0.01, 0.03]]], jnp.float32)
+  logprobs = np.array([[[0.02, -0.01, 0.03]]], np.float32)
   for normalize, expected in ((True, 1.0134226), (False, 1.0408108)):
-    values = sequence.clipped_sequence_ratio(
+    values = sequence_ratio(
       logprobs,
-      jnp.zeros_like(logprobs),
-      -jnp.ones((1, 1)),
-      jnp.ones_like(logprobs),
-      jnp.ones(logprobs.shape, bool),
+      np.zeros_like(logprobs),
+      -np.ones((1, 1), np.float32),
+      np.ones_like(logprobs),
+      np.ones(logprobs.shape, bool),
       length_normalize=normalize,
     )
     np.testing.assert_allclose(values, expected * ONES[:1], rtol=1e-6)
@@ -76,7 +78,7 @@ def test_ratio_golden():
 
 @pytest.mark.parametrize("level", ["sequence", "token"])
 def test_answer_without_tokens_has_no_loss(level):
-  values = sequence.clipped_sequence_ratio(
+  values = sequence_ratio(
     LOGPROBS, OLD, ADVANTAGES, ONES, MASK.at[0].set(False), level=level
   )
   assert (values[0] == 0).all()
@@ -84,9 +86,7 @@ def test_answer_without_tokens_has_no_loss(level):
 
 def test_ratio_is_clipped_from_below():
   """The means of d are -0.067 and -0.2: e^-0.067, and 1 - 3e-4."""
-  values = sequence.clipped_sequence_ratio(
-    2 * OLD - LOGPROBS, OLD, ADVANTAGES, ONES, MASK
-  )
+  values = sequence_ratio(2 * OLD - LOGPROBS, OLD, ADVANTAGES, ONES, MASK)
   expected = [[-0.935507, -0.935507, -0.935507], [0.9997, 0.9997, 0]]
   np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
 
@@ -109,7 +109,7 @@ def test_only_the_current_policy_has_a_gradient(level):
       LOGPROBS, old, advantages, weights, MASK, level=level
     ).sum()
 
-  found = jax.grad(total, (1, 2))(OLD, ADVANTAGES, ONES)
+  found = jax.jit(jax.grad(total, (1, 2)))(OLD, ADVANTAGES, ONES)
   assert all((x == 0).all() for x in found)
 
 

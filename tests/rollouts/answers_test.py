@@ -82,6 +82,7 @@ def make_config(specs):
   config.rollout.update(prompts=2, answers=2, length=4)
   config.train.minibatches = 1
   config.shares.every = 0
+  del config.losses["kl"], config.models["reference"]
   config.rewards = specs
   return config
 

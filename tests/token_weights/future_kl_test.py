@@ -124,7 +124,7 @@ def test_safety_clamp_below_one_golden(low, second):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_log_ratio_is_clamped(sign):
   d, mask = jnp.full((1, 1, 1), sign * 30.0), jnp.ones((1, 1, 1), bool)
-  weights = future_kl(
+  weights = weights_of(
     *(d, 0 * d, jnp.ones((1, 1)), mask),
     **{"low": 0.0, "high": 1e12, "ratio_max": 1e9, "half_life": 0.5},
     **{"safety": 0.5, "row_filter": False},
@@ -136,7 +136,7 @@ def test_a_ratio_on_its_bounds_is_in_the_sum_and_safe():
   d, mask = jnp.full((1, 1, 1), 0.1), jnp.ones((1, 1, 1), bool)
   ratio = surrogates.token_ratio(d, 0 * d, mask)
   bounds = {"ratio_max": ratio.item(), "safety": ratio.item()}
-  weights = future_kl(d, 0 * d, -jnp.ones((1, 1)), mask, **bounds)
+  weights = weights_of(d, 0 * d, -jnp.ones((1, 1)), mask, **bounds)
   np.testing.assert_allclose(weights, ratio, rtol=1e-6)
 
 
