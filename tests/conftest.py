@@ -56,18 +56,15 @@ jaxtyping.install_import_hook(
 gc.freeze()
 gc.set_threshold(200_000, 100, 100)
 
-# Files of minutes, which are begun first: the last to end is a short one.
+# Files of minutes, the longest first, which are begun first: the last to end is
+# a short one.
 LONG = (
-  "loop_test",
-  "sharding_test",
-  "processes_test",
-  "kill_test",
-  "contract_test",
-  "vlm_test",
-  "sampler_test",
-  "extrapolation_test",
-  "parallel_test",
-  "plan_test",
+  *("kill_test", "processes_test", "colabs_test", "loop_test", "asked_test"),
+  *("lora_test", "goldens_test", "newcomer_test", "tiny_worlds_test"),
+  *("check_test", "visual_terms_test", "vlm_test", "in_loop_test"),
+  *("contract_test", "plan_test", "sharding_test", "training_test"),
+  *("sparse_test", "fuzz_test", "parallel_test", "sampler_test"),
+  *("extrapolation_test", "stages_test", "model_test"),
 )
 
 
@@ -137,7 +134,8 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def pytest_collection_modifyitems(items):
-  items.sort(key=lambda item: item.path.stem not in LONG)
+  place = dict(zip(LONG, range(len(LONG)), strict=True))
+  items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
   for item in items:
     if item.get_closest_marker("parity"):
       # torch and Transformers have their own, and leave files open.
