@@ -75,12 +75,19 @@ def cotangent(case: str):
 
 
 def value_and_vjp(function, arrays, cotangent):
+  return _program(function)(cotangent, *arrays)
+
+
+@functools.cache
+def _program(function):
+  """One for all arrays of a shape."""
+
   @jax.jit
-  def run(*arrays):
+  def run(cotangent, *arrays):
     value, back = jax.vjp(function, *arrays)
     return value, back(cotangent.astype(value.dtype))
 
-  return run(*arrays)
+  return run
 
 
 def check_value_and_gradient(kernel, maps, arrays, slope):
