@@ -13,7 +13,6 @@ from typing import Any
 import zlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -436,7 +435,8 @@ def make_batch(
 
 def no_patches(rows: int) -> Patches:
   """Where the visual tokens are given, or there are none."""
-  return Patches(*(jax.numpy.zeros((rows, 1, 1)) for _ in range(6)))
+  none = jax.numpy.asarray(np.zeros((rows, 1, 1), np.float32))
+  return Patches(*(none for _ in range(6)))
 
 
 def full_rows(prompt: Prompt, tokens: np.ndarray) -> Prompt:
@@ -467,19 +467,20 @@ def full_rows(prompt: Prompt, tokens: np.ndarray) -> Prompt:
 
 def marked_prompt(visual) -> Prompt:
   """Prompts [P, S] without pictures, of which some tokens count as visual."""
-  index = jnp.where(jnp.array(visual, bool), 0, -1)
+  index = np.where(visual, 0, -1)
   prompts, length = index.shape
-  none = jnp.zeros(index.shape)
-  return Prompt(
-    tokens=jnp.zeros(index.shape, jnp.int32),
-    mask=jnp.ones(index.shape, bool),
-    positions=jnp.zeros((*index.shape, 3), jnp.int32),
+  none = np.zeros(index.shape, np.float32)
+  prompt = Prompt(
+    tokens=np.zeros(index.shape, np.int32),
+    mask=np.ones(index.shape, bool),
+    positions=np.zeros((*index.shape, 3), np.int32),
     visual_index=index,
-    next_position=jnp.full(prompts, length),
+    next_position=np.full(prompts, length),
     region=none,
     patches=no_patches(prompts),
     evidence=none,
   )
+  return on_device(prompt)
 
 
 def pad_prompt(

@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import marked_prompt
+from small_models import compiled, marked_prompt
 
 from mmrl.benchmarks import greedy
-from mmrl.probes.evenness import visual_entropy
+from mmrl.probes import evenness
+
+visual_entropy = compiled(evenness.visual_entropy)
 
 
 def test_entropy_golden():
