@@ -11,6 +11,9 @@ from jaxtyping import Array, UInt32
 import numpy as np
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+# Arrays of up to so many numbers are stacked, each with those of its shape: the
+# program has their code once. Larger ones would be copied.
+_STACKED = 2**14
 
 
 def checksums(leaves: Mapping[str, Any]) -> dict[str, str]:
@@ -40,9 +43,27 @@ def everywhere(leaves: Iterable[Any]) -> Sharding | None:
 @functools.cache
 def _program(out: Sharding | None) -> Callable:
   def checksums(leaves: dict[str, Array]):
-    return jnp.stack([_checksum(leaves[name]) for name in sorted(leaves)])
+    groups = _groups(leaves)
+    found = [
+      jax.vmap(_checksum)(jnp.stack([leaves[name] for name in names]))
+      if len(names) > 1
+      else _checksum(leaves[names[0]])[None]
+      for names in groups
+    ]
+    order = np.argsort([name for names in groups for name in names])
+    return jnp.concatenate(found)[order]
 
   return jax.jit(checksums, out_shardings=out)
+
+
+def _groups(leaves: Mapping[str, Array]) -> list[list[str]]:
+  """Lists the names of arrays that are stacked; larger ones stand alone."""
+  groups: dict[Any, list[str]] = {}
+  for name, leaf in leaves.items():
+    small = leaf.size <= _STACKED
+    kind = (leaf.shape, leaf.dtype) if small else name
+    groups.setdefault(kind, []).append(name)
+  return list(groups.values())
 
 
 @jax.jit  # Traced once for all arrays of a shape.

@@ -45,6 +45,18 @@ def test_checksums_see(change):
   assert one != two
 
 
+def test_those_of_many_are_those_of_each_alone():
+  """Of equal shapes and of others, whatever their order."""
+  sizes = {"d": (8, 4), "c": (3,), "b": (8, 4), "a": (), "e": (200, 100)}
+  arrays = {
+    name: jax.random.normal(jax.random.key(i), shape)
+    for i, (name, shape) in enumerate(sizes.items())
+  }
+  alone = {name: checksums({name: x})[name] for name, x in arrays.items()}
+  assert checksums(arrays) == alone
+  assert len({*alone.values()}) == len(alone)
+
+
 @pytest.mark.parametrize(
   "dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool"]
 )
