@@ -205,7 +205,7 @@ class Asker:
     )
     failed = []
     for key, result in zip(new, found.results, strict=True):
-      self._kept[key] = result.answer and result.answer.text
+      self._kept[key] = result.answer.text if result.answer else None
       if result.answer is None:
         failed.append(result.failure)
     for field, value in vars(found.counts[self._name]).items():
