@@ -16,8 +16,10 @@ from mmrl.machines import sharding
 from mmrl.models import layers, parameters, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention, blocks, sparse
+from mmrl.models.kernels import working as working_lib
 from mmrl.models.kernels.blocks import Sparse
 from mmrl.models.kernels.gathered import Own, Prefixed
+from mmrl.models.kernels.working import Working
 from mmrl.types import Prefix, PyTree, pytree
 
 
@@ -50,6 +52,9 @@ class Cache:
   Attributes:
     keys, values: rotated keys and values of each layer, or of all in a stack.
     length: number of answer tokens in the cache.
+    start: of each prompt, the `length` at which its one answer began: keys are
+      in a ring, and the column of the first is `start` modulo its capacity.
+      None if all began at 0.
     sums: those of the answers' blocks, likewise; None where all keys are
       attended to.
     unit: keys of a block.
@@ -62,6 +67,7 @@ class Cache:
     tuple[Float[Array, "P G K R head"], ...] | Float[Array, "L P G K R head"]
   )
   length: Int[Array, ""]
+  start: Int[Array, "P"] | None = None
   sums: (
     tuple[Float[Array, "P G K N sums"], ...]
     | Float[Array, "L P G K N sums"]
@@ -148,7 +154,8 @@ def empty_cache(
   one = decoder if isinstance(decoder, Layers) else decoder[0]
   unit = one.sparse.unit if one.sparse else 0
   empty, begin = of_all(zeros), jnp.zeros((), jnp.int32)
-  return Cache(empty, empty, begin, of_all(no_sums) if unit else None, unit)
+  sums = of_all(no_sums) if unit else None
+  return Cache(empty, empty, begin, sums=sums, unit=unit)
 
 
 def lengthen(cache: Cache, length: int) -> Cache:
@@ -167,25 +174,19 @@ def lengthen(cache: Cache, length: int) -> Cache:
   )
 
 
-def take(x: Array, answers: Int[Array, "P W"], axis: int = 0) -> Array:
-  """Gathers W answers of each prompt from an array.
+def resize(cache: Cache, length: int) -> Cache:
+  """Moves a ring to room for `length` tokens, at least as many as are read."""
+  room = capacity(cache)
+  # The newest of the columns that come to each place; older ones aren't read.
+  newest = cache.length - 1 - (cache.length - 1 - jnp.arange(length)) % length
+  move = functools.partial(jnp.take, indices=newest % room, axis=-2)
+  keys, values = jax.tree.map(move, (cache.keys, cache.values))
+  return dataclasses.replace(cache, keys=keys, values=values)
 
-  Prompts are on `axis`, answers on the next. Each prompt is gathered by itself,
-  so that a sharded array isn't resharded.
-  """
-  one = functools.partial(jnp.take, axis=axis, mode="clip")
-  return jax.vmap(one, (axis, 0), axis)(x, answers)
 
-
-def put(
-  x: Array, answers: Int[Array, "P W"], new: Array, axis: int = 0
-) -> Array:
-  """Replaces W answers of each prompt, none twice, by those of `new`."""
-
-  def one(x, chosen, new):
-    return x.at[*(slice(None),) * axis, chosen].set(new)
-
-  return jax.vmap(one, (axis, 0, axis), axis)(x, answers, new)
+def capacity(cache: Cache) -> int:
+  """Returns how many tokens of an answer the cache has room for."""
+  return jax.tree.leaves(cache.keys)[0].shape[-2]
 
 
 def _prompts(x: Array) -> int:
@@ -193,23 +194,29 @@ def _prompts(x: Array) -> int:
   return x.ndim - 5
 
 
-def take_answers(cache: Cache, answers: Int[Array, "P W"]) -> Cache:
-  """Gathers the cache of W answers of each prompt."""
-  keys, values, sums = jax.tree.map(
-    lambda x: take(x, answers, _prompts(x)),
-    (cache.keys, cache.values, cache.sums),
-  )
-  return dataclasses.replace(cache, keys=keys, values=values, sums=sums)
+def take_answers(cache: Cache, working: Working) -> Cache:
+  """Gathers the cache of some answers; whole where attention is sparse."""
+  if cache.unit:
+    return cache
+
+  def take(x):
+    return working_lib.take(x, working, _prompts(x))
+
+  keys, values = jax.tree.map(take, (cache.keys, cache.values))
+  return dataclasses.replace(cache, keys=keys, values=values)
 
 
-def put_answers(cache: Cache, answers: Int[Array, "P W"], part: Cache) -> Cache:
+def put_answers(cache: Cache, working: Working, part: Cache) -> Cache:
   """Writes the answers of `part`, and its length, into a cache."""
-  keys, values, sums = jax.tree.map(
-    lambda x, new: put(x, answers, new, _prompts(x)),
-    (cache.keys, cache.values, cache.sums),
-    (part.keys, part.values, part.sums),
-  )
-  return dataclasses.replace(part, keys=keys, values=values, sums=sums)
+  if cache.unit:
+    return part
+
+  def put(x, new):
+    return working_lib.put(x, working, new, _prompts(x))
+
+  pairs = (cache.keys, cache.values), (part.keys, part.values)
+  keys, values = jax.tree.map(put, *pairs)
+  return dataclasses.replace(part, keys=keys, values=values)
 
 
 def decode(
@@ -218,8 +225,9 @@ def decode(
   prefix: Prefix,
   decoder: tuple[Layers, ...] | Layers,
   cache: Cache,
-  token: Int[Array, "P G"],
-) -> tuple[Float[Array, "P G D"], Cache]:
+  token: Int[Array, "n W"],
+  working: Working | None = None,
+) -> tuple[Float[Array, "n W D"], Cache]:
   """Extends every answer by one token, with the earlier tokens in `cache`.
 
   Args:
@@ -228,14 +236,16 @@ def decode(
     prefix: from `prefill`.
     decoder: from `take_apart`.
     cache: earlier tokens of the same answers.
-    token: the next token of every answer.
+    token: the next token of every answer, [P, G].
+    working: which answers token and cache are of, if not all. With sparse
+      attention the cache is of all, and so is the work of attending.
 
   Returns:
     The final hidden state that emits the token after it, and the new cache.
   """
   inputs = vlm.embed(params, config, token)
   where = params, config, prefix, decoder, cache
-  x, cache = decode_inputs(*where, inputs, token)
+  x, cache = decode_inputs(*where, inputs, token, working)
   return vlm.final_norm(params, config, x), cache
 
 
@@ -245,9 +255,10 @@ def decode_inputs(
   prefix: Prefix,
   decoder: tuple[Layers, ...] | Layers,
   cache: Cache,
-  inputs: Float[Array, "P G D"],
-  token: Int[Array, "P G"],
-) -> tuple[Float[Array, "P G D"], Cache]:
+  inputs: Float[Array, "n W D"],
+  token: Int[Array, "n W"],
+  working: Working | None = None,
+) -> tuple[Float[Array, "n W D"], Cache]:
   """Extends every answer by one embedding, that of a token or another.
 
   For the other arguments see `decode`.
@@ -256,12 +267,22 @@ def decode_inputs(
     The last layer's output, before the final norm, and the new cache.
   """
   x = inputs[:, :, None].astype(config.dtype)
-  angles = vlm.answer_angles(config, prefix, cache.length, 1)
+  start = 0 if cache.start is None else cache.start[:, None, None]
+  angles = vlm.answer_angles(config, prefix, cache.length - start, 1)
+  if working is not None:
+    own = working.place.reshape(len(angles), -1).shape
+    angles = jnp.broadcast_to(angles, (*own, *angles.shape[2:]))
+    angles = working_lib.take(angles, working)
   angles = jnp.broadcast_to(angles, (*x.shape[:-1], angles.shape[-1]))
   block = layers.DecoderBlock(config)
-  room = jax.tree.leaves(cache.keys)[0].shape[-2]
-  mask = (jnp.arange(room) <= cache.length)[None]
-  marks = sparse.marks(config.sparse, token)
+  room = capacity(cache)
+  column, mask = cache.length, (jnp.arange(room) <= cache.length)[None]
+  if cache.start is not None:
+    column = cache.length % room
+    age = (column - jnp.arange(room)) % room
+    mask = age[None] <= (cache.length - cache.start)[:, None]
+    mask = mask[:, None, None, None, None]
+  marks = sparse.marks(config.sparse, working_lib.spread(token, working))
 
   def add(sums, keys):
     """Adds the token to the sums of its block."""
@@ -284,25 +305,32 @@ def decode_inputs(
     x = sharding.over_prompts(x)
 
     def attend(queries, keys, values):
+      if layer.sparse is not None:
+        queries, keys, values = (
+          working_lib.spread(x, working) for x in (queries, keys, values)
+        )
+
       # Written in place: stacking scanned-out caches would copy all of them at
       # every token.
       def write(cached, new):
         new = jnp.swapaxes(new, 2, 3).reshape(
           *(1 for _ in index), *cached.shape[-5:-2], 1, -1
         )
-        where = (*index, 0, 0, 0, cache.length, 0)
+        where = (*index, 0, 0, 0, column, 0)
         return jax.lax.dynamic_update_slice(cached, new, where)
 
       new, (*old_pairs, sums) = jnp.swapaxes(keys, 2, 3), old
       kept = tuple(map(write, old_pairs, (keys, values)))
       keys, values = (cached[index] if index else cached for cached in kept)
       if layer.sparse is None:
+        before = layer.keys, layer.values, prefix.mask
         out = attention.attend_prefix(
-          queries, layer.keys, layer.values, prefix.mask, keys, values, mask
+          queries, *before, keys, values, mask, working
         )
         return out, (*kept, None)
       total = add(sums[index] if index else sums, new)
       out = attend_sparse(layer, queries, keys, values, total)
+      out = working_lib.take(out, working)
       return out, (*kept, sums.at[index].set(total) if index else total)
 
     return layers.run(block, layer.params, x, angles, attend)

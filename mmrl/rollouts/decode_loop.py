@@ -1,9 +1,10 @@
 """Decoding loop: samples G answers per prompt in one compiled program.
 
 The caller defines how a token is drawn, and from how many models. A model's
-keys and values of a prompt are stored once. Answers that have ended are not
-decoded further, and the loop ends with the last answer, so the cost of a batch
-depends on the length of its answers, not on the longest allowed.
+keys and values of a prompt are stored once. As answers end, a half, a quarter
+and an eighth of the batch are decoded, on each shard of a mesh by itself, and
+the loop ends with the last answer: the cost of a batch depends on the length of
+its answers, not on the longest allowed.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmrl.machines import sharding
 from mmrl.models import decoding, vlm
 from mmrl.models.config import Latent, ModelConfig
+from mmrl.models.kernels.working import Working, by_shard, choose, put, take
 from mmrl.models.passes import latent as latent_lib
 from mmrl.models.passes import segments
 from mmrl.types import Prefix, PyTree, pytree
@@ -28,8 +30,8 @@ _DRAWN_VALUES = 2**26
 _FIRST_ROOM = 128
 # Up to this answer length the divisors below aren't worth compiling.
 _ONE_WIDTH = 128
-# As answers end, G / divisor answers of each prompt are decoded.
-_DIVISORS = (1, 2, 4)
+# As answers end, a shard's answers / divisor are decoded, of whatever prompts.
+_DIVISORS = (1, 2, 4, 8)
 
 # For one answer: (random numbers, [D] of each model) -> (token, records).
 Draw = Callable[..., tuple[Array, PyTree]]
@@ -59,18 +61,18 @@ class State:
     tokens: drawn ids; arbitrary after an answer's end.
     records: values that `draw` returns with each token.
     done: whether the answer has drawn an end of sequence.
-    working: indices of the answers that are decoded, W of each prompt.
     caches: each model's keys and values of all drawn tokens but the newest.
     latent: where answers are in latent segments; None for models without.
+    working: which answers are decoded, if not all; caches are theirs.
   """
 
   step: Int[Array, ""]
   tokens: Int[Array, "P G R"]
   records: PyTree
   done: Bool[Array, "P G"]
-  working: Int[Array, "P W"]
   caches: tuple[decoding.Cache, ...]
   latent: "Latents | None" = None
+  working: Working | None = None
 
 
 @pytree
@@ -120,9 +122,14 @@ def rooms(length: int) -> list[int]:
   return found
 
 
+def narrows(length: int) -> bool:
+  """Tells whether answers may be so long that waiting for the longest costs."""
+  return length > _ONE_WIDTH
+
+
 def widths(answers: int, length: int) -> list[int]:
-  """Returns the numbers of answers per prompt to decode, fewer as they end."""
-  divisors = _DIVISORS if length > _ONE_WIDTH else (1,)
+  """Returns the numbers of a shard's answers to decode, fewer as they end."""
+  divisors = _DIVISORS if narrows(length) else (1,)
   return sorted({-(-answers // n) for n in divisors}, reverse=True)
 
 
@@ -197,7 +204,6 @@ def begin(
     tokens=first(token, config.pad_token_id),
     records=jax.tree.map(first, records),
     done=config.ends(token),
-    working=jnp.broadcast_to(jnp.arange(answers), (prompts, answers)),
     caches=tuple(
       decoding.empty_cache(decoder.layers, answers, rooms(length)[0])
       for decoder in decoders
@@ -210,13 +216,14 @@ def _decode(
   config: ModelConfig,
   decoder: Decoder,
   cache: decoding.Cache,
-  token: Int[Array, "P W"],
+  token: Int[Array, "n W"],
   fed: tuple[Array, Array] | None,
+  working: Working | None,
 ) -> tuple[Array, decoding.Cache, Array | None]:
   """Decodes the newest token, or the state that is fed back in its place.
 
   Args:
-    config, decoder, cache, token: see `decoding.decode`.
+    config, decoder, cache, token, working: see `decoding.decode`.
     fed: (where a state is the input, the states); None without segments.
 
   Returns:
@@ -225,11 +232,11 @@ def _decode(
   """
   where = decoder.params, config, decoder.prefix, decoder.layers, cache
   if fed is None:
-    return *decoding.decode(*where, token), None
+    return *decoding.decode(*where, token, working), None
   inner, states = fed
   inputs = vlm.embed(decoder.params, config, token)
   inputs = jnp.where(inner[..., None], states.astype(inputs.dtype), inputs)
-  x, cache = decoding.decode_inputs(*where, inputs, token)
+  x, cache = decoding.decode_inputs(*where, inputs, token, working)
   hidden = vlm.final_norm(decoder.params, config, x)
   return hidden, cache, latent_lib.feedback(decoder.params, config, x)
 
@@ -243,59 +250,62 @@ def advance(
 ) -> State:
   """Decodes the newest tokens and draws the next ones.
 
+  Columns of tokens and random numbers are a ring: step R is in the first.
+
   See `decode_answers` for the arguments.
   """
-  at, working = state.step, state.working
-  newest = decoding.take(state.tokens[:, :, at - 1], working)
+  length, working = state.tokens.shape[2], state.working
+  at = state.step % length
+  newest = take(state.tokens[:, :, at - 1], working)
   latent, latents = config.latent, state.latent
   fed: tuple[Any, ...] = (None,) * len(decoders)
   if latent and latents is not None:
-    latents = jax.tree.map(lambda x: decoding.take(x, working), latents)
+    latents = jax.tree.map(lambda x: take(x, working), latents)
     # An inner position is followed by the end at least.
     inner = (latents.left > 0) & (latents.left < latent.length - 1)
     fed = tuple((inner, states) for states in latents.states)
   hidden, caches, states = zip(
     *(
-      _decode(config, decoder, cache, newest, one)
+      _decode(config, decoder, cache, newest, one, working)
       for decoder, cache, one in zip(decoders, state.caches, fed, strict=True)
     ),
     strict=True,
   )
-  now = decoding.take(uniform[:, :, at], working)
+  now = take(uniform[:, :, at], working)
   token, records = _draw_answers(draw, config, now, *hidden)
   if latent and latents is not None:
     latents = dataclasses.replace(latents, states=states)
     latents, token, records = _force(latent, latents, token, records)
     latents = jax.tree.map(
-      lambda x, new: decoding.put(x, working, new), state.latent, latents
+      lambda x, new: put(x, working, new), state.latent, latents
     )
 
-  def put(x, new):
-    return x.at[:, :, at].set(decoding.put(x[:, :, at], working, new))
+  def write(x, new):
+    return x.at[:, :, at].set(put(x[:, :, at], working, new))
 
   ended = config.ends(token)
-  ended |= decoding.take(state.done, working)
+  ended |= take(state.done, working)
   return dataclasses.replace(
     state,
-    step=at + 1,
-    tokens=put(state.tokens, token),
-    records=jax.tree.map(put, state.records, records),
-    done=decoding.put(state.done, working, ended),
+    step=state.step + 1,
+    tokens=write(state.tokens, token),
+    records=jax.tree.map(write, state.records, records),
+    done=put(state.done, working, ended),
     caches=caches,
     latent=latents,
   )
 
 
 def _narrow(state: State, width: int, run: Callable[[State], State]) -> State:
-  """Runs the loop on `width` answers per prompt, unfinished ones included."""
-  working = jnp.argsort(state.done, axis=1, stable=True)[:, :width]
+  """Runs the loop on `width` answers of a shard, unfinished ones included."""
+  working = choose(state.done, width)
   parts = tuple(decoding.take_answers(x, working) for x in state.caches)
   after = run(dataclasses.replace(state, working=working, caches=parts))
   caches = tuple(
     decoding.put_answers(cache, working, part)
     for cache, part in zip(state.caches, after.caches, strict=True)
   )
-  return dataclasses.replace(after, working=state.working, caches=caches)
+  return dataclasses.replace(after, working=None, caches=caches)
 
 
 def decode_answers(
@@ -317,20 +327,21 @@ def decode_answers(
     (tokens, mask, records): the pad id, False and zeros after an answer's end.
     The mask is False, too, on what isn't drawn in latent segments.
   """
-  _, answers, length, _ = uniform.shape
+  length = uniform.shape[2]
   next_token = functools.partial(advance, draw, config, decoders, uniform)
 
   def run(room: int, few: int, state: State) -> State:
-    """Decodes until no prompt has more than `few` unfinished answers."""
+    """Decodes until no shard has more than `few` unfinished answers."""
 
     def going(state: State):
-      return (state.step < room) & ((~state.done).sum(1).max() > few)
+      unfinished = by_shard(~state.done).sum(1).max()
+      return (state.step < room) & (unfinished > few)
 
     return jax.lax.while_loop(going, next_token, state)
 
   state = begin(draw, config, decoders, uniform)
   # Shapes are static, so each pair of capacity and width is a loop of its own.
-  _, *narrower = widths(answers, length)
+  _, *narrower = widths(by_shard(state.done).shape[1], length)
   for room in rooms(length):
     caches = tuple(decoding.lengthen(x, room) for x in state.caches)
     state = dataclasses.replace(state, caches=caches)
@@ -338,13 +349,19 @@ def decode_answers(
     state = run(room, few, state)
     for width, few in zip(narrower, fewer, strict=True):
       state = _narrow(state, width, functools.partial(run, room, few))
-  ends = config.ends(state.tokens)
+  return finished(config, state.tokens, state.records)
+
+
+def finished(
+  config: ModelConfig, tokens: Int[Array, "P G R"], records: PyTree
+) -> tuple[Int[Array, "P G R"], Bool[Array, "P G R"], PyTree]:
+  """Cuts what was drawn at the answers' ends; see `decode_answers`."""
+  ends = config.ends(tokens)
   mask = jnp.cumsum(ends, axis=-1) - ends == 0
-  mask &= jnp.arange(length)[None, None] < state.step
   records = jax.tree.map(
-    lambda x: jnp.where(mask, x, jnp.zeros_like(x)), state.records
+    lambda x: jnp.where(mask, x, jnp.zeros_like(x)), records
   )
-  tokens = jnp.where(mask, state.tokens, config.pad_token_id)
+  tokens = jnp.where(mask, tokens, config.pad_token_id)
   if config.latent:
     mask &= segments.chosen(tokens, config.latent)
   return tokens, mask, records

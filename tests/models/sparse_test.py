@@ -61,7 +61,7 @@ def found(params, prompt):
 def test_sampler_is_scorer(params, found, monkeypatch):
   """Over caches that grow; answers that end are left out on the way."""
   monkeypatch.setattr(decode_loop, "rooms", lambda length: [3, 5, length])
-  monkeypatch.setattr(decode_loop, "widths", lambda *_: [G, 2])
+  monkeypatch.setattr(decode_loop, "widths", lambda *_: [3 * G, 4])
   prefix, _ = found
 
   @jax.jit

@@ -171,14 +171,15 @@ def counting(params, prefix, length, **constants):
   """The loop, compiled with other constants, that notes what it decodes.
 
   Returns:
-    The function that runs it, as `generate`, and answers of each prompt that
+    The function that runs it, as `generate`, and the number of answers that
     are decoded in each step; every call appends to the list.
   """
   decoded, decode = [], decoding.decode
   anew = program.__wrapped__(ANSWERS, length)
 
   def noting(*arguments):
-    jax.debug.callback(lambda: decoded.append(arguments[-1].shape[1]))
+    token = arguments[5]
+    jax.debug.callback(lambda: decoded.append(token.size))
     return decode(*arguments)
 
   def run(*arguments):
@@ -243,7 +244,7 @@ def test_the_loop_ends_in_any_room(in_rooms, amount):
   ids=["scan", "unrolled"],
 )
 def narrowing(params, prefix, request):
-  """Four, then two, then one answer of a prompt, in three rooms."""
+  """All answers, then a half, a quarter and an eighth, in three rooms."""
   with pytest.MonkeyPatch.context() as patch:
     if request.param:
       patch.setattr(vlm, "_UNROLLED_BYTES", 2**28)
@@ -252,20 +253,25 @@ def narrowing(params, prefix, request):
 
 def test_widths(monkeypatch):
   monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 0)
-  assert decode_loop.widths(ANSWERS, 20) == [4, 2, 1]
+  assert decode_loop.widths(20, 20) == [20, 10, 5, 3]
   assert decode_loop.widths(3, 20) == [3, 2, 1]
   assert decode_loop.widths(1, 20) == [1]
 
 
-def test_width_changes_nothing(params, prefix, narrowing):
-  """Ended answers are not decoded."""
+def test_width_changes_nothing(params, prefix, narrowing, monkeypatch):
+  """Ended answers are not decoded, whatever their prompts."""
   run, decoded = narrowing
   decoded.clear()
   result = run(0, [EOS], 5.2)
   check_same(result, generate(params, prefix, 0, [EOS], 5.2, length=20))
-  going = (result[1][:, :, 1:].sum(1).max(0)).tolist()
-  assert decoded == [4 if n > 2 else n for n in going if n]
-  assert {4, 2, 1} == set(decoded)
+  going = result[1][:, :, 1:].sum((0, 1)).tolist()
+  monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 0)
+  widths = decode_loop.widths(ANSWERS * len(prefix.mask), 20)
+  assert decoded == [min(w for w in widths if w >= n) for n in going if n]
+  assert {*widths} == {*decoded}
+  # One of the prompts has more than its share at the end.
+  last = result[1][..., sum(n > widths[-1] for n in going) + 1].sum(1)
+  assert last.max() > 1
 
 
 def test_draws_do_not_depend_on_their_parts(params, prefix, whole, monkeypatch):

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrl.models.kernels import blocked, cudnn, splash
+from mmrl.models.kernels import working as working_lib
 from mmrl.models.kernels.blocked import MASKED
+from mmrl.models.kernels.working import Working
 
 # Attention maps of fewer numbers are computed whole, others block by block: on
 # a TPU by its own kernel, on a GPU by cuDNN's for the types and heads it takes.
@@ -184,14 +186,15 @@ def attend_windows(
 
 
 def attend_prefix(
-  queries: Float[Array, "P G T H head"],
+  queries: Float[Array, "n W T H head"],
   prefix_keys: Float[Array, "P K S head"],
   prefix_values: Float[Array, "P K S head"],
   prefix_mask: Bool[Array, "P S"] | Bool[Array, "P K G T 1 S"],
-  keys: Float[Array, "P G K U head"],
-  values: Float[Array, "P G K U head"],
-  mask: Bool[Array, "T U"] | Bool[Array, "P G #K T 1 U"],
-) -> Float[Array, "P G T H head"]:
+  keys: Float[Array, "n W K U head"],
+  values: Float[Array, "n W K U head"],
+  mask: Bool[Array, "T U"] | Bool[Array, "n W #K T 1 U"],
+  working: Working | None = None,
+) -> Float[Array, "n W T H head"]:
   """Computes attention of G answers over their shared prefix and themselves.
 
   One softmax over S + U keys. The prefix is read once for all G * T queries
@@ -200,16 +203,17 @@ def attend_prefix(
   transpose.
 
   Args:
-    queries: T new tokens of each answer.
+    queries: T new tokens of each answer, [P, G, ...].
     prefix_keys, prefix_values: the prompt's, once per prompt.
     prefix_mask: True on real prompt tokens, or on those that each query sees.
     keys, values: the answer's own.
     mask: which own keys each new token sees, or each of its key heads.
+    working: which answers queries, keys, values and mask are of, if not all.
   """
   grouped = group(queries, keys.shape[2])
   over_prefix = jnp.einsum(
     "pgtkhd,pksd->pkgths",
-    grouped,
+    working_lib.spread(grouped, working),
     prefix_keys,
     preferred_element_type=jnp.float32,
   )
@@ -226,16 +230,19 @@ def attend_prefix(
   over_prefix = jnp.where(prefix_mask, over_prefix, MASKED)
   over_own = jnp.where(mask, over_own, MASKED)
 
-  def swap(x):  # pk... to pg... and back
-    return jnp.moveaxis(x, 1, 2)
+  def to_answers(x):  # [P, K, G, ...]
+    return working_lib.take(jnp.moveaxis(x, 1, 2), working)
+
+  def to_prompts(x):
+    return jnp.moveaxis(working_lib.spread(x, working), 1, 2)
 
   # One softmax in two parts: the parts share the maximum and the sum.
-  top = jnp.maximum(swap(over_prefix.max(-1)), over_own.max(-1))
+  top = jnp.maximum(to_answers(over_prefix.max(-1)), over_own.max(-1))
   top = jax.lax.stop_gradient(top)
-  over_prefix = jnp.exp(over_prefix - swap(top)[..., None])
+  over_prefix = jnp.exp(over_prefix - to_prompts(top)[..., None])
   over_own = jnp.exp(over_own - top[..., None])
-  total = swap(over_prefix.sum(-1)) + over_own.sum(-1)
-  out = swap(
+  total = to_answers(over_prefix.sum(-1)) + over_own.sum(-1)
+  out = to_answers(
     jnp.einsum(
       "pkgths,pksd->pkgthd",
       over_prefix.astype(values.dtype),
