@@ -40,6 +40,11 @@ def pytree(cls):
   return jax.tree_util.register_dataclass(cls)
 
 
+def static(default: Any) -> Any:
+  """Returns a field that is no child: each value has programs of its own."""
+  return dataclasses.field(default=default, metadata={"static": True})
+
+
 @pytree
 class Patches:
   """Pictures and videos of a batch, cut into patches and packed.

@@ -1,6 +1,6 @@
 """Greedy answers to the questions of a benchmark, and where the model looks."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -15,8 +15,8 @@ from mmrl.probes.evenness import visual_entropy
 from mmrl.probes.region import region_share
 from mmrl.probes.scores import Scorer
 from mmrl.prompts.processor import Processor
-from mmrl.rollouts import sampler
-from mmrl.types import Prompt, PyTree
+from mmrl.rollouts import continuous, sampler
+from mmrl.types import Prefix, Prompt, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,39 @@ class Answered:
   looks: dict[str, float]
 
 
-def make_answer(scorer: Scorer, length: int, layout: Layout):
-  """Makes the jitted function that answers greedily and returns attention.
+@dataclasses.dataclass(frozen=True)
+class Answerer:
+  """Programs that answer greedily, and tell where the model looks.
 
-  Its outputs are replicated on every process.
+  Attributes:
+    scorer: of the run.
+    batch: of parameters and prompts, to tokens, mask, and what `look` returns.
+    look: of parameters, prefix, prompts, tokens and mask, to attention on the
+      prompt, [P, S], and numbers of it by name, [P].
   """
+
+  scorer: Scorer
+  batch: Callable
+  look: Callable
+
+
+def make_answer(scorer: Scorer, length: int, layout: Layout) -> Answerer:
+  """Makes the jitted programs that answer with at most `length` tokens.
+
+  Those of a batch are replicated on every process.
+  """
+
+  def look(params: PyTree, prefix: Prefix, prompt: Prompt, tokens, mask):
+    scores = scorer(params, prefix, tokens)
+    counts = mask[..., None]
+    assert scores.attention is not None
+    rows = models.attention_rows(scores.attention)
+    heat = (rows * counts).sum((1, 2)) / counts.sum((1, 2))
+    looks = {
+      "region": region_share(rows, prompt, mask),
+      "entropy": visual_entropy(rows, prompt, mask),
+    }
+    return heat, looks
 
   def answer(params: PyTree, prompt: Prompt):
     rollout = sampler.rollout(
@@ -60,23 +88,16 @@ def make_answer(scorer: Scorer, length: int, layout: Layout):
       temperature=0.0,
     )
     assert rollout.prefix is not None
-    scores = scorer(params, rollout.prefix, rollout.tokens)
-    counts = rollout.mask[..., None]
-    assert scores.attention is not None
-    rows = models.attention_rows(scores.attention)
-    heat = (rows * counts).sum((1, 2)) / counts.sum((1, 2))
-    looks = {
-      "region": region_share(rows, prompt, rollout.mask),
-      "entropy": visual_entropy(rows, prompt, rollout.mask),
-    }
-    return rollout.tokens, rollout.mask, heat, looks
+    found = rollout.tokens, rollout.mask
+    return *found, *look(params, rollout.prefix, prompt, *found)
 
-  return layout.jit(answer, out_shardings=layout.everywhere)
+  batch = layout.jit(answer, out_shardings=layout.everywhere)
+  return Answerer(scorer, batch, jax.jit(look))
 
 
 def ask(
   benchmark: Benchmark,
-  answer: Any,
+  answer: Answerer,
   params: PyTree,
   processor: Processor,
   layout: Layout,
@@ -89,49 +110,122 @@ def ask(
 ) -> Iterator[Answered]:
   """Yields the greedy answer to every question of a benchmark, in order.
 
+  Where answers are long, and more than a batch of them, a question takes the
+  place of an answer that has ended: see `mmrl.rollouts.continuous`.
+
   Args:
     benchmark: the questions.
     answer: from `make_answer`.
     params: model parameters.
     processor: the model's.
     layout: of the run; every process reads all questions.
-    batch: questions per batch, rounded up to a multiple of the shards.
+    batch: questions at a time, rounded up to a multiple of the shards.
     length: most tokens of an answer.
     drawn: indices of the questions whose heat is returned.
     lengths: buckets of S.
     patches: buckets of M per prompt.
   """
-  asked = 0
-  for samples, count in data.in_order(
-    benchmark,
-    processor,
-    indices=range(len(benchmark)),
-    batch_size=-(-batch // layout.shards) * layout.shards,
-    rows=layout.shards,
-    answer_length=length,
-    lengths=lengths,
-    patches=patches,
+  total = len(benchmark)
+
+  def read(size: int) -> Iterator[tuple[data.Samples, int]]:
+    return data.in_order(
+      benchmark,
+      processor,
+      indices=range(total),
+      batch_size=size,
+      rows=layout.shards,
+      answer_length=length,
+      lengths=lengths,
+      patches=patches,
+    )
+
+  devices = layout.mesh.size
+  config = answer.scorer.config
+  if continuous.pays(
+    config, devices, prompts=total, lanes=batch, length=length
   ):
-    outputs = answer(params, layout.put_whole(samples.prompt))
-    tokens, mask, heat, looks = jax.tree.map(np.asarray, outputs)
-    texts = processor.decode(tokens, mask)
-    ended = (mask & processor.config.ends(tokens)).any((1, 2))
-    prompt = samples.prompt
-    visual = np.asarray(prompt.visual_index) >= 0
+    found = _in_lanes(answer, params, read(1), lanes=batch, length=length)
+  else:
+    rounded = -(-batch // layout.shards) * layout.shards
+    found = _in_batches(answer, params, read(rounded), layout)
+  waiting: dict[int, Any] = {}
+  asked = 0
+  for number, samples, row, outputs in found:
+    waiting[number] = samples, row, outputs
+    while asked in waiting:
+      yield _answered(processor, *waiting.pop(asked), asked in drawn)
+      asked += 1
+
+
+# The number of a question, its samples and row there; tokens, mask, attention
+# and numbers of it, [1, ...], of that row.
+Found = tuple[int, data.Samples, int, Sequence[Any]]
+
+
+def _in_batches(
+  answer: Answerer, params: PyTree, batches: Iterable, layout: Layout
+) -> Iterator[Found]:
+  """Answers questions in batches, in order."""
+  asked = 0
+  for samples, count in batches:
+    outputs = answer.batch(params, layout.put_whole(samples.prompt))
+    arrays = jax.tree.map(np.asarray, outputs)
     # Rows from `count` on only fill up the last batch.
     for row in range(count):
-      own = {name: float(each[row]) for name, each in looks.items()}
-      uniform = math.nan
-      if math.isfinite(own["region"]):
-        uniform = float(prompt.region[row].sum() / visual[row].sum())
-      cells = _cells(visual[row], heat[row], samples.grids[row])
-      yield Answered(
-        samples.examples[row],
-        Answer(texts[row], int(mask[row].sum()), bool(ended[row])),
-        cells.tolist() if asked in drawn else [],
-        own | {"region_uniform": uniform, "border": border(cells)},
-      )
+      own = jax.tree.map(lambda x: x[row : row + 1], arrays)  # noqa: B023
+      yield asked, samples, row, own
       asked += 1
+
+
+def _in_lanes(
+  answer: Answerer, params: PyTree, questions: Iterable, **sizes
+) -> Iterator[Found]:
+  """Answers questions in lanes, in the order in which answers end."""
+  under_way: dict[int, data.Samples] = {}
+
+  def requests():
+    for number, (samples, _) in enumerate(questions):
+      under_way[number] = samples
+      yield samples.prompt, jax.random.key(0)
+
+  for one in continuous.answers(
+    (params,),
+    answer.scorer.config,
+    sampler.Sampling(temperature=0.0),
+    requests(),
+    attention_layers=answer.scorer.layers,
+    **sizes,
+  ):
+    (prefix,) = one.prefixes
+    looks = answer.look(params, prefix, one.prompt, one.tokens, one.mask)
+    outputs = one.tokens, one.mask, *jax.tree.map(np.asarray, looks)
+    yield one.number, under_way.pop(one.number), 0, outputs
+
+
+def _answered(
+  processor: Processor,
+  samples: data.Samples,
+  row: int,
+  outputs: Sequence[Any],
+  drawn: bool,
+) -> Answered:
+  """Makes text and numbers of what the programs return for a question."""
+  tokens, mask, (heat,), looks = outputs
+  (text,) = processor.decode(tokens, mask)
+  ended = (mask & processor.config.ends(tokens)).any()
+  prompt = samples.prompt
+  visual = np.asarray(prompt.visual_index[row]) >= 0
+  own = {name: float(x) for name, (x,) in looks.items()}
+  uniform = math.nan
+  if math.isfinite(own["region"]):
+    uniform = float(prompt.region[row].sum() / visual.sum())
+  cells = _cells(visual, heat, samples.grids[row])
+  return Answered(
+    samples.examples[row],
+    Answer(text, int(mask.sum()), bool(ended)),
+    cells.tolist() if drawn else [],
+    own | {"region_uniform": uniform, "border": border(cells)},
+  )
 
 
 def _cells(visual: np.ndarray, heat: np.ndarray, grid) -> np.ndarray:

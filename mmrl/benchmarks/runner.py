@@ -110,7 +110,7 @@ def evaluate_run(run: Any, params: PyTree) -> dict[str, Result]:
 
 def evaluate(
   benchmark: Benchmark,
-  answer: Any,
+  answer: greedy.Answerer,
   params: PyTree,
   processor: Processor,
   layout: Layout,

@@ -167,7 +167,7 @@ class Compiler:
     if config.evaluation.benchmarks:
       batch = -(-config.evaluation.batch // layout.shards) * layout.shards
       arguments = self.params, self._prompt(batch, layout.shards)
-      call = Call("evaluate", self.parts.answer, arguments)
+      call = Call("evaluate", self.parts.answer.batch, arguments)
       program, _ = self.compile(call)
       yield program
     prompt = self._prompt(prompts, prompts // self.parts.pack)

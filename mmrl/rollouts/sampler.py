@@ -7,7 +7,54 @@ from jaxtyping import Array, Int
 from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollouts import decode_loop, sampling
-from mmrl.types import Batch, Prefix, Prompt, PyTree
+from mmrl.types import Batch, Prefix, Prompt, PyTree, pytree, static
+
+
+@pytree
+class Sampling:
+  """How tokens are drawn from one model.
+
+  Attributes:
+    temperature: divides the logits; 0 is greedy.
+    top_k: see `sampling.sample`.
+    top_p: see `sampling.sample`.
+  """
+
+  temperature: float = static(1.0)
+  top_k: int = static(0)
+  top_p: float = static(1.0)
+
+  def numbers(self, key: Array, answers: int, length: int) -> Array:
+    """Returns the random numbers of a prompt's answers, [G, R, 2]."""
+    return jax.random.uniform(key, (answers, length, 2))
+
+  def draw(
+    self, config: ModelConfig, decoders: tuple[decode_loop.Decoder, ...]
+  ) -> decode_loop.Draw:
+    """Makes the function that draws a token, and returns its log-probability.
+
+    A third random number that isn't negative is the id that stands in place of
+    what is drawn.
+    """
+    greedy, (decoder,) = self.temperature == 0, decoders
+
+    def draw(uniform, hidden):
+      logits = policy.token_logits(
+        decoder.params, config, hidden, 1.0 if greedy else self.temperature
+      )
+      token = sampling.sample(
+        uniform[:2],
+        logits,
+        greedy=greedy,
+        top_k=self.top_k,
+        top_p=self.top_p,
+      )
+      if len(uniform) > 2:
+        given = uniform[2].astype(jnp.int32)
+        token = jnp.where(given >= 0, given, token)
+      return token, logits[token] - jax.nn.logsumexp(logits)
+
+    return draw
 
 
 def generate(
@@ -41,28 +88,15 @@ def generate(
     (tokens, mask, logprobs), each [P, G, R]. The log-probabilities are of the
     policy at this temperature without top-k or top-p, as training scores them.
   """
-  greedy = temperature == 0
+  way = Sampling(temperature, top_k, top_p)
   decoder = decode_loop.make_decoder(params, config, prefix)
+  keys = decode_loop.prompt_keys(key, len(prefix.mask))
   # Drawn before the loop: two numbers per token take little memory.
-  uniform = jax.vmap(lambda key: jax.random.uniform(key, (answers, length, 2)))(
-    decode_loop.prompt_keys(key, len(prefix.mask))
-  )
+  uniform = jax.vmap(lambda key: way.numbers(key, answers, length))(keys)
   if forced is not None:
     # Ids are exact in float32 up to 2^24.
     uniform = jnp.concatenate([uniform, forced[..., None]], axis=-1)
-
-  def draw(uniform, hidden):
-    logits = policy.token_logits(
-      decoder.params, config, hidden, 1.0 if greedy else temperature
-    )
-    token = sampling.sample(
-      uniform[:2], logits, greedy=greedy, top_k=top_k, top_p=top_p
-    )
-    if forced is not None:
-      given = uniform[2].astype(jnp.int32)
-      token = jnp.where(given >= 0, given, token)
-    return token, logits[token] - jax.nn.logsumexp(logits)
-
+  draw = way.draw(config, (decoder,))
   return decode_loop.decode_answers(draw, config, (decoder,), uniform)
 
 

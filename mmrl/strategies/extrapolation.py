@@ -21,7 +21,7 @@ from mmrl.models.config import ModelConfig
 from mmrl.rollouts import decode_loop, sampling
 from mmrl.strategies import direction
 from mmrl.strategies.ask import Answer, Ask, Steps
-from mmrl.types import Prompt, PyTree, pytree
+from mmrl.types import Prompt, PyTree, pytree, static
 
 Start = Literal["base", "rl"]
 
@@ -183,6 +183,50 @@ class Extrapolated:
   delta_logp: Float[Array, "P G R"]
 
 
+@pytree
+class Selective:
+  """How tokens are drawn from two models, the trained one first.
+
+  Attributes:
+    threshold, g, temperature, top_p, top_k, gate, start: see `selective_step`;
+      the first two have no programs of their own.
+  """
+
+  threshold: float | Array = -0.3
+  g: float | Array = 0.05
+  temperature: float = static(1.0)
+  top_p: float = static(1.0)
+  top_k: int | None = static(None)
+  gate: str = static("logp")
+  start: str = static("base")
+
+  def numbers(self, key: Array, answers: int, length: int) -> Array:
+    """Returns random numbers, [G, R, 5]: the sampler's two, and three more."""
+    first, again = (
+      jax.random.uniform(key, (answers, length, count))
+      for key, count in ((key, 2), (jax.random.fold_in(key, 1), 3))
+    )
+    return jnp.concatenate([first, again], axis=-1)
+
+  def draw(
+    self, config: ModelConfig, decoders: tuple[decode_loop.Decoder, ...]
+  ) -> decode_loop.Draw:
+    """Makes the function that draws a token.
+
+    It returns whether that is a second draw, and D at temperature 1.
+    """
+
+    def draw(uniform, *hidden):
+      rl, base = (
+        jax.nn.log_softmax(policy.token_logits(decoder.params, config, x, 1.0))
+        for decoder, x in zip(decoders, hidden, strict=True)
+      )
+      token, redrawn = selective_step(uniform, rl, base, **vars(self))
+      return token, (redrawn, direction.difference(rl[token], base[token]))
+
+    return draw
+
+
 def extrapolate(
   params_rl: PyTree,
   params_base: PyTree,
@@ -192,8 +236,6 @@ def extrapolate(
   *,
   answers: int,
   length: int,
-  threshold: float | Array = -0.3,
-  g: float | Array = 0.05,
   **options,
 ) -> Extrapolated:
   """Decodes answers by `selective_step`, with both models in one loop.
@@ -211,9 +253,8 @@ def extrapolate(
     key: PRNG key, or one per prompt.
     answers: G.
     length: R, the most tokens of an answer, its end included.
-    threshold: see `selective_step`; published with g = 0.05.
-    g: see `selective_step`.
-    **options: see `selective_step`; published results have a top_p of 0.7.
+    **options: see `Selective`; published results have a threshold of -0.3, g of
+      0.05 and top_p of 0.7.
 
   Raises:
     UserError: see `check_options`.
@@ -224,28 +265,12 @@ def extrapolate(
     prefix = vlm.prefill(params, config, prompt, visual)
     return decode_loop.make_decoder(params, config, prefix)
 
-  def numbers(key: Array) -> Array:
-    first, again = (
-      jax.random.uniform(key, (answers, length, count))
-      for key, count in ((key, 2), (jax.random.fold_in(key, 1), 3))
-    )
-    return jnp.concatenate([first, again], axis=-1)
-
   # RL first: `draw` gets the hidden states in the order of the decoders.
   both = prefilled(params_rl), prefilled(params_base)
   keys = decode_loop.prompt_keys(key, len(prompt.mask))
-
-  def draw(uniform, *hidden):
-    rl, base = (
-      jax.nn.log_softmax(policy.token_logits(decoder.params, config, x, 1.0))
-      for decoder, x in zip(both, hidden, strict=True)
-    )
-    token, redrawn = selective_step(
-      uniform, rl, base, threshold=threshold, g=g, **options
-    )
-    return token, (redrawn, direction.difference(rl[token], base[token]))
-
+  way = Selective(**options)
+  uniform = jax.vmap(lambda key: way.numbers(key, answers, length))(keys)
   tokens, mask, records = decode_loop.decode_answers(
-    draw, config, both, jax.vmap(numbers)(keys)
+    way.draw(config, both), config, both, uniform
   )
   return Extrapolated(tokens, mask, *records)

@@ -46,7 +46,7 @@ class Parts:
     method: functions of the slots.
     asked: what asks models for texts, by the names that rewards use.
     programs: compiled functions.
-    answer: jitted function that answers greedily, for evaluation.
+    answer: programs that answer greedily, for evaluation.
     optimizer: the optax transformation.
     frozen: expressions that match the paths of frozen parameters.
     frozen_vision: whether visual tokens remain valid after an update.
@@ -61,7 +61,7 @@ class Parts:
   method: Method
   asked: Mapping[str, asking.Asker]
   programs: Programs
-  answer: Any
+  answer: greedy.Answerer
   optimizer: Any
   frozen: tuple[str, ...]
   frozen_vision: bool

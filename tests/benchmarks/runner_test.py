@@ -1,6 +1,7 @@
 """Evaluation of a model on benchmarks, whatever their items are."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from mmrl.benchmarks import greedy, runner
 from mmrl.errors import UserError
 from mmrl.machines import sharding
 from mmrl.probes.scores import Scorer
+from mmrl.rollouts import decode_loop
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,21 @@ def test_shown_answers_are_spread_and_have_heat(result):
     assert 0 < shown.region < 1
     heat = np.array(shown.heat)
     assert heat.shape == (1, 4, 4) and (heat >= 0).all() and heat.sum() <= 1
+
+
+@pytest.mark.full
+def test_lanes_answer_as_batches(evaluate, benchmark, result, monkeypatch):
+  """In order, with attention of the same tokens."""
+  monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 9)
+  batches = mock.Mock(side_effect=AssertionError)
+  monkeypatch.setattr(greedy, "_in_batches", batches)
+  found = evaluate(benchmark)
+  for name, number in result.numbers.items():
+    # Float32 sums over other numbers of padded keys.
+    assert found.numbers[name].value == pytest.approx(number.value, abs=1e-5)
+  for one, other in zip(found.shown, result.shown, strict=True):
+    assert (one.index, one.text) == (other.index, other.text)
+    np.testing.assert_allclose(one.heat, other.heat, atol=1e-5)
 
 
 class Pairs:

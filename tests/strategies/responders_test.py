@@ -10,7 +10,8 @@ import small_models
 from mmrl import hub, strategies
 from mmrl.data import Example
 from mmrl.errors import UserError
-from mmrl.rollouts import sampler
+from mmrl.rollouts import continuous, decode_loop, sampler
+from mmrl.rollouts.continuous import stream
 from mmrl.strategies import Ask, Request, run
 from mmrl.strategies.cvr import retrieval
 from mmrl.strategies.responders import (
@@ -111,6 +112,27 @@ def test_replies_do_not_depend_on_what_is_asked_beside(model):
   assert local._sample._cache_size() == programs
   larger = local_model(model, **SAMPLED | {"batch": 3})
   assert larger(requests()) == together
+
+
+@pytest.mark.full
+def test_lanes_reply_as_batches(model, base, monkeypatch):
+  """A request takes the lane of an answer that has ended."""
+  long = SAMPLED | {"length": 2 * LENGTH}
+  makers = [
+    functools.partial(local_model, model),
+    functools.partial(local_pair, model, base),
+  ]
+  together = [make(**long)(requests()) for make in makers]
+  monkeypatch.setattr(decode_loop, "_ONE_WIDTH", 2 * LENGTH - 1)
+  streams = []
+
+  def noting(*arguments, **options):
+    streams.append(options["lanes"])
+    return stream.answers(*arguments, **options)
+
+  monkeypatch.setattr(continuous, "answers", noting)
+  assert [make(**long)(requests()) for make in makers] == together
+  assert streams == [2, 2]
 
 
 def test_a_question_asked_again_is_drawn_anew(model):

@@ -1,6 +1,6 @@
 """Models on this machine that answer requests, with the library's sampler."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 from typing import Any
 import zlib
@@ -11,14 +11,19 @@ import numpy as np
 from mmrl import hub
 from mmrl.errors import UserError
 from mmrl.machines.sharding import Layout
+from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
-from mmrl.rollouts import sampler
+from mmrl.rollouts import continuous, sampler
+from mmrl.rollouts.continuous.lanes import Way
 from mmrl.strategies.ask import Reply, Request
-from mmrl.types import Prompt
+from mmrl.types import Prompt, PyTree
 
-# (prompt, a key for each, options) -> tokens and mask [P, 1, R], and arrays
-# [P, 1, R] by name, whose sums over an answer become its notes.
-Decode = Callable[..., tuple[Any, Any, Mapping[str, Any]]]
+# Tokens and mask [P, 1, R], and arrays [P, 1, R] by name, whose sums over an
+# answer become its notes.
+Decoded = tuple[Any, Any, Mapping[str, Any]]
+# (prompts of one conversation, their keys, most of them together, options) ->
+# the number of each and what is decoded, in any order.
+Decode = Callable[..., Iterator[tuple[int, Decoded]]]
 
 
 class Local:
@@ -26,8 +31,8 @@ class Local:
 
   A request is padded to buckets of its own, and draws its random numbers from
   the seed and its name: its reply doesn't depend on what is asked beside it.
-  Requests of one shape and the same options are decoded together, `batch` of
-  them in each call of one compiled program; fewer cost as much as a batch.
+  Requests of the same options are decoded together, `batch` at a time: see
+  `in_lanes` and `in_batches`.
 
   Attributes:
     in_flight: most requests of a call.
@@ -50,13 +55,13 @@ class Local:
 
     Args:
       processor: of the model.
-      decode: decodes a batch of prompts.
+      decode: decodes prompts.
       options: all keywords of `decode`; a request's own replace them.
       check: refuses options that are out of range.
       seed: of sampling.
       batch: prompts that are decoded together.
-      in_flight: most requests of a call; four batches if None. Those of many
-        are sorted by shape into fuller batches.
+      in_flight: most requests of a call; four batches if None. Of many, more
+        take the place of answers that have ended.
       lengths: buckets of a prompt's tokens; see `Processor.__call__`.
       patches: buckets of a prompt's patches.
 
@@ -83,18 +88,16 @@ class Local:
         messages = id(request.ask.messages)
         if messages not in known:
           known[messages] = self._encode(request)
-        prompt = known[messages]
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(prompt))
-        groups.setdefault((options, shapes), []).append((place, prompt))
+        groups.setdefault(options, []).append((place, known[messages]))
       except Exception as error:  # of this request, whatever it is
         found[place] = error
-    for (options, _), group in groups.items():
-      for start in range(0, len(group), self._batch):
-        places, prompts = zip(*group[start : start + self._batch], strict=True)
-        names = [requests[place].name for place in places]
-        replies = self._reply(names, prompts, dict(options))
-        for place, reply in zip(places, replies, strict=True):
-          found[place] = reply
+    for options, group in groups.items():
+      places, prompts = zip(*group, strict=True)
+      keys = _keys(self._seed, [requests[place].name for place in places])
+      for number, decoded in self._decode(
+        prompts, keys, self._batch, **dict(options)
+      ):
+        found[places[number]] = self._reply(prompts[number], *decoded)
     return [one for one in found if one is not None]
 
   def _merged(self, options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -112,32 +115,82 @@ class Local:
     encoded = self._processor.encode(request.ask.messages, request.name)
     return self._processor.collate([encoded], **self._buckets)
 
-  def _reply(
-    self,
-    names: Sequence[str],
-    prompts: Sequence[Prompt],
-    options: Mapping[str, Any],
-  ) -> list[Reply]:
-    """Decodes prompts of one shape."""
-    # Copies of the last one fill the batch up; they end when it does.
-    rest = self._batch - len(names)
-    prompts = [*prompts, *[prompts[-1]] * rest]
-    keys = _keys(self._seed, [*names, *[names[-1]] * rest])
-    prompt = jax.tree.map(lambda *rows: np.concatenate(rows), *prompts)
-    decoded = self._decode(prompt, keys, **options)
-    tokens, mask, notes = jax.device_get(decoded)
-    texts = self._processor.decode(tokens, mask)
+  def _reply(self, prompt: Prompt, tokens, mask, notes) -> Reply:
+    """Makes a reply of the answer to one prompt."""
+    (text,) = self._processor.decode(tokens, mask)
     ended = mask & self._processor.config.ends(tokens)
-    return [
-      Reply(
-        text=texts[row],
-        prompt_tokens=int(prompt.mask[row].sum()),
-        completion_tokens=int(mask[row].sum()),
-        ended=bool(ended[row].any()),
-        notes={name: x[row].sum().item() for name, x in notes.items()},
-      )
-      for row in range(len(names))
-    ]
+    return Reply(
+      text=text,
+      prompt_tokens=int(prompt.mask.sum()),
+      completion_tokens=int(mask.sum()),
+      ended=bool(ended.any()),
+      notes={name: x.sum().item() for name, x in notes.items()},
+    )
+
+
+def in_lanes(
+  params: tuple[PyTree, ...],
+  config: ModelConfig,
+  way: Callable[..., Way],
+  names: Sequence[str],
+  otherwise: Decode,
+  devices: int = 1,
+) -> Decode:
+  """Decodes in lanes, where that pays; see `mmrl.rollouts.continuous`.
+
+  Args:
+    params: of each model.
+    config: their architecture.
+    way: of options but the length, to how tokens are drawn.
+    names: of what it records of each token.
+    otherwise: decodes where lanes don't pay, to the same answers.
+    devices: that hold the parameters.
+  """
+
+  def decode(prompts, keys, batch, *, length, **options):
+    size = {"lanes": batch, "length": length}
+    if not continuous.pays(config, devices, prompts=len(prompts), **size):
+      yield from otherwise(prompts, keys, batch, length=length, **options)
+      return
+    for one in continuous.answers(
+      params,
+      config,
+      way(**options),
+      zip(prompts, keys, strict=True),
+      **size,
+    ):
+      records = dict(zip(names, jax.tree.leaves(one.records), strict=False))
+      yield one.number, (one.tokens, one.mask, records)
+
+  return decode
+
+
+def in_batches(run: Callable[..., Decoded]) -> Decode:
+  """Decodes prompts of one shape together, in calls of one compiled program.
+
+  Args:
+    run: of a batch of prompts, keys and options. Copies of the last prompt fill
+      a batch up: fewer cost as much as a batch.
+  """
+
+  def decode(prompts, keys, batch, **options):
+    groups: dict[Any, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+      shapes = tuple(leaf.shape for leaf in jax.tree.leaves(prompt))
+      groups.setdefault(shapes, []).append(number)
+    for group in groups.values():
+      for start in range(0, len(group), batch):
+        numbers = group[start : start + batch]
+        # They end when the last one does.
+        filled = numbers + numbers[-1:] * (batch - len(numbers))
+        together = [prompts[number] for number in filled]
+        prompt = jax.tree.map(lambda *rows: np.concatenate(rows), *together)
+        decoded = run(prompt, keys[np.array(filled)], **options)
+        decoded = jax.device_get(decoded)
+        for row, number in enumerate(numbers):
+          yield number, jax.tree.map(lambda x: x[row : row + 1], decoded)  # noqa: B023
+
+  return decode
 
 
 def _keys(seed: int, names: Sequence[str]) -> jax.Array:
@@ -196,10 +249,18 @@ def local_model(
     "top_p": top_p,
   }
 
-  def decode(prompt, keys, **options):
+  def run(prompt, keys, **options):
     prompt = layout.put(prompt) if layout else prompt
     return _sample(model.params, model.config, prompt, keys, **options)
 
+  decode = in_lanes(
+    (model.params,),
+    model.config,
+    sampler.Sampling,
+    (),
+    in_batches(run),
+    layout.mesh.size if layout else 1,
+  )
   return Local(model.processor, decode, options, check_sampling, **batching)
 
 

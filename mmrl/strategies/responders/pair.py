@@ -10,8 +10,17 @@ import jax
 from mmrl import hub
 from mmrl.errors import UserError
 from mmrl.models.config import ModelConfig
-from mmrl.strategies.extrapolation import check_options, extrapolate
-from mmrl.strategies.responders.local import Local, check_sampling
+from mmrl.strategies.extrapolation import (
+  Selective,
+  check_options,
+  extrapolate,
+)
+from mmrl.strategies.responders.local import (
+  Local,
+  check_sampling,
+  in_batches,
+  in_lanes,
+)
 
 
 def local_pair(
@@ -52,7 +61,9 @@ def local_pair(
     "gate": "logp",
     "start": "base",
   }
-  decode = functools.partial(_decode, policy.params, base.params, policy.config)
+  params, config = (policy.params, base.params), policy.config
+  run = functools.partial(_decode, *params, config)
+  decode = in_lanes(params, config, Selective, ("redrawn",), in_batches(run))
   return Local(policy.processor, decode, options, _check, **batching)
 
 
