@@ -115,11 +115,18 @@ def main() -> None:
     )
   commands.keep_freed_memory()
   model = random_model.build(flags)
+  runs = {
+    name: [
+      rollout(model, answers, flags.new_tokens, name == "narrowed")
+      for answers in (1, flags.group)
+    ]
+    for name in ("whole", "narrowed")
+  }
   for cv in flags.cv:
-    print(json.dumps(line(model, flags, cv)), flush=True)
+    print(json.dumps(line(model, runs, flags, cv)), flush=True)
 
 
-def line(model, flags, cv: float) -> dict:
+def line(model, runs, flags, cv: float) -> dict:
   """Measures one distribution of lengths."""
   rng = np.random.RandomState(flags.seed)
   size = [flags.image_size] * 2
@@ -148,7 +155,7 @@ def line(model, flags, cv: float) -> dict:
     for start in range(0, flags.requests, flags.lanes)
   ]
   batches = [together(singles[part]) for part in parts]
-  group, grouped = together(prompts(flags.prompts)), draw(flags.prompts, 1)
+  group = together(prompts(flags.prompts))
   grouped = draw(flags.prompts, flags.group)
   stats = {}
 
@@ -176,15 +183,13 @@ def line(model, flags, cv: float) -> dict:
     return found
 
   programs, decoded = {}, {}
-  for name, narrow in {"whole": False, "narrowed": True}.items():
-    run = rollout(model, 1, most, narrow)
+  for name, (run, grouping) in runs.items():
     programs[name] = functools.partial(in_batches, run)
-    grouping = rollout(model, flags.group, most, narrow)
     programs[f"rollout/{name}"] = functools.partial(
       grouping, group, keys[: flags.prompts], ends(config, grouped, most)
     )
 
-    def widths(count, narrow=narrow):
+    def widths(count, narrow=name == "narrowed"):
       found = decode_loop.widths(count, most)
       return found if narrow else found[:1]
 

@@ -148,12 +148,13 @@ def ask(
   else:
     rounded = -(-batch // layout.shards) * layout.shards
     found = _in_batches(answer, params, read(rounded), layout)
-  waiting: dict[int, Any] = {}
+  waiting: dict[int, Found] = {}
   asked = 0
-  for number, samples, row, outputs in found:
-    waiting[number] = samples, row, outputs
+  for one in found:
+    waiting[one[0]] = one
     while asked in waiting:
-      yield _answered(processor, *waiting.pop(asked), asked in drawn)
+      _, samples, row, outputs = waiting.pop(asked)
+      yield _answered(processor, samples, row, outputs, asked in drawn)
       asked += 1
 
 

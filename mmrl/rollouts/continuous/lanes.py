@@ -142,6 +142,13 @@ def admit(weights, lanes: Lanes, config, way, prefixes, key, lane) -> Lanes:
   return _by_lane(put, lanes, new)
 
 
+def _starts(state: State) -> Int[Array, "P"]:
+  """Returns the columns of the lanes' first keys."""
+  start = state.caches[0].start
+  assert start is not None
+  return start
+
+
 @_of_lanes
 def run(weights, lanes: Lanes, config, way, busy: Bool[Array, "P"]):
   """Decodes until a busy lane's answer has ended, or the ring is full.
@@ -158,16 +165,16 @@ def run(weights, lanes: Lanes, config, way, busy: Bool[Array, "P"]):
   )
 
   def longest(state: State):
-    cache = state.caches[0]
     under_way = busy & ~state.done[:, 0]
-    return jnp.where(under_way, cache.length - cache.start, 0).max()
+    count = state.caches[0].length - _starts(state)
+    return jnp.where(under_way, count, 0).max()
 
   def going(state: State):
     return ~(busy & state.done[:, 0]).any() & (longest(state) < room)
 
   def step(state: State):
     state = decode_loop.advance(draw, config, decoders, lanes.uniform, state)
-    drawn = state.step - state.caches[0].start
+    drawn = state.step - _starts(state)
     done = state.done | (drawn >= length)[:, None]
     return dataclasses.replace(state, done=done)
 
@@ -180,7 +187,7 @@ def run(weights, lanes: Lanes, config, way, busy: Bool[Array, "P"]):
 @functools.partial(jax.jit, static_argnames=("config",))
 def taken(config, state: State, lane):
   """Takes an answer out of the ring."""
-  start = state.caches[0].start[lane]
+  start = _starts(state)[lane]
   length = state.tokens.shape[2]
 
   def one(x):
@@ -276,11 +283,12 @@ def _weights(decoder: Decoder) -> tuple[PyTree, PyTree]:
 
 def _without_weights(decoder: Decoder) -> Decoder:
   """Leaves out the parameters, and what only they need of the prompts."""
+  none: Any = None
   prefix = dataclasses.replace(
-    decoder.prefix, keys=None, values=None, last_hidden=None, last_query=None
+    decoder.prefix, keys=none, values=none, last_hidden=none, last_query=none
   )
-  none = None if isinstance(decoder.layers, decoding.Layers) else ()
-  return Decoder(None, _layers(decoder.layers, none), prefix)
+  own = none if isinstance(decoder.layers, decoding.Layers) else ()
+  return Decoder(none, _layers(decoder.layers, own), prefix)
 
 
 def _with_weights(weights: tuple[PyTree, PyTree], decoder: Decoder) -> Decoder:
