@@ -28,7 +28,7 @@ def params():
   return small_models.make_params(CONFIG)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def rings():
   """Rings of 3, 6 and 12 tokens; the fewer lanes, the fewer are decoded."""
   with (
@@ -57,10 +57,12 @@ KEYS = jax.random.split(jax.random.key(0), PROMPTS)
 
 @pytest.fixture(
   scope="module",
-  params=[1.0, pytest.param(0.0, marks=pytest.mark.full)],
-  ids=["sampled", "greedy"],
+  params=[
+    pytest.param(1.0, marks=pytest.mark.full, id="sampled"),
+    pytest.param(0.0, marks=pytest.mark.full, id="greedy"),
+  ],
 )
-def way(request):
+def way(request, rings):
   return sampler.Sampling(temperature=request.param, top_p=0.9)
 
 
@@ -116,6 +118,32 @@ def test_answers_are_those_of_the_sampler(params, prompts, way, alone):
     assert min(lengths) < 3 and max(lengths) == LENGTH
     assert len({*lengths}) > 3
     assert [one.number for one in found] != [*range(PROMPTS)]
+
+
+def test_the_next_prompt_takes_a_lane(params, prompts):
+  """In one ring, of one room: the same, with what is quick to compile."""
+  config = dataclasses.replace(CONFIG, other_end_token_ids=(*range(40, 70),))
+  some = [n for n in range(PROMPTS) if prompts[n].mask.shape[1] == 40][:4]
+  together = jax.tree.map(
+    lambda *x: np.concatenate(x), *(prompts[n] for n in some)
+  )
+  run = jax.jit(
+    functools.partial(sampler.rollout, answers=1, length=LENGTH),
+    static_argnums=1,
+  )
+  wanted = run(params, config, together, KEYS[np.array(some)])
+  found = continuous.answers(
+    (params,),
+    config,
+    sampler.Sampling(),
+    ((prompts[n], KEYS[n]) for n in some),
+    lanes=2,
+    length=LENGTH,
+  )
+  for one in found:
+    number = one.number
+    np.testing.assert_array_equal(one.tokens[0], wanted.tokens[number])
+    np.testing.assert_array_equal(one.mask[0], wanted.mask[number])
 
 
 def test_prompts_are_read_when_there_is_a_lane(params, prompts, way, alone):
