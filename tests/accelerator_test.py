@@ -1,0 +1,186 @@
+"""The bench for a lent accelerator, at tiny shapes on the CPU."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+import runs
+
+from experiments.bench import accelerator, accelerator_parts, accelerator_step
+from mmrl.errors import UserError
+
+# What each part says that it has run.
+WORKS = {
+  "device": {"device", "product of 64 x 64 bfloat16", "copy of 0.000977 GiB"},
+  "attention-3b": {
+    f"{work}, {kind}: {form}"
+    for work in ("causal, 64 tokens", "8 answers of 8 behind 64")
+    for kind in ("forward", "with gradient")
+    for form in ("blocked", "blocked form")
+  },
+  "forward-3b": {
+    "prefill, 1 x 64 tokens",
+    "decoding, 1 token of 2 answers behind 64",
+  },
+  "step-3b": {
+    *("GRPO: rollout", "GRPO: probe", "GRPO: prepare", "GRPO: update"),
+    *("RAL: probe", "RAL: prepare", "RAL: update"),
+  },
+}
+
+
+def command(*arguments):
+  """Runs the bench on the CPU."""
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.bench.accelerator", *arguments],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=runs.WHOLE_SECONDS,
+  )
+
+
+def rows(part: str) -> list[dict]:
+  return [*accelerator.rows_of(part, tiny=True)]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", WORKS)
+def test_parts(part):
+  found = {row["work"]: row for row in rows(part)}
+  assert set(found) == WORKS[part]
+  for work, row in found.items():
+    assert "failed" not in row.get("note", ""), row
+    if work != "device" and not work.startswith("product"):
+      assert row["seconds"] > 0
+  for row in found.values():
+    json.dumps(row)
+
+
+@pytest.mark.full
+def test_numbers_of_the_device_are_compared_with_the_cpu():
+  found = rows("values")
+  assert len(found) == 2
+  # The attention kernel is in bfloat16, so it isn't the same numbers.
+  kernel, step = (row["note"] for row in found)
+  assert kernel.startswith("good: ") and "good: 0.0e+00" not in kernel
+  assert step.startswith("good: 0.0e+00")  # the CPU with itself
+
+
+def test_what_differs_too_much_is_said():
+  difference, judged = accelerator_step.difference, accelerator_step.judged
+  ones = jax.numpy.ones(3)
+  assert difference({"a": ones}, {"a": 2 * ones}) == 0.5
+  assert judged(0.5, 0.1, "").get("note").startswith("WRONG")
+  # Finite and not: neither may pass.
+  found = difference([ones], [ones * float("nan")])
+  assert judged(found, 0.1, "").get("note").startswith("WRONG")
+  assert judged(0.0, 0.1, "").get("note").startswith("good")
+
+
+def test_what_fails_is_a_row(monkeypatch):
+  def fails():
+    raise MemoryError("out of\nmemory | all of it")
+
+  row = accelerator_parts.attempt("this", fails)
+  note = "failed: out of memory / all of it"
+  assert row == {"work": "this", "note": note}
+
+  def part(sizes):
+    yield {"work": "first"}
+    fails()
+
+  monkeypatch.setattr(accelerator_parts, "device", part)
+  found = [*accelerator.rows_of("device", tiny=True)]
+  assert found == [{"work": "first"}, {"work": "the rest", "note": note}]
+
+
+def test_peers_that_are_not_installed_are_one_line(monkeypatch):
+  find = accelerator_parts.importlib.util.find_spec
+  monkeypatch.setattr(
+    accelerator_parts.importlib.util,
+    "find_spec",
+    lambda name: None if name == "trl" else find(name),
+  )
+  (row,) = rows("peers-3b")
+  assert row["note"].startswith("left out: ") and "trl" in row["note"]
+
+
+def test_results_are_written_after_every_row(monkeypatch, tmp_path):
+  def apart(part, seconds, *, tiny):
+    yield {"work": "first", "seconds": 0.5, "share": 0.25}
+    if part == "values":
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(accelerator, "run_apart", apart)
+  with pytest.raises(KeyboardInterrupt):
+    accelerator.measure(["device", "values"], tmp_path, 1.0, tiny=True)
+  found = json.loads((tmp_path / "results.json").read_text())
+  assert [row["part"] for row in found["rows"]] == ["device", "values"]
+  text = (tmp_path / "results.md").read_text()
+  assert "| part | work | time, s | of peak |\n" in text
+  assert "| values | first | 0.5 | 25.0% |\n" in text
+
+
+def test_parts_are_left_out_when_the_time_is_up(monkeypatch, tmp_path):
+  monkeypatch.setattr(accelerator, "run_apart", None)
+  found = accelerator.measure(["device", "values"], tmp_path, 0.0, tiny=True)
+  assert [row["note"] for row in found["rows"]] == [
+    "left out: the time was up"
+  ] * 2
+
+
+def test_a_part_that_runs_then_is_ended():
+  (row,) = accelerator.run_apart("device", 0.01, tiny=True)
+  assert row == {"work": "the rest", "note": "failed: the time was up"}
+
+
+def test_there_must_be_an_accelerator(monkeypatch, tmp_path):
+  monkeypatch.setattr(
+    accelerator,
+    "run_apart",
+    lambda *_, **__: iter([{"work": "device", "platform": "cpu"}]),
+  )
+  with pytest.raises(UserError, match="expected a GPU or TPU, found JAX with"):
+    accelerator.measure(["device"], tmp_path / "out", 1.0, tiny=False)
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.full
+def test_the_command(tmp_path):
+  """It says so without an accelerator, and runs tiny shapes with `--tiny`."""
+  place = f"--output={tmp_path / 'out'}"
+  done = command(place, "--parts", "device")
+  assert done.returncode == 2 and not (tmp_path / "out").exists()
+  assert done.stderr.startswith("error: expected a GPU or TPU, found")
+  assert done.stderr.count("\n") == 1 and not done.stdout
+  done = command(place, "--tiny", "--parts", "device")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count("\n") == 3
+  found = json.loads((tmp_path / "out" / "results.json").read_text())
+  assert len(found["rows"]) == 3
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--parts", "step-4b"], "invalid choice: 'step-4b'"),
+    (["--minutes=0"], "--minutes: expected more than 0, found 0.0"),
+    (["--minute=5"], "expected a flag, found --minute"),
+    (["now"], "unrecognized arguments: now"),
+    ([], "--output: expected a folder without results, found results.json"),
+  ],
+)
+def test_mistakes_are_one_line(
+  arguments, message, monkeypatch, tmp_path, capsys
+):
+  (tmp_path / "results.json").touch()
+  monkeypatch.setattr(sys, "argv", ["", f"--output={tmp_path}", *arguments])
+  with pytest.raises(SystemExit) as stopped:
+    accelerator.parse()
+  error = capsys.readouterr().err
+  assert stopped.value.code == 2
+  assert error.startswith("error: ") and message in error
+  assert error.count("\n") == 1
