@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrl.models.kernels import blocked, cudnn, splash
+from mmrl.models.kernels import blocked, cudnn
 from mmrl.models.kernels.blocked import MASKED
 
 # Attention maps of fewer numbers are computed whole, others block by block: on
@@ -148,6 +148,8 @@ def attend_causal(
   if prompts * heads * count**2 <= DENSE_VALUES:
     return attend(queries, keys, values, causal_mask(mask))
 
+  from mmrl.models.kernels import splash  # Pallas: a tenth of all imports
+
   # Chosen when lowered: a program for another machine has that one's kernel.
   kernels: dict[str, Callable] = {"tpu": splash.attend_causal}
   if cudnn.takes(queries):
@@ -273,6 +275,8 @@ def attend_answers(
       jnp.swapaxes(values, 2, 3),
       mask,
     )
+
+  from mmrl.models.kernels import splash  # as above
 
   by_splash = functools.partial(splash.attend_answers, answers=answers)
   by_blocks = functools.partial(blocked.attend_answers, answers=answers)
