@@ -110,11 +110,13 @@ def run_apart(part: str, seconds: float, *, tiny: bool) -> Iterator[dict]:
   """Runs a part in a process of its own, and yields its rows as they come."""
   command = [sys.executable, "-m", "experiments.bench.accelerator"]
   command += [f"--part={part}", *(["--tiny"] if tiny else [])]
-  with tempfile.TemporaryFile("w+") as errors:
-    process = subprocess.Popen(
+  late = threading.Event()
+  with (
+    tempfile.TemporaryFile("w+") as errors,
+    subprocess.Popen(
       command, stdout=subprocess.PIPE, stderr=errors, text=True
-    )
-    late = threading.Event()
+    ) as process,
+  ):
 
     def end() -> None:
       late.set()

@@ -201,8 +201,10 @@ def _updates(updates, state, best: float) -> Iterator[Row]:
 def values(sizes: Sizes) -> Iterator[Row]:
   """Small shapes on the device and on the CPU: how far numbers differ."""
   del sizes  # the same for all
-  yield parts_lib.attempt("attention kernel, bfloat16", _kernel_values)
-  yield parts_lib.attempt("RAL step of the tiny model, float32", _step_values)
+  yield parts_lib.attempt("attention kernel, bfloat16", kernel_values)
+  yield parts_lib.attempt(
+    "RAL step of the tiny model, float32", lambda: step_values("RAL")
+  )
 
 
 def judged(found: float, most: float, more: str) -> Row:
@@ -222,7 +224,7 @@ def difference(found: PyTree, wanted: PyTree) -> float:
   return float(np.max(shares))  # NaN, if there is one
 
 
-def _kernel_values() -> Row:
+def kernel_values() -> Row:
   """Long attention on the device in bfloat16, whole maps on the CPU."""
   rng, length = np.random.default_rng(0), 1100
   mask = np.arange(length)[None] >= 70
@@ -254,12 +256,12 @@ def _kernel_values() -> Row:
   return judged(difference(found, wanted), _BFLOAT16, name)
 
 
-def _step_values() -> Row:
+def step_values(method: str) -> Row:
   """One step on each device: answers, fields, and metrics of the update."""
   found = []
   with jax.default_matmul_precision("float32"):
     for where in (jax.devices()[0], jax.devices("cpu")[0]):
-      step = Step(parts_lib.TINY, "RAL", where)
+      step = Step(parts_lib.TINY, method, where)
       step.start()
       for _, run in step.walk():
         metrics = run()
