@@ -66,9 +66,11 @@ def test_a_real_step(monkeypatch):
   monkeypatch.setattr(accelerator_step, "make_config", plain)
   made = accelerator_step.Step(accelerator_parts.TINY, "", jax.devices()[0])
   made.start()
-  for program, run in made.walk():
-    metrics = run()
-  assert program.name == "update" and int(made.batch.mask.sum()) > 0
+  ran = {program.name: run() for program, run in made.walk()}
+  metrics = ran["update"]
+  assert [*ran] == ["rollout", "probe", "prepare", "update"] and int(
+    made.batch.mask.sum()
+  ) > 0
   assert np.isfinite(metrics["loss/total"])
   assert np.isfinite(made.update()["gradient/norm"])  # of the next state
 
