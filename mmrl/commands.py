@@ -91,11 +91,10 @@ def _run(
   if resumes:
     signals.watch()
   keep_freed_memory()
-  import jax  # late, so that a mistyped flag is answered at once
-
-  # Tracing makes many objects that stay: at Python's own pace, looking for
-  # garbage among them takes an eighth of the time to the first step.
+  # Imports and tracing make many objects that stay. At Python's own pace,
+  # looking for garbage among them is an eighth of the time to the first step.
   gc.set_threshold(_COLLECT_AFTER_OBJECTS)
+  import jax  # late, so that a mistyped flag is answered at once
 
   from mmrl.machines import processes
 

@@ -31,6 +31,7 @@ def say(run: Any, workdir: epath.Path) -> None:
       f"{name} ({len(one):,} questions)" for name, one in run.benchmarks.items()
     ),
     "workdir": str(workdir),
+    "programs": _programs(),
     "TensorBoard": _board(config, workdir),
   }
   for title, text in lines.items():
@@ -101,6 +102,13 @@ def _steps(config: ml_collections.ConfigDict) -> str:
     f"{steps:,} of {rollout.prompts:,} prompts x {rollout.answers} answers of"
     f" {rollout.length:,} tokens at most"
   )
+
+
+def _programs() -> str:
+  """Says where compiled programs are kept: by JAX's own setting, or ours."""
+  settings: Any = jax.config  # whose names JAX makes as it starts
+  folder = settings.jax_compilation_cache_dir
+  return f"kept for later runs in {folder}" if folder else "not kept"
 
 
 def _board(config: ml_collections.ConfigDict, workdir: epath.Path) -> str:

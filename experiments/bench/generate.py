@@ -22,9 +22,9 @@ from mmrl import commands
 from mmrl.rollouts import sampler
 
 
-def main() -> None:
-  """Compiles, runs and prints the line."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def make_parser(description: str) -> argparse.ArgumentParser:
+  """The flags of the model and of what is sampled."""
+  parser = argparse.ArgumentParser(description=description.split("\n")[0])
   random_model.add_flags(parser)
   add = parser.add_argument
   add("--prompts", type=int, default=4)
@@ -32,8 +32,11 @@ def main() -> None:
   add("--new-tokens", type=int, default=32)
   add("--temperature", type=float, default=1.0)
   add("--repeats", type=int, default=20)
-  flags = parser.parse_args()
-  commands.keep_freed_memory()
+  return parser
+
+
+def measure(flags: argparse.Namespace) -> dict:
+  """Compiles and runs; returns the line."""
   model = random_model.build(flags)
   rng = np.random.RandomState(flags.seed)
   pictures = rng.randint(
@@ -63,7 +66,7 @@ def main() -> None:
   lengths = np.asarray(run(*arguments).mask.sum(-1))
   compiled = time.perf_counter() - began
   spent = clock.seconds(run, *arguments, repeats=flags.repeats)
-  line = {
+  return {
     "bench": "generate",
     "generate_s": round(spent, 5),
     "new_tokens_per_s": round(lengths.sum() / spent),
@@ -72,7 +75,13 @@ def main() -> None:
     "config": vars(flags),
     "versions": {"jax": jax.__version__},
   }
-  print(json.dumps(line))
+
+
+def main() -> None:
+  """Runs and prints the line."""
+  flags = make_parser(__doc__).parse_args()
+  commands.keep_freed_memory()
+  print(json.dumps(measure(flags)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ rest over the size of the largest shard; the aim is at most 1.2.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -21,43 +22,22 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
+from experiments.bench import random_model
 from mmrl.hub import config_json, weights
 from mmrl.hub import tensors as tensors_lib
 from mmrl.models import parameters
-from mmrl.models.config import ModelConfig, TextConfig, VisionConfig
+from mmrl.models.config import ModelConfig
 
 _MEGABYTE = 10**6
 
 
 def make_config(layers: int) -> ModelConfig:
-  """The 3B model's shape with fewer layers."""
-  return ModelConfig(
-    text=TextConfig(
-      vocab_size=151936,
-      hidden_size=2048,
-      intermediate_size=11008,
-      num_hidden_layers=layers,
-      num_attention_heads=16,
-      num_key_value_heads=2,
-      head_dim=128,
-      mrope_section=(16, 24, 24),
-    ),
-    vision=VisionConfig(
-      depth=4,
-      hidden_size=1280,
-      intermediate_size=3420,
-      num_heads=16,
-      out_hidden_size=2048,
-      fullatt_block_indexes=(3,),
-    ),
-    tie_word_embeddings=True,
-    image_token_id=151655,
-    video_token_id=151656,
-    vision_start_token_id=151652,
-    vision_end_token_id=151653,
-    eos_token_id=151645,
-    pad_token_id=151643,
+  """The 3B model's shape with fewer layers and a tower of four blocks."""
+  config = random_model.architecture(random_model.SMALL, layers)
+  tower = dataclasses.replace(
+    config.vision, depth=4, fullatt_block_indexes=(3,)
   )
+  return dataclasses.replace(config, vision=tower)
 
 
 def size(config: ModelConfig) -> int:

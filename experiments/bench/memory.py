@@ -23,7 +23,7 @@ import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 
-from experiments.bench import load
+from experiments.bench import random_model
 from mmrl import config as config_lib
 from mmrl import probes
 from mmrl.machines import sharding
@@ -103,7 +103,9 @@ def make_arguments(flags: argparse.Namespace, scorer: Scorer, optimizer):
 def compile_update(flags: argparse.Namespace, config, device: jax.Device):
   """The update of a config, compiled for a device."""
   model = dataclasses.replace(
-    load.make_config(flags.layers), dtype=flags.dtype, remat=flags.remat
+    random_model.architecture(random_model.SMALL, flags.layers),
+    dtype=flags.dtype,
+    remat=flags.remat,
   )
   scorer = Scorer(model, 1.0, tuple(config.attention.layers), "self")
   specs = config.to_dict()
@@ -117,7 +119,9 @@ def compile_update(flags: argparse.Namespace, config, device: jax.Device):
   )
   loss = step.make_loss(scorer, terms, ())
   layout = sharding.on_one(device)
-  update = step.make_update(loss, terms, optimizer, {}, layout, accumulate=1)
+  update = step.make_update(
+    *(loss, terms, optimizer, {}, layout), accumulate=1, dtype=flags.dtype
+  )
   there = layout.everywhere
   arguments = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
@@ -145,7 +149,7 @@ def main() -> None:
       f"{name}_arguments_gb": found.argument_size_in_bytes / 1e9,
       f"{name}_compile_s": round(time.time() - start),
     }
-  model = load.make_config(flags.layers)
+  model = random_model.architecture(random_model.SMALL, flags.layers)
   grpo, ral = (
     flops.step(
       model,

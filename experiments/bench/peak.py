@@ -23,9 +23,9 @@ def flops_per_second() -> tuple[float, str]:
   return measure(), "measured"
 
 
-def measure() -> float:
-  """FLOP/s of a large float32 matrix product on the first device."""
-  matrix = jax.random.normal(jax.random.key(0), (_SIDE, _SIDE), jnp.float32)
+def measure(side: int = _SIDE, dtype: str = "float32") -> float:
+  """FLOP/s of a large matrix product on the first device."""
+  matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
   product = jax.jit(jnp.matmul)
   jax.block_until_ready(product(matrix, matrix))
   seconds = []
@@ -33,4 +33,4 @@ def measure() -> float:
     began = time.perf_counter()
     jax.block_until_ready(product(matrix, matrix))
     seconds.append(time.perf_counter() - began)
-  return 2 * _SIDE**3 / min(seconds)
+  return 2 * side**3 / min(seconds)

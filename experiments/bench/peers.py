@@ -61,8 +61,8 @@ def build(flags: argparse.Namespace, folder: pathlib.Path, attention="sdpa"):
   other.start()
   other.join()
   model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
-    path, attn_implementation=attention, dtype=torch.float32
-  )
+    path, attn_implementation=attention, dtype=getattr(torch, flags.dtype)
+  ).to(flags.device)
   tokenizer = transformers.AutoTokenizer.from_pretrained(path)
   model.generation_config.eos_token_id = tokenizer.eos_token_id
   model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -118,7 +118,8 @@ def run_step(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
   answers = flags.prompts * flags.group
   settings = trl.GRPOConfig(
     output_dir=str(folder / "out"),
-    per_device_train_batch_size=answers,
+    per_device_train_batch_size=(flags.micro or flags.prompts) * flags.group,
+    gradient_accumulation_steps=flags.prompts // (flags.micro or flags.prompts),
     generation_batch_size=answers,
     num_generations=flags.group,
     max_completion_length=flags.new_tokens,
@@ -128,9 +129,9 @@ def run_step(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
     beta=0.0,
     temperature=1.0,
     top_k=0,
-    use_cpu=True,
-    bf16=False,
-    gradient_checkpointing=False,
+    use_cpu=flags.device == "cpu",
+    bf16=False,  # the model has its type already
+    gradient_checkpointing=flags.grad_ckpt,
     report_to=[],
     save_strategy="no",
     disable_tqdm=True,
@@ -167,12 +168,18 @@ def _inputs(processor, rows):
   return processor(text=texts, images=images, padding=True, return_tensors="pt")
 
 
+def _synchronise(flags: argparse.Namespace) -> None:
+  """Waits for what was sent to a GPU."""
+  if flags.device == "cuda":
+    torch.cuda.synchronize()
+
+
 def run_generate(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
   """Median time of sampling by Transformers."""
   model, processor = build(flags, folder)
   rows = read_questions(flags, folder)[: flags.prompts]
   rows = [row for row in rows for _ in range(flags.group)]
-  inputs = _inputs(processor, rows)
+  inputs = _inputs(processor, rows).to(flags.device)
   count = flags.new_tokens
   options = {"max_new_tokens": count, "min_new_tokens": count}
   options |= {"do_sample": True, "temperature": 1.0, "top_k": 0}
@@ -181,6 +188,7 @@ def run_generate(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
     for _ in range(flags.steps):
       began = time.perf_counter()
       model.generate(**inputs, **options)
+      _synchronise(flags)
       seconds.append(time.perf_counter() - began)
   return {"generate_s": round(statistics.median(seconds[flags.warmup :]), 4)}
 
@@ -189,10 +197,12 @@ def _rows_of_last_layer(flags: argparse.Namespace, kept: dict):
   """Torch's fused attention; the last layer also keeps its answer rows."""
 
   def attend(module, query, key, value, mask, **options):
-    if getattr(module, "layer_idx", None) == flags.layers - 1:
+    # The tower's layers have no number.
+    number = getattr(module, "layer_idx", None)
+    if number is not None and number == module.config.num_hidden_layers - 1:
       keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
       scores = query[:, :, -flags.answer :] @ keys.transpose(-1, -2)
-      place = torch.arange(flags.length)
+      place = torch.arange(flags.length, device=query.device)
       later = place > place[-flags.answer :, None]
       scores = scores * query.shape[-1] ** -0.5
       scores = scores.masked_fill(later, torch.finfo(scores.dtype).min)
@@ -217,8 +227,9 @@ def run_attention(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
   if not eager:
     model.set_attn_implementation({"text_config": "rows"})
   inputs = _inputs(processor, read_questions(flags, folder)[:1])
+  inputs = inputs.to(flags.device)
   count = flags.length - inputs["input_ids"].shape[1]
-  more = torch.randint(0, 200, (1, count))
+  more = torch.randint(0, 200, (1, count), device=flags.device)
   inputs["input_ids"] = torch.cat([inputs["input_ids"], more], 1)
   inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
   inputs["mm_token_type_ids"] = torch.cat(
@@ -245,6 +256,7 @@ def run_attention(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
     for _ in range(flags.steps):
       began = time.perf_counter()
       once()
+      _synchronise(flags)
       seconds.append(time.perf_counter() - began)
   return {
     "seconds": round(statistics.median(seconds[flags.warmup :]), 4),
@@ -252,25 +264,37 @@ def run_attention(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
   }
 
 
-def main() -> None:
-  """Runs one of the works and prints the line."""
-  parser = step.make_parser(__doc__)
-  works = {"step": run_step, "generate": run_generate}
-  works["attention"] = run_attention
-  parser.add_argument("work", choices=works)
+WORKS = {
+  "step": run_step,
+  "generate": run_generate,
+  "attention": run_attention,
+}
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+  """The flags of `experiments.bench.step`, and a peer's own."""
+  parser = step.make_parser(description)
+  parser.add_argument("work", choices=WORKS)
+  parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
   parser.add_argument("--maps", default="rows", choices=["rows", "eager"])
   parser.add_argument("--length", type=int, default=4096)
   parser.add_argument("--answer", type=int, default=64)
   parser.add_argument("--threads", type=int, default=2, help="of torch")
-  flags = parser.parse_args()
+  return parser
+
+
+def measure(flags: argparse.Namespace) -> dict:
+  """Runs one of the works; returns the line."""
   torch.set_num_threads(flags.threads)
   with tempfile.TemporaryDirectory() as name:
-    found = works[flags.work](flags, pathlib.Path(name))
+    found = WORKS[flags.work](flags, pathlib.Path(name))
+  if flags.device == "cuda":
+    found["peak_device_mib"] = torch.cuda.max_memory_allocated() // 2**20
   versions = {"torch": torch.__version__}
   versions["transformers"] = transformers.__version__
   line = {"bench": f"peers {flags.work}"} | found
-  print(json.dumps(line | {"config": vars(flags), "versions": versions}))
+  return line | {"config": vars(flags), "versions": versions}
 
 
 if __name__ == "__main__":
-  main()
+  print(json.dumps(measure(make_parser(__doc__).parse_args())))

@@ -85,9 +85,9 @@ def decode_program(params, config, one: Prefix, answers: int):
   return jax.jit(run).lower(*arguments).compile(), arguments
 
 
-def main() -> None:
-  """Compiles, runs and prints a line for each length."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def make_parser(description: str) -> argparse.ArgumentParser:
+  """The flags of the model and of what is compared on it."""
+  parser = argparse.ArgumentParser(description=description.split("\n")[0])
   random_model.add_flags(parser)
   add = parser.add_argument
   add("--lengths", type=int, nargs="+", default=[4096, 8192, 16384, 32768])
@@ -99,7 +99,12 @@ def main() -> None:
   add("--answers", type=int, default=1)
   add("--repeats", type=int, default=5)
   add("--no-prefill", action="store_true")
-  flags = parser.parse_args()
+  return parser
+
+
+def main() -> None:
+  """Compiles, runs and prints a line for each length."""
+  flags = make_parser(__doc__).parse_args()
   model = random_model.build(flags)
   sparse = blocks.punctuation_sparse(
     block=flags.block, init=flags.init, local=flags.local, top_k=flags.top_k

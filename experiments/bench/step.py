@@ -103,6 +103,7 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   config.compilation_cache = ""  # compiling is measured
   config.models.policy.path = model
   config.models.policy.dtype = flags.dtype
+  config.models.policy.param_dtype = flags.dtype
   config.models.policy.remat = flags.grad_ckpt
   config.rollout.prompts = flags.prompts
   config.rollout.answers = flags.group
@@ -120,10 +121,8 @@ def build_config(flags: argparse.Namespace, model: str, questions: str):
   return config
 
 
-def main() -> None:
-  """Runs the steps and prints the line."""
-  flags = make_parser(__doc__).parse_args()
-  commands.keep_freed_memory()
+def measure(flags: argparse.Namespace) -> dict:
+  """Runs the steps; returns the line."""
   compilations = log_lib.Compilations()
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
@@ -143,7 +142,7 @@ def main() -> None:
   tokens = flags.prompts * flags.group * flags.new_tokens
   parts = ("step", "rollout", "generate", "reward", "probe", "update")
   work, of_updates = (median(f"{name}_flops") for name in ("step", "update"))
-  line = {
+  return {
     "bench": "step",
     "params": sum(x.size for x in jax.tree.leaves(model.params)),
     **{f"{part}_s": median(part) for part in parts},
@@ -163,7 +162,13 @@ def main() -> None:
     "config": vars(flags),
     "versions": {"jax": jax.__version__},
   }
-  print(json.dumps(line))
+
+
+def main() -> None:
+  """Runs the steps and prints the line."""
+  flags = make_parser(__doc__).parse_args()
+  commands.keep_freed_memory()
+  print(json.dumps(measure(flags)))
 
 
 def step_flops(config, run, samples) -> dict[str, int]:

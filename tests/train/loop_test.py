@@ -124,6 +124,7 @@ def test_a_run_says_what_it_does(finished):
     "model:       tiny, qwen2_5_vl, 642 k parameters in float32 (2.57 MB)",
     "data:        EasyVQA, 38,575 questions; padded to 40 tokens and 64 patch",
     f"workdir:     {workdir}\n",
+    "programs:    kept for later runs in ",
     f"tensorboard --logdir {workdir}/tensorboard\n",
     *("reading weights ... ", "tracing a step, ", "writing the model ... "),
     *("evaluating before training ... ", "evaluating after training ... "),

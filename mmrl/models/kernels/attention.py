@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrl.models.kernels import blocked, cudnn, splash
+from mmrl.models.kernels import blocked, cudnn
 from mmrl.models.kernels import working as working_lib
 from mmrl.models.kernels.blocked import MASKED
 from mmrl.models.kernels.working import Working
@@ -150,18 +150,14 @@ def attend_causal(
   if prompts * heads * count**2 <= DENSE_VALUES:
     return attend(queries, keys, values, causal_mask(mask))
 
-  def by_runs(queries, keys, values, mask):
-    first = jnp.argmax(mask, axis=-1)[:, None]
-    runs = jnp.stack(jnp.broadcast_arrays(first, jnp.arange(count) + 1), -1)
-    runs = jnp.where(mask[..., None], runs, 0)[:, :, None]
-    return blocked.attend_runs(queries, keys, values, runs)
+  from mmrl.models.kernels import splash  # Pallas: a tenth of all imports
 
   # Chosen when lowered: a program for another machine has that one's kernel.
   kernels: dict[str, Callable] = {"tpu": splash.attend_causal}
   if cudnn.takes(queries):
     kernels["cuda"] = cudnn.attend_causal
   return jax.lax.platform_dependent(
-    queries, keys, values, mask, **kernels, default=by_runs
+    queries, keys, values, mask, **kernels, default=blocked.attend_causal
   )
 
 
@@ -273,7 +269,7 @@ def attend_answers(
   a prompt are concatenated after it, and each token sees two runs of keys; for
   cuDNN each answer is a sequence of its own.
   """
-  prompts, answers, count = queries.shape[:3]
+  answers, count = queries.shape[1:3]
   length = prefix_mask.shape[-1]
   if queries.size // queries.shape[-1] * (length + count) <= DENSE_VALUES:
     mask = jnp.tri(count, dtype=bool)
@@ -287,36 +283,10 @@ def attend_answers(
       mask,
     )
 
-  def by_runs(queries, keys, values, prefix_mask):
-    # The prompt's real tokens are contiguous.
-    first = jnp.argmax(prefix_mask, axis=-1)
-    last = first + prefix_mask.sum(-1)
-    at = jnp.arange(answers * count)
-    own = length + jnp.stack([at // count * count, at + 1], -1)
-    runs = jnp.stack(
-      jnp.broadcast_arrays(jnp.stack([first, last], -1)[:, None], own), axis=2
-    )
-    return blocked.attend_runs(queries, keys, values, runs)
-
-  def in_line(attend):
-    """Applies `attend` to the answers, concatenated after the prompt."""
-
-    def attend_all(queries, prefix_keys, prefix_values, mask, keys, values):
-      def joined(prefix, own):
-        own = own.reshape(prompts, -1, *own.shape[3:])
-        return jnp.concatenate([prefix, own], axis=1)
-
-      out = attend(
-        queries.reshape(prompts, -1, *queries.shape[3:]),
-        joined(prefix_keys, keys),
-        joined(prefix_values, values),
-        mask,
-      )
-      return out.reshape(queries.shape)
-
-    return attend_all
+  from mmrl.models.kernels import splash  # as above
 
   by_splash = functools.partial(splash.attend_answers, answers=answers)
+  by_blocks = functools.partial(blocked.attend_answers, answers=answers)
   kernels: dict[str, Callable] = {"tpu": in_line(by_splash)}
   if cudnn.takes(queries):
     kernels["cuda"] = cudnn.attend_answers
@@ -328,5 +298,31 @@ def attend_answers(
     keys,
     values,
     **kernels,
-    default=in_line(by_runs),
+    default=in_line(by_blocks),
   )
+
+
+def in_line(attend: Callable) -> Callable:
+  """Applies `attend` to answers that are concatenated after their prompt.
+
+  Args:
+    attend: as `blocked.attend_answers`, with the number of answers.
+
+  Returns:
+    A function as `attend_answers`.
+  """
+
+  def attend_all(queries, prefix_keys, prefix_values, mask, keys, values):
+    def joined(prefix, own):
+      own = own.reshape(own.shape[0], -1, *own.shape[3:])
+      return jnp.concatenate([prefix, own], axis=1)
+
+    out = attend(
+      queries.reshape(queries.shape[0], -1, *queries.shape[3:]),
+      joined(prefix_keys, keys),
+      joined(prefix_values, values),
+      mask,
+    )
+    return out.reshape(queries.shape)
+
+  return attend_all

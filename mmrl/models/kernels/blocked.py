@@ -11,7 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Finite, so that a row with every key masked is uniform instead of NaN.
 MASKED = -1e30
@@ -45,6 +45,58 @@ def attend_runs(
   block = block or _side()
   sides = min(block, queries.shape[1]), min(block, keys.shape[1])
   return _attend(sides, queries, keys, values, runs)
+
+
+def attend_causal(
+  queries: Float[Array, "P S H head"],
+  keys: Float[Array, "P S K head"],
+  values: Float[Array, "P S K head"],
+  mask: Bool[Array, "P S"],
+) -> Float[Array, "P S H head"]:
+  """Computes attention of each token over itself and the real ones before.
+
+  Args:
+    queries, keys, values: rotated; H is a multiple of K.
+    mask: True on real tokens, which are contiguous.
+
+  Returns:
+    The output, of the queries' type; zero on padding.
+  """
+  first = jnp.argmax(mask, axis=-1)[:, None]
+  last = jnp.arange(mask.shape[1]) + 1
+  runs = jnp.stack(jnp.broadcast_arrays(first, last), -1)
+  runs = jnp.where(mask[..., None], runs, 0)[:, :, None]
+  return attend_runs(queries, keys, values, runs)
+
+
+def attend_answers(
+  queries: Float[Array, "P T H head"],
+  keys: Float[Array, "P U K head"],
+  values: Float[Array, "P U K head"],
+  prefix_mask: Bool[Array, "P S"],
+  *,
+  answers: int,
+) -> Float[Array, "P T H head"]:
+  """Computes attention of answers over their shared prompt and themselves.
+
+  Args:
+    queries: of answers of the same length, one after the other.
+    keys, values: the prompt's, and after it the answers'.
+    prefix_mask: True on real prompt tokens, which are contiguous.
+    answers: number of answers.
+
+  Returns:
+    The output, of the queries' type.
+  """
+  length, count = prefix_mask.shape[1], queries.shape[1] // answers
+  first = jnp.argmax(prefix_mask, axis=-1)
+  last = first + prefix_mask.sum(-1)
+  at = jnp.arange(answers * count)
+  own = length + jnp.stack([at // count * count, at + 1], -1)
+  runs = jnp.stack(
+    jnp.broadcast_arrays(jnp.stack([first, last], -1)[:, None], own), axis=2
+  )
+  return attend_runs(queries, keys, values, runs)
 
 
 # Blocks are laid out as [blocks, B, K, rows, head], the queries' rows being
