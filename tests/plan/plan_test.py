@@ -13,7 +13,7 @@ from mmrl.errors import UserError
 from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
 from mmrl.models import vlm
-from mmrl.plan import chips, flops, hlo, plan, programs
+from mmrl.plan import chips, figures, flops, hlo, plan, programs
 
 HLO = """\
 HloModule jit_f
@@ -273,7 +273,7 @@ def test_a_teacher_is_planned(taught):
   ],
 )
 def test_what_is_refused_is_read(text, wanted):
-  assert programs.refused_bytes(text, 7) == wanted
+  assert figures.refused_bytes(text, 7) == wanted
 
 
 def test_memory_of_an_adapter_is_that_of_its_pairs():
@@ -361,7 +361,7 @@ def test_the_first_change_that_fits_is_named(monkeypatch, capsys):
   def made_up(self):
     fits = self.config.train.accumulate == 4
     memory = dict.fromkeys(("arguments", "temporaries", "output", "alias"), 0)
-    yield programs.Program(
+    yield figures.Program(
       name="update",
       memory=memory | {"resident": 0},
       total=2**30 if fits else 2**35,
@@ -470,7 +470,7 @@ def test_a_pod_config_fits_its_pod(monkeypatch):
 
   texts = []
   monkeypatch.setattr(
-    programs.hlo, "collectives", lambda text: texts.append(text) or {}
+    figures.hlo, "collectives", lambda text: texts.append(text) or {}
   )
   config = ral_qwen2_5_vl_3b.get_config()
   compiler = programs.Compiler(config, chips.topology("v5e:4x4"))
