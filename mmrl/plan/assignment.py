@@ -14,7 +14,9 @@ from typing import NamedTuple
 # As in "allocation 3: size 16, parameter 0, shape |f32[4]| at ShapeIndex {0},
 # maybe-live-out:"; memory other than a chip's main one has a color.
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(, .*)?:$", re.M)
-_END = "\nTotal bytes used:"
+_BUFFERS = ".after_optimizations-buffer-assignment.txt"
+_LAST = ".after_optimizations_after_buffer_assignment.txt"
+_END = "}\n\n"  # of a program
 
 
 class Assignment(NamedTuple):
@@ -37,17 +39,13 @@ def options(folder: str) -> dict[str, str | bool]:
 
 def read(folder: str) -> Assignment | None:
   """Reads what XLA has written to a folder; None as long as it isn't whole."""
-  texts = {}
-  for path in glob.glob(os.path.join(folder, "*after_optimizations*.txt")):
-    with open(path, errors="replace") as file:
-      texts[path] = file.read()
-  buffers = [p for p in texts if p.endswith("-buffer-assignment.txt")]
-  programs = [p for p in texts if texts[p].startswith("HloModule")]
-  for path in buffers:
-    own = path.removesuffix("-buffer-assignment.txt") + ".txt"
-    program = texts.get(own, "")
-    if own in programs and _END in texts[path] and program.endswith("}\n\n"):
-      return Assignment(_memory(texts[path]), program)
+  for path in glob.glob(os.path.join(folder, f"*{_LAST}")):
+    with open(path) as file:
+      text = file.read()
+    if text.endswith(_END):
+      # These are written before.
+      with open(path.removesuffix(_LAST) + _BUFFERS) as file:
+        return Assignment(_memory(file.read()), text)
   return None
 
 
@@ -61,5 +59,5 @@ def _memory(text: str) -> dict[str, int]:
     memory["arguments"] += int(size) * argument
     memory["output"] += int(size) * output
     memory["alias"] += int(size) * (argument and output)
-    memory["temporaries"] += int(size) * (", preallocated-temp" in kind)
+    memory["temporaries"] += int(size) * (not argument and not output)
   return memory

@@ -14,6 +14,8 @@ from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
 from mmrl.models import vlm
 from mmrl.plan import chips, figures, flops, hlo, plan, programs
+from mmrl.train import walk
+from mmrl.types import Prefix
 
 HLO = """\
 HloModule jit_f
@@ -137,6 +139,23 @@ def test_no_evaluation_without_benchmarks(monkeypatch):
   compiler = programs.Compiler(config, jax.devices())
   monkeypatch.setattr(compiler, "compile", lambda call: (call.name, None))
   assert next(compiler.programs()) == "rollout"
+
+
+def test_results_are_laid_out_by_prompts_and_heads():
+  """Keys of prompts lead with their layers, and numbers with nothing."""
+  mesh = sharding.make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+  layout = sharding.Layout(mesh)
+  shapes = {"keys": (28, 8, 16, 2, 4), "mask": (8, 16), "mean": ()}
+  keys, mask, mean = (
+    jax.ShapeDtypeStruct(x, "float32") for x in shapes.values()
+  )
+  prefix = Prefix(keys, keys, mask, mask, mask)
+  found = walk.laid(layout, {"prefix": prefix, "mean": mean})
+  prefix, shards = found["prefix"], programs.shard_bytes(found)
+  for x in (prefix.keys, prefix.values):
+    assert shards[id(x)] == 28 * 2 * 16 * 1 * 4 * 4
+  assert shards[id(prefix.mask)] == 2 * 16 * 4
+  assert shards[id(found["mean"])] == 4
 
 
 @pytest.mark.full
