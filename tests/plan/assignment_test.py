@@ -6,43 +6,32 @@ from mmrl.plan import assignment
 
 BUFFERS = """\
 BufferAssignment:
-allocation 0: size 8, parameter 0, shape |f32[2]| at ShapeIndex {}, maybe-live-out:
+allocation 0: size 8, page 0, parameter 0, shape |f32[2]| at ShapeIndex {}, \
+maybe-live-out:
  value: <1 p (size=8,offset=0): f32[2]>
-allocation 1: size 32, parameter 1, shape |f32[8]| at ShapeIndex {}:
-allocation 2: size 64, maybe-live-out:
-allocation 3: size 128, preallocated-temp:
-allocation 4: size 256, color 1, preallocated-temp:
-allocation 5: size 512, constant:
-
-Total bytes used: 744 (744B)
+allocation 1: size 32, page 0, parameter 1, shape |f32[8]| at ShapeIndex {}:
+allocation 2: size 64, page 0, output shape is |(f32[8])|, maybe-live-out:
+allocation 3: size 128, page 0, preallocated-temp:
+allocation 4: size 256, color 1, page 0, preallocated-temp:
+allocation 5: size 512, page 0, constant:
 """
 PROGRAM = "HloModule jit_f\n\nENTRY %main () -> f32[] {\n}\n\n"
-NAME = "module_0001.jit_f.after_optimizations_after_buffer_assignment"
+NAME = "module_0001.jit_f.cl_1.after_optimizations"
+FILES = {
+  f"{NAME}-buffer-assignment.txt": BUFFERS,
+  f"{NAME}.txt": PROGRAM,
+  f"{NAME}_after_buffer_assignment.txt": PROGRAM,
+}
 
 
-@pytest.fixture
-def folder(tmp_path):
-  (tmp_path / f"{NAME}.txt").write_text(PROGRAM)
-  (tmp_path / f"{NAME}-buffer-assignment.txt").write_text(BUFFERS)
-  return tmp_path
-
-
-def test_memory_is_the_chips_main_one(folder):
-  """What is both argument and output counts in both, and is an alias."""
-  found = assignment.read(str(folder))
-  assert found == (
-    {"arguments": 40, "temporaries": 128, "output": 72, "alias": 8},
-    PROGRAM,
-  )
-
-
-@pytest.mark.parametrize("file", ["", "-buffer-assignment"])
-def test_half_a_file_is_waited_for(folder, file):
-  path = folder / f"{NAME}{file}.txt"
-  whole = path.read_text()
-  path.write_text(whole[: len(whole) // 2])
-  assert assignment.read(str(folder)) is None
-  path.unlink()
-  assert assignment.read(str(folder)) is None
-  path.write_text(whole)
-  assert assignment.read(str(folder))
+@pytest.mark.parametrize("cut", [0, 10, None])
+def test_a_program_is_read_when_its_last_file_is_whole(tmp_path, cut):
+  """What is argument and output counts in both; on-chip memory doesn't."""
+  for name, text in FILES.items():
+    assert assignment.read(str(tmp_path)) is None
+    (tmp_path / name).write_text(text)
+  last = tmp_path / name
+  last.write_text(text[:cut])
+  wanted = {"arguments": 40, "temporaries": 640, "output": 72, "alias": 8}
+  found = assignment.read(str(tmp_path))
+  assert found == (None if cut is not None else (wanted, PROGRAM))
