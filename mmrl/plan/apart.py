@@ -1,8 +1,8 @@
 """Programs of a plan for a TPU, each compiled in a process of its own.
 
 A process ends as soon as the memory of its program is known, as nothing else
-can stop XLA from making machine code of it, which takes most of its time. As
-many processes run side by side as there are cores.
+can stop XLA from making machine code of it, which takes most of its time. Some
+run side by side, if there are cores.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,8 @@ from mmrl.train import walk
 
 # Seconds between looks at what XLA has written.
 _PACE = 0.2
+# Most processes at a time: a run has about as many programs.
+_BESIDE = 6
 
 
 def programs(
@@ -44,12 +46,12 @@ def programs(
   Raises:
     UserError: if a process ends without an answer.
   """
-  cores = len(os.sched_getaffinity(0))
+  beside = min(len(os.sched_getaffinity(0)), _BESIDE)
   with contextlib.ExitStack() as stack:
     begun = (
       _begin(stack, config, topology, index) for index in itertools.count()
     )
-    running = list(itertools.islice(begun, cores))
+    running = list(itertools.islice(begun, beside))
     while True:
       connection = running.pop(0)
       try:
