@@ -2,10 +2,13 @@
 
 import multiprocessing
 
+import ml_collections
 import pytest
 
 from mmrl.errors import UserError
 from mmrl.plan import apart
+
+CONFIG = ml_collections.ConfigDict()
 
 
 def begun(monkeypatch, answers):
@@ -23,12 +26,12 @@ def begun(monkeypatch, answers):
 
 def test_programs_come_in_order(monkeypatch):
   begun(monkeypatch, ["rollout", "update", None])
-  assert list(apart.programs(None, "v5e:2x2")) == ["rollout", "update"]
+  assert list(apart.programs(CONFIG, "v5e:2x2")) == ["rollout", "update"]
 
 
 def test_a_mistake_is_raised_here(monkeypatch):
   begun(monkeypatch, ["rollout", UserError("config.losses: expected")])
-  found = apart.programs(None, "v5e:2x2")
+  found = apart.programs(CONFIG, "v5e:2x2")
   assert next(found) == "rollout"
   with pytest.raises(UserError, match="config.losses"):
     next(found)
@@ -37,4 +40,4 @@ def test_a_mistake_is_raised_here(monkeypatch):
 def test_a_process_that_ends_is_one_line(monkeypatch):
   begun(monkeypatch, [])
   with pytest.raises(UserError, match="ended without an answer"):
-    next(apart.programs(None, "v5e:2x2"))
+    next(apart.programs(CONFIG, "v5e:2x2"))
