@@ -243,7 +243,7 @@ def laid(layout: Layout, tree: PyTree) -> PyTree:
 
   def one(x):
     if isinstance(x, Prefix):
-      rest = dataclasses.replace(x, keys=None, values=None)
+      rest = dataclasses.replace(x, keys=x.mask, values=x.mask)
       return dataclasses.replace(
         resharded(layout, rest), keys=keys(x.keys), values=keys(x.values)
       )
