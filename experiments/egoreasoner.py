@@ -169,7 +169,8 @@ def _large(folder: str):
   config.rollout.length = 1024
   config.losses.kl.weight = 0.04
   config.train.minibatches = 2
-  config.train.accumulate = 4
+  # On 16 chips 64 prompts in 2 updates are 2 each.
+  config.train.accumulate = 2
   # Once over 16 thousand questions.
   config.train.steps = 250
   return config

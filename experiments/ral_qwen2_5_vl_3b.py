@@ -21,7 +21,7 @@ and receives in collectives; the time is that of the model's FLOPs at the chips'
 peak, in which moving has no part.
 
                evaluate  rollout   probe  prepare  update (4 of them a step)
-  GiB a chip      10.30    13.84   12.88     3.45    9.72
+  GiB a chip      11.02    14.99   14.32     3.04    9.56
   GB moved           19       13      22                41
   TFLOP                    11334   14834              5476
   seconds                   3.60    4.71              1.74

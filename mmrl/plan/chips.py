@@ -1,6 +1,7 @@
 """Peak FLOP/s and memory of accelerators, by JAX's `device_kind`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import os
 
@@ -24,6 +25,7 @@ class Chip:
 
 
 _GIB = 2**30
+_STDERR = 2  # its number to the system
 CHIPS = {
   "NVIDIA A100-SXM4-40GB": Chip(312e12, 40 * _GIB),
   "NVIDIA A100-SXM4-80GB": Chip(312e12, 80 * _GIB),
@@ -59,7 +61,8 @@ def topology(name: str) -> Sequence[jax.Device]:
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   try:
-    return topologies.get_topology_desc(name, "tpu").devices
+    with _quiet():
+      return topologies.get_topology_desc(name, "tpu").devices
   except RuntimeError as error:
     reason = " ".join(str(error).split())
     if "not installed" in reason:
@@ -70,3 +73,22 @@ def topology(name: str) -> Sequence[jax.Device]:
       f"--topology: expected a TPU topology such as v4:2x2x4, v5e:4x4,"
       f" v5p:4x4x4 or v6e:8x8, found {name!r} ({reason:.100})"
     ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps libtpu's own lines off stderr: it finds no TPU and says so."""
+  kept = os.dup(_STDERR)
+  try:
+    silence()
+    yield
+  finally:
+    os.dup2(kept, _STDERR)
+    os.close(kept)
+
+
+def silence() -> None:
+  """Turns stderr off for this process, libraries that aren't Python's too."""
+  nothing = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nothing, _STDERR)
+  os.close(nothing)

@@ -14,8 +14,9 @@ from mmrl.config import check_fields
 from mmrl.errors import UserError
 from mmrl.hub import directory
 from mmrl.models import parameters
-from mmrl.plan import chips
-from mmrl.plan.programs import Compiler, Program, shard_bytes
+from mmrl.plan import apart, chips
+from mmrl.plan.figures import Program
+from mmrl.plan.programs import Compiler, shard_bytes
 from mmrl.prompts.processor import Processor
 from mmrl.train import models as models_lib
 
@@ -48,18 +49,25 @@ def run(
   if not as_json:
     print(_title(compiler, topology))
   found = []
-  for program in compiler.programs():
+  for program in _programs(compiler, topology):
     found.append(program)
     if not as_json:
       print(_row(program), flush=True)
   fits = all(program.fits for program in found)
-  change = None if fits else _remedy(config, devices)
+  change = None if fits else _remedy(config, devices, topology)
   if as_json:
     print(json.dumps(_summary(compiler, topology, found, fits, change)))
   else:
     for line in _closing(compiler, found, change):
       print(line)
   return fits
+
+
+def _programs(compiler: Compiler, topology: str | None) -> Iterator[Program]:
+  """Compiles the programs: for a topology, as far as their figures need."""
+  if topology is None:
+    return compiler.programs()
+  return apart.programs(compiler.config, topology)
 
 
 def _sizes(compiler: Compiler) -> dict[str, int | float | None]:
@@ -247,7 +255,7 @@ def _changes(config: ml_collections.ConfigDict, devices: int):
     yield {"rollout.prompts": prompts // factor}
 
 
-def _remedy(config, devices) -> str | None:
+def _remedy(config, devices, topology) -> str | None:
   """Finds the first change with which every program fits."""
   for change in _changes(config, len(devices)):
     changed = copy.deepcopy(config)
@@ -259,6 +267,6 @@ def _remedy(config, devices) -> str | None:
       compiler = Compiler(changed, devices)
     except UserError:
       continue  # it doesn't divide, or the method needs the whole minibatch
-    if all(program.fits for program in compiler.programs()):
+    if all(program.fits for program in _programs(compiler, topology)):
       return text
   return None

@@ -1,10 +1,9 @@
 """Programs of a run, compiled from shapes alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
+from collections.abc import Iterator, Sequence
+import contextlib
 import functools
 import math
-import re
 import time
 from typing import Any
 
@@ -18,48 +17,14 @@ from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
 from mmrl.machines.sharding import Layout
 from mmrl.models.config import ModelConfig
-from mmrl.plan import chips, flops, hlo
-from mmrl.rollouts.source import Call
+from mmrl.plan import chips, flops
+from mmrl.plan.figures import Measure, Program
+from mmrl.rollouts.source import Call, Calls
 from mmrl.train import models as models_lib
 from mmrl.train import run as run_lib
 from mmrl.train import walk
 from mmrl.train.parts import build_parts
 from mmrl.types import Prompt, PyTree
-
-# As XLA refuses to compile for a TPU: "Used 20.51G of 15.75G hbm", or, of
-# temporaries alone, "HLO temporaries (20.22G) exceeds available HBM (15.75G)".
-_REFUSED = re.compile(
-  r"(?:Used |HLO (temporaries) \()([\d.]+)([KMGT])(?: of|\) exceeds)", re.I
-)
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """Memory and work of one compiled program on each chip.
-
-  Attributes:
-    name: as in `train.step.Programs`.
-    memory: bytes of arguments, temporaries, output and (part of the output)
-      alias, and of what else of the run stays on the chip meanwhile
-      (`resident`).
-    total: bytes at the program's peak; XLA's own figure where it refused.
-    fits: whether that is within the chip's memory.
-    collectives: see `hlo.collectives`; None where XLA can't read the program
-      (jaxlib 0.10.2 that of libtpu 0.0.52, of a mesh with a tensor axis).
-    flops: of the model by formula, of all chips together.
-    seconds: those at the chips' peak, divided evenly; None without one.
-    compile_seconds: measured.
-  """
-
-  name: str
-  memory: Mapping[str, int]
-  total: int
-  fits: bool
-  collectives: Mapping[str, Mapping[str, int]] | None
-  flops: int
-  seconds: float | None
-  compile_seconds: float
 
 
 def read_architecture(name: str) -> ModelConfig:
@@ -69,23 +34,6 @@ def read_architecture(name: str) -> ModelConfig:
   """
   public = directory.public_config(name)
   return public or config_json.read(directory.find(name))
-
-
-def refused_bytes(text: str, arguments: int) -> int | None:
-  """Reads how much a program would take from XLA's refusal to compile it.
-
-  Args:
-    text: of its error.
-    arguments: bytes of the program's arguments, where it says temporaries only.
-
-  Returns:
-    The bytes; None if it is another error.
-  """
-  found = _REFUSED.search(text)
-  if not found:
-    return None
-  total = round(float(found[2]) * _UNITS[found[3].upper()])
-  return total + arguments if found[1] else total
 
 
 def shard_bytes(shapes: PyTree) -> dict[int, int]:
@@ -160,26 +108,26 @@ class Compiler:
       patches=max(sizes.patches),
     )
 
-  def programs(self) -> Iterator[Program]:
-    """Compiles all programs of a run, in the order in which it runs them."""
+  def calls(self) -> Calls:
+    """Yields the calls of all programs of a run, in order; see `walk.walk`."""
     config, layout = self.config, self.parts.layout
-    prompts = config.rollout.prompts
     if config.evaluation.benchmarks:
       batch = -(-config.evaluation.batch // layout.shards) * layout.shards
       arguments = self.params, self._prompt(batch, layout.shards)
-      call = Call("evaluate", self.parts.answer.batch, arguments)
-      program, _ = self.compile(call)
-      yield program
+      yield Call("evaluate", self.parts.answer.batch, arguments, read=False)
+    prompts = config.rollout.prompts
     prompt = self._prompt(prompts, prompts // self.parts.pack)
-    calls = walk.walk(self.parts, prompt, self.state, self.fixed)
-    try:
+    return (yield from walk.walk(self.parts, prompt, self.state, self.fixed))
+
+  def programs(self) -> Iterator[Program]:
+    """Compiles all programs of a run, in the order in which it runs them."""
+    calls = self.calls()
+    with contextlib.suppress(StopIteration):
       call = next(calls)
       while True:
         program, result = self.compile(call)
         yield program
         call = calls.send(result)
-    except StopIteration:
-      return
 
   def compile(self, call: Call) -> tuple[Program, PyTree]:
     """Compiles one program from the shapes of its arguments.
@@ -187,42 +135,33 @@ class Compiler:
     Returns:
       (the program, shapes of its output as sharded on the mesh).
     """
+    lowered, measure = self.lower(call)
+    output = call.traced()
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      return measure.refused(error), walk.laid(self.parts.layout, output)
+    return measure.finished(compiled), walk.placed(
+      output, compiled.output_shardings
+    )
+
+  def lower(self, call: Call) -> tuple[Any, Measure]:
+    """Lowers a program; returns it and what makes a `Program` of it."""
     began = time.perf_counter()
     function: Any = call.function
     traced = function.trace(*call.arguments)
     lowered = traced.lower()
     read = _read(traced.jaxpr.jaxpr, call.arguments)
-    resident = self._resident(call, read)
-    output, name = call.traced(), call.name
-    try:
-      compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-      total = refused_bytes(str(error), sum(shard_bytes(read).values()))
-      if total is None:
-        raise
-      # Too large for a chip is a result, too.
-      total += resident
-      memory = {"resident": resident}
-      placed = walk.resharded(self.parts.layout, output)
-      seconds = time.perf_counter() - began
-      return self._program(name, memory, total, {}, seconds), placed
-    found = compiled.memory_analysis()
-    memory = {
-      "arguments": found.argument_size_in_bytes,
-      "temporaries": found.temp_size_in_bytes,
-      "output": found.output_size_in_bytes,
-      "alias": found.alias_size_in_bytes,
-      "resident": resident,
-    }
-    # Aliased bytes are in arguments and output, and the sum adds them again.
-    total = sum(memory.values()) - 2 * memory["alias"]
-    try:
-      moved = hlo.collectives(compiled.as_text())
-    except jax.errors.JaxRuntimeError:
-      moved = None
-    seconds = time.perf_counter() - began
-    placed = walk.placed(output, compiled.output_shardings)
-    return self._program(name, memory, total, moved, seconds), placed
+    measure = Measure(
+      name=call.name,
+      resident=self._resident(call, read),
+      arguments=sum(shard_bytes(read).values()),
+      flops=self._flops.get(call.name, 0),
+      devices=self.parts.layout.mesh.devices.size,
+      chip=self.chip,
+      began=began,
+    )
+    return lowered, measure
 
   def _resident(self, call: Call, read: list[PyTree]) -> int:
     """Counts bytes a chip that the run holds besides a program's arguments.
@@ -236,25 +175,6 @@ class Compiler:
     """
     held = shard_bytes((self.state, self.fixed, call.held))
     return sum(held[x] for x in set(held) - set(shard_bytes(read)))
-
-  def _fits(self, total: int) -> bool:
-    return not self.chip or total <= self.chip.memory
-
-  def _program(self, name, memory, total, moved, seconds) -> Program:
-    work = self._flops.get(name, 0)
-    peak = None
-    if self.chip:
-      peak = work / self.chip.flops / self.parts.layout.mesh.devices.size
-    return Program(
-      name=name,
-      memory=memory,
-      total=total,
-      fits=self._fits(total),
-      collectives=moved,
-      flops=work,
-      seconds=peak,
-      compile_seconds=seconds,
-    )
 
   def _trains(self) -> Sequence[str]:
     """Returns the parts of the model that train, as FLOPs count them."""

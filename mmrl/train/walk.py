@@ -15,17 +15,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from mmrl import console
-from mmrl.machines.sharding import Layout
+from mmrl.machines.sharding import BATCH, Layout
 from mmrl.models import parameters
 from mmrl.rollouts.source import Call, Calls, answer, trace
 from mmrl.train import step as step_lib
 from mmrl.train.models import Initial
 from mmrl.train.parts import Parts
 from mmrl.train.state import State
-from mmrl.types import Batch, Logits, Patches, Prompt, PyTree
+from mmrl.types import Batch, Logits, Patches, Prefix, Prompt, PyTree
 
 # Pairs of sizes up to which programs of all are compiled ahead.
 _FEW_SIZES = 4
@@ -224,6 +225,38 @@ def resharded(layout: Layout, tree: PyTree) -> PyTree:
     return lay(x, layout.prompts)
 
   return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
+
+
+def laid(layout: Layout, tree: PyTree) -> PyTree:
+  """Returns shapes of a program's result, sharded as the compiler would.
+
+  Arrays that lead with P or B are sharded by it, and keys and values of
+  prompts, which lead with L, by prompts and heads.
+  """
+
+  def keys(x):
+    tensor = layout.mesh.shape["tensor"]
+    heads = "tensor" if tensor > 1 and x.shape[3] % tensor == 0 else None
+    spec = PartitionSpec(None, BATCH, None, heads)
+    where = NamedSharding(layout.mesh, spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  def one(x):
+    if isinstance(x, Prefix):
+      rest = dataclasses.replace(x, keys=x.mask, values=x.mask)
+      return dataclasses.replace(
+        resharded(layout, rest), keys=keys(x.keys), values=keys(x.values)
+      )
+    if x.shape and x.shape[0] % layout.shards == 0:
+      return resharded(layout, x)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.everywhere)
+
+  whole = (Prefix, Logits)
+  return jax.tree.map(
+    lambda x: resharded(layout, x) if isinstance(x, Logits) else one(x),
+    tree,
+    is_leaf=lambda x: isinstance(x, whole),
+  )
 
 
 def parameter_shapes(model, layout: Layout, dtype: str) -> PyTree:

@@ -13,7 +13,9 @@ from mmrl.errors import UserError
 from mmrl.hub import config_json, directory
 from mmrl.machines import sharding
 from mmrl.models import vlm
-from mmrl.plan import chips, flops, hlo, plan, programs
+from mmrl.plan import chips, figures, flops, hlo, plan, programs
+from mmrl.train import walk
+from mmrl.types import Prefix
 
 HLO = """\
 HloModule jit_f
@@ -137,6 +139,23 @@ def test_no_evaluation_without_benchmarks(monkeypatch):
   compiler = programs.Compiler(config, jax.devices())
   monkeypatch.setattr(compiler, "compile", lambda call: (call.name, None))
   assert next(compiler.programs()) == "rollout"
+
+
+def test_results_are_laid_out_by_prompts_and_heads():
+  """Keys of prompts lead with their layers, and numbers with nothing."""
+  mesh = sharding.make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+  layout = sharding.Layout(mesh)
+  shapes = {"keys": (28, 8, 16, 2, 4), "mask": (8, 16), "mean": ()}
+  keys, mask, mean = (
+    jax.ShapeDtypeStruct(x, "float32") for x in shapes.values()
+  )
+  prefix = Prefix(keys, keys, mask, mask, mask)
+  found = walk.laid(layout, {"prefix": prefix, "mean": mean})
+  prefix, shards = found["prefix"], programs.shard_bytes(found)
+  for x in (prefix.keys, prefix.values):
+    assert shards[id(x)] == 28 * 2 * 16 * 1 * 4 * 4
+  assert shards[id(prefix.mask)] == 2 * 16 * 4
+  assert shards[id(found["mean"])] == 4
 
 
 @pytest.mark.full
@@ -273,7 +292,7 @@ def test_a_teacher_is_planned(taught):
   ],
 )
 def test_what_is_refused_is_read(text, wanted):
-  assert programs.refused_bytes(text, 7) == wanted
+  assert figures.refused_bytes(text, 7) == wanted
 
 
 def test_memory_of_an_adapter_is_that_of_its_pairs():
@@ -361,7 +380,7 @@ def test_the_first_change_that_fits_is_named(monkeypatch, capsys):
   def made_up(self):
     fits = self.config.train.accumulate == 4
     memory = dict.fromkeys(("arguments", "temporaries", "output", "alias"), 0)
-    yield programs.Program(
+    yield figures.Program(
       name="update",
       memory=memory | {"resident": 0},
       total=2**30 if fits else 2**35,
@@ -470,7 +489,7 @@ def test_a_pod_config_fits_its_pod(monkeypatch):
 
   texts = []
   monkeypatch.setattr(
-    programs.hlo, "collectives", lambda text: texts.append(text) or {}
+    figures.hlo, "collectives", lambda text: texts.append(text) or {}
   )
   config = ral_qwen2_5_vl_3b.get_config()
   compiler = programs.Compiler(config, chips.topology("v5e:4x4"))
