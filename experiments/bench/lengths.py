@@ -108,6 +108,11 @@ def main() -> None:
     parser.error(
       "--free-length: an answer ends at a drawn length; leave it out"
     )
+  numbers = ("requests", "lanes", "prompts", "group", "repeats", "mean")
+  found = {name: getattr(flags, name) for name in numbers}
+  for name, number in (found | {"cv": min(flags.cv)}).items():
+    if not number > 0:
+      parser.error(f"--{name}: expected more than 0, found {number}")
   if flags.requests % flags.lanes:
     parser.error(
       f"--requests: expected a multiple of --lanes, {flags.lanes}, found"
