@@ -37,6 +37,9 @@ HD-EPIC's own files lack. It has not been run.
 Reconstructed: formulas, weights and sizes, from others' accounts. The paper's
 teacher, Gemini, is replaced by a rule; its training data aren't published, and
 HD-EPIC is what it tests on.
+
+Plan of `:DIR` (libtpu 0.0.52): fits v5e:4x4, 16 chips of 16 GiB. Evaluation
+takes 11.42 GiB a chip, the rollout 14.41, the probe 9.36, the update 12.26.
 """
 
 import os

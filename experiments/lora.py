@@ -16,7 +16,7 @@ whole model. It has not been run. The reference is the policy without its pairs.
 Plan (libtpu, v5e:4x4): 40.4 of 8,332.5 million parameters train. Parameters
 take 1.00 GiB a chip, moments 0.08, the reference nothing. 32 prompts of up to
 2,048 visual tokens and 8 answers of up to 2,048 tokens fit: evaluation takes
-10.15 GiB, the rollout 11.84, the probe 12.20, the update 7.77. With 64 prompts
+10.16 GiB, the rollout 12.60, the probe 12.20, the update 7.77. With 64 prompts
 the rollout doesn't: its temporaries are 20.2 GiB.
 """
 

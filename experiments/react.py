@@ -37,6 +37,10 @@ run.
 
 Reconstructed: paper and code couldn't be read. LoRA's alpha and layers, weights
 of the rewards, clip, KL, lengths and the form of the reply are chosen here.
+
+Plan of `:DIR` (libtpu 0.0.52): fits v5p:2x2x4, 16 chips of 95 GiB. Evaluation
+takes 35.18 GiB a chip, the rollout 68.87, the probe 62.89, the update 27.30. On
+v6e:4x4, of 32 GiB, it doesn't fit.
 """
 
 import os
