@@ -37,8 +37,8 @@ tags of verdicts in answers are broken up; losses are a mean over the tokens of
 the whole update, not of its parts.
 
 Plan of `:DIR` (libtpu 0.0.52): fits v5p:2x2x4, 16 chips of 95 GiB. Evaluation
-takes 34.41 GiB a chip, the rollout 75.81, the probe 52.47, the update 35.50; the
-judge isn't counted.
+takes 34.41 GiB a chip, the rollout 75.81, the probe 52.47, the update 35.50.
+The judge isn't counted.
 """
 
 import os
