@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Sequence
 import ctypes
+import functools
 import gc
 import logging
 import os
 import sys
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -84,6 +85,10 @@ def _run(
   # Orbax logs every save, and a failed one with a traceback from each of its
   # threads; what a user needs of that is in the error that is raised.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
+  # Its read of a damaged file ends at the first error. What its other threads
+  # find later, nobody waits for, which asyncio and Python would tell of.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  sys.unraisablehook = functools.partial(_ignored, sys.unraisablehook)
   doc = main.__globals__["__doc__"] or ""
   arguments = parse(doc, required=required, also=also, places=places, base=base)
   if DISTRIBUTED.value or COORDINATOR.value:
@@ -120,6 +125,12 @@ def _run(
   # which Python would warn after the message.
   gc.collect()
   _fail(mistake, processes.exit_with)
+
+
+def _ignored(tell_of: Callable[[Any], object], found: Any) -> None:
+  """Tells of what is raised where nothing can be, but not of a late read."""
+  if str(found.exc_value) != "Event loop is closed":
+    tell_of(found)
 
 
 def _flush() -> None:
