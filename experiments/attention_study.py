@@ -16,7 +16,8 @@ things in a picture, but the model that was taught them
 54.2 % before, 52.9 % after 10 steps of 64 x 8.
 
 Every arm is GRPO without a KL, and one thing more. `NAME@SHARE` gives that term
-SHARE percent of the norm of the gradient, at every update:
+SHARE percent of the norm of the gradient, measured before the last of a step's
+four updates (a term of the drift is 0 at the first), over three steps:
 
   grpo               nothing; `grpo@S` has the larger step that S percent more
                      gradient would be: the learning rate times 100 / (100 - S)
@@ -91,7 +92,9 @@ def get_config(arm: str = "ral@10") -> ml_collections.ConfigDict:
     )
   share = _share(arm, percent) if at else 0.0
   config = _base()
-  weight = {"share": share}
+  # What a term of the drift has of the gradient moves by a factor of ten from
+  # step to step.
+  weight = {"share": share, "over": 3}
   if name == "grpo":
     config.schedule.peak_value /= 1 - share
     config.schedule.end_value /= 1 - share
@@ -162,8 +165,6 @@ def _base() -> ml_collections.ConfigDict:
   """The quick start's GRPO without a KL."""
   config = quickstart.get_config("grpo")
   del config.losses["kl"]
-  # Every third: a measurement is a gradient of each term.
-  config.shares.every = 3
   config.evaluation.every = 7
   config.evaluation.benchmarks = {"test": _benchmark(odd=True)}
   return config

@@ -9,9 +9,12 @@ are:
 
 j runs over the terms with a share. Norms are measured every
 `config.shares.every` steps, before the last update of a batch, on its first
-prompts, and averaged over the last `over` measurements: a running mean whose
-rate is 1 / over at least. Those in which a norm is 0 are left out. Until the
-first one the weight is 0. A weight has no gradient.
+prompts. Of the ratio sum_f |w_f g_f| / |g_i| the geometric mean over the last
+`over` measurements counts: a running mean of its logarithm, whose rate is 1 /
+over at least. From step to step the norm of a term that depends on drift moves
+by a factor of ten, and one large value would rule an arithmetic mean for long.
+Measurements in which a norm is 0 or infinite are left out. Until the first one
+the weight is 0. A weight has no gradient.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,7 +33,7 @@ class Share(NamedTuple):
 
   Attributes:
     share: in [0, 1).
-    over: number of measurements that norms are averaged over.
+    over: number of measurements that count.
     most: the largest weight.
   """
 
@@ -48,17 +51,16 @@ Weight = float | Share
 
 @pytree
 class Norms:
-  """Running means of the gradient norms that give a term its weight.
+  """What measured gradient norms say of a term's weight.
 
   Attributes:
     count: number of measurements.
-    own: norm of the term's gradient at weight 1.
-    others: sum of the norms of the terms whose weights are numbers.
+    ratio: running mean of the logarithm of the sum of the norms of the terms
+      whose weights are numbers over the norm of this one at weight 1.
   """
 
   count: Int[Array, ""]
-  own: Float[Array, ""]
-  others: Float[Array, ""]
+  ratio: Float[Array, ""]
 
 
 def parse(value: Any, where: str) -> Weight:
@@ -121,7 +123,7 @@ def check(weights: Mapping[str, Weight]) -> None:
 def start(weights: Mapping[str, Weight]) -> dict[str, Norms]:
   """Returns the norms before the first measurement, of terms with a share."""
   return {
-    name: Norms(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()))
+    name: Norms(jnp.zeros((), jnp.int32), jnp.zeros(()))
     for name, weight in weights.items()
     if isinstance(weight, Share)
   }
@@ -150,11 +152,12 @@ def measure(
     assert isinstance(weight, Share)
     # Where all advantages are 0, say, a norm is 0 and says nothing.
     counts = (found[name] > 0) & (others > 0)
+    counts &= jnp.isfinite(found[name]) & jnp.isfinite(others)
     rate = jnp.where(counts, 1 / jnp.minimum(before.count + 1, weight.over), 0)
+    own = jnp.log(jnp.where(counts, found[name], 1.0))
+    ratio = jnp.log(jnp.where(counts, others, 1.0)) - own
     measured[name] = Norms(
-      before.count + counts,
-      before.own + rate * (found[name] - before.own),
-      before.others + rate * (others - before.others),
+      before.count + counts, before.ratio + rate * (ratio - before.ratio)
     )
   return measured
 
@@ -169,11 +172,8 @@ def current(
     if not isinstance(weight, Share):
       return weight
     known = norms[name]
-    wanted = weight.share * known.others / rest
-    fits = wanted < weight.most * known.own
-    own = jnp.where(fits, known.own, 1.0)
-    value = jnp.where(fits, wanted / own, weight.most)
-    return jnp.where(known.count > 0, value, 0.0)
+    value = weight.share / rest * jnp.exp(known.ratio)
+    return jnp.where(known.count > 0, jnp.minimum(value, weight.most), 0.0)
 
   return {name: one(name, weight) for name, weight in weights.items()}
 

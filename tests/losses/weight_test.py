@@ -1,5 +1,7 @@
 """Weights that give terms a share of the gradient."""
 
+import math
+
 import jax.numpy as jnp
 import pytest
 
@@ -33,11 +35,11 @@ def test_shares_of_two_terms():
 
 
 def test_the_last_measurements_count():
-  """Norms 1, 3 and 7 over 2: 1, 2 and 4.5; 9, 9 and 27: 9, 9 and 18."""
+  """Ratios 2, 8 and 64: means over two 2, 4 and 16."""
   weights = {"a": Share(0.5, over=2), "policy": 1.0}
-  norms = ((1.0, 9.0), (3.0, 9.0), (7.0, 27.0))
+  norms = ((1.0, 2.0), (3.0, 24.0), (0.25, 16.0))
   found = measured(weights, *({"a": x, "policy": y} for x, y in norms))
-  assert float(found["a"]) == pytest.approx(4.0, rel=1e-6)
+  assert float(found["a"]) == pytest.approx(16.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("norm, wanted", [(0.0, 0), (1e-30, 50), (0.1, 10)])
@@ -48,14 +50,18 @@ def test_the_largest_weight(norm, wanted):
   assert float(found["a"]) == pytest.approx(wanted, rel=1e-6)
 
 
-@pytest.mark.parametrize("empty", [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+  "empty",
+  [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0), (math.inf, 1.0), (1.0, math.inf)],
+)
 def test_what_says_nothing_is_left_out(empty):
   """As if it hadn't been measured."""
   weights = {"a": Share(0.5, over=2), "policy": 1.0}
-  full = [{"a": 1.0, "policy": 4.0}, {"a": 3.0, "policy": 4.0}]
+  full = [{"a": 1.0, "policy": 4.0}, {"a": 4.0, "policy": 4.0}]
   between = dict(zip(("a", "policy"), empty, strict=True))
   found = measured(weights, full[0], between, full[1])
-  assert float(found["a"]) == float(measured(weights, *full)["a"]) == 2.0
+  assert float(found["a"]) == float(measured(weights, *full)["a"])
+  assert float(found["a"]) == pytest.approx(2.0, rel=1e-6)
 
 
 def test_nothing_is_known_before_the_first_measurement():
