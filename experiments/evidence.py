@@ -1,59 +1,35 @@
 """The runs of `attention_study`, one after the other, and what they say.
 
   python -m experiments.evidence --output runs/study --seeds 0 1 2
+  python -m experiments.evidence --output runs/study --cross
   python -m experiments.evidence --table
 
 The first command makes the runs that are missing, a seed of all arms before the
 next one, and writes each one's numbers into docs/evidence/raw as it ends: a
 command that was stopped goes on where it was, on another machine, too. Started
 twice, as with `taskset -c 0` and `taskset -c 1`, each makes other runs. No run
-is left out. `--table` prints the tables of what is there, and draws docs/
-evidence/accuracy.png. Each run is evaluated on the held-back pictures as well,
-whose table `--held` prints: once, when nothing is left to choose.
-
-Differences are of runs with the same seed, which see the same questions: their
-mean over seeds, with Student's 95 % interval. Where that holds 0, none is seen.
+is left out. The second one writes into docs/evidence/cross what the texts of
+each run's model and what its weights differ from those of GRPO's with the same
+seed (`python -m mmrl.crosstable`): of runs whose models are there. `--table`
+prints the tables of what is there, and draws docs/evidence/accuracy.png. Each
+run is evaluated on the held-back pictures as well, whose table `--held` prints:
+once, when nothing is left to choose.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import fcntl
-import hashlib
 import json
 import pathlib
 import statistics
 from typing import Any
 
 from experiments import arguments, attention_study, compare
+from experiments import evidence_tables as tables
+from experiments.evidence_tables import FOLDER, cross, digest, raw
 from mmrl.errors import UserError, nearest
 
-FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "evidence"
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}
 _SHARE = "gradient/share_"
-_COLUMNS = ("accuracy", "attention/region")
-_READINGS = (
-  *("accuracy/colour", "accuracy/shape", "accuracy/yes/no"),
-  *("attention/border", "attention/entropy"),
-)
-_GOAL = 0.75
-
-
-def raw(arm: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
-  """The file of a run's numbers."""
-  return folder / "raw" / f"{arm.replace('@', '-at-')}-{seed}.json"
-
-
-def digest(arm: str) -> str:
-  """Of an arm's config: runs of another one can't stand in one table."""
-  text = json.dumps(compare.config_of(_named(arm)).to_dict(), sort_keys=True)
-  # The same wherever this folder is.
-  text = text.replace(str(pathlib.Path(__file__).resolve().parent), "")
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _named(arm: str) -> str:
-  return f"attention_study:{arm}"
 
 
 def read(workdir: pathlib.Path, arm: str, seed: int) -> dict:
@@ -117,163 +93,55 @@ def run(
         " remove the file to make the run again"
       )
     return
-  compare.one(output, _named(arm), seed)
-  workdir = compare.workdir_of(output, _named(arm), seed)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  compare.one(output, tables.named(arm), seed)
+  workdir = compare.workdir_of(output, tables.named(arm), seed)
   found = read(workdir, arm, seed) | {"held": _held(workdir, arm, seed)}
+  _write(path, found)
+
+
+def _write(path: pathlib.Path, found: Mapping[str, Any]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_suffix(".part")
   part.write_text(json.dumps(found, indent=1) + "\n")
   part.replace(path)
+
+
+def run_cross(
+  output: pathlib.Path, arm: str, seed: int, folder: pathlib.Path
+) -> None:
+  """Makes the file of a run's differences from GRPO's, unless it is there.
+
+  Nothing is done where one of both runs isn't over: its model isn't there.
+  """
+  path = cross(arm, seed, folder)
+  pair = [
+    compare.workdir_of(output, tables.named(x), seed) for x in ("grpo", arm)
+  ]
+  over = all(raw(x, seed, folder).exists() for x in ("grpo", arm))
+  if path.exists() or not (over and all(one.is_dir() for one in pair)):
+    return
+  from mmrl.crosstable import sides
+  from mmrl.crosstable import table as table_lib
+
+  a, b = (sides.find(str(one)) for one in pair)
+  found = table_lib.make(a, b, None, table_lib.Settings(questions=400))
+  effects = {
+    name: {k: (x.value, x.low, x.high) for k, x in metric.effects.items()}
+    for name, metric in found.metrics.items()
+  }
+  known = {"arm": arm, "seed": seed, "config": digest(arm)}
+  _write(path, known | {"questions": found.asked, "effects": effects})
 
 
 def _held(workdir: pathlib.Path, arm: str, seed: int) -> dict[str, float]:
   """Numbers of a run's model on the pictures that are held back."""
   from mmrl import evaluate
 
-  config = compare.config_of(_named(arm))
+  config = compare.config_of(tables.named(arm))
   config.seed = seed
   config.evaluation.benchmarks = {"held": attention_study.held_back()}
   found = evaluate.results(config, str(workdir))["held"].numbers
   return {name: round(number.value, 5) for name, number in found.items()}
-
-
-def results(folder: pathlib.Path) -> dict[str, dict[int, dict]]:
-  """All runs there are, by arm in the study's order, and by seed.
-
-  Raises:
-    UserError: if a file isn't of a run of the study as it is.
-  """
-  found: dict[str, dict[int, dict]] = {arm: {} for arm in attention_study.ARMS}
-  for path in sorted((folder / "raw").glob("*")):
-    try:
-      one = json.loads(path.read_text())
-      arm, seed = one["arm"], one["seed"]
-      fits = path == raw(arm, seed, folder) and one["config"] == digest(arm)
-    except (ValueError, TypeError, KeyError, UserError):
-      fits = False
-    if not fits:
-      raise UserError(
-        f"{path}: expected the numbers of a run of this study, as"
-        " experiments.evidence writes them; remove it, or make the run again"
-      )
-    found[arm][seed] = one
-  return {arm: runs for arm, runs in found.items() if runs}
-
-
-def difference(
-  runs: Mapping[int, dict],
-  base: Mapping[int, dict],
-  number: str,
-  when: str = "after",
-) -> tuple[float, float] | None:
-  """Mean difference over common seeds and half its 95 % interval.
-
-  None without a seed in common; the half is infinite with one.
-  """
-  both = sorted({*runs} & {*base})
-  if not both:
-    return None
-  each = [runs[i][when][number] - base[i][when][number] for i in both]
-  mean = statistics.mean(each)
-  if len(each) == 1:
-    return mean, float("inf")
-  student = _STUDENT[min(len(each) - 1, max(_STUDENT))]
-  return mean, student * statistics.stdev(each) / len(each) ** 0.5
-
-
-def table(found: Mapping[str, Mapping[int, dict]], when: str = "after") -> str:
-  """Markdown: of each arm the means, ranges and differences to GRPO.
-
-  Args:
-    found: from `results`.
-    when: "after", or "held" for the pictures that are held back.
-  """
-  lines = [
-    "| arm | seeds | share of the gradient | accuracy | minus GRPO | attention"
-    " on the region | minus GRPO |",
-    "|---|---|---|---|---|---|---|",
-  ]
-  base = found.get("grpo", {})
-  for arm, runs in found.items():
-    cells = [arm, str(len(runs)), _shares(runs)]
-    for number in _COLUMNS:
-      cells.append(_range([one[when][number] for one in runs.values()]))
-      cells.append(_difference(arm, runs, base, number, when))
-    lines.append(f"| {' | '.join(cells)} |")
-  return "\n".join(lines)
-
-
-def readings(found: Mapping[str, Mapping[int, dict]]) -> str:
-  """Markdown: means of what else was read, and the way there."""
-  lines = [
-    f"| arm | {' | '.join(_READINGS)} | steps to {_GOAL:.0%} |",
-    "|---|" + "---|" * (len(_READINGS) + 1),
-  ]
-  for arm, runs in found.items():
-    cells = [
-      f"{statistics.mean(one['after'][x] for one in runs.values()):.1%}"
-      for x in _READINGS
-    ]
-    cells.append(", ".join(map(_steps, runs.values())))
-    lines.append(f"| {arm} | {' | '.join(cells)} |")
-  return "\n".join(lines)
-
-
-def _steps(run: Mapping[str, Any]) -> str:
-  """The first evaluated step with the goal's accuracy; "-" if there is none."""
-  curve = {int(k): x for k, x in run["curve"].items()}
-  curve[run["steps"]] = run["after"]["accuracy"]
-  there = [step for step, x in sorted(curve.items()) if x >= _GOAL]
-  return str(there[0]) if there else "-"
-
-
-def _range(values: Sequence[float]) -> str:
-  cell = f"{statistics.mean(values):.1%}"
-  if len(values) > 1:
-    cell += f" ({min(values):.1%} to {max(values):.1%})"
-  return cell
-
-
-def _difference(arm, runs, base, number: str, when: str) -> str:
-  found = None if arm == "grpo" else difference(runs, base, number, when)
-  if found is None:
-    return ""
-  mean, half = found
-  if half == float("inf"):
-    return f"{100 * mean:+.1f} (one seed)"
-  return f"{100 * mean:+.1f} ± {100 * half:.1f}"
-
-
-def _shares(runs: Mapping[int, dict]) -> str:
-  """Mean measured share of what isn't the policy's term."""
-  each = [
-    sum(value for name, value in one["shares"].items() if name != "policy")
-    for one in runs.values()
-  ]
-  return f"{statistics.mean(each):.2%}" if any(each) else ""
-
-
-def draw(found: Mapping[str, Mapping[int, dict]], path: pathlib.Path) -> None:
-  """Draws accuracy after training: a dot for each run, a line for the mean."""
-  from matplotlib import pyplot
-
-  figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.24 * len(found)))
-  names = [*found]
-  for place, arm in enumerate(names):
-    values = [100 * one["after"]["accuracy"] for one in found[arm].values()]
-    axes.plot(values, [place] * len(values), "o", ms=4, color="#4477aa")
-    axes.plot([statistics.mean(values)] * 2, [place - 0.35, place + 0.35], "k-")
-  if "grpo" in found:
-    runs = found["grpo"].values()
-    values = [100 * one["after"]["accuracy"] for one in runs]
-    axes.axvspan(min(values), max(values), color="#dddddd", zorder=0)
-  axes.set_yticks(range(len(names)), names, fontsize=8)
-  axes.invert_yaxis()
-  axes.set_xlabel("accuracy on test pictures after training, %")
-  figure.tight_layout()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=110)
-  pyplot.close(figure)
 
 
 def check_arms(arms: Sequence[str]) -> None:
@@ -304,6 +172,11 @@ def main() -> None:
     "--held", action="store_true", help="prints that of held-back pictures"
   )
   parser.add_argument(
+    "--cross",
+    action="store_true",
+    help="compares the models of --output that are there with GRPO's",
+  )
+  parser.add_argument(
     "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each arm's runs"
   )
   parser.add_argument(
@@ -314,17 +187,21 @@ def main() -> None:
   )
   flags = parser.parse()
   check_arms(flags.arms)
+  if flags.cross and not flags.output:
+    raise UserError("--cross: expected --output with it, found none")
   if flags.table or flags.held:
-    found = results(FOLDER)
+    found = tables.results(FOLDER)
     if not found:
       raise UserError(
         f"expected runs in {FOLDER / 'raw'}, found none; pass --output"
       )
     if flags.held:
-      print(table(found, "held"))
+      print(tables.table(found, "held"))
       return
-    print(f"{table(found)}\n\n{readings(found)}")
-    draw(found, FOLDER / "accuracy.png")
+    print(f"{tables.table(found)}\n\n{tables.readings(found)}")
+    if others := tables.results(FOLDER, cross):
+      print(f"\n{tables.crossed(others)}")
+    tables.draw(found, FOLDER / "accuracy.png")
     return
   import jax
 
@@ -333,8 +210,10 @@ def main() -> None:
   for seed in flags.seeds:
     for arm in flags.arms:
       with claimed(flags.output, arm, seed) as own:
-        if own:
+        if own and not flags.cross:
           run(flags.output, arm, seed, FOLDER)
+        elif own and arm != "grpo":
+          run_cross(flags.output, arm, seed, FOLDER)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import types
 
 import pytest
 
-from experiments import attention_study, compare, evidence
+from experiments import attention_study, compare, evidence, evidence_tables
 from mmrl import build, data, evaluate
 from mmrl.benchmarks import intervals, results
+from mmrl.crosstable import sides, table
 from mmrl.errors import UserError
 
 
@@ -15,7 +17,7 @@ def numbers(arm, seed, accuracy, region=0.2, share=0.0):
   return {
     "arm": arm,
     "seed": seed,
-    "config": evidence.digest(arm),
+    "config": evidence_tables.digest(arm),
     "steps": 28,
     "after": {
       "accuracy": accuracy,
@@ -31,7 +33,7 @@ def numbers(arm, seed, accuracy, region=0.2, share=0.0):
 
 
 def write(folder, arm, seed, *values, **others):
-  path = evidence.raw(arm, seed, folder)
+  path = evidence_tables.raw(arm, seed, folder)
   path.parent.mkdir(exist_ok=True)
   path.write_text(json.dumps(numbers(arm, seed, *values) | others))
   return path
@@ -44,24 +46,24 @@ def test_differences_are_of_the_same_seeds(tmp_path):
     write(tmp_path, "ral@10", seed, ours, 0.25, 0.125)
   write(tmp_path, "grpo", 7, 0.9)
   write(tmp_path, "sayo", 0, 0.4)
-  found = evidence.results(tmp_path)
-  lines = evidence.table(found).split("\n")
+  found = evidence_tables.results(tmp_path)
+  lines = evidence_tables.table(found).split("\n")
   assert lines[2:] == [
     "| grpo | 3 |  | 66.7% (50.0% to 90.0%) |  | 20.0% (20.0% to 20.0%) |  |",
     "| ral@10 | 2 | 12.50% | 57.0% (51.0% to 63.0%) | +2.0 ± 12.7 | 25.0%"
     " (25.0% to 25.0%) | +5.0 ± 0.0 |",
     "| sayo | 1 |  | 40.0% | -10.0 (one seed) | 20.0% | +0.0 (one seed) |",
   ]
-  held = evidence.table(found, "held").split("\n")
+  held = evidence_tables.table(found, "held").split("\n")
   assert held[3].startswith("| ral@10 | 2 | 12.50% | 37.0% (31.0% to 43.0%) |")
-  rows = evidence.readings(found).split("\n")
+  rows = evidence_tables.readings(found).split("\n")
   assert rows[0].endswith("| steps to 75% |")
   assert rows[2:] == [
     "| grpo | 50.0% | 50.0% | 50.0% | 60.0% | 90.0% | 14, 14, 7 |",
     "| ral@10 | 50.0% | 50.0% | 50.0% | 60.0% | 90.0% | 14, 14 |",
     "| sayo | 50.0% | 50.0% | 50.0% | 60.0% | 90.0% | - |",
   ]
-  evidence.draw(found, tmp_path / "plot.png")
+  evidence_tables.draw(found, tmp_path / "plot.png")
   assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -82,13 +84,13 @@ def test_no_other_file_is_counted(tmp_path, name, text):
   else:
     path.rename(path.parent / name)
   with pytest.raises(UserError, match=f"{name}: expected the numbers of a run"):
-    evidence.results(tmp_path)
+    evidence_tables.results(tmp_path)
 
 
 def test_a_run_of_another_config_is_refused(tmp_path):
   write(tmp_path, "ral@10", 0, 0.5, config="0")
   with pytest.raises(UserError, match="expected the numbers of a run of this"):
-    evidence.results(tmp_path)
+    evidence_tables.results(tmp_path)
   with pytest.raises(
     UserError, match="expected a run of this config of ral@10"
   ):
@@ -133,11 +135,45 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
   for _ in range(2):
     evidence.run(tmp_path, "ral@0.1", 3, tmp_path)
   assert made == [("attention_study:ral@0.1", 3)]
-  (found,) = evidence.results(tmp_path)["ral@0.1"].values()
+  (found,) = evidence_tables.results(tmp_path)["ral@0.1"].values()
   assert found["after"] == {"accuracy": 0.5, "attention/region": 0.25}
   assert found["shares"] == {"policy": 0.5, "attention": 0.375}
   assert found["curve"] == {"2": 0.75} and found["items"] == 9
   assert found["held"] == {"accuracy": 0.25}
+
+
+def test_texts_and_weights_beside_those_of_grpo(tmp_path, monkeypatch):
+  """Made once, where both runs are over; means over seeds."""
+  made = []
+
+  def make(a, b, given, settings):
+    made.append((a, b))
+    number = intervals.Estimate(0.25 * len(made), 0.0, 1.0)
+    effects = {"texts": number, "weights": intervals.Estimate(-0.5, -1.0, 0.0)}
+    metrics = {
+      name: types.SimpleNamespace(effects=effects)
+      for name in ("right", "region_share", "visual")
+    }
+    return types.SimpleNamespace(asked=settings.questions, metrics=metrics)
+
+  monkeypatch.setattr(table, "make", make)
+  monkeypatch.setattr(sides, "find", lambda name: name.split("/")[-1])
+  for arm, seed in (("grpo", 0), ("ral@10", 0), ("ral@10", 1), ("grpo", 1)):
+    write(tmp_path, arm, seed, 0.5)
+  for arm, seed in (("grpo", 0), ("ral@10", 0), ("ral@10", 1)):
+    compare.workdir_of(tmp_path, f"attention_study:{arm}", seed).mkdir()
+  for _ in range(2):
+    evidence.run_cross(tmp_path, "ral@10", 0, tmp_path)
+    evidence.run_cross(tmp_path, "ral@10", 1, tmp_path)
+    evidence.run_cross(tmp_path, "kd@10", 0, tmp_path)
+  assert made == [("attention_study-grpo-0", "attention_study-ral-10-0")]
+  compare.workdir_of(tmp_path, "attention_study:grpo", 1).mkdir()
+  evidence.run_cross(tmp_path, "ral@10", 1, tmp_path)
+  lines = evidence_tables.crossed(
+    evidence_tables.results(tmp_path, evidence_tables.cross)
+  )
+  number = "+0.375 (+0.250 to +0.500) | -0.500 (-0.500 to -0.500)"
+  assert lines.split("\n")[2:] == [f"| ral@10 | 2 | {number} | {number} |"]
 
 
 def test_two_commands_make_different_runs(tmp_path):
@@ -193,5 +229,6 @@ def test_halves_share_no_picture():
 
 
 def test_the_numbers_in_the_docs_are_of_the_study_as_it_is():
-  if pathlib.Path(evidence.FOLDER / "raw").exists():
-    evidence.results(evidence.FOLDER)
+  if pathlib.Path(evidence_tables.FOLDER / "raw").exists():
+    evidence_tables.results(evidence_tables.FOLDER)
+    evidence_tables.results(evidence_tables.FOLDER, evidence_tables.cross)
