@@ -108,7 +108,8 @@ def test_padding_changes_nothing(params, prompt, found):
   padded = small_models.pad_prompt(prompt, left=5, right=3, patches=16)
   for other in (padded, small_models.to_the_left(prompt)):
     _, output = run(params, other)
-    np.testing.assert_allclose(output.hidden, found[1].hidden, atol=1e-6)
+    # Values of up to 3, of float32 sums in another order.
+    np.testing.assert_allclose(output.hidden, found[1].hidden, atol=1e-5)
 
 
 @pytest.mark.full
