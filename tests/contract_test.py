@@ -851,6 +851,7 @@ def traced() -> set[str]:
   return set()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("row", LARGE, ids=title)
 def test_every_large_arm_binds(row):
   """The slots of a config whose model isn't here get what they name."""

@@ -172,6 +172,7 @@ def test_the_best_checkpoint_is_written(tmp_path):
     np.testing.assert_allclose(one, other - 3, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("adapter", [False, True])
 def test_push(tmp_path, monkeypatch, capsys, adapter):
   """The model or the adapter, each with its card."""

@@ -149,6 +149,7 @@ while True:
 """
 
 
+@pytest.mark.full
 def test_sigkill_leaves_the_old_file_or_the_new_one(tmp_path):
   file = tmp_path / "file"
   for number in (1, 3):

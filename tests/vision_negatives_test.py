@@ -104,6 +104,7 @@ def run(monkeypatch, *flags):
   negatives.main()
 
 
+@pytest.mark.full
 def test_the_command_by_a_model_s_likelihood(folder, monkeypatch, capsys):
   """Of the tiny model; the candidate's score is that of the picture alone."""
   path, output = folder / "data.jsonl", folder / "train.jsonl"

@@ -55,6 +55,7 @@ def assert_same(one, other):
 # Saved and loaded.
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "family, tied, dtype",
   [
@@ -117,6 +118,7 @@ def test_saving_makes_the_directory(model, tmp_path):
   assert len(list(path.glob("model-*-of-*.safetensors"))) > 2
 
 
+@pytest.mark.full
 def test_saving_over_a_model(changed):
   """Nothing of the older one, of another family here, is left."""
   before = set(os.listdir(changed))

@@ -257,6 +257,7 @@ TYPES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", small_models.first(*reversed(TYPES)))
 def test_types(tmp_path, one, dtype):
   """Tensors of all types, even of one parameter: bit for bit those of the file,

@@ -34,6 +34,7 @@ def unset():
   jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
+@pytest.mark.full
 def test_the_next_process_finds_them(tmp_path):
   hits = []
   for _ in range(2):

@@ -86,6 +86,7 @@ def ended(process):
   return process.returncode, out, err
 
 
+@pytest.mark.full
 @BOTH
 @pytest.mark.parametrize("mode", ["imports", "outside"])
 def test_outside_of_steps_it_ends_at_once(mode, number, name):
@@ -97,6 +98,7 @@ def test_outside_of_steps_it_ends_at_once(mode, number, name):
   assert err == f"stopped by {name}; the same command goes on from there\n"
 
 
+@pytest.mark.full
 @BOTH
 def test_a_step_is_finished(number, name):
   process = start("steps")
@@ -111,6 +113,7 @@ def test_a_step_is_finished(number, name):
   )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mode", ["steps", "blocked"])
 def test_a_second_one_from_the_keyboard_ends_at_once(mode):
   """Though the first one's handler can't run yet."""

@@ -111,6 +111,7 @@ def test_every_matched_layer_has_a_pair_and_no_other(family, targets, wanted):
   assert set(trainable) | set(frozen) == set(shapes)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", small_models.one_family(FAMILIES))
 def test_a_new_adapter_changes_no_bit(family):
   base, params, prompt = case(family)

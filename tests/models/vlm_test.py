@@ -227,6 +227,7 @@ def test_all_other_routes_at_once_change_no_gradient(family):
   check_same_gradient(gradient(family, tuple(ROUTES)), gradient(family))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", FAMILIES)
 def test_long_sequences_with_padding_on_the_right(family):
   """Attention block by block."""
@@ -328,6 +329,7 @@ def test_padding_changes_nothing(case, change):
   check_same_rows(case, new, range(PROMPTS))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1), (3, 3, 1, 0)])
 @pytest.mark.parametrize("rows", [1, in_full(2)])
 def test_pictures_packed_together_do_not_mix(case, order, rows):
@@ -377,6 +379,7 @@ def check_same_rows(case: Case, new: Prompt, rows):
     assert not np.any(after[2][i][~now])
 
 
+@pytest.mark.full
 def test_bfloat16_is_close(untied):
   config = dataclasses.replace(untied.config, dtype="bfloat16")
   params, prompt = untied.params, untied.prompt

@@ -374,6 +374,7 @@ def test_experts_are_planned(taught):
   assert found["probe"].flops == three["probe"]
 
 
+@pytest.mark.full
 def test_the_first_change_that_fits_is_named(monkeypatch, capsys):
   """An update that fits where its minibatch is computed in four parts."""
 

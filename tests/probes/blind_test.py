@@ -58,6 +58,7 @@ MORE = [
 
 # Pictures may be packed in several rows; block by block attention takes real
 # tokens to stand side by side.
+@pytest.mark.full
 @pytest.mark.parametrize(("rows", "dense"), [(1, True), *MORE])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_text_alone(family, rows, dense, monkeypatch):

@@ -120,6 +120,7 @@ def test_answers_are_those_of_the_sampler(params, prompts, way, alone):
     assert [one.number for one in found] != [*range(PROMPTS)]
 
 
+@pytest.mark.full
 def test_the_next_prompt_takes_a_lane(params, prompts):
   """In one ring, of one room: the same, with what is quick to compile."""
   config = dataclasses.replace(CONFIG, other_end_token_ids=(*range(40, 70),))

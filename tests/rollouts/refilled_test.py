@@ -446,6 +446,7 @@ def test_a_batch_of_nothing_changes_nothing():
   )
 
 
+@pytest.mark.full
 def test_all_mixed_is_bit_for_bit_the_step_without_refill():
   accuracy = mixing(range(QUESTIONS))
   plain, before = step(accuracy, rounds=0)

@@ -46,6 +46,7 @@ def check_shares(found, wanted, count=DRAWS):
   assert (np.abs(found - wanted) <= 5 * deviation).all(), (found, wanted)
 
 
+@pytest.mark.full
 def test_step_draws_from_base_and_again_from_the_mix():
   """Base says token 0 in 30 %, which stands; the others are drawn again."""
   first, second, share = frequencies(RL, BASE, threshold=-0.3, g=0.1)
@@ -112,6 +113,7 @@ def test_greedy_step():
   assert (token, redrawn) == (1, False)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_equal_models_never_open_the_gate(top_k):
   """A token off the lists counts as likelier to RL than it is."""
@@ -260,6 +262,7 @@ def test_replacing_every_token_is_the_other_model(rl, base, prompt):
   check_same(found, rollout(rl, prompt, key, **options))
 
 
+@pytest.mark.full
 def test_changes_are_those_of_the_scorer(rl, base, prompt, result):
   """Two routes: cached token by token, and whole answers at once."""
 

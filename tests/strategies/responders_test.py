@@ -81,6 +81,7 @@ def sampled(model, **options):
   return prompt, tokens, mask, model.processor.decode(tokens, mask)
 
 
+@pytest.mark.full
 def test_it_replies_as_the_sampler_does(model):
   prompt, _, mask, texts = sampled(model, temperature=1.0, top_p=0.9)
   replies = local_model(model, **SAMPLED)(requests())
@@ -103,6 +104,7 @@ def test_options_of_a_request(model):
   assert text.text.startswith(cut.text)
 
 
+@pytest.mark.full
 def test_replies_do_not_depend_on_what_is_asked_beside(model):
   answer = local_model(model, **SAMPLED)
   together = answer(requests())
@@ -145,6 +147,7 @@ def test_a_question_asked_again_is_drawn_anew(model):
   assert run(strategies.direct, [EXAMPLES[0]] * 4, other).results != found
 
 
+@pytest.mark.full
 def test_an_end_is_told_from_a_cut(model):
   """The first token of an answer becomes the one that ends answers."""
   _, tokens, _, _ = sampled(model, temperature=1.0, top_p=0.9)

@@ -55,6 +55,7 @@ def whole(bound: build.Bound):
   return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bound", LATE, ids=lambda x: f"{x.name}{x.options}")
 def test_parts_have_the_weights_of_the_whole_or_are_refused(bound):
   try:

@@ -206,6 +206,7 @@ def test_an_update_is_its_equations():
   )
 
 
+@pytest.mark.full
 def test_the_gradient_is_the_slope_of_the_equations():
   """Along the gradient the loss rises by its norm: central differences.
 

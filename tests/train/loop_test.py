@@ -221,6 +221,7 @@ def test_times_of_a_step(finished):
     )
 
 
+@pytest.mark.full
 def test_killed_and_resumed_equals_uninterrupted(folder, finished, flags):
   """SIGKILL between two checkpoints; the steps after the last are redone."""
   whole, _ = finished

@@ -81,6 +81,7 @@ def test_only_the_pairs_train():
   assert metrics["gradient/norm"] > 0
 
 
+@pytest.mark.full
 def test_the_reference_is_the_policy_without_its_pairs():
   """Its parameters are the policy's own arrays: no second copy."""
   run, state, metrics = trained()

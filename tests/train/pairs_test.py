@@ -255,6 +255,7 @@ def test_questions_may_have_fewer_answers(tmp_path):
     slots.steps(config)
 
 
+@pytest.mark.full
 def test_spans_and_epochs_reach_the_weights(tmp_path):
   """The second pass over four questions learns the answer block alone."""
   text = "<think>red</think><answer>yes</answer>"

@@ -113,6 +113,7 @@ def steps(config, count: int = 1, **changes):
   return run, state, batch, logged
 
 
+@pytest.mark.full
 def test_supervised_learning_raises_the_likelihood(rows, tmp_path):
   """With one answer, no reward, no probe, no other model."""
   lines = [
@@ -160,6 +161,7 @@ def test_terms_of_answers_and_passes_of_their_own():
   assert 0 < values["loss/again"] < 5
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "accumulate", [pytest.param(1, marks=pytest.mark.full), 2]
 )

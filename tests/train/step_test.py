@@ -294,6 +294,7 @@ def test_collect_and_learn_compile_in_the_first_steps_only():
   assert counts[1] == counts[2] == counts[3]
 
 
+@pytest.mark.full
 def test_a_slow_reward_leaves_the_device_idle():
   """The share of a step in which it has work, once all is compiled."""
   run = build(1.0, "self")

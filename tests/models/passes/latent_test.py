@@ -242,6 +242,7 @@ def test_gradients_through_the_recurrence_are_those_of_differences():
   )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "changes",
   [
