@@ -11,7 +11,7 @@ twice, as with `taskset -c 0` and `taskset -c 1`, each makes other runs. No run
 is left out. The second one writes into docs/evidence/cross what the texts of
 each run's model and what its weights differ from those of GRPO's with the same
 seed (`python -m mmrl.crosstable`): of runs whose models are there. `--table`
-prints the tables of what is there, and draws docs/evidence/accuracy.png. Each
+prints the tables of what is there, and draws docs/evidence/runs.png. Each
 run is evaluated on the held-back pictures as well, whose table `--held` prints:
 once, when nothing is left to choose.
 """
@@ -201,7 +201,7 @@ def main() -> None:
     print(f"{tables.table(found)}\n\n{tables.readings(found)}")
     if others := tables.results(FOLDER, cross):
       print(f"\n{tables.crossed(others)}")
-    tables.draw(found, FOLDER / "accuracy.png")
+    tables.draw(found, FOLDER / "runs.png")
     return
   import jax
 

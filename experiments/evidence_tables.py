@@ -200,22 +200,28 @@ def _shares(runs: Mapping[int, dict]) -> str:
 
 
 def draw(found: Mapping[str, Mapping[int, dict]], path: pathlib.Path) -> None:
-  """Draws accuracy after training: a dot for each run, a line for the mean."""
+  """Draws each run as a dot, and each arm's mean as a line; GRPO's are grey."""
   from matplotlib import pyplot
 
-  figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.24 * len(found)))
+  size = (8, 0.9 + 0.26 * len(found))
+  figure, panels = pyplot.subplots(1, 2, figsize=size, sharey=True)
   names = [*found]
-  for place, arm in enumerate(names):
-    values = [100 * one["after"]["accuracy"] for one in found[arm].values()]
-    axes.plot(values, [place] * len(values), "o", ms=4, color="#4477aa")
-    axes.plot([statistics.mean(values)] * 2, [place - 0.35, place + 0.35], "k-")
-  if "grpo" in found:
-    runs = found["grpo"].values()
-    values = [100 * one["after"]["accuracy"] for one in runs]
-    axes.axvspan(min(values), max(values), color="#dddddd", zorder=0)
-  axes.set_yticks(range(len(names)), names, fontsize=8)
-  axes.invert_yaxis()
-  axes.set_xlabel("accuracy on test pictures after training, %")
+  titles = (
+    "right answers after training, %",
+    "attention on the thing's box, %",
+  )
+  for axes, number, title in zip(panels, _COLUMNS, titles, strict=True):
+    for place, arm in enumerate(names):
+      values = [100 * one["after"][number] for one in found[arm].values()]
+      axes.plot(values, [place] * len(values), "o", ms=4, color="#4477aa")
+      ends = [place - 0.35, place + 0.35]
+      axes.plot([statistics.mean(values)] * 2, ends, "k-")
+    if "grpo" in found:
+      values = [100 * one["after"][number] for one in found["grpo"].values()]
+      axes.axvspan(min(values), max(values), color="#dddddd", zorder=0)
+    axes.set_xlabel(title)
+  panels[0].set_yticks(range(len(names)), names, fontsize=8)
+  panels[0].invert_yaxis()
   figure.tight_layout()
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=110)
