@@ -45,5 +45,6 @@ def get_config(arg: str = "data"):
     "gate": 0.5,
     "background": 0.1,
     "sampled_tokens": 64,
+    "without": "refuse",
   }
   return config

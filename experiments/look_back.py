@@ -89,6 +89,11 @@ def get_config(arg: str = "data"):
       " ,control, and ,cold at the end"
     )
   local = recipes.is_local(folder)
+  if local and variant == "solution":
+    raise ValueError(
+      f"look_back.py:{arg}: expected DIR,solution: the texts of :runlocal, and"
+      " so the model that it begins with, have no such variant"
+    )
   where = _LOCAL + ("_control" if variant == "control" else "")
   if cold:
     return _cold(where if local else folder, variant, local)

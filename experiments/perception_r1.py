@@ -74,7 +74,11 @@ def get_config(arg: str = "data"):
     "repetition": {"name": "repeated_ngrams", "weight": 2.0, "n": 20},
   }
   if arm != "accuracy":
-    facts = {"name": "stated_facts" if local else "judged_facts", "weight": 0.7}
+    facts = {
+      "name": "stated_facts" if local else "judged_facts",
+      "weight": 0.7,
+      "without": "refuse",
+    }
     config.rewards.facts = facts
     if arm == "guarded":
       config.rewards.facts.times = ("format",)

@@ -74,7 +74,12 @@ def get_config(arg: str = "data"):
     "target": {"name": "target_attention", "weight": 0.0},
   }
   if arm != "format":
-    config.rewards.looks = {"name": "region_attention", "weight": 1.0}
+    config.rewards.looks = {
+      "name": "region_attention",
+      "weight": 1.0,
+      "fraction": 0.3,
+      "without": "refuse",
+    }
   if arm in ("accuracy", "meteor"):
     config.rewards.accuracy = accuracy
   return config

@@ -183,6 +183,10 @@ def _check_options(
       f"{where}: {function.__name__} has no option {', '.join(unknown)}; valid"
       f" options: {', '.join(valid) or 'none'}{hint}"
     )
+  for name, value in options.items():
+    # It passes every `if x < 0`.
+    if value != value:
+      raise UserError(f"{where}.{name}: expected a number, found {value!r}")
   for p in parameters:
     allowed = typing.get_args(p.annotation)
     if typing.get_origin(p.annotation) is not typing.Literal:

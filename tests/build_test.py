@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import re
 import types
 
@@ -34,6 +35,13 @@ def refused(package, spec, provided=()) -> str:
   message = one_line(error)
   assert message.startswith("config.here: ")
   return message
+
+
+def test_what_is_no_number_is_refused():
+  """NaN, which a check of a range doesn't see."""
+  spec = {"name": "evidence_kl", "gate": math.nan}
+  with pytest.raises(UserError, match="config.here.gate: .* number, found nan"):
+    build.resolve(losses, spec, "config.here")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -26,6 +26,7 @@ from mmrl.prompts import (
   parts,
   pictures,
   preprocessor_json,
+  regions,
   templates,
   videos,
 )
@@ -276,8 +277,9 @@ class Processor:
     except UserError:
       raise
     except ValueError as error:
+      wrong = "region" if isinstance(error, regions.OutsideError) else kind
       raise UserError(
-        f"{name}: {error} in {files.shown(source)}; change the {kind}"
+        f"{name}: {error} in {files.shown(source)}; change the {wrong}"
       ) from error
 
   def _tokenize(

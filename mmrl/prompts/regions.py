@@ -35,6 +35,10 @@ _SIGMA = 0.25
 _TOUCHED = 1e-6
 
 
+class OutsideError(ValueError):
+  """A region lies outside of its picture: not the picture is wrong."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Region:
   """A region as the data give it.
@@ -191,14 +195,14 @@ def cells(
     are SAYO's tokens: `touched`. The evidence sums to 1: see `_gaussian`.
 
   Raises:
-    ValueError: if a box or a range lies outside of the picture.
+    OutsideError: if a box or a range lies outside of the picture.
   """
   region, (rows, columns) = read(value), grid
   last = max((last for _, last in region.tokens), default=0)
   if last >= rows * columns:
-    raise ValueError(
+    raise OutsideError(
       f"expected a region among the picture's {rows} x {columns} visual tokens,"
-      f" found token {last}; give boxes, which don't depend on its size,"
+      f" found token {last}"
     )
   boxes = region.in_pixels(size, grid)
   shown = (columns * cell, rows * cell)
@@ -207,7 +211,7 @@ def cells(
     share[first : last + 1] = 1
   for box in boxes:
     if min(box[2:]) <= 0 or box[0] >= size[0] or box[1] >= size[1]:
-      raise ValueError(
+      raise OutsideError(
         f"expected a region inside of the picture, {size[0]} x {size[1]}"
         f" pixels, found a box at {', '.join(f'{x:g}' for x in box)}"
       )

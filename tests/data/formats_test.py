@@ -345,6 +345,7 @@ def test_fields_that_are_refused(form, row, message, folder):
   ("rows", "form"),
   [
     ([{"question": "q", "answer": "a"}], "mmrl"),
+    ([{"question": "q", "image": "a.png", "focus_area": [[0, 1]]}], "sayo"),
     ([{"answer": "a"}, {"question": "q", "answer": "a"}], "mmrl"),
     ([{"conversations": turns("q", "a")}, {"image": "a.png"}], None),
     (
@@ -477,6 +478,15 @@ def written(form, messages, images, videos, answer):
     ours = {"question": whole, "images": [f"images/s/{picture}"]}
     ours |= {"videos": ["videos/s/v.mp4"]} if videos else {}
     return row, ours | {"answer": "D"}
+  if form == "sayo":
+    if videos or len(images) != 1:
+      return None
+    row = {"question": question, "image": images[0], "type": "x", "id": "1"}
+    row |= {"answer": f"It is {answer}.", "short_answer": answer}
+    row |= {"focus_area": [[0, 0]]}
+    ours = {"question": question, "images": images, "kind": "x"}
+    ours |= {"answer": [f"It is {answer}.", answer], "focus_area": [[0, 0]]}
+    return row, ours
   assert form == "vlmevalkit"
   if videos:
     return None

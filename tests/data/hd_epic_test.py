@@ -374,6 +374,14 @@ GOOD = entry(*PUBLISHED[KIND][:3])
     ({"metadata": {"clock": 13}}, "'clock' in 'metadata' as the hour, 1 to 12"),
     ({"metadata": {"threshold": 0}}, "'threshold' in 'metadata' as seconds"),
     ({"metadata": {"count": -1}}, "'count' in 'metadata' as the number"),
+    (
+      {"metadata": {"count": 7}},
+      "'count' in 'metadata' as question and right choice have it, .*found 7",
+    ),
+    (
+      {"metadata": {"windows": [[1, 2], [3, 4]], "moves": [["a", "b"]]}},
+      "as many 'windows' as 'moves', found 2 and 1",
+    ),
   ],
 )
 def test_what_is_wrong_is_named_by_file_and_entry(folder, change, message):

@@ -260,6 +260,15 @@ def test_region_stands_on_visual_tokens(processor):
   assert encoded.region.sum() == 1
 
 
+def test_a_box_outside_of_its_picture(processor):
+  """The region is to be changed, not the picture."""
+  content = [
+    {"type": "image", "image": picture(8, 16), "region": (80, 0, 96, 8)}
+  ]
+  with pytest.raises(UserError, match="q: .*at 80, 0, .*; change the region$"):
+    processor.encode([{"role": "user", "content": content}], "q")
+
+
 RECURSIVE = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"
 
 

@@ -128,5 +128,5 @@ def test_what_is_no_region_is_refused(value, message):
   ],
 )
 def test_a_region_outside_of_the_picture_is_refused(value, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(regions.OutsideError, match=message):
     regions.cells(value, *CHART)

@@ -19,7 +19,7 @@ __all__ = ["FORMATS", "Columns", "Converter", "checked", "converter"]
 
 FORMATS = (
   *("mmrl", "trl", "easyr1", "verl", "video_r1", "llava", "sharegpt"),
-  *("vlmevalkit", "seed_bench_r1"),
+  *("vlmevalkit", "seed_bench_r1", "sayo"),
 )
 _MODULES = {
   name: importlib.import_module(f"{__name__}.{name}") for name in FORMATS

@@ -103,7 +103,7 @@ class HdEpic:
     facts = facts_lib.READ[kind](question, choices[right])
     if known:
       facts |= known.facts(kind, video, question, choices[right])
-    facts |= _metadata(entry.get("metadata", {}))
+    facts = _joined(facts, _metadata(entry.get("metadata", {})))
     letter = "ABCDE"[right]
     text = "\n".join(
       [question, *(f"{a}. {b}" for a, b in zip("ABCDE", choices, strict=True))]
@@ -236,6 +236,28 @@ def _video(inputs: Any) -> str:
       f" {inputs!r:.120}"
     )
   return names.pop()
+
+
+def _joined(read: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+  """Joins facts of question, choice and annotations with those of 'metadata'.
+
+  Raises:
+    UserError: where they contradict each other.
+  """
+  for name in ("count", "clock", "threshold"):
+    if name in read and read[name] != said.get(name, read[name]):
+      raise UserError(
+        f"expected {name!r} in 'metadata' as question and right choice have it,"
+        f" {read[name]}, found {said[name]}"
+      )
+  found = dict(read) | dict(said)
+  windows, moves = found.get("windows"), found.get("moves")
+  if windows is not None and moves is not None and len(windows) != len(moves):
+    raise UserError(
+      "expected as many 'windows' as 'moves', found"
+      f" {len(windows)} and {len(moves)}"
+    )
+  return found
 
 
 def _metadata(raw: Any) -> Mapping[str, Any]:

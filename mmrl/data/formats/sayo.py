@@ -1,0 +1,43 @@
+"""Rows of SAYO (arXiv 2602.08241), as its training reads them."""
+
+from typing import Any
+
+from mmrl.data.formats import fields
+
+USED = {
+  "question": "question",
+  "image": "picture",
+  "answer": "right answer, whole",
+  "short_answer": "right answer in a word; null where there is none",
+  "focus_area": "ranges of visual tokens, the last one included",
+  "type": "kind",
+}
+UNUSED = ("id",)
+
+
+def claims(row: dict[str, Any]) -> bool:
+  """Tells whether a row looks like one of this format."""
+  return {"question", "image"} <= row.keys() and bool(
+    row.keys() & {"focus_area", "short_answer"}
+  )
+
+
+def row(raw: dict[str, Any]) -> dict[str, Any]:
+  """Returns a row of our own format; either answer is right."""
+  asked = fields.text(raw, "question")
+  fields.check_unmarked(asked)
+  found: dict[str, Any] = {"question": asked}
+  if (picture := raw.get("image")) is not None:
+    found["images"] = [picture]
+  both = dict.fromkeys(
+    fields.answer(raw[key])
+    for key in ("answer", "short_answer")
+    if raw.get(key) is not None
+  )
+  if both:
+    found["answer"] = [*both]
+  if raw.get("focus_area") is not None:
+    found["focus_area"] = raw["focus_area"]
+  if raw.get("type") is not None:
+    found["kind"] = raw["type"]
+  return found
