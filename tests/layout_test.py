@@ -9,8 +9,8 @@ import statistics
 ROOT = pathlib.Path(__file__).parents[1] / "mmrl"
 MODULES = 12  # of a package
 MODULE_LINES, MEDIAN_LINES, FUNCTION_LINES = 400, 170, 70
-# The room of the train loop, from which models of other methods are to move; and
-# a module for each format.
+# The room of the train loop, from which models of other methods are to move;
+# formats have a module each.
 LARGER = {"train": 13, "data/formats": 13}
 
 

@@ -247,6 +247,8 @@ def test_clock_directions_by_hand():
     assert plan.clock((0.0, 0.0), north, target)[0] == hour
   assert plan.clock((1.0, 1.0), 0.0, (1.0, 0.0)) == (3, pytest.approx(0))
   assert plan.clock((1.0, 1.0), 0.0, (1.0, 2.0)) == (9, pytest.approx(0))
+  with pytest.raises(ValueError, match="elsewhere"):
+    plan.clock((1.0, 1.0), 0.0, (1.0, 1.0))
 
 
 def test_plans_are_told_apart_and_sides_are_as_one_faces_the_wall():

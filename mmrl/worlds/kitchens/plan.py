@@ -139,8 +139,13 @@ def clock(position: Point, heading: float, target: Point) -> tuple[int, float]:
   Returns:
     (hour 1 to 12, 12 straight ahead and 3 to the right; degrees that it is off
     the middle of that hour, from -15 to 15)
+
+  Raises:
+    ValueError: if the viewer stands on the point, which is in no direction.
   """
   x, y = target[0] - position[0], target[1] - position[1]
+  if not (x or y):
+    raise ValueError(f"expected a point elsewhere than {position}")
   forward = math.cos(heading), math.sin(heading)
   right = x * forward[1] - y * forward[0]
   ahead = x * forward[0] + y * forward[1]
