@@ -13,6 +13,7 @@ def marked(
   needs_region: Callable[..., bool] | None = None,
   needs_extra: Callable[..., tuple[str, ...]] | tuple[str, ...] = (),
   asks: Callable[..., tuple[str, ...]] | tuple[str, ...] = (),
+  needs_answer: Callable[[str, str], None] | None = None,
 ) -> Callable[[F], F]:
   """Marks a function of a slot, as a decorator.
 
@@ -28,6 +29,9 @@ def marked(
       from the options; it is checked likewise, where a source lists it.
     asks: roles of the models that a strategy may ask, or what tells them from
       the options.
+    needs_answer: called with each question and its right answer before a run
+      starts; raises a `UserError` where the answer isn't of the form that the
+      function compares with.
   """
 
   def mark(function: F) -> F:
@@ -42,6 +46,8 @@ def marked(
       target.needs_extra = needs_extra
     if asks:
       target.asks = asks
+    if needs_answer is not None:
+      target.needs_answer = needs_answer
     return function
 
   return mark

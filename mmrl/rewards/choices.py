@@ -9,8 +9,10 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
+from mmrl import errors
 from mmrl.chains import parsing
 from mmrl.errors import UserError
+from mmrl.marks import marked
 from mmrl.rewards.answer import extract, label, score
 from mmrl.rewards.lenient import tidy
 
@@ -46,6 +48,15 @@ def letter(text: str) -> str | None:
   return chosen.upper()
 
 
+def _needs_letter(question: str, right: str) -> None:
+  if label(right) and letter(label(right)) is None:
+    raise UserError(
+      "expected the letter of a choice as right answer, such as B or (B),"
+      f" found {label(right)!r:.80}; write the letter, or use lenient_answer"
+    )
+
+
+@marked(needs_answer=_needs_letter)
 def choice(
   text: Sequence[Sequence[str]], answer: Sequence[str]
 ) -> Float[np.ndarray, "P G"]:
@@ -59,17 +70,22 @@ def choice(
   Raises:
     UserError: if a right answer isn't a letter.
   """
-  for right in map(label, answer):
-    if right and letter(right) is None:
-      raise UserError(
-        "expected the letter of a choice as right answer, such as B or (B),"
-        f" found {right!r:.80}; write the letter, or use lenient_answer"
-      )
+  for right in answer:
+    _needs_letter("", right)
   return score(
     text, answer, lambda given, right: float(letter(given) == letter(right))
   )
 
 
+def _needs_option(question: str, right: str) -> None:
+  if parsing.letter(label(right)) is None:
+    raise UserError(
+      "expected a letter A to E as right answer, such as B or B., found"
+      f" {right!r:.80}; write the letter, or use choice"
+    )
+
+
+@marked(needs_answer=_needs_option)
 def first_option(
   text: Sequence[Sequence[str]],
   answer: Sequence[str],
@@ -99,12 +115,9 @@ def first_option(
   """
   rows = []
   for group, right, one in zip(text, answer, example, strict=True):
+    with errors.of_field(one.name):
+      _needs_option(one.question, right)
     wanted = parsing.letter(label(right))
-    if wanted is None:
-      raise UserError(
-        f"{one.name}: expected a letter A to E as right answer, such as B or"
-        f" B., found {right!r:.80}; write the letter, or use choice"
-      )
     found = map(parsing.option if strict else _first, group)
     rows.append([float(letter == wanted) for letter in found])
   return np.array(rows, np.float32).reshape(len(text), -1)
@@ -171,6 +184,16 @@ def infer(text: str, choices: Mapping[str, str]) -> str | None:
   return inside[0] if len(inside) == 1 else None
 
 
+def _needs_listed(question: str, right: str) -> None:
+  choices = choices_of(question)
+  if letter(label(right)) not in choices:
+    raise UserError(
+      "expected a letter of its choices, lines such as 'B. red', as right"
+      f" answer, found {right!r:.80} of {', '.join(choices) or 'none'}"
+    )
+
+
+@marked(needs_answer=_needs_listed)
 def inferred_choice(
   text: Sequence[Sequence[str]],
   answer: Sequence[str],
@@ -192,13 +215,9 @@ def inferred_choice(
   """
   rows = []
   for group, right, one in zip(text, answer, example, strict=True):
+    with errors.of_field(one.name):
+      _needs_listed(one.question, right)
     wanted, choices = letter(label(right)), choices_of(one.question)
-    if wanted not in choices:
-      raise UserError(
-        f"{one.name}: expected a letter of its choices, lines such as 'B. red',"
-        f" as right answer, found {right!r:.80} of"
-        f" {', '.join(choices) or 'none'}"
-      )
     found = (infer(_said(given), choices) for given in group)
     rows.append([float(letter == wanted) for letter in found])
   return np.array(rows, np.float32).reshape(len(text), -1)

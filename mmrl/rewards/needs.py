@@ -1,9 +1,9 @@
 """What functions of the slots need of every question, checked before a run."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from mmrl import build
+from mmrl import build, errors
 from mmrl.errors import UserError
 
 
@@ -34,8 +34,24 @@ def require_all(bounds: Iterable[build.Bound], source: Any) -> None:
       _extras(bound, extra, source.extras())
   read = [bound for bound in bounds if "answer" in bound.needs]
   if read and hasattr(source, "pairs") and hasattr(source, "names"):
-    rights = (right for _, right in source.pairs())
-    require(read[0], zip(source.names(), rights, strict=True))
+    _answers(read, zip(source.names(), source.pairs(), strict=True))
+
+
+def _answers(
+  read: Sequence[build.Bound],
+  questions: Iterable[tuple[str, tuple[str, str | None]]],
+) -> None:
+  """Checks name, question and right answer of each, as functions read them."""
+  forms = [
+    (bound, bound.function.needs_answer)
+    for bound in read
+    if hasattr(bound.function, "needs_answer")
+  ]
+  for name, (question, right) in questions:
+    require(read[0], [(name, right)])
+    for bound, check in forms:
+      with errors.of_field(f"{bound.where}: {name}"):
+        check(question, right)
 
 
 def _regions(bound: build.Bound, regions: Iterable[tuple[str, bool]]) -> None:

@@ -69,7 +69,7 @@ def parse(text: str) -> tuple[float, str] | None:
   return number, "" if unit.lower() in _TIMES or unit == "°" else unit
 
 
-def _right(answer: str) -> None:
+def _needs_number(question: str, answer: str) -> None:
   """Refuses a right answer that isn't a number."""
   right = label(answer)
   if right and parse(right) is None:
@@ -101,7 +101,7 @@ def _check_tolerance(*, tolerance: float = 0.0) -> None:
     raise UserError(f"expected a tolerance in [0, 1), found {tolerance}")
 
 
-@marked(check=_check_tolerance)
+@marked(check=_check_tolerance, needs_answer=_needs_number)
 def number(
   text: Sequence[Sequence[str]],
   answer: Sequence[str],
@@ -119,7 +119,7 @@ def number(
     UserError: if a right answer isn't a number.
   """
   for right in answer:
-    _right(right)
+    _needs_number("", right)
   return score(
     text,
     answer,
@@ -127,6 +127,7 @@ def number(
   )
 
 
+@marked(needs_answer=_needs_number)
 def closeness(
   text: Sequence[Sequence[str]], answer: Sequence[str]
 ) -> Float[np.ndarray, "P G"]:
@@ -156,5 +157,5 @@ def closeness(
     return max(0.0, 1 - off / (abs(wanted[0]) + _ROUNDING))
 
   for right in answer:
-    _right(right)
+    _needs_number("", right)
   return score(text, answer, near)

@@ -387,6 +387,38 @@ def test_questions_without_a_region_are_named_before_a_run(tmp_path):
   needs.require_all([bound(without="skip")], source)
 
 
+@pytest.mark.parametrize(
+  "name, good, message",
+  [
+    ("choice", "B", "the letter of a choice as right answer"),
+    ("first_option", "B", "a letter A to E as right answer"),
+    ("inferred_choice", "B", "a letter of its choices"),
+    ("number", "3", "a number as right answer"),
+    ("closeness", "3", "a number as right answer"),
+  ],
+)
+def test_every_answer_s_form_is_checked_before_a_run(
+  tmp_path, name, good, message
+):
+  """Not only that of the questions which a run happens to draw."""
+  rows = [
+    {"question": "?\nA. red\nB. blue", "answer": good},
+    {"question": "?\nA. red\nB. blue", "answer": "purple"},
+  ]
+  path = tmp_path / "rows.jsonl"
+  path.write_text("\n".join(map(json.dumps, rows)))
+  spec = {"name": name}
+  bound = build.bind(
+    rewards, spec, "config.rewards.a", provided=["text", "answer", "example"]
+  )
+  source = data.Files(path=str(path))
+  where = f"config.rewards.a: {path}:2: expected {message}, .*purple"
+  with pytest.raises(UserError, match=where):
+    needs.require_all([bound], source)
+  path.write_text(json.dumps(rows[0]))
+  needs.require_all([bound], data.Files(path=str(path)))
+
+
 def test_rewards_count_from_a_step_on_and_times_others():
   bound = build.bind(
     rewards, {"name": "exact_answer"}, "x", provided=("text", "answer")
