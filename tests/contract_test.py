@@ -700,7 +700,12 @@ def experiment_config(name: str, arm: str):
     if config.models.policy.path != "tiny":
       config.models.policy.path = "tiny"
       config.attention.layers = (-1,)
-    if config.data.train.name != "EasyVQA" and config.rollout.name != "paired":
+    if config.data.train.name == "Kitchens":
+      config.data.train.count = 4  # Rewards read what its questions have.
+      config.evaluation = plain.evaluation
+    elif (
+      config.data.train.name != "EasyVQA" and config.rollout.name != "paired"
+    ):
       config.data.train = plain.data.train
       config.evaluation = plain.evaluation
     if not config.data.lengths:
