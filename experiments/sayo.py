@@ -18,15 +18,15 @@ share of the area.
 the window is 6 to 9 tokens. `:DIR` is Qwen3-VL-8B on your questions
 (experiments/jsonl.py), each with a `region` or SAYO's own `focus_area`: 24
 questions x 16 answers of up to 110 tokens a step in one update, window 60 to
-100, learning rate 5e-6, KL 0.001, top-p 0.9, gradient norm 0.8. It has not been
-run.
+100, learning rate 5e-6, KL 0.001, top-p 0.9, gradient norm 0.8, LoRA of rank 16
+and alpha 32; the reference is the policy without it. It has not been run.
 
-Differs from the published run: all weights are trained, not adapters, and the
-prompt has words of our own, in the user's turn.
+Differs from the published run: the prompt has words of our own, in the user's
+turn.
 
 Plan (libtpu 0.0.52, v5p:2x2x2, 8 chips of 95 GiB; 24 questions don't divide
-into 16): evaluation takes 44.77 GiB a chip, the rollout 40.38, the probe 32.92,
-the update 40.53. Parameters take 4.09, moments 8.19, the reference 4.09.
+into 16): evaluation takes 32.92 GiB a chip, the rollout 28.45, the probe 17.57,
+the update 21.64. Parameters take 4.20, moments 0.22, the reference nothing.
 """
 
 from experiments import jsonl, recipes
@@ -92,6 +92,12 @@ def _large(folder: str):
   config.models.policy.path = "Qwen/Qwen3-VL-8B-Instruct"
   config.models.policy.dtype = "bfloat16"
   config.models.policy.max_pixels = 2048 * 32 * 32
+  # Of all linear layers of the decoder.
+  config.models.policy.lora = {
+    "rank": 16,
+    "alpha": 32,
+    "targets": "text/layers/.*",
+  }
   config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
   test = config.evaluation.benchmarks.test
   config.data.train.prompt = test.data.prompt = _PROMPT
@@ -99,7 +105,6 @@ def _large(folder: str):
   config.data.lengths = (2560,)
   config.data.patches = (4 * 2048,)
   config.data.threads = 8
-  config.frozen = ()
   config.rollout.prompts = 24
   config.rollout.answers = 16
   config.rollout.length = 110
