@@ -10,7 +10,8 @@ training, data, and what differs from the paper. It has been planned, not run.
 
 Plans (libtpu 0.0.52): fits v5p:2x2x4, 95 GiB a chip, and v6e:4x4, 32 GiB a
 chip; also 64 chips, v5p:4x4x4, with --config.mesh.tensor=4, as there are fewer
-questions to an update than chips. The times are those of the model's FLOPs at the chips' peak.
+questions to an update than chips. The times are those of the model's FLOPs at
+the chips' peak.
 
                evaluate  rollout   probe  prepare  update (4 of them a step)
   TFLOP                    19289   26318             11448
