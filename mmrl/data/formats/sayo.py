@@ -29,13 +29,13 @@ def row(raw: dict[str, Any]) -> dict[str, Any]:
   found: dict[str, Any] = {"question": asked}
   if (picture := raw.get("image")) is not None:
     found["images"] = [picture]
-  both = dict.fromkeys(
-    fields.answer(raw[key])
+  both = [
+    fields.answer(fields.text(raw, key))
     for key in ("answer", "short_answer")
     if raw.get(key) is not None
-  )
+  ]
   if both:
-    found["answer"] = [*both]
+    found["answer"] = [*dict.fromkeys(both)]
   if raw.get("focus_area") is not None:
     found["focus_area"] = raw["focus_area"]
   if raw.get("type") is not None:
