@@ -51,7 +51,7 @@ Weight = float | Share
 
 @pytree
 class Norms:
-  """What measured gradient norms say of a term's weight.
+  """Running mean of the ratio of gradient norms that gives a term its weight.
 
   Attributes:
     count: number of measurements.

@@ -27,17 +27,14 @@ def row(raw: dict[str, Any]) -> dict[str, Any]:
   asked = fields.text(raw, "question")
   fields.check_unmarked(asked)
   found: dict[str, Any] = {"question": asked}
-  if (picture := raw.get("image")) is not None:
-    found["images"] = [picture]
-  both = [
-    fields.answer(fields.text(raw, key))
-    for key in ("answer", "short_answer")
-    if raw.get(key) is not None
-  ]
-  if both:
+  if "image" in raw:
+    found["images"] = [raw["image"]]
+  keys = [key for key in ("answer", "short_answer") if key in raw]
+  if keys:
+    both = [fields.answer(fields.text(raw, key)) for key in keys]
     found["answer"] = [*dict.fromkeys(both)]
-  if raw.get("focus_area") is not None:
+  if "focus_area" in raw:
     found["focus_area"] = raw["focus_area"]
-  if raw.get("type") is not None:
+  if "type" in raw:
     found["kind"] = raw["type"]
   return found
