@@ -179,7 +179,8 @@ def begin(path: pathlib.Path, seed: int) -> None:
   texts = [text for pair in source.pairs() for text in pair]
   texts += [text for _, found in source.given() for text in found]
   texts += [*SHAPES] + 30 * ["system", "user", "assistant\n"]
-  tokenizer = tiny_model.build_tokenizer(texts, 400)
+  tags = [f"<{end}{tag}>" for tag in ("look", "seen") for end in ("", "/")]
+  tokenizer = tiny_model.build_tokenizer(texts, 400, tags)
   config = tiny_model.build_config(tokenizer, len(tokenizer))
   params = tiny_model.init(jax.random.key(seed), config)
   shipped = hub.load("tiny").processor

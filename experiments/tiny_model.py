@@ -80,8 +80,14 @@ _VOCABULARY = 384
 _LENGTH = 10  # most tokens of an answer
 
 
-def build_tokenizer(texts: Sequence[str], size: int):
-  """A byte-level BPE of `size` entries, Qwen's special tokens included."""
+def build_tokenizer(texts: Sequence[str], size: int, tags: Sequence[str] = ()):
+  """Builds a byte-level BPE with Qwen's special tokens.
+
+  Args:
+    texts: that it learns from.
+    size: number of entries, special tokens and tags included.
+    tags: that are tokens of their own, beside those of thoughts and answers.
+  """
   import tokenizers
   import transformers
 
@@ -90,13 +96,13 @@ def build_tokenizer(texts: Sequence[str], size: int):
   tokenizer.pre_tokenizer = level(add_prefix_space=False)
   tokenizer.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
-    vocab_size=size - len(SPECIALS) - len(TAGS),
+    vocab_size=size - len(SPECIALS) - len(TAGS) - len(tags),
     initial_alphabet=sorted(level.alphabet()),
     show_progress=False,
   )
   tokenizer.train_from_iterator(texts, trainer)
   tokenizer.add_special_tokens(SPECIALS)
-  tokenizer.add_tokens(TAGS)
+  tokenizer.add_tokens([*TAGS, *tags])
   fast = transformers.PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     eos_token="<|im_end|>",

@@ -6,7 +6,7 @@ import pytest
 
 from mmrl import config as config_lib
 from mmrl.errors import UserError
-from mmrl.rollouts.turns.conversed import asked
+from mmrl.rollouts.turns.conversed import asked, tagged
 from mmrl.rollouts.turns.environments import scene_eye
 from mmrl.train import collect, loop
 from mmrl.train import run as run_lib
@@ -68,9 +68,10 @@ def test_a_policy_is_replied_to(tmp_path):
 @pytest.mark.parametrize(
   ("pieces", "wanted"),
   [
-    (["<look>", "star", "</look>", "x"], ("star", 3)),
-    (["a<lo", "ok>s", "</look", ">b", "c"], ("s", 4)),
-    (["<look>", "</look>", "<look>", "a", "</look>"], ("", 2)),
+    (["<look>", "star", "</look>", "x"], ("star", 3, "")),
+    (["a<lo", "ok>s", "</look", ">b", "c"], ("s", 4, "b")),
+    (["<look>", "star", "</look", "><", "seen"], ("star", 4, "<")),
+    (["<look>", "</look>", "<look>", "a", "</look>"], ("", 2, "")),
     (["<look>", "star"], None),
     (["</look>", "<look>"], None),
     ([], None),
@@ -78,6 +79,18 @@ def test_a_policy_is_replied_to(tmp_path):
 )
 def test_what_is_asked(pieces, wanted):
   assert asked(pieces, "look") == wanted
+
+
+@pytest.mark.parametrize(
+  ("written", "wanted"),
+  [
+    ("", "<seen>red</seen>"),
+    ("<", "seen>red</seen>"),
+    ("\n", "<seen>red</seen>"),
+  ],
+)
+def test_a_token_that_ends_a_tag_may_begin_the_reply(written, wanted):
+  assert tagged("red", "seen", written) == wanted
 
 
 def test_the_eye_of_scenes():

@@ -118,22 +118,21 @@ class Conversed(Source):
     found = asked(pieces, ask)
     if found is None:
       return None
-    text, count = found
+    text, count, beyond = found
     reply = self._environment({"example": example, "asked": text})
     if not isinstance(reply, str):
       raise UserError(
         f"{self._environment.where}: expected {self._environment.name} to"
         f" return a text, found {reply!r:.80}"
       )
+    reply = tagged(reply, told, beyond)
     # The end of sequence, which closes every text, isn't the environment's.
-    ids = processor.encode_text(
-      f"<{told}>{reply}</{told}>", 10**6, f"reply to {example.name}"
-    )[:-1]
+    ids = processor.encode_text(reply, 10**6, f"reply to {example.name}")[:-1]
     at = known + count
     return (at, ids) if at + len(ids) < self._setup.length else None
 
 
-def asked(pieces: Sequence[str], tag: str) -> tuple[str, int] | None:
+def asked(pieces: Sequence[str], tag: str) -> tuple[str, int, str] | None:
   """Finds what stands between a tag and its end for the first time.
 
   Args:
@@ -141,13 +140,29 @@ def asked(pieces: Sequence[str], tag: str) -> tuple[str, int] | None:
     tag: its name.
 
   Returns:
-    (text, number of tokens until the end is whole); None if there is none.
+    (text, number of tokens until the end is whole, what the last of them has
+    beyond it); None if there is none.
   """
   found = re.search(f"<{tag}>(.*?)</{tag}>", "".join(pieces), re.DOTALL)
   if not found:
     return None
   ends = np.cumsum([len(piece) for piece in pieces])
-  return found[1], int(np.searchsorted(ends, found.end())) + 1
+  last = int(np.searchsorted(ends, found.end()))
+  over = int(ends[last]) - found.end()
+  return found[1], last + 1, pieces[last][len(pieces[last]) - over :]
+
+
+def tagged(reply: str, tag: str, written: str) -> str:
+  """Puts a reply between tags, less what a token that asks has of it.
+
+  In Qwen's vocabulary "><" is a token, which ends one tag and begins the next.
+
+  Args:
+    reply: text.
+    tag: its name.
+    written: what stands behind the end of what is asked.
+  """
+  return f"<{tag}>{reply}</{tag}>".removeprefix(written)
 
 
 def conversed(
@@ -163,7 +178,9 @@ def conversed(
 
   `<look>..</look>` is asked, and `<seen>..</seen>` stands behind it, whatever
   was drawn there before. The field `environment` marks the tokens of replies:
-  give them weight 0 (`token_weights.own_tokens`). A reply that has no room
+  give them weight 0 (`token_weights.own_tokens`). Tags that are tokens of their
+  own (`tokenizer.add_tokens`) are the same in an answer and in a text to learn;
+  others may share a token with what stands beside them. A reply without room
   isn't given, nor is one beyond `replies`: then the answer goes on without.
   Answers are drawn again from their beginning for each reply, what is known
   being forced, so a step costs up to `replies` + 1 samplings.
