@@ -313,10 +313,11 @@ def misspell(field, value):
     ("data.train.split", None, "config.data.train: EasyVQA needs split"),
     ("frozen", ("visual/.*",), "'visual/.*' matches no parameter; paths begin"),
     ("rollout.answers", 0, "config.rollout.answers: expected at least 1"),
-    (
+    pytest.param(
       "rollout.answers",
       1,
       "config.advantage: group_normalised needs at least 2 answers per",
+      marks=pytest.mark.full,
     ),
     ("rollout.length", 0, "config.rollout.length: expected at least 1"),
     (
@@ -345,7 +346,12 @@ def misspell(field, value):
       r" in \(0, 1\], found -1.0, 0 and 1.0",
     ),
     ("rollout.top_k", -1, "config.rollout: expected temperature and top_k"),
-    ("advantage.scale", "grup", "config.advantage: scale must be 'group', 'b"),
+    pytest.param(
+      "advantage.scale",
+      "grup",
+      "config.advantage: scale must be 'group', 'b",
+      marks=pytest.mark.full,
+    ),
     (
       "token_weights.x",
       {"name": "entropy_quantile", "quantile": 1.5},
@@ -357,13 +363,19 @@ def misspell(field, value):
       "needs logits_teacher, which this run doesn't have; add a model 'teacher'"
       " to config.models",
     ),
-    (
+    pytest.param(
       "losses.policy.clip_low",
       -0.5,
       r"config.losses.policy: clip_low must be in \[0, 1\), got -0.5",
+      marks=pytest.mark.full,
     ),
-    ("losses.kl.estimator", "k4", "config.losses.kl: estimator must be one of"),
-    (
+    pytest.param(
+      "losses.kl.estimator",
+      "k4",
+      "config.losses.kl: estimator must be one of",
+      marks=pytest.mark.full,
+    ),
+    pytest.param(
       "losses.kl",
       {
         "name": "reference_kl",
@@ -371,6 +383,7 @@ def misspell(field, value):
         "reduce": {"name": "sequence_sum", "horizon": 0},
       },
       "config.losses.kl.reduce: horizon must be positive, got 0",
+      marks=pytest.mark.full,
     ),
     (
       "rewards.long",

@@ -108,6 +108,7 @@ def test_a_run_that_resumes_leaves_out_the_same(tmp_path, capsys, monkeypatch):
   assert third.record.changed(first.record) == [str(path)]
 
 
+@pytest.mark.full
 def test_nothing_is_opened_unless_it_is_asked_for(tmp_path, capsys):
   config, _ = make_config(tmp_path)
   run = run_lib.build_run(config, jax.devices()[:1])

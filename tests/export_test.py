@@ -95,6 +95,7 @@ def check_same(params, wanted):
   jax.tree.map(np.testing.assert_array_equal, params, wanted)
 
 
+@pytest.mark.full
 def test_newest_checkpoint_is_written(run, tmp_path):
   """Trained and frozen parameters together, to the last bit."""
   assert export(run.path, str(tmp_path / "out")) == 6

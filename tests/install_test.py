@@ -80,6 +80,7 @@ def extras() -> set[str]:
   return {*ast.literal_eval(found)}
 
 
+@pytest.mark.full
 def test_no_text_installs_it_by_its_name():
   assert [(p, wrong(text)) for p, text in all_texts() if wrong(text)] == []
 

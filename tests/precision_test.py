@@ -122,6 +122,7 @@ def apart(logits):
   return divergence(logits, narrow_logits(1), beta=0.3).sum()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("function", [chosen, apart])
 def test_gradient_of_the_head_is_rounded_once(function, monkeypatch):
   """Whatever the parts: of 16 entries, the last of which begins in another's.

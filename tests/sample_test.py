@@ -60,6 +60,7 @@ def test_answer_and_attention_are_those_of_full_rows(model, found):
   np.testing.assert_allclose(found.attention, rows[:count], atol=1e-5)
 
 
+@pytest.mark.full
 def test_sampling_follows_the_seed(model):
   def text(seed):
     return sample.answer(
@@ -141,6 +142,7 @@ def test_no_such_token(model, found, token):
     sample.draw(model, found, token)
 
 
+@pytest.mark.full
 def test_nothing_to_look_at(model):
   found = sample.answer(model, user("q"), length=2)
   with pytest.raises(UserError, match="pass --image or --video"):

@@ -227,6 +227,7 @@ def test_epsilon_is_added_to_the_deviation():
   np.testing.assert_allclose(values, [[-0.25, 0.25]], rtol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ("weights", "bins", "scale"),
   [

@@ -114,6 +114,7 @@ def test_target_modules_end_in_names_of_layers(tmp_path):
   )
 
 
+@pytest.mark.full
 def test_a_loaded_model_has_its_adapter(tmp_path, base):
   """And a saved one has it merged."""
   model = learned("qwen2_5_vl", ".*")

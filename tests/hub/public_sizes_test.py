@@ -80,6 +80,7 @@ def test_parameters(name, config):
   assert sum(math.prod(leaf.shape) for leaf in leaves) == PARAMETERS[name]
 
 
+@pytest.mark.full
 def test_shapes(config):
   """Pictures, prompts and answers, traced."""
   text, tower = config.text, config.vision

@@ -301,6 +301,7 @@ def test_what_is_no_number(tmp_path, one, kind, value):
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.full
 def test_a_number_above_a_narrower_type(tmp_path, one):
   """The file is right, the type isn't."""
   tensors = small_models.weights(one)
@@ -726,6 +727,7 @@ def test_interrupted_save(
   assert contents(path) == before
 
 
+@pytest.mark.full
 def test_interrupted_between_shards(tmp_path, monkeypatch, one_sharded, one):
   """Old and new shards together are refused, not mixed."""
   path = shutil.copytree(one_sharded, tmp_path / "copy")

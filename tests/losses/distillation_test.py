@@ -92,6 +92,7 @@ def test_gradient_golden():
   assert values[0, 0, 1] == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["cases"])
 def test_equals_trl(case):
   """Values and gradients that TRL's trainer computed."""

@@ -156,6 +156,7 @@ def test_what_either_bans_has_no_probability(beta):
     assert (gradient.head[entry] == 0).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("entries", small_models.first(16, 37))
 @pytest.mark.parametrize(
   "beta, dtype",
@@ -174,6 +175,7 @@ def test_exactly_zero_at_the_teacher(monkeypatch, beta, dtype, entries):
     assert (leaf == 0).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_narrow_types(beta):
   """Products of bfloat16, sums of float32, gradients in their own type."""

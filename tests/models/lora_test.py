@@ -79,6 +79,7 @@ def logits(params, config, prompt):
   return models.apply(params, config, prompt).logits
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
   "targets, wanted",

@@ -199,7 +199,7 @@ PER_TOKEN = P * G * A * H * (S + R)
 
 
 @pytest.mark.parametrize("tokens", small_models.first(3, 1, 2, 4))
-@pytest.mark.parametrize("row", ["self", "emit"])
+@pytest.mark.parametrize("row", small_models.first("self", "emit"))
 def test_a_few_at_a_time_changes_nothing(monkeypatch, row, tokens):
   """Two policies and an array: value and gradient, the last part uneven."""
   old = models.attention_policy(make(20), row=row)
@@ -269,6 +269,7 @@ def temporary_bytes(length: int) -> int:
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_prompt():
   """All maps of 64 tokens over 8,192 keys would take 270 MB a policy."""
   small, large = temporary_bytes(2048), temporary_bytes(8192)

@@ -74,6 +74,7 @@ TOWERS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", TOWERS)
 def test_vision(name):
   config = TOWERS[name]

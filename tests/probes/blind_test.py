@@ -112,6 +112,7 @@ def test_what_is_left_is_what_the_processor_makes_of_the_text(family):
     )
 
 
+@pytest.mark.full
 def test_padding_on_the_right_and_what_it_holds_change_nothing():
   """Marks that stand in the padding aren't marks."""
   scorer, _, prompt, _ = make_inputs("qwen2_5_vl")

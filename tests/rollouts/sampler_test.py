@@ -215,6 +215,7 @@ def test_room_changes_nothing(in_rooms, whole):
   check_same(run(), whole)
 
 
+@pytest.mark.full
 def test_the_loop_ends_with_the_last_answer(in_rooms):
   """The prefix emits the first token, so one token costs no decoding."""
   run, decoded = in_rooms
@@ -258,6 +259,7 @@ def test_widths(monkeypatch):
   assert decode_loop.widths(1, 20) == [1]
 
 
+@pytest.mark.full
 def test_width_changes_nothing(params, prefix, narrowing, monkeypatch):
   """Ended answers are not decoded, whatever their prompts."""
   run, decoded = narrowing
@@ -274,6 +276,7 @@ def test_width_changes_nothing(params, prefix, narrowing, monkeypatch):
   assert last.max() > 1
 
 
+@pytest.mark.full
 def test_draws_do_not_depend_on_their_parts(params, prefix, whole, monkeypatch):
   """Three answers of each prompt at a time, and a remainder."""
   size = CONFIG.text.vocab_size
@@ -308,6 +311,7 @@ def test_devices_decode_apart(params, monkeypatch):
   assert found["all-reduce"]["bytes"] == 4 * found["all-reduce"]["count"]
 
 
+@pytest.mark.full
 def test_layers_apart_are_layers_together(params, prefix, whole, monkeypatch):
   assert isinstance(decoding.take_apart(params, prefix), decoding.Layers)
   monkeypatch.setattr(vlm, "_UNROLLED_BYTES", 2**28)
@@ -343,6 +347,7 @@ def test_casting_once_changes_nothing(params, prefix, monkeypatch):
   check_same(run(), jax.tree.map(np.asarray, ahead))
 
 
+@pytest.mark.full
 def test_answers_end_at_any_of_several_ends(params, prompt, prefix):
   """With the same tokens up to there; padding may be one of them."""
   config = dataclasses.replace(CONFIG, other_end_token_ids=(PAD, 65))

@@ -91,6 +91,7 @@ def test_top_k_of_one_is_greedy():
   np.testing.assert_array_equal(greedy, jnp.argmax(logits, -1))
 
 
+@pytest.mark.full
 def test_draws_from_a_wide_vocabulary():
   """1,000 tokens in eight blocks, the last one in part; one in three can't be
   drawn. Blocks and tokens each come as often as they must."""
@@ -111,6 +112,7 @@ def test_draws_from_a_wide_vocabulary():
   assert (error <= 5 * deviation + 1).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", [0, 127, 128, 299])
 def test_the_only_possible_token_is_drawn(place):
   logits = jnp.full((500, 300), -jnp.inf).at[:, place].set(-7.0)

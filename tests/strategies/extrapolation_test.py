@@ -55,6 +55,7 @@ def test_step_draws_from_base_and_again_from_the_mix():
   check_shares(second, [0.629574, 0.279080, 0.091346], DRAWS * share)
 
 
+@pytest.mark.full
 def test_nucleus_of_the_mix():
   """Base keeps .5 and .3, tokens 1 and 0; the mix .629574 and .279080."""
   first, second, share = frequencies(RL, BASE, threshold=-0.3, g=0.1, top_p=0.7)
@@ -127,6 +128,7 @@ def test_equal_models_never_open_the_gate(top_k):
   np.testing.assert_array_equal(tokens, wanted)
 
 
+@pytest.mark.full
 def test_models_without_a_common_token_keep_the_first_draw():
   rl = jnp.log(jnp.array([1.0, 0.0]))
   base = jnp.log(jnp.array([0.0, 1.0]))
@@ -278,6 +280,7 @@ def test_changes_are_those_of_the_scorer(rl, base, prompt, result):
   assert np.abs(wanted).max() > 0.5
 
 
+@pytest.mark.full
 def test_answers_are_padded_and_traced(result):
   assert result.tokens.shape == (4, ANSWERS, LENGTH)
   for name in ("mask", "redrawn", "delta_logp"):

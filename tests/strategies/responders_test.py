@@ -137,6 +137,7 @@ def test_lanes_reply_as_batches(model, base, monkeypatch):
   assert streams == [2, 2]
 
 
+@pytest.mark.full
 def test_a_question_asked_again_is_drawn_anew(model):
   models = {"policy": local_model(model, **SAMPLED)}
   found = run(strategies.direct, [EXAMPLES[0]] * 4, models).results

@@ -69,6 +69,7 @@ def test_parts_have_the_weights_of_the_whole_or_are_refused(bound):
   np.testing.assert_array_equal(found, whole(bound))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bound", LATE, ids=lambda x: f"{x.name}{x.options}")
 def test_devices_have_the_weights_of_the_whole(bound):
   """Where the devices' axis has a name: `pmap` and `shard_map`."""

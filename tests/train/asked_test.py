@@ -259,6 +259,7 @@ def test_an_address_must_be_there(monkeypatch):
   )
 
 
+@pytest.mark.full
 def test_pairs_are_checked_before_a_run():
   config = experiment("react", "runlocal", length=100)
   config.data.train.pairs = False

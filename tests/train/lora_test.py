@@ -109,6 +109,7 @@ def test_another_seed_is_another_adapter():
   jax.tree.map(np.testing.assert_array_equal, policy.params, run.params)
 
 
+@pytest.mark.full
 def test_a_reference_without_an_adapter_shares_what_is_frozen():
   """Of the others it keeps the values of step 0."""
   config = make_config()
@@ -208,6 +209,7 @@ def test_a_mistake_is_one_line(policy, message):
   refused(make_config(**policy), message)
 
 
+@pytest.mark.full
 def test_an_adapter_of_another_model(tmp_path):
   path = random_adapter(tmp_path / "one", base="Qwen/Qwen2.5-VL-3B-Instruct")
   refused(

@@ -278,9 +278,10 @@ def changed(part: str = "", **fields):
       lambda: changed(vision_end_token_id=3),
       "found vision_end_token_id 3 where the policy has 376",
     ),
-    (
+    pytest.param(
       lambda: changed("picture", mean=(0.5, 0.5, 0.5)),
       r"expected pictures normalised as the policy's, found mean \(0.5, 0.5",
+      marks=pytest.mark.full,
     ),
   ],
 )
@@ -319,6 +320,7 @@ def test_a_teacher_of_another_type():
     refused(config, f"models.teacher.{message}")
 
 
+@pytest.mark.full
 def test_a_layer_that_the_teacher_lacks():
   config = on_mesh(make_config(another()), ONE)
   config.attention.layers = (3,)

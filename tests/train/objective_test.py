@@ -169,6 +169,7 @@ def test_metrics_have_no_gradient():
   jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("reduction", reduce.BY_RANK[3])
 def test_parts_add_up_to_the_whole(reduction):
   """Loss, metrics and gradient: what accumulation rests on."""

@@ -95,6 +95,7 @@ def test_schedule_counts_updates():
   np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 1.0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_and_updates_keep_the_type_of_the_parameters(dtype):
   transform = make_optimizer(

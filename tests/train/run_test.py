@@ -8,6 +8,7 @@ from mmrl.errors import UserError
 from mmrl.train import run
 
 
+@pytest.mark.full
 def test_initial_state_is_bound_to_its_device():
   """As an updated one is: else the second update is compiled once more."""
   config = config_lib.get_config()

@@ -372,6 +372,7 @@ def test_what_does_not_fit_together_is_refused(rows, change, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.full
 def test_a_given_text_that_is_too_long_or_no_text_is_refused(rows, tmp_path):
   row = json.loads(pathlib.Path(rows).read_text().splitlines()[0])
   for answers, message in (

@@ -137,6 +137,7 @@ def test_attention_term_acts_from_the_second_update_on():
   assert all(d > 1e-3 * moved for d in differences[1:])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "row", ["self", pytest.param("emit", marks=pytest.mark.full)]
 )
@@ -259,6 +260,7 @@ def test_vision_tower_and_projector_stay():
     assert not np.array_equal(leaf, first.trainable[path]), path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_vision_has_no_optimizer_state(name):
   spec = {"momentum": 0.9} if name == "sgd" else {"weight_decay": 0.1}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import runs
 from runs import full_disk
+import small_models
 
 from mmrl.benchmarks.best import Best
 from mmrl.errors import UserError
@@ -221,6 +222,7 @@ def placed(state, count):
 P = PartitionSpec
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("count", [1, 2, 8])
 @pytest.mark.parametrize("abstract", [False, True])
 def test_restores_on_another_number_of_devices(tmp_path, count, abstract):
@@ -306,7 +308,9 @@ def remove(file):
   file.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip, flip_one, remove])
+@pytest.mark.parametrize(
+  "damage", small_models.first(truncate, empty, flip, flip_one, remove)
+)
 def test_damage_to_any_file(two, tmp_path, capsys, damage):
   """It changes nothing, or it is reported and the one before it is used.
 
@@ -539,6 +543,7 @@ commands.run(main, required=())
 """
 
 
+@pytest.mark.full
 def test_what_a_damaged_file_leaves_behind_is_not_told():
   """Other threads of Orbax's read find their event loop closed, now or then."""
   done = subprocess.run(

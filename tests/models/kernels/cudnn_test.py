@@ -63,6 +63,7 @@ def test_answers_to_nothing():
   kernels.check_answers_to_nothing(answers_by_reference)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("devices, share", [(3, 1), (2, 3)])
 @pytest.mark.parametrize("case", CASES)
 def test_prompts_are_shared_out(case, devices, share):

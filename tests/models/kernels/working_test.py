@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mmrl.models.kernels import attention, working
 
@@ -14,6 +15,7 @@ def normal(seed, *shape):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
+@pytest.mark.full
 def test_the_unfinished_come_first_and_go_back():
   chosen = working.choose(jnp.asarray(DONE), 6)
   assert chosen.index[0, :4].tolist() == [1, 8, 9, 11]
@@ -30,6 +32,7 @@ def test_the_unfinished_come_first_and_go_back():
   np.testing.assert_array_equal(there[~DONE], x[~DONE])
 
 
+@pytest.mark.full
 def test_layers_may_lead():
   chosen = working.choose(jnp.asarray(DONE), 4)
   x = normal(0, 2, P, G, 3)
