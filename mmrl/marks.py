@@ -15,6 +15,7 @@ def marked(
   hint: Callable[..., str] | str | None = None,
   needs_region: Callable[..., bool] | None = None,
   needs_extra: Callable[..., tuple[str, ...]] | tuple[str, ...] = (),
+  needs_kinds: tuple[str, ...] = (),
   asks: Callable[..., tuple[str, ...]] | tuple[str, ...] = (),
   needs_answer: Callable[[str, str], None] | None = None,
   applies: Callable[[Any], bool] | None = None,
@@ -31,6 +32,8 @@ def marked(
       marked region, which is then checked before a run starts.
     needs_extra: what must be in `extra` of every question, or what tells it
       from the options; it is checked likewise, where a source lists it.
+    needs_kinds: the kinds of questions that the function can read; checked
+      likewise.
     asks: roles of the models that a strategy may ask, or what tells them from
       the options.
     needs_answer: called with each question and its right answer before a run
@@ -51,6 +54,8 @@ def marked(
       target.needs_region = needs_region
     if needs_extra:
       target.needs_extra = needs_extra
+    if needs_kinds:
+      target.needs_kinds = needs_kinds
     if asks:
       target.asks = asks
     if needs_answer is not None:
