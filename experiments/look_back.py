@@ -23,9 +23,11 @@ and how much more of it there is inside (`reward/gain`).
 in one thought, and the format reward is for that. `,solution` asks for a check
 of the whole solution instead of one in the middle; the grammar is the same.
 
-`:runlocal` is the quick start with this method. `:DIR` is Qwen2.5-VL-7B on your
-questions (experiments/jsonl.py) with GRPO as EasyR1 has it: 5 answers, learning
-rate 1e-6, KL 0.01. For `:DIR,cold`, rows of DIR/train.jsonl have
+`:runlocal` is the quick start with this method; its `,solution` and `,control`
+begin with texts of `second_looks --variant`, in runs/look_back_solution and
+runs/look_back_control. `:DIR` is Qwen2.5-VL-7B on your questions
+(experiments/jsonl.py) with GRPO as EasyR1 has it: 5 answers, learning rate
+1e-6, KL 0.01. For `:DIR,cold`, rows of DIR/train.jsonl have
 `answers` of the grammar; `mmrl.rewards.looks.back.compose` makes them of parts.
 Its answers are compared as texts; for mathematics set `compare` of the accuracy
 to "math", which needs `pip install -e '.[math]'`. It has not been run.
@@ -89,12 +91,7 @@ def get_config(arg: str = "data"):
       " ,control, and ,cold at the end"
     )
   local = recipes.is_local(folder)
-  if local and variant == "solution":
-    raise ValueError(
-      f"look_back.py:{arg}: expected DIR,solution: the texts of :runlocal, and"
-      " so the model that it begins with, have no such variant"
-    )
-  where = _LOCAL + ("_control" if variant == "control" else "")
+  where = f"{_LOCAL}_{variant}" if variant else _LOCAL
   if cold:
     return _cold(where if local else folder, variant, local)
   config = recipes.local() if local else recipes.images(folder)

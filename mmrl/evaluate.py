@@ -58,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     for name, result in results(config, workdir).items()
   }
   for result in raw.values():
-    del result["shown"]
+    del result["shown"], result["right"]
   print(json_files.text(raw))
 
 

@@ -208,6 +208,7 @@ LARGE = [
   ("egoreasoner", "data,gated"),
   ("egoreasoner", "data,sft"),
   ("look_back", "runlocal,cold"),
+  ("look_back", "runlocal,solution"),
   ("perception_r1", "data,accuracy"),
   ("perception_r1", "data,guarded"),
   ("react", "data,all_pairs"),

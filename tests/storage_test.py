@@ -466,7 +466,8 @@ def evaluation():
   scores = {"accuracy": 1.0}
   shown = results.Shown(3, "<answer>7</answer>", scores, [[[0.5, 0.25]]], None)
   half, none = {"accuracy": Estimate(0.5, 0.25, 0.75)}, {}
-  return {"test": results.Result(8, half, none, [shown])}
+  right = {"accuracy": "1010-"}
+  return {"test": results.Result(8, half, none, [shown], right)}
 
 
 def test_an_evaluation_with_odd_numbers_is_json(tmp_path):

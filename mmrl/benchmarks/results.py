@@ -6,8 +6,11 @@ import json
 import math
 from typing import Any
 
+import numpy as np
+
 from mmrl import json_files, storage
-from mmrl.benchmarks.intervals import Estimate
+from mmrl.benchmarks.contract import Values
+from mmrl.benchmarks.intervals import Estimate, mcnemar
 from mmrl.errors import UserError
 
 
@@ -44,15 +47,56 @@ class Result:
       and `attention/entropy`, see `greedy.Answered`.
     baseline: those of the numbers that need no model, without one.
     shown: a few answers with their attention.
+    right: of each score that is 0 or 1, one character for each item, in order:
+      "1", "0", or "-" where it doesn't apply.
   """
 
   items: int
   numbers: Mapping[str, Estimate]
   baseline: Mapping[str, Estimate]
   shown: Sequence[Shown]
+  right: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 Results = Mapping[str, Result]
+
+
+def right(values: Values) -> dict[str, str]:
+  """Writes `Result.right` of a benchmark's values, parts of items left out."""
+  found = {}
+  for name in whole(values):
+    known = values[name][~np.isnan(values[name])]
+    if len(known) and np.isin(known, (0, 1)).all():
+      found[name] = "".join(
+        "-" if np.isnan(x) else "01"[int(x)] for x in values[name]
+      )
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+  """Two models' answers to the same items.
+
+  Attributes:
+    first, second: number of items that only this one gets right.
+    p: of McNemar's exact test that neither is right more often.
+  """
+
+  first: int
+  second: int
+  p: float
+
+
+def paired(first: Result, second: Result) -> dict[str, Paired]:
+  """Compares two results of the same items, by every score that both have."""
+  found = {}
+  for name, one in first.right.items():
+    other = second.right.get(name, "")
+    if len(one) == len(other):
+      pairs = [*zip(one, other, strict=True)]
+      only = pairs.count(("1", "0")), pairs.count(("0", "1"))
+      found[name] = Paired(*only, mcnemar(*only))
+  return found
 
 
 def save(results: Results, path: storage.Name) -> None:
@@ -82,6 +126,8 @@ def load(path: storage.Name) -> dict[str, Result]:
         numbers=numbers(one["numbers"]),
         baseline=numbers(one["baseline"]),
         shown=[shown(x) for x in one["shown"]],
+        # Results of before there were such have none.
+        right={k: str(x) for k, x in one.get("right", {}).items()},
       )
       for name, one in raw.items()
     }

@@ -10,7 +10,7 @@ from mmrl import benchmarks, build, data
 from mmrl.benchmarks import greedy
 from mmrl.benchmarks.contract import Answer, Benchmark, Values, means
 from mmrl.benchmarks.intervals import Estimate, estimate
-from mmrl.benchmarks.results import Result, Shown, whole
+from mmrl.benchmarks.results import Result, Shown, right, whole
 from mmrl.data import Example
 from mmrl.errors import UserError
 from mmrl.machines import processes
@@ -179,6 +179,7 @@ def evaluate(
       )
       for index in kept
     ],
+    right=right(values),
   )
 
 

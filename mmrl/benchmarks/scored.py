@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrl import build, names, rewards
+from mmrl import build, marks, names, rewards
 from mmrl import data as data_lib
 from mmrl.benchmarks import blind
 from mmrl.benchmarks.chosen import Chosen, check_count
@@ -111,10 +111,11 @@ class Questions(Chosen):
       np.array([[answer.ended] for answer in answers], bool),
     )
     context |= self.asks
-    values = {
-      name: score(bound, context, nan=True)[:, 0].astype(np.float64)
-      for name, bound in scores.items()
-    }
+    values = {}
+    for name, bound in scores.items():
+      found = score(bound, context, nan=True)
+      found = marks.where_applies(bound.function, found, examples)
+      values[name] = found[:, 0].astype(np.float64)
     return by_kind(values, [example.kind for example in examples])
 
 

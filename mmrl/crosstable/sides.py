@@ -7,11 +7,12 @@ from typing import Any
 from etils import epath
 import ml_collections
 
-from mmrl import json_files, storage
+from mmrl import build, json_files, storage
 from mmrl.errors import UserError, nearest
 from mmrl.hub import config_json, directory
 from mmrl.models.config import ModelConfig
 from mmrl.prompts.processor import Processor
+from mmrl.rewards.looks import region
 from mmrl.workdir import claim
 
 # Fields of two runs' configs that decide what they learn from and are asked.
@@ -113,6 +114,51 @@ def choose_benchmark(config: ml_collections.ConfigDict, name: str) -> str:
       f" {name or 'none'!r}{nearest(name, there)}"
     )
   return name or next(iter(there))
+
+
+def target_fraction(
+  first: Side, second: Side, given: ml_collections.ConfigDict | None
+) -> float | None:
+  """Finds the share of tokens that SAYO's target attention score reads.
+
+  It is that of a reward `target_attention`, else `region_attention`, of the
+  given config, else of the runs' configs.
+
+  Returns:
+    In (0, 1]; None where none of them has such a reward.
+
+  Raises:
+    UserError: if the two runs read different shares.
+  """
+  if given is not None and (fraction := _fraction_of(given)):
+    return fraction
+  found = [
+    (side.name, fraction)
+    for side in (first, second)
+    if side.config is not None and (fraction := _fraction_of(side.config))
+  ]
+  if len({fraction for _, fraction in found}) > 1:
+    (one, here), (other, there) = found
+    raise UserError(
+      "expected one fraction of the tokens that region_attention reads, found"
+      f" {here} in {one} and {there} in {other}; pass --config=FILE, whose"
+      " reward says which"
+    )
+  return found[0][1] if found else None
+
+
+def _fraction_of(config: ml_collections.ConfigDict) -> float | None:
+  """Reads `fraction` of a config's reward of the region; None without one."""
+  rewards = config.rewards.to_dict().values()
+  for name, function in (
+    ("target_attention", region.target_attention),
+    ("region_attention", region.region_attention),
+  ):
+    for spec in rewards:
+      if spec and spec.get("name") == name:
+        default = build.signature(function).parameters["fraction"].default
+        return spec.get("fraction", default)
+  return None
 
 
 def check_alike(

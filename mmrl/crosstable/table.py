@@ -1,5 +1,6 @@
 """Texts of two models, and what each model's weights make of them."""
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -22,9 +23,10 @@ from mmrl.inspection import buckets
 from mmrl.machines import compilation, sharding
 from mmrl.machines.sharding import Layout
 from mmrl.models.config import ModelConfig
-from mmrl.probes.region import masses
+from mmrl.probes.region import looks, masses
 from mmrl.probes.scores import Scorer
 from mmrl.prompts.processor import Processor
+from mmrl.rewards.looks.region import target_attention
 from mmrl.rollouts import sampler
 from mmrl.train import models as models_lib
 from mmrl.types import Prompt, PyTree
@@ -35,6 +37,7 @@ TITLES = {
   "region": "attention on the region",
   "region_share": "region's share of attention on visual tokens",
   "visual": "attention on visual tokens",
+  "target": "target attention score of uncertain tokens",
 }
 Values = Mapping[str, Float[Array, "P G"]]
 
@@ -103,7 +106,10 @@ def make(
   benchmark = runner.build_benchmarks({"benchmarks": {name: spec}})[name]
   count = settings.questions or len(benchmark)
   chosen = data.spread(len(benchmark), count)
-  asked = _Asked(config, processors[0], layout, settings, benchmark, chosen)
+  fraction = sides.target_fraction(first, second, given)
+  asked = _Asked(
+    *(config, processors[0], layout, settings, benchmark, chosen, fraction)
+  )
   params = [
     weights_lib.load_params(
       side.model,
@@ -117,7 +123,8 @@ def make(
   metrics = {
     key: found
     for key, title in TITLES.items()
-    if (found := effects.metric(title, values[key])) is not None
+    if key in values
+    and (found := effects.metric(title, values[key])) is not None
   }
   return Table(first.name, second.name, settings, len(chosen), metrics)
 
@@ -135,7 +142,10 @@ def _processor(config: ml_collections.ConfigDict, side: Side) -> Processor:
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-  """Chosen questions of a benchmark, and what they are asked with."""
+  """Chosen questions of a benchmark, and what they are asked with.
+
+  `fraction` is that of `make_measure`.
+  """
 
   config: ml_collections.ConfigDict
   processor: Processor
@@ -143,6 +153,7 @@ class _Asked:
   settings: Settings
   benchmark: Any
   chosen: Sequence[int]
+  fraction: float | None
 
   @property
   def model(self) -> ModelConfig:
@@ -166,13 +177,13 @@ class _Asked:
       attention.row,
       attention.heads == "apart",
     )
-    measure = make_measure(scorer, self.layout)
+    measure = make_measure(scorer, self.layout, self.fraction)
     # As many rows as an evaluation has: texts of both models to each question.
     size = max(self.config.evaluation.batch // (2 * given.answers), 1)
     size = min(size, len(self.chosen))
-    found: dict[str, dict[str, list[np.ndarray]]] = {
-      metric: {cell: [] for cell in effects.CELLS} for metric in TITLES
-    }
+    found: dict[str, dict[str, list[np.ndarray]]] = collections.defaultdict(
+      lambda: {cell: [] for cell in effects.CELLS}
+    )
     with tqdm.tqdm(
       total=len(self.chosen), unit="question", disable=None
     ) as bar:
@@ -272,16 +283,19 @@ def make_sample(
   return layout.jit(sample, out_shardings=layout.everywhere)
 
 
-def make_measure(scorer: Scorer, layout: Layout):
+def make_measure(scorer: Scorer, layout: Layout, fraction: float | None = None):
   """Makes the jitted function of a model's weights on given texts.
 
       right         sum of ln p over the right answer's tokens, its end included
       region        mean over the text's tokens of their attention on the region
       visual        the same, on all visual tokens
       region_share  mean of region / visual
+      target        `mmrl.rewards.target_attention` of that fraction of the
+                    tokens, with a fraction only
 
-  Rows are the scorer's policies. A number is NaN where it doesn't apply: no
-  right answer, no marked region, no visual tokens.
+  Rows are the scorer's policies; of `target` they are softmaxes, and the tokens
+  those of which the weights that read them are least certain. A number is NaN
+  where it doesn't apply: no right answer, no marked region, no visual tokens.
   """
 
   def mean(values, counts):
@@ -308,11 +322,17 @@ def make_measure(scorer: Scorer, layout: Layout):
     plain = dataclasses.replace(scorer, layers=())
     found = plain(params, prefix, right).logprobs
     total = jnp.where(counts, found, 0.0).sum(-1)
-    return {
+    values = {
       "right": jnp.where(counts.any(-1), total, jnp.nan),
       "region": mean(on_region, marked),
       "region_share": mean(share, looked),
       "visual": mean(on_visual, mask & pictured),
     }
+    if fraction is not None:
+      seen = looks(scores, prompt)
+      values["target"] = target_attention(
+        *seen, scores.entropies, prompt, mask, fraction=fraction
+      )
+    return values
 
   return layout.jit(measure, out_shardings=layout.everywhere)

@@ -14,6 +14,8 @@ _ROLES = ("system", "user", "assistant")
 _MESSAGE = frozenset(("role", "content"))
 _MARK = re.compile("<(image|video)>")
 _KEYS = {"image": "images", "video": "videos"}
+# Most visual facts of a question.
+_FACTS = 16
 
 
 def _is_marked(text: str) -> bool:
@@ -323,10 +325,16 @@ def _extra(row: dict[str, Any]) -> dict[str, Any]:
     found["labels"] = _sentences(row["labels"], "labels")
   if "facts" in row:
     found["facts"] = _sentences(row["facts"], "facts")
-    if not found["facts"]:
+    count = len(found["facts"])
+    if not count:
       raise UserError(
         "expected 'facts' with at least one sentence, found an empty list;"
         " leave the key out where there is none"
+      )
+    if count > _FACTS:
+      raise UserError(
+        f"expected at most {_FACTS} different 'facts', found {count}; keep"
+        " those that the answer depends on"
       )
   if "looks" in row:
     found["looks"] = _looks(row["looks"])

@@ -10,15 +10,16 @@ from mmrl.errors import UserError
 def require_all(bounds: Iterable[build.Bound], source: Any) -> None:
   """Checks that a source's questions have what functions read of each.
 
-  That is a right answer, a marked region, or what a source knows besides
-  (`mmrl.marks`).
+  That is a right answer, a marked region, a kind, or what a source knows
+  besides (`mmrl.marks`).
 
   Args:
     bounds: functions of the slots.
     source: of `mmrl.data`; one that doesn't list its answers (`pairs`, `names`)
       is checked as its questions are drawn. One that doesn't list its regions
       (`regions`) makes its pictures itself, and isn't checked; nor is what one
-      knows besides that doesn't list it (`extras`).
+      knows besides that doesn't list it (`extras`), nor kinds of one that
+      doesn't list them (`kinds`).
 
   Raises:
     UserError: naming the function, and the first question without one.
@@ -32,6 +33,9 @@ def require_all(bounds: Iterable[build.Bound], source: Any) -> None:
     extra = extra(**bound.options) if callable(extra) else extra
     if extra and hasattr(source, "extras"):
       _extras(bound, extra, source.extras())
+    kinds = getattr(bound.function, "needs_kinds", ())
+    if kinds and hasattr(source, "kinds"):
+      _kinds(bound, kinds, source.kinds())
   read = [bound for bound in bounds if "answer" in bound.needs]
   if read and hasattr(source, "pairs") and hasattr(source, "names"):
     _answers(read, zip(source.names(), source.pairs(), strict=True))
@@ -80,6 +84,19 @@ def _extras(
         f" question, as {bound.name} reads it, found none of {name}; add it to"
         " the data, or take a source that has it (docs/data.md)"
       )
+
+
+def _kinds(
+  bound: build.Bound, known: Collection[str], kinds: Iterable[str]
+) -> None:
+  """Checks that a function can read every kind of a source's questions."""
+  others = [kind for kind in dict.fromkeys(kinds) if kind not in known]
+  if others:
+    raise UserError(
+      f"{bound.where}: expected questions of kinds {', '.join(known)}, which"
+      f" {bound.name} reads, found {', '.join(map(repr, others))}; set `kinds`"
+      " of the data to some of these"
+    )
 
 
 def require(

@@ -9,9 +9,10 @@ import time
 import zlib
 
 import jax
+from jaxtyping import Float, Int
 import numpy as np
 
-from mmrl import console, data
+from mmrl import console, data, marks
 from mmrl.advantages.group import informative_groups
 from mmrl.controls import rewards as told
 from mmrl.errors import UserError, say
@@ -200,8 +201,8 @@ def _reward_metrics(
 ) -> dict[str, float]:
   """Computes mean rewards of the policy's own answers over all processes.
 
-  One that is only logged may not apply to all of them: then its mean is that of
-  the others, and `reward_applies/NAME` is their share.
+  One may not apply to all of them: then its mean is that of the others, and
+  `reward_applies/NAME` is their share.
 
   Args:
     run: the run.
@@ -221,12 +222,13 @@ def _reward_metrics(
     values["reward/mixed_groups"] = float(informative_groups(total).mean())
     alone = told.alone({name: x[:, own] for name, x in added.items()})
     values |= {f"reward_alone/{name}": x for name, x in alone.items()}
-  for name, x in answers.parts.items():
-    applies = np.isfinite(x[:, own])
-    values[f"reward/{name}"] = float(np.where(applies, x[:, own], 0.0).mean())
+  graded = _measured(run, answers, own)
+  for name, x in graded.items():
+    applies = np.isfinite(x)
+    values[f"reward/{name}"] = float(np.where(applies, x, 0.0).mean())
     values[f"reward_applies/{name}"] = float(applies.mean())
   values = processes.mean(values)
-  for name in answers.parts:
+  for name in graded:
     share = values[f"reward_applies/{name}"]
     if share == 1:
       del values[f"reward_applies/{name}"]
@@ -234,22 +236,36 @@ def _reward_metrics(
       values[f"reward/{name}"] /= share
     else:
       del values[f"reward/{name}"]
-  values |= _spreads(answers, own, values)
+  values |= _spreads(graded, answers.mask[:, own].sum(-1), values)
   for one in run.asked.values():
     values |= processes.total(one.end_step())
   return values
 
 
+def _measured(
+  run: Run, answers: Answers, own: slice
+) -> dict[str, Float[np.ndarray, "P G"]]:
+  """Returns values of each reward, NaN where it doesn't apply."""
+  return {
+    one.name: marks.where_applies(
+      one.bound.function, answers.parts[one.name][:, own], answers.examples
+    )
+    for one in run.method.rewards
+    if one.name in answers.parts
+  }
+
+
 def _spreads(
-  answers: Answers, own: slice, means: Mapping[str, float]
+  graded: Mapping[str, Float[np.ndarray, "P G"]],
+  lengths: Int[np.ndarray, "P G"],
+  means: Mapping[str, float],
 ) -> dict[str, float]:
   """Computes how rewards are spread inside groups; see `controls.rewards`."""
-  lengths = answers.mask[:, own].sum(-1)
   if lengths.shape[1] < 2:
     return {}
   squares = {
-    name: told.squares(values[:, own], lengths, means[f"reward/{name}"])
-    for name, values in answers.parts.items()
+    name: told.squares(values, lengths, means[f"reward/{name}"])
+    for name, values in graded.items()
     if f"reward/{name}" in means
   }
   # Processes wait for each other once, not for each reward.

@@ -66,6 +66,7 @@ def write(
         "before": _raw(before[name].numbers),
         "after": _raw(after[name].numbers),
         "baseline": _raw(after[name].baseline),
+        "paired": _raw(results.paired(before[name], after[name])),
       }
       for name in after
     },
@@ -166,6 +167,7 @@ def _write_report(
     ),
     figures=[
       *_figures(tables),
+      *_paired_figures(tables, before, after),
       *_best_figure(tables, config.checkpoint.best, best),
       ("Wall time", f"{wall_seconds:.0f} s"),
     ],
@@ -211,6 +213,22 @@ def _figures(tables) -> list[tuple[str, str]]:
     figures.append((f"{label}, before → after", " → ".join(shown[:2])))
     if row.baseline:
       figures.append((f"{label}, baseline", shown[2]))
+  return figures
+
+
+def _paired_figures(
+  tables: Sequence[page.Table], before: Results, after: Results
+) -> list[tuple[str, str]]:
+  """Says of the first numbers which items are right only before or after."""
+  figures = []
+  for table in tables:
+    found = results.paired(before[table.name], after[table.name])
+    first = table.rows[0].name if table.rows else ""
+    if one := found.get(first):
+      label = f"{table.name}/{first}, items right only before · only after"
+      figures.append(
+        (label, f"{one.first} · {one.second} (McNemar p = {one.p:.2g})")
+      )
   return figures
 
 

@@ -276,3 +276,19 @@ def test_a_score_may_ask_a_model(tmp_path):
   assert "facts" not in benchmark.baseline(known, examples)
   assert len(asked) == 2
   assert blind.WithoutPictures(benchmark).asks is benchmark.asks
+
+
+def test_a_score_counts_where_it_applies(tmp_path):
+  """A question without facts isn't one of which no fact was stated."""
+  rows = [
+    {"question": "one?", "answer": "1", "facts": ["A star."]},
+    {"question": "two?", "answer": "2"},
+    {"question": "three?", "answer": "3", "facts": ["A dot."]},
+  ]
+  path = tmp_path / "facts.jsonl"
+  path.write_text("\n".join(map(json.dumps, rows)))
+  facts = {"name": "stated_facts", "without": "zero"}
+  benchmark = build(str(path), scores=SCORES | {"facts": facts})
+  found = benchmark.grade(answers("a star", "a dot", "a ring"), [*benchmark])
+  np.testing.assert_array_equal(found["facts"].round(4), [1, np.nan, 0])
+  assert benchmark.summarise(found)["facts"].round(4) == 0.5

@@ -92,6 +92,23 @@ def test_what_may_differ(make):
   assert sides.choose_config(one, other, config, "") == (config, "test")
 
 
+def test_share_of_tokens_of_the_target_score(make):
+  """Of a run's reward; of the given config's, where it has one."""
+  a, b = (sides.find(str(make(name))) for name in "ab")
+  assert sides.target_fraction(a, b, None) is None
+  b.config.rewards.looks = {"name": "region_attention", "weight": 1.0}
+  assert sides.target_fraction(sides.find("tiny"), b, None) == 0.3
+  assert sides.target_fraction(a, b, config_lib.get_config()) == 0.3
+  b.config.rewards.looks.fraction = 0.2
+  assert sides.target_fraction(a, b, None) == 0.2
+  b.config.rewards.score = {"name": "target_attention", "fraction": 0.4}
+  assert sides.target_fraction(a, b, None) == 0.4
+  a.config.rewards.looks = {"name": "region_attention", "fraction": 0.3}
+  with pytest.raises(UserError, match=r"found 0\.3 in \S+/a and 0\.4 in \S+/b"):
+    sides.target_fraction(a, b, None)
+  assert sides.target_fraction(b, a, a.config) == 0.3
+
+
 def test_no_config():
   found = refused("tiny", "tiny")
   assert found.startswith(

@@ -25,7 +25,7 @@ def test_numbers_are_those_of_dense_attention():
   layout = sharding.on_one(jax.devices()[0])
   counts = np.zeros(stage.mask.shape, bool)
   counts[0, :, 3:9] = counts[1, 0, :2] = True
-  found = table.make_measure(stage.scorer(), layout)(
+  found = table.make_measure(stage.scorer(), layout, fraction=0.3)(
     *(stage.params, stage.prompt, stage.tokens, stage.mask, stage.tokens),
     jnp.asarray(counts),
   )
@@ -56,10 +56,32 @@ def test_numbers_are_those_of_dense_attention():
       # float32 softmax against float64 sums of the same maps.
       np.testing.assert_allclose(found[name][p, g], wanted, rtol=2e-5)
 
+  np.testing.assert_allclose(found["target"], targets(stage), rtol=2e-5)
   each = np.asarray(stage.scores(layers=()).logprobs, np.float64)
   wanted = np.where(counts, each, 0).sum(-1)
   wanted[~counts.any(-1)] = np.nan
   np.testing.assert_allclose(found["right"], wanted, rtol=2e-5)
+
+
+def targets(stage):
+  """SAYO's target score R_a = rho^2 / (1 + rho^2), in loops; NaN of nothing."""
+  entropies = np.asarray(stage.scores(layers=()).entropies, np.float64)
+  found = np.full(stage.mask.shape[:2], np.nan)
+  for p, g in np.ndindex(*found.shape):
+    candidates = range(int(stage.mask[p, g].sum()) - 1)
+    marked = np.flatnonzero(np.asarray(stage.prompt.region[p]) > 0)
+    visual = np.flatnonzero(np.asarray(stage.prompt.visual_index[p]) >= 0)
+    if not candidates or not marked.size:
+      continue
+    uncertain = sorted(candidates, key=lambda t: -entropies[p, g, t])
+    chosen = uncertain[: max(1, 3 * len(uncertain) // 10)]
+    region, whole = (
+      np.mean([stage.rows[p, g, t, -1, i] for t in chosen for i in kind])
+      for kind in (marked, visual)
+    )
+    rho = (region + 1e-8) / (whole + 1e-8)
+    found[p, g] = rho**2 / (1 + rho**2)
+  return found
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +98,7 @@ def shaken(tmp_path_factory):
 def config():
   found = config_lib.get_config()
   found.evaluation.benchmarks.test.questions = 24
+  found.rewards.target = {"name": "target_attention", "weight": 0.0}
   return found
 
 
@@ -143,7 +166,8 @@ def test_a_model_beside_itself_changes_nothing(tmp_path):
   assert found.stdout == (tmp_path / "crosstable.md").read_text()
   raw = json.loads((tmp_path / "crosstable.json").read_text())
   assert raw["asked"] == 5 and raw["settings"]["benchmark"] == "test"
-  assert set(raw["metrics"]) == set(table.TITLES)
+  # No reward of the quick start reads SAYO's score.
+  assert set(raw["metrics"]) == {*table.TITLES} - {"target"}
   for one in raw["metrics"].values():
     assert set(one["cells"]) == set(effects.CELLS)
     assert all(x == one["cells"]["aa"] for x in one["cells"].values())

@@ -30,6 +30,8 @@ def files(folder, *rows):
 
 
 def test_facts_are_read_once(tmp_path):
+  most = files(tmp_path, FACTS | {"facts": [*"abcdefghijklmnopa"]})[0]
+  assert most.extra["facts"] == tuple("abcdefghijklmnop")
   assert files(tmp_path, FACTS)[0].extra == {"facts": ("A star.",)}
   found = files(tmp_path, GEOMETRY)[0].extra
   assert found == {"facts": ("AB = 1.", "BC = 2.")}
@@ -86,6 +88,7 @@ def test_a_pair_is_a_question_and_its_partner(tmp_path):
   [
     (FACTS | {"facts": []}, "at least one sentence, found an empty list"),
     (FACTS | {"facts": "A star."}, "'facts' as a list of texts"),
+    (FACTS | {"facts": [*"abcdefghijklmnopqa"]}, "at most 16 different 'facts"),
     (FACTS | {"facts": [" "]}, "'facts' as a list of texts"),
     (FACTS | {"fact": ["a"]}, "facts"),
     (GEOMETRY | {"visual_key_info": "AB = 1."}, "as text of <info1>"),

@@ -3,10 +3,13 @@
 import collections
 import json
 
+import av
 import numpy as np
+from PIL import Image
 import pytest
 
-from mmrl import data, hub
+from experiments import seed_bench_r1 as seed_bench_r1_recipe
+from mmrl import data, hub, inspection
 from mmrl.benchmarks import contract, questions
 from mmrl.benchmarks.contract import Answer
 from mmrl.data.formats import seed_bench_r1
@@ -115,13 +118,46 @@ def test_too_few_frames_are_an_error(total):
     uniform_frames(total, 30.0, VideoConfig(1, 1, max_frames=16), 2)
 
 
+def test_short_clips(tmp_path):
+  """One frame is shown, as one step of time; without any, the row is broken."""
+  for kind in ("images", "videos"):
+    (tmp_path / kind / "s").mkdir(parents=True)
+  Image.new("RGB", (64, 64)).save(tmp_path / "images" / "s" / "a.png")
+  rows = []
+  for frames in (4, 1, 0):
+    file = tmp_path / f"videos/s/{frames}.mp4"
+    with av.open(str(file), "w") as container:
+      stream = container.add_stream("mpeg4", rate=2)
+      stream.width = stream.height = 64
+      for _ in range(frames):
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
+        container.mux(stream.encode(frame))
+      container.mux(stream.encode(None))
+    if not frames:
+      file.write_bytes((tmp_path / "videos/s/4.mp4").read_bytes()[:100])
+    more = {"video_basename": f"{frames}.mp4", "task_progress_metadata": [{}]}
+    rows.append(ROW | FIXED | more)
+  path = tmp_path / "rows.jsonl"
+  path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+  source = data.Files(str(path), media=str(tmp_path))
+  found = inspection.inspect(
+    source, squares(), inspection.Limits(0, 0, 10), workers=0
+  )
+  assert [one.fault for one in found] == ["", "", inspection.BROKEN]
+  assert "rows.jsonl:3: expected a " in found[2].message
+  one = squares().encode(source[1].messages, "x")
+  assert [cut.grid for cut in one.cuts] == [(1, 8, 8)] * 2
+  assert seed_bench_r1_recipe.get_config("data").data.skip_broken
+
+
 def test_squares_golden():
   assert sizes.square(256, 28) == (252, 252)
   assert sizes.square(256, 32) == (256, 256)
   assert sizes.square(3, 28) == (28, 28)
 
 
-def test_a_video_is_shown_in_squares_from_first_to_last():
+def squares(**budget):
+  """The tiny model's processor, with frames as the recipe has them."""
   from mmrl import config as config_lib
   from mmrl.train import models
 
@@ -129,7 +165,12 @@ def test_a_video_is_shown_in_squares_from_first_to_last():
   config.models.policy.side = 60
   config.models.policy.video.uniform = True
   config.models.policy.video.max_frames = 16
-  processor = models.with_budget(config, hub.load("tiny").processor)
+  config.models.policy.update(budget)
+  return models.with_budget(config, hub.load("tiny").processor)
+
+
+def test_a_video_is_shown_in_squares_from_first_to_last():
+  processor = squares()
   frames = np.zeros((6, 40, 80, 3), np.uint8)
   content = [
     {"type": "video", "video": frames, "fps": 2.0},
@@ -139,11 +180,10 @@ def test_a_video_is_shown_in_squares_from_first_to_last():
   encoded = processor.encode([{"role": "user", "content": content}], "x")
   # Cells of 16 pixels: 64 x 64 is 4 x 4 tokens.
   assert [cut.grid for cut in encoded.cuts] == [(3, 8, 8), (1, 8, 8)]
-  config.models.policy.max_pixels = 100
   with pytest.raises(
     UserError, match="policy.side: expected 0 beside max_pixels"
   ):
-    models.with_budget(config, hub.load("tiny").processor)
+    squares(max_pixels=100)
 
 
 def test_a_report_by_level_golden(tmp_path):

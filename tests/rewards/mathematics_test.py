@@ -1,5 +1,6 @@
 """Tests of the reward that math-verify computes."""
 
+import logging
 import sys
 
 import numpy as np
@@ -37,6 +38,16 @@ def test_of_a_batch():
   found = math_answer(texts, ["3", "<answer>2^2</answer>"])
   np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 0]])
   assert found.dtype == np.float32
+
+
+def test_what_takes_too_long_is_wrong_and_not_printed(caplog, capfd):
+  """Multiplied out it has 10,000 terms of up to 3,000 digits."""
+  pytest.importorskip("math_verify")
+  texts = [["<answer>(x+1)^{9999}</answer>", "<answer>1+x</answer>"]]
+  with caplog.at_level(logging.DEBUG):
+    found = math_answer(texts, ["x + 1"])
+  np.testing.assert_array_equal(found, [[0, 1]])
+  assert not caplog.records and capfd.readouterr() == ("", "")
 
 
 def test_a_missing_package_is_refused_with_the_command(monkeypatch):

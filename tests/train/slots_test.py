@@ -14,7 +14,7 @@ import pytest
 import toys
 
 from mmrl import config as config_lib
-from mmrl import data, export, hub, rewards
+from mmrl import data, export, hub, marks, rewards
 from mmrl.errors import UserError
 from mmrl.models import parameters
 from mmrl.train import collect, loop
@@ -249,6 +249,35 @@ def test_a_reward_of_weight_0_is_logged_where_it_applies(monkeypatch):
   config.rewards.odd.weight = 1.0
   with pytest.raises(UserError, match="config.rewards.odd: .* found nan for"):
     steps(config)
+
+
+@pytest.mark.full
+def test_a_reward_is_logged_of_questions_that_it_applies_to(monkeypatch):
+  """The others have 0, which counts in the total alone."""
+  told = []
+
+  def applies(one):
+    told.append(one.answer == "yes")
+    return told[-1]
+
+  def mine(text, example):
+    found = [
+      len(group) * [2.0 * (one.answer == "yes")]
+      for group, one in zip(text, example, strict=True)
+    ]
+    return np.array(found)
+
+  mark = marks.marked(applies=applies)
+  monkeypatch.setattr(rewards, "exact_answer", mark(mine))
+  config = make_config(policy_gradient="token_mean")
+  config.rewards = {"mine": {"name": "exact_answer", "weight": 1.0}}
+  _, _, _, (values,) = steps(config)
+  share = np.mean(told)
+  assert 0 < share < 1 and values["reward_applies/mine"] == share
+  assert values["reward/mine"] == pytest.approx(2)
+  assert values["reward/total"] == pytest.approx(2 * share)
+  # Of those that count there is one value.
+  assert "reward_within/mine" not in values
 
 
 @pytest.mark.full

@@ -1,5 +1,6 @@
 """What a run leaves of its evaluations."""
 
+import dataclasses
 import functools
 import json
 
@@ -113,6 +114,36 @@ def test_a_run_without_benchmarks(tmp_path):
   found, page = write(tmp_path, [{"step": 1, "loss/total": 1.0}], {}, {}, {})
   assert found["benchmarks"] == {}
   assert "Before and after" not in page and "loss/<wbr>total" in page
+
+
+def test_items_that_are_right_only_once(tmp_path, benchmarks):
+  """By hand: 2 of 7 are right only before, 4 only after, p = 0.6875."""
+  before, after = result(0.5), result(0.75)
+  values = [[1, 1, 1, 0, 0, 0, 0, np.nan], [1, 0, 0, 1, 1, 1, 1, 1]]
+  pair = [
+    dataclasses.replace(
+      one,
+      right=results.right(
+        {
+          "accuracy": np.array(marks, np.float64),
+          "accuracy/red": np.array(marks, np.float64),
+          "format": np.full(8, 0.5),
+        }
+      ),
+    )
+    for one, marks in zip((before, after), values, strict=True)
+  ]
+  assert pair[0].right == {"accuracy": "1110000-"}
+  found, page = write(
+    tmp_path, [], benchmarks, {"test": pair[0]}, {"test": pair[1]}
+  )
+  paired = found["benchmarks"]["test"]["paired"]
+  assert paired == {"accuracy": {"first": 2, "second": 4, "p": 0.6875}}
+  assert "2 · 4 (McNemar p = 0.69)" in page
+  # Those of a run before there were such, or of other items.
+  assert results.paired(before, pair[1]) == {}
+  other = dataclasses.replace(before, right={"accuracy": "11"})
+  assert results.paired(other, pair[1]) == {}
 
 
 def shown(index, heat):

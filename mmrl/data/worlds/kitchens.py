@@ -87,6 +87,10 @@ class Kitchens(World):
       },
     )
 
+  def kinds(self) -> tuple[str, ...]:
+    """Returns the kinds of its questions."""
+    return tuple(self.options.kinds)
+
   def asked(self) -> Iterator[Asked]:
     """Yields every question as one sees it who can't see the video."""
     return (questions.item(self.options, i).asked for i in range(len(self)))

@@ -122,6 +122,10 @@ class Scenes(World):
       extra=extra,
     )
 
+  def kinds(self) -> tuple[str, ...]:
+    """Returns the kinds of its questions."""
+    return tuple(self.options.kinds)
+
   def _told(self, index: int) -> tuple[str, str, Sequence[str]]:
     item = asking.item(self.options, index)
     return item.question.text, item.answer, self._answers(item, index)

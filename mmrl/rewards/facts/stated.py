@@ -26,6 +26,10 @@ _HINT = (
 )
 
 
+def _has_facts(example: Any) -> bool:
+  return bool(example.extra.get("facts"))
+
+
 def _needs(*, without: Without = "refuse", **_: Any) -> tuple[str, ...]:
   return ("facts",) if without == "refuse" else ()
 
@@ -79,7 +83,7 @@ def _check_flip(*, flip: float = 0.0, seed: int = 0, **_: Any) -> None:
   judges.Noisy(judges.substring, flip, seed)
 
 
-@marked(check=_check_flip, needs_extra=_needs, hint=_HINT)
+@marked(check=_check_flip, needs_extra=_needs, hint=_HINT, applies=_has_facts)
 def stated_facts(
   text: Sequence[Sequence[str]],
   example: Sequence[Any],
@@ -98,7 +102,7 @@ def stated_facts(
     flip: probability that the verdict on a fact is turned over, in [0, 1].
     seed: of these flips.
     without: what to do about questions without facts: "refuse" the data, or
-      "zero" for all their answers.
+      "zero" for all their answers, which count in no metric.
 
   Returns:
     In [0, 1].
@@ -112,7 +116,7 @@ def _check_length(*, length: int = 512, **_: Any) -> None:
     raise UserError(f"length: expected at least 1, found {length!r:.80}")
 
 
-@marked(check=_check_length, needs_extra=_needs, hint=_HINT)
+@marked(check=_check_length, needs_extra=_needs, hint=_HINT, applies=_has_facts)
 def judged_facts(
   text: Sequence[Sequence[str]],
   example: Sequence[Any],
@@ -136,7 +140,7 @@ def judged_facts(
     length: most tokens of its reply.
     denominator: see `verdicts.hit_rate`.
     without: what to do about questions without facts: "refuse" the data, or
-      "zero" for all their answers, as published.
+      "zero" for all their answers, which count in no metric, as published.
 
   Returns:
     In [0, 1]; 0 where the judge didn't answer.

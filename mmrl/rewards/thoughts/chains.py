@@ -75,6 +75,7 @@ def _check(
 @marked(
   check=_check,
   needs_extra=("choices",),
+  needs_kinds=tuple(writing.TEMPLATES),
   hint=(
     "it reads lines such as Event: 0:43 open or Count: 3 inside of <think> and"
     " </think>: teach the policy to write them first"
@@ -121,7 +122,11 @@ def _check_part(*, part: Part, tau: float = 2.0) -> None:
   _check(tau=tau)
 
 
-@marked(check=_check_part, needs_extra=("choices",))
+@marked(
+  check=_check_part,
+  needs_extra=("choices",),
+  needs_kinds=tuple(writing.TEMPLATES),
+)
 def chain_part(
   text: Sequence[Sequence[str]],
   example: Sequence[Any],

@@ -52,6 +52,25 @@ def test_accuracy_of_a_block_or_of_the_whole_text():
   assert found.tolist() == [[1, 1, 1, 0, 0]]
 
 
+def test_the_end_of_a_long_text_is_read(monkeypatch):
+  """A thousand words, each letter a factor, would take seconds."""
+  monkeypatch.setattr(lines, "_check_accuracy", lambda **_: None)
+  read = []
+  monkeypatch.setattr(
+    lines.mathematics,
+    "same",
+    lambda given, right, longest: bool(read.append((given, longest))),
+  )
+  text = "word " * 1000 + r"\boxed{5}"
+  closed = f"<answer>{text}</answer>"
+  lines.first_math_answer([[text, closed, r"\boxed{5}"]], ["5"])
+  assert read == [
+    (text[-2000:], 2000),
+    (text[-2000:], 2000),
+    (r"\boxed{5}", 2000),
+  ]
+
+
 def test_repetition_golden():
   same, cycle = " ".join(["a"] * 40), " ".join(map(str, [*range(20)] * 3))
   texts = [same, cycle, " ".join(map(str, range(20))), "a " * 19, ""]

@@ -2,13 +2,14 @@
 
 import math
 import random
+import re
 
 from chains.parsing_test import T1
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrl import build, rewards
+from mmrl import build, data, rewards
 from mmrl.advantages import group_normalised
 from mmrl.chains import comparing, parsing, writing
 from mmrl.data import Example
@@ -281,6 +282,30 @@ def test_questions_without_choices_are_refused_before_a_run():
   message = "config.rewards.s: expected 'choices' of every .* none of a:2; add"
   with pytest.raises(UserError, match=message):
     needs.require_all([bound], Listed())
+
+
+@pytest.mark.parametrize(
+  "spec", [{"name": "chain_steps"}, {"name": "chain_part", "part": "logic"}]
+)
+def test_kinds_without_a_chain_are_refused_before_a_run(spec):
+  """`planning` is asked in kitchens, by default, and has no template."""
+  bound = build.bind(
+    rewards, spec, "config.rewards.s", provided=["text", "example"]
+  )
+  source = data.Kitchens(split="train", count=7)
+  assert "planning" in source.kinds()
+  kinds = [kind for kind in source.kinds() if kind != "planning"]
+  message = (
+    f"config.rewards.s: expected questions of kinds {', '.join(kinds)}, which"
+    f" {spec['name']} reads, found 'planning'; set `kinds` of the data"
+  )
+  with pytest.raises(UserError, match=re.escape(message)):
+    needs.require_all([bound], source)
+  with pytest.raises(UserError, match="found 'attribute'"):
+    needs.require_all(
+      [bound], data.Scenes(split="train", count=2, kinds=["attribute"])
+    )
+  needs.require_all([bound], data.Kitchens(split="train", count=7, kinds=kinds))
 
 
 def test_a_parse_is_the_same_for_all_rewards():
