@@ -1,0 +1,188 @@
+"""Sizes of a batch on a mesh: whether they fit, and what to change if not."""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from jax.sharding import Mesh
+
+from mmrl.errors import UserError
+
+# Of a run's config.
+FIELDS = {
+  "prompts": "rollout.prompts",
+  "minibatches": "train.minibatches",
+  "accumulate": "train.accumulate",
+  "data": "mesh.data",
+  "fsdp": "mesh.fsdp",
+  "tensor": "mesh.tensor",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Sizes that must divide each other: of a batch, and of the mesh it is on.
+
+  Attributes:
+    prompts: of a rollout batch.
+    data, fsdp, tensor: of the mesh.
+    heads: what `tensor` divides: the common divisor of numbers of heads.
+    minibatches: of a rollout batch.
+    accumulate: parts of a minibatch.
+  """
+
+  prompts: int
+  data: int
+  fsdp: int
+  tensor: int = 1
+  heads: int = 1
+  minibatches: int = 1
+  accumulate: int = 1
+
+  @property
+  def parts(self) -> int:
+    """Number of parts of a batch that are computed one after the other."""
+    return self.minibatches * self.accumulate
+
+  @property
+  def fit(self) -> bool:
+    """Tells whether each part has equally many prompts on each shard."""
+    unit = self.parts * self.data * self.fsdp
+    return self.prompts > 0 and self.prompts % unit == 0
+
+
+def of_run(mesh: Mesh, model: Any, rollout: Any, train: Any = None) -> Sizes:
+  """Returns the sizes of a run.
+
+  Args:
+    mesh: of the model.
+    model: a `ModelConfig`, whose heads the axis `tensor` divides.
+    rollout: this part of the run's config.
+    train: likewise; None for a model that takes a rollout batch at once.
+  """
+  text = model.text
+  sizes = Sizes(
+    prompts=rollout.prompts,
+    heads=math.gcd(text.num_attention_heads, text.num_key_value_heads),
+    **mesh.shape,
+  )
+  if train is None:
+    return sizes
+  minibatches, accumulate = train.minibatches, train.accumulate
+  return dataclasses.replace(
+    sizes, minibatches=minibatches, accumulate=accumulate
+  )
+
+
+def check(found: Sizes) -> None:
+  """Checks that every part of every minibatch fits.
+
+  Raises:
+    UserError: naming the field of the config, and what would fit.
+  """
+  if found.fit:
+    return
+  shards = found.data * found.fsdp
+  names, numbers = "", f"{found.minibatches} x {found.accumulate}"
+  if shards > 1:
+    names, numbers = f" x {shards} shards of the mesh", f"{numbers} x {shards}"
+  raise UserError(
+    "config.rollout.prompts: expected a multiple of train.minibatches x"
+    f" train.accumulate{names} = {numbers}, found {found.prompts}; it fits with"
+    f" {advice(found)}"
+  )
+
+
+def check_mesh(found: Sizes, where: str) -> None:
+  """Checks that a mesh fits the batch of a run, which is on another one.
+
+  Args:
+    found: a whole batch on the mesh.
+    where: the config field of the mesh.
+
+  Raises:
+    UserError: naming that field, and a mesh that would fit.
+  """
+  if found.fit:
+    return
+  name = where.removeprefix("config.")
+  fields = {axis: f"{name}.{axis}" for axis in ("data", "fsdp", "tensor")}
+  fits = advice(found, fields)
+  raise UserError(
+    f"{where}: expected data x fsdp to divide rollout.prompts, {found.prompts},"
+    f" found {found.data * found.fsdp}"
+    + (f"; it fits with {fits}" if fits else "")
+  )
+
+
+def changes(found: Sizes) -> list[dict[str, int]]:
+  """Proposes sizes that fit in place of some that don't.
+
+  Each proposal changes as little as it can of one thing: the number of prompts,
+  that of minibatches or of their parts, the mesh.
+
+  Args:
+    found: what doesn't fit.
+
+  Returns:
+    For each proposal, the new values by their names in `Sizes`. The first,
+    which there always is, changes the prompts.
+  """
+  proposals = [
+    _prompts(found),
+    _fewer(found, "minibatches") or _fewer(found, "accumulate"),
+    _mesh(found),
+  ]
+  return [changed for changed in proposals if changed]
+
+
+def _prompts(found: Sizes) -> dict[str, int]:
+  """Returns the nearest number of prompts that fits; the larger of two."""
+  unit = found.parts * found.data * found.fsdp
+  below, rest = divmod(found.prompts, unit)
+  return {"prompts": unit * max(1, below + (2 * rest >= unit))}
+
+
+def _fewer(found: Sizes, name: str) -> dict[str, int]:
+  """Returns the largest smaller number of parts that fits."""
+  for count in range(getattr(found, name) - 1, 0, -1):
+    if dataclasses.replace(found, **{name: count}).fit:
+      return {name: count}
+  return {}
+
+
+def _mesh(found: Sizes) -> dict[str, int]:
+  """Returns a mesh of as many devices with fewer shards of prompts.
+
+  `tensor` takes what they don't need, as little as it can. It takes it from
+  `fsdp` where it can, so that each device has as much of the parameters.
+  """
+  devices = found.data * found.fsdp * found.tensor
+  for tensor in range(found.tensor + 1, found.heads + 1):
+    if found.heads % tensor or devices % tensor:
+      continue
+    data = math.gcd(found.data, devices // tensor)
+    fsdp = devices // tensor // data
+    if dataclasses.replace(found, data=data, fsdp=fsdp, tensor=tensor).fit:
+      return {"data": data, "fsdp": fsdp, "tensor": tensor}
+  return {}
+
+
+def advice(found: Sizes, fields: Mapping[str, str] = FIELDS) -> str:
+  """Says which changes let sizes fit, as flags, for an error.
+
+  Args:
+    found: what doesn't fit.
+    fields: the config field of each size that may be changed.
+  """
+  return " or ".join(
+    flags({fields[name]: n for name, n in changed.items()})
+    for changed in changes(found)
+    if changed.keys() <= fields.keys()
+  )
+
+
+def flags(changed: Mapping[str, object]) -> str:
+  """Writes changes of a config as flags of a command."""
+  return " ".join(f"--config.{name}={value}" for name, value in changed.items())

@@ -1,0 +1,101 @@
+"""What doesn't divide is refused with sizes that do."""
+
+import dataclasses
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from mmrl.errors import UserError
+from mmrl.machines import batches
+from mmrl.machines.batches import Sizes
+
+# Of 32 chips: 64 prompts in 4 minibatches are 16 at a time.
+PODS = Sizes(
+  prompts=64, data=1, fsdp=32, tensor=1, heads=4, minibatches=4, accumulate=1
+)
+
+
+def test_each_proposal_changes_one_thing():
+  assert batches.changes(PODS) == [
+    {"prompts": 128},
+    {"minibatches": 2},
+    {"data": 1, "fsdp": 16, "tensor": 2},
+  ]
+
+
+@pytest.mark.parametrize(
+  "changed, proposals",
+  [
+    # Nearer below than above.
+    ({"prompts": 140}, {"prompts": 128}),
+    ({"prompts": 1}, {"prompts": 128}),
+    # One minibatch is none fewer; its parts may be.
+    ({"minibatches": 1, "accumulate": 4}, {"accumulate": 2}),
+    # What each chip holds of the parameters stays as much.
+    ({"data": 2, "fsdp": 16}, {"data": 2, "fsdp": 8, "tensor": 2}),
+    # Heads of 2 leave `tensor` no room for 4.
+    ({"prompts": 32, "heads": 2}, {"minibatches": 1}),
+  ],
+)
+def test_what_is_proposed(changed, proposals):
+  assert proposals in batches.changes(dataclasses.replace(PODS, **changed))
+
+
+def test_a_mesh_that_nothing_helps():
+  found = batches.changes(dataclasses.replace(PODS, prompts=33, heads=1))
+  assert [*map(sorted, found)] == [["prompts"]]
+
+
+SMALL = st.integers(1, 6)
+
+
+@given(
+  prompts=st.integers(0, 200),
+  data=SMALL,
+  fsdp=SMALL,
+  tensor=SMALL,
+  heads=SMALL,
+  minibatches=SMALL,
+  accumulate=SMALL,
+)
+def test_every_proposal_fits_on_as_many_devices(**sizes):
+  found = Sizes(**sizes)
+  if found.fit:
+    return
+  for changed in batches.changes(found):
+    after = dataclasses.replace(found, **changed)
+    assert after.fit and changed.items() != sizes.items()
+    assert (
+      after.data * after.fsdp * after.tensor
+      == found.data * found.fsdp * found.tensor
+    )
+    if after.tensor != found.tensor:
+      assert after.heads % after.tensor == 0
+
+
+def test_the_refusal_is_one_line_with_flags():
+  with pytest.raises(UserError) as found:
+    batches.check(PODS)
+  assert str(found.value) == (
+    "config.rollout.prompts: expected a multiple of train.minibatches x"
+    " train.accumulate x 32 shards of the mesh = 4 x 1 x 32, found 64; it fits"
+    " with --config.rollout.prompts=128 or --config.train.minibatches=2 or"
+    " --config.mesh.data=1 --config.mesh.fsdp=16 --config.mesh.tensor=2"
+  )
+
+
+def test_another_model_is_told_a_mesh_of_its_own():
+  sizes = Sizes(prompts=4, data=1, fsdp=8, heads=2)
+  with pytest.raises(UserError) as found:
+    batches.check_mesh(sizes, "config.models.teacher.mesh")
+  flags = re.findall(r"--config\.(\S+)=(\d)", str(found.value))
+  assert flags == [
+    ("models.teacher.mesh.data", "1"),
+    ("models.teacher.mesh.fsdp", "4"),
+    ("models.teacher.mesh.tensor", "2"),
+  ]
+  with pytest.raises(UserError, match=r"rollout.prompts, 4, found 8$"):
+    sizes = dataclasses.replace(sizes, heads=1)
+    batches.check_mesh(sizes, "config.models.teacher.mesh")
