@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 from jax.sharding import Mesh
+import numpy as np
 
 from mmrl.errors import UserError
+from mmrl.machines import sharding
+from mmrl.machines.sharding import GROUP, Layout
 
 # Of a run's config.
 FIELDS = {
@@ -26,6 +29,7 @@ class Sizes:
 
   Attributes:
     prompts: of a rollout batch.
+    answers: to each of them.
     data, fsdp, tensor: of the mesh.
     heads: what `tensor` divides: the common divisor of numbers of heads.
     minibatches: of a rollout batch.
@@ -33,6 +37,7 @@ class Sizes:
   """
 
   prompts: int
+  answers: int
   data: int
   fsdp: int
   tensor: int = 1
@@ -47,9 +52,31 @@ class Sizes:
 
   @property
   def fit(self) -> bool:
-    """Tells whether each part has equally many prompts on each shard."""
-    unit = self.parts * self.data * self.fsdp
-    return self.prompts > 0 and self.prompts % unit == 0
+    """Tells whether each part has equally much on each shard."""
+    return self.prompts > 0 and self.prompts % self.unit == 0
+
+  @property
+  def unit(self) -> int:
+    """Number that divides the prompts where they fit."""
+    most = math.gcd(self.fsdp, self.answers)
+    return self.parts * self.data * self.fsdp // most
+
+  @property
+  def shared(self) -> int:
+    """Number of devices that share out the answers to a prompt.
+
+    It is the least with which prompts divide; 1 where nothing helps.
+    """
+    most = math.gcd(self.fsdp, self.answers)
+    shards = self.parts * self.data * self.fsdp
+    return next(
+      (
+        k
+        for k in range(1, most + 1)
+        if most % k == 0 and shards and self.prompts % (shards // k) == 0
+      ),
+      1,
+    )
 
 
 def of_run(mesh: Mesh, model: Any, rollout: Any, train: Any = None) -> Sizes:
@@ -57,15 +84,22 @@ def of_run(mesh: Mesh, model: Any, rollout: Any, train: Any = None) -> Sizes:
 
   Args:
     mesh: of the model.
-    model: a `ModelConfig`, whose heads the axis `tensor` divides.
+    model: a `ModelConfig`, whose heads the axis `tensor` divides; None where
+      they don't matter.
     rollout: this part of the run's config.
     train: likewise; None for a model that takes a rollout batch at once.
   """
-  text = model.text
+  heads = 1
+  if model is not None:
+    text = model.text
+    heads = math.gcd(text.num_attention_heads, text.num_key_value_heads)
   sizes = Sizes(
     prompts=rollout.prompts,
-    heads=math.gcd(text.num_attention_heads, text.num_key_value_heads),
-    **mesh.shape,
+    answers=rollout.answers,
+    data=mesh.shape["data"],
+    fsdp=mesh.shape["fsdp"] * mesh.shape.get(GROUP, 1),
+    tensor=mesh.shape["tensor"],
+    heads=heads,
   )
   if train is None:
     return sizes
@@ -73,6 +107,56 @@ def of_run(mesh: Mesh, model: Any, rollout: Any, train: Any = None) -> Sizes:
   return dataclasses.replace(
     sizes, minibatches=minibatches, accumulate=accumulate
   )
+
+
+def layout(mesh: Mesh, rollout: Any, train: Any = None) -> Layout:
+  """Lays a run's batches out, with answers shared out where prompts are few.
+
+  Args:
+    mesh: as the config has it.
+    rollout, train: see `of_run`.
+
+  Raises:
+    UserError: if several processes would share out the answers to a prompt.
+  """
+  sizes = of_run(mesh, None, rollout, train)
+  mesh = sharding.share_answers(mesh, sizes.shared)
+  if sizes.shared > 1:
+    _check_processes(mesh.devices, sizes)
+  return Layout(mesh, sizes.minibatches, rollout.answers)
+
+
+def _check_processes(devices: np.ndarray, sizes: Sizes) -> None:
+  """Checks that each process has whole groups of answers."""
+  for row in np.moveaxis(devices, 2, -1).reshape(-1, sizes.shared):
+    found = sorted({device.process_index for device in row})
+    if len(found) > 1:
+      more = sizes.parts * sizes.data * sizes.fsdp
+      raise UserError(
+        f"config.rollout.prompts: expected the {sizes.shared} devices that"
+        " share out the answers to a prompt in one process, found processes"
+        f" {', '.join(map(str, found))}; with a multiple of {more} prompts none"
+        " are shared out"
+      )
+
+
+def check_group(found: Layout, group: int) -> Layout:
+  """Checks that groups divide over the devices that share them out.
+
+  Args:
+    found: from `layout`.
+    group: answers per prompt, those that the policy doesn't sample included.
+
+  Raises:
+    UserError: naming the field of the config.
+  """
+  if group % found.shared:
+    raise UserError(
+      "config.rollout.answers: expected groups that divide over the"
+      f" {found.shared} devices that share them out, as prompts are fewer than"
+      f" devices, found {group}"
+    )
+  return dataclasses.replace(found, group=group)
 
 
 def check(found: Sizes) -> None:
@@ -83,7 +167,7 @@ def check(found: Sizes) -> None:
   """
   if found.fit:
     return
-  shards = found.data * found.fsdp
+  shards = found.unit // found.parts
   names, numbers = "", f"{found.minibatches} x {found.accumulate}"
   if shards > 1:
     names, numbers = f" x {shards} shards of the mesh", f"{numbers} x {shards}"
@@ -139,9 +223,9 @@ def changes(found: Sizes) -> list[dict[str, int]]:
 
 def _prompts(found: Sizes) -> dict[str, int]:
   """Returns the nearest number of prompts that fits; the larger of two."""
-  unit = found.parts * found.data * found.fsdp
-  below, rest = divmod(found.prompts, unit)
-  return {"prompts": unit * max(1, below + (2 * rest >= unit))}
+  below, rest = divmod(found.prompts, found.unit)
+  up = 2 * rest >= found.unit
+  return {"prompts": found.unit * max(1, below + up)}
 
 
 def _fewer(found: Sizes, name: str) -> dict[str, int]:

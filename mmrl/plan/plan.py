@@ -283,13 +283,9 @@ def _fitted(config, change, devices) -> tuple[Any, str] | None:
   changed = copy.deepcopy(config)
   with changed.unlocked():
     changed.update_from_flattened_dict(change)
-  rollout, train = changed.rollout, changed.train
-  sizes = batches.Sizes(
-    prompts=rollout.prompts,
-    minibatches=train.minibatches,
-    accumulate=train.accumulate,
-    **sharding.make_mesh(changed.mesh.to_dict(), devices).shape,
-  )
+  train = changed.train
+  mesh = sharding.make_mesh(changed.mesh.to_dict(), devices)
+  sizes = batches.of_run(mesh, None, changed.rollout, train)
   if not sizes.fit:
     # As many prompts in each, but a shorter rollout.
     fewer = [x for x in batches.changes(sizes) if "minibatches" in x]

@@ -168,9 +168,9 @@ def bind(
     own = layout
     if source.mesh is not None:
       devices = list(layout.mesh.devices.flat)
-      own = Layout(
-        sharding.make_mesh(dict(source.mesh), devices, f"{where}.mesh")
-      )
+      mesh = sharding.make_mesh(dict(source.mesh), devices, f"{where}.mesh")
+      own = batches.layout(mesh, config.rollout)
+      own = batches.check_group(own, layout.group)
       batches.check_mesh(
         batches.of_run(own.mesh, architecture, config.rollout), f"{where}.mesh"
       )

@@ -143,6 +143,7 @@ def build_parts(
   _check_sizes(config, model, layout)
   runner.check_settings(config.evaluation.to_dict())
   source = _make_source(config, model, layout)
+  layout = batches.check_group(layout, source.group)
   others = models_lib.bind(config, model, layout, architectures)
   for name, other in others.items():
     _check_layers(config, other.config, f"of model {name!r}, a")

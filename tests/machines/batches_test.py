@@ -2,18 +2,21 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from mmrl.errors import UserError
-from mmrl.machines import batches
+from mmrl.machines import batches, sharding
 from mmrl.machines.batches import Sizes
 
-# Of 32 chips: 64 prompts in 4 minibatches are 16 at a time.
+# Of 32 chips: 64 prompts in 4 minibatches are 16 at a time. Their answers, an
+# odd number, can't be shared out.
 PODS = Sizes(
-  prompts=64, data=1, fsdp=32, tensor=1, heads=4, minibatches=4, accumulate=1
+  prompts=64, answers=7, data=1, fsdp=32, heads=4, minibatches=4, accumulate=1
 )
 
 
@@ -48,11 +51,32 @@ def test_a_mesh_that_nothing_helps():
   assert [*map(sorted, found)] == [["prompts"]]
 
 
+@pytest.mark.parametrize(
+  "changed, devices",
+  [
+    # No more than needed: each prompt's answers on two chips.
+    ({"answers": 8}, 2),
+    ({"answers": 8, "prompts": 16}, 8),
+    ({"answers": 8, "prompts": 128}, 1),
+    # Replicas of the parameters don't share answers.
+    ({"answers": 8, "data": 32, "fsdp": 1}, 0),
+    ({"answers": 8, "prompts": 8}, 0),
+    ({"answers": 8, "minibatches": 0}, 0),
+  ],
+)
+def test_devices_that_share_a_prompt(changed, devices):
+  found = dataclasses.replace(PODS, **changed)
+  assert found.shared == max(devices, 1)
+  if found.parts:
+    assert found.fit == bool(devices)
+
+
 SMALL = st.integers(1, 6)
 
 
 @given(
   prompts=st.integers(0, 200),
+  answers=SMALL,
   data=SMALL,
   fsdp=SMALL,
   tensor=SMALL,
@@ -62,6 +86,9 @@ SMALL = st.integers(1, 6)
 )
 def test_every_proposal_fits_on_as_many_devices(**sizes):
   found = Sizes(**sizes)
+  shards = found.parts * found.data * found.fsdp // found.shared
+  assert found.fit == (found.prompts > 0 and found.prompts % shards == 0)
+  assert found.answers % found.shared == found.fsdp % found.shared == 0
   if found.fit:
     return
   for changed in batches.changes(found):
@@ -87,7 +114,7 @@ def test_the_refusal_is_one_line_with_flags():
 
 
 def test_another_model_is_told_a_mesh_of_its_own():
-  sizes = Sizes(prompts=4, data=1, fsdp=8, heads=2)
+  sizes = Sizes(prompts=4, answers=1, data=1, fsdp=8, heads=2)
   with pytest.raises(UserError) as found:
     batches.check_mesh(sizes, "config.models.teacher.mesh")
   flags = re.findall(r"--config\.(\S+)=(\d)", str(found.value))
@@ -99,3 +126,25 @@ def test_another_model_is_told_a_mesh_of_its_own():
   with pytest.raises(UserError, match=r"rollout.prompts, 4, found 8$"):
     sizes = dataclasses.replace(sizes, heads=1)
     batches.check_mesh(sizes, "config.models.teacher.mesh")
+
+
+def test_a_group_is_in_one_process():
+  sizes = dataclasses.replace(PODS, answers=8)
+  process = [SimpleNamespace(process_index=i // 4) for i in range(32)]
+  devices = np.array(process).reshape(1, 16, 2, 1)
+  batches._check_processes(devices, sizes)
+  with pytest.raises(UserError, match="in one process, found processes 0, 4;"):
+    batches._check_processes(devices.reshape(1, 2, 16, 1).swapaxes(1, 2), sizes)
+
+
+def test_groups_that_do_not_divide():
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+  rollout = SimpleNamespace(prompts=2, answers=4)
+  layout = batches.layout(mesh, rollout)
+  assert dict(layout.mesh.shape) == {
+    **{"data": 2, "fsdp": 1},
+    **{"group": 4, "tensor": 1},
+  }
+  assert batches.check_group(layout, 8).group == 8
+  with pytest.raises(UserError, match="over the 4 devices .* found 5"):
+    batches.check_group(layout, 5)

@@ -425,7 +425,8 @@ def test_the_first_change_that_fits_is_named(monkeypatch, capsys):
 )
 def test_a_change_is_tried_if_its_batch_divides(change, text):
   config = make_config()
-  config.rollout.prompts = 16
+  # An odd number isn't shared out.
+  config.rollout.prompts, config.rollout.answers = 16, 3
   found = plan._fitted(config, change, jax.devices())
   assert (found and found[1]) == text
   if found:
