@@ -239,17 +239,19 @@ def _fewer(found: Sizes, name: str) -> dict[str, int]:
 def _mesh(found: Sizes) -> dict[str, int]:
   """Returns a mesh of as many devices with fewer shards of prompts.
 
-  `tensor` takes what they don't need, as little as it can. It takes it from
-  `fsdp` where it can, so that each device has as much of the parameters.
+  `fsdp`, whose devices may share out answers, takes what it needs from `data`.
+  If that doesn't help, `tensor` takes as little as it can: from `fsdp` where it
+  can, so that each device has as much of the parameters.
   """
   devices = found.data * found.fsdp * found.tensor
-  for tensor in range(found.tensor + 1, found.heads + 1):
-    if found.heads % tensor or devices % tensor:
+  for tensor in range(found.tensor, max(found.heads, found.tensor) + 1):
+    if devices % tensor or (tensor != found.tensor and found.heads % tensor):
       continue
-    data = math.gcd(found.data, devices // tensor)
-    fsdp = devices // tensor // data
-    if dataclasses.replace(found, data=data, fsdp=fsdp, tensor=tensor).fit:
-      return {"data": data, "fsdp": fsdp, "tensor": tensor}
+    for data in range(found.data, 0, -1):
+      fsdp, rest = divmod(devices // tensor, data)
+      changed = {"data": data, "fsdp": fsdp, "tensor": tensor}
+      if not rest and dataclasses.replace(found, **changed).fit:
+        return changed
   return {}
 
 

@@ -86,13 +86,24 @@ def make_mesh(
 
 
 def share_answers(mesh: Mesh, size: int) -> Mesh:
-  """Returns a mesh whose axis `group` of some size is taken out of `fsdp`."""
+  """Returns a mesh whose axis `group` of some size is taken out of `fsdp`.
+
+  Devices of one process come to stand beside each other on `fsdp`: a process
+  grades whole groups.
+  """
   if size == 1:
     return mesh
   data, fsdp, tensor = mesh.devices.shape
-  devices = mesh.devices.reshape(data, fsdp // size, size, tensor)
+  devices = np.stack([_by_process(devices) for devices in mesh.devices])
+  devices = devices.reshape(data, fsdp // size, size, tensor)
   axes = (*BATCH, GROUP, "tensor")
   return Mesh(devices, axes, axis_types=(AxisType.Auto,) * 4)
+
+
+def _by_process(devices: np.ndarray) -> np.ndarray:
+  """Orders devices [fsdp, tensor] by their processes, which may be one."""
+  processes = [[one.process_index for one in row] for row in devices]
+  return devices[sorted(range(len(devices)), key=processes.__getitem__)]
 
 
 def batch_axes(prompts: int, sizes: Mapping[str, int]) -> tuple[str, ...]:

@@ -38,6 +38,11 @@ def test_each_proposal_changes_one_thing():
     ({"minibatches": 1, "accumulate": 4}, {"accumulate": 2}),
     # What each chip holds of the parameters stays as much.
     ({"data": 2, "fsdp": 16}, {"data": 2, "fsdp": 8, "tensor": 2}),
+    # What shares out answers is `fsdp`.
+    (
+      {"answers": 8, "data": 32, "fsdp": 1},
+      {"data": 16, "fsdp": 2, "tensor": 1},
+    ),
     # Heads of 2 leave `tensor` no room for 4.
     ({"prompts": 32, "heads": 2}, {"minibatches": 1}),
   ],
@@ -135,6 +140,21 @@ def test_a_group_is_in_one_process():
   batches._check_processes(devices, sizes)
   with pytest.raises(UserError, match="in one process, found processes 0, 4;"):
     batches._check_processes(devices.reshape(1, 2, 16, 1).swapaxes(1, 2), sizes)
+
+
+def test_devices_of_a_process_stand_together():
+  """As on a TPU, where neighbours on the mesh are chips of several hosts."""
+  process = np.array([0, 0, 1, 1, 0, 0, 1, 1]).reshape(4, 2)[[0, 1, 3, 2]]
+  devices = np.array(
+    [SimpleNamespace(process_index=p, id=i) for i, p in enumerate(process.flat)]
+  ).reshape(4, 2)
+  found = sharding._by_process(devices)
+  assert [[x.id for x in row] for row in found] == [
+    [0, 1],
+    [6, 7],
+    [2, 3],
+    [4, 5],
+  ]
 
 
 def test_groups_that_do_not_divide():
