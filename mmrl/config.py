@@ -110,7 +110,7 @@ def get_config() -> ml_collections.ConfigDict:
       # Devices on each axis, -1 for all others: `mmrl.machines.sharding`.
       "mesh": {
         "data": -1,  # prompts
-        "fsdp": 1,  # prompts and parameters
+        "fsdp": 1,  # prompts, answers where these are few, and parameters
         "tensor": 1,  # parameters
       },
       # Questions to learn from, and how they become batches.

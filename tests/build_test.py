@@ -391,6 +391,9 @@ def misspell(field, value):
       r"config.rewards.long: buffer must be in \[1, longest\], got buffer=9",
     ),
     ("rollout.prompts", 5, "config.rollout.prompts: expected a multiple of"),
+    ("rollout.prompts", 0, r"found 0; it fits with --config.rollout.prompts="),
+    ("train.minibatches", 0, "train.minibatches: expected at least 1, found 0"),
+    ("train.accumulate", 0, "train.accumulate: expected at least 1, found 0"),
     ("attention.row", "own", "expected 'self' or 'emit', found 'own'"),
     ("attention.layers", (99,), "expected layers of a .*-layer decoder"),
     (

@@ -133,7 +133,7 @@ def ask(
       processor,
       indices=range(total),
       batch_size=size,
-      rows=layout.shards,
+      rows=layout.most,
       answer_length=length,
       lengths=lengths,
       patches=patches,
@@ -146,7 +146,7 @@ def ask(
   ):
     found = _in_lanes(answer, params, read(1), lanes=batch, length=length)
   else:
-    rounded = -(-batch // layout.shards) * layout.shards
+    rounded = -(-batch // layout.most) * layout.most
     found = _in_batches(answer, params, read(rounded), layout)
   waiting: dict[int, Found] = {}
   asked = 0

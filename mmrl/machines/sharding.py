@@ -3,8 +3,13 @@
 The mesh has three axes. Prompts are sharded over `data` and `fsdp` together,
 parameters and optimiser state over `fsdp` and `tensor`. A program is written
 for whole arrays; the compiler inserts the collectives (GSPMD).
+
+Where prompts are too few, `share_answers` splits `fsdp` in two: prompts are
+sharded over the first part, their answers over the second, `group`, parameters
+over both as before. See `mmrl.machines.groups`.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
@@ -23,6 +28,8 @@ from mmrl.types import Logits, PyTree, map_prompts
 AXES = ("data", "fsdp", "tensor")
 # The axes that prompts are sharded over.
 BATCH = ("data", "fsdp")
+# The axis that answers are sharded over, where a mesh has it.
+GROUP = "group"
 
 # The first rule whose expression matches a parameter's path holds. Layers are
 # stacked on axis 0, which stays whole: a scan takes one after the other.
@@ -78,6 +85,41 @@ def make_mesh(
   )
 
 
+def share_answers(mesh: Mesh, size: int) -> Mesh:
+  """Returns a mesh whose axis `group` of some size is taken out of `fsdp`.
+
+  Devices of one process come to stand beside each other on `fsdp`: a process
+  grades whole groups.
+  """
+  if size == 1:
+    return mesh
+  data, fsdp, tensor = mesh.devices.shape
+  devices = np.stack([_by_process(devices) for devices in mesh.devices])
+  devices = devices.reshape(data, fsdp // size, size, tensor)
+  axes = (*BATCH, GROUP, "tensor")
+  return Mesh(devices, axes, axis_types=(AxisType.Auto,) * 4)
+
+
+def _by_process(devices: np.ndarray) -> np.ndarray:
+  """Orders devices [fsdp, tensor] by their processes, which may be one."""
+  processes = [[one.process_index for one in row] for row in devices]
+  return devices[sorted(range(len(devices)), key=processes.__getitem__)]
+
+
+def batch_axes(prompts: int, sizes: Mapping[str, int]) -> tuple[str, ...]:
+  """Returns the axes that P prompts are sharded over in a pass.
+
+  Args:
+    prompts: P. Where they divide over `group` as well, answers needn't.
+    sizes: of a mesh's axes.
+  """
+  for count in (3, 2):
+    axes = tuple(x for x in (*BATCH, GROUP)[:count] if x in sizes)
+    if axes and prompts % math.prod(sizes[axis] for axis in axes) == 0:
+      return axes
+  return ()
+
+
 def _fitting(
   path: str, shape: Sequence[int], sizes: Mapping[str, int]
 ) -> PartitionSpec:
@@ -91,12 +133,16 @@ def _fitting(
     axes = list(spec)
     axes[rank] = None
     spec = PartitionSpec(*axes)
-  return PartitionSpec(
-    *(
-      axis if axis and sizes[axis] > 1 and size % sizes[axis] == 0 else None
-      for axis, size in zip(spec, shape, strict=False)
-    )
-  )
+
+  def one(axis, size):
+    # `group` is a part of `fsdp`.
+    both = ("fsdp", GROUP) if axis == "fsdp" and GROUP in sizes else (axis,)
+    if axis is None or size % math.prod(sizes[a] for a in both):
+      return None
+    axes = [a for a in both if sizes[a] > 1]
+    return tuple(axes) if len(axes) > 1 else next(iter(axes), None)
+
+  return PartitionSpec(*map(one, spec, shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +156,12 @@ class Layout:
   Attributes:
     mesh: of the run.
     parts: number of minibatches of a rollout batch.
+    group: answers per prompt, which `mesh` may share out.
   """
 
   mesh: Mesh
   parts: int = 1
+  group: int = 0
 
   @property
   def shards(self) -> int:
@@ -121,9 +169,28 @@ class Layout:
     return math.prod(self.mesh.shape[axis] for axis in BATCH)
 
   @property
+  def most(self) -> int:
+    """Number of shards of as many prompts as there can be."""
+    return self.shards * self.shared
+
+  @property
+  def shared(self) -> int:
+    """Number of devices that share out the answers to a prompt."""
+    return self.mesh.shape.get(GROUP, 1)
+
+  @property
   def prompts(self) -> NamedSharding:
     """Sharding of arrays that lead with P or B."""
     return NamedSharding(self.mesh, PartitionSpec(BATCH))
+
+  def leading(self, shape: Sequence[int]) -> NamedSharding:
+    """Returns the sharding of an array that leads with P or B: [P, G, ...].
+
+    It is by prompts, and by answers where they are shared out.
+    """
+    if self.shared > 1 and len(shape) > 1 and shape[1] == self.group:
+      return NamedSharding(self.mesh, PartitionSpec(BATCH, GROUP))
+    return self.prompts
 
   @property
   def everywhere(self) -> NamedSharding:
@@ -167,25 +234,28 @@ class Layout:
       pieces = x.reshape(self.shards, parts, -1, *x.shape[1:])
       piece = jax.lax.dynamic_index_in_dim(pieces, part, 1, keepdims=False)
       piece = piece.reshape(-1, *x.shape[1:])
-      return jax.lax.with_sharding_constraint(piece, self.prompts)
+      return self.constrain(piece)
 
     return map_prompts(one, tree)
 
   def constrain(self, tree: PyTree) -> PyTree:
-    """Shards arrays that lead with P or B by prompts; in a jit."""
-    return map_prompts(
-      lambda x: jax.lax.with_sharding_constraint(x, self.prompts), tree
-    )
+    """Shards arrays that lead with P or B; in a jit."""
+
+    def one(x):
+      where = self.leading(x.shape)
+      return jax.lax.with_sharding_constraint(x, where)
+
+    return map_prompts(one, tree)
 
   def reshard(self, tree: PyTree) -> PyTree:
     """Reshards arrays with leading P or B from another mesh of the devices."""
 
     def one(x):
       if isinstance(x, Logits):
-        hidden = jax.device_put(x.hidden, self.prompts)
+        hidden = jax.device_put(x.hidden, self.leading(x.hidden.shape))
         head = jax.device_put(x.head, self.everywhere)
         return dataclasses.replace(x, hidden=hidden, head=head)
-      return jax.device_put(x, self.prompts)
+      return jax.device_put(x, self.leading(x.shape))
 
     return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
 
@@ -198,9 +268,12 @@ class Layout:
 
   def put(self, local: PyTree) -> PyTree:
     """Shards NumPy arrays of this process's prompts into global arrays."""
-    return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(self.prompts, x), local
-    )
+
+    def one(x):
+      where = self.leading(x.shape)
+      return jax.make_array_from_process_local_data(where, x)
+
+    return jax.tree.map(one, local)
 
   def put_whole(self, whole: PyTree) -> PyTree:
     """Shards NumPy arrays, the same on every process, into global arrays."""
@@ -219,8 +292,16 @@ class Layout:
 
   def local(self, array: Array) -> np.ndarray:
     """Returns this process's prompts of a global array."""
-    parts = {s.index[0].start or 0: s.data for s in array.addressable_shards}
-    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+    rows: dict[int, dict[int, Array]] = collections.defaultdict(dict)
+    for shard in array.addressable_shards:
+      first, *rest = (index.start or 0 for index in shard.index)
+      rows[first][rest[0] if rest else 0] = shard.data
+    # This process has all answers to its prompts; copies are left out.
+    found = []
+    for _, row in sorted(rows.items()):
+      parts = [np.asarray(row[start]) for start in sorted(row)]
+      found.append(np.concatenate(parts, axis=1) if parts[1:] else parts[0])
+    return np.concatenate(found)
 
   def jit(self, function: Callable, **options) -> Callable:
     """Compiles a function by `jax.jit`, with this mesh in context."""
@@ -259,15 +340,15 @@ def over_prompts(x: Array) -> Array:
 
   Does nothing without a mesh in context, or where the axis doesn't divide.
   """
-  axes, shards = prompt_axes()
-  if shards == 1 or x.shape[0] % shards:
+  axes, shards = prompt_axes(len(x))
+  if shards == 1:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
 
 
 def whole(x: Array) -> Array:
   """Replicates an array on every device; does nothing without a mesh."""
-  if not prompt_axes()[0]:
+  if not _in_context():
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
@@ -277,9 +358,10 @@ def gathered(path: str, x: Array) -> Array:
 
   Does nothing without a mesh in context.
   """
-  if not prompt_axes()[0]:
+  if not _in_context():
     return x
-  sizes = dict(jax.sharding.get_abstract_mesh().shape) | {"fsdp": 1}
+  one = dict.fromkeys(("fsdp", GROUP), 1)
+  sizes = dict(jax.sharding.get_abstract_mesh().shape) | one
   spec = _fitting(path, x.shape, sizes)
   return jax.lax.with_sharding_constraint(x, spec)
 
@@ -293,16 +375,26 @@ def prompts_and_heads(prompts: int, heads: int) -> PartitionSpec:
     prompts: P.
     heads: number of key and value heads, which are the fewest.
   """
-  axes, shards = prompt_axes()
+  axes, _ = prompt_axes(prompts)
   size = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
   return PartitionSpec(
-    axes if axes and prompts % shards == 0 else None,
+    axes or None,
     "tensor" if size > 1 and heads % size == 0 else None,
   )
 
 
-def prompt_axes() -> tuple[tuple[str, ...], int]:
-  """Returns the axes in context that shard prompts, and their size."""
+def prompt_axes(prompts: int) -> tuple[tuple[str, ...], int]:
+  """Returns the axes in context that shard P prompts, and their size.
+
+  They are none, of size 1, without a mesh or where P doesn't divide.
+  """
+  sizes = _in_context()
+  axes = batch_axes(prompts, sizes)
+  return axes, math.prod(sizes[axis] for axis in axes)
+
+
+def _in_context() -> dict[str, int]:
+  """Returns the sizes of the axes in context that may shard a batch."""
   mesh = jax.sharding.get_abstract_mesh()
-  axes = tuple(axis for axis in mesh.auto_axes if axis in BATCH)
-  return axes, math.prod(mesh.shape[axis] for axis in axes)
+  batch = (*BATCH, GROUP)
+  return {axis: mesh.shape[axis] for axis in mesh.auto_axes if axis in batch}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmrl.machines import groups
 from mmrl.models import vocabulary
 from mmrl.types import Logits
 
@@ -60,12 +61,13 @@ def divergence(
   def flat(logits):
     return dataclasses.replace(
       logits,
-      hidden=logits.hidden.reshape(-1, logits.hidden.shape[-1]),
+      hidden=groups.flat(logits.hidden, batch),
       banned=banned,
       temperature=logits.temperature * temperature,
     )
 
-  return _divergence(beta, flat(student), flat(teacher)).reshape(batch)
+  found = _divergence(beta, flat(student), flat(teacher))
+  return groups.unflat(found, batch)
 
 
 def _divide(student, teacher):

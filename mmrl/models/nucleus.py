@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 import numpy as np
 
 from mmrl.errors import UserError
-from mmrl.machines import sharding
+from mmrl.machines import groups, sharding
 from mmrl.models import vocabulary
 from mmrl.types import Logits
 
@@ -42,10 +42,9 @@ def nucleus_entropies(
   *batch, width = logits.hidden.shape
   entries = logits.head.shape[logits.pattern.index("v")]
   banned = np.isin(np.arange(entries), logits.banned)
-  _, shards = sharding.prompt_axes()
-  if batch[0] % shards:
-    shards = 1
-  hidden = logits.hidden.reshape(shards, -1, width)
+  tokens = groups.flat(logits.hidden, tuple(batch))
+  shards = groups.shards(*batch[:2])
+  hidden = tokens.reshape(shards, -1, width)
   count = hidden.shape[1]
   chunks = -(-count // max(_CHUNK_VALUES // entries, 1))
   rows = -(-count // chunks)
@@ -67,7 +66,8 @@ def nucleus_entropies(
   found = jnp.moveaxis(jax.lax.map(chunk, starts), 0, 1)
   before, last = found[:, :-1].reshape(shards, -1), found[:, -1]
   last = last[:, chunks * rows - count :]
-  return jnp.concatenate([before, last], axis=1).reshape(batch)
+  found = jnp.concatenate([before, last], axis=1).reshape(-1)
+  return groups.unflat(found, tuple(batch))
 
 
 def nucleus_entropy(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
+from mmrl.machines import groups
 from mmrl.models import rows, tower, vlm, vocabulary
 from mmrl.models.config import ModelConfig
 from mmrl.models.passes import latent, segments
@@ -70,14 +71,14 @@ def token_logprobs(
     (log-probabilities, entropies), float32, in nats.
   """
   found = vocabulary.chosen(
-    logits.hidden.reshape(-1, logits.hidden.shape[-1]),
+    groups.flat(logits.hidden, tokens.shape),
     logits.head,
-    tokens.reshape(-1),
+    groups.flat(tokens, tokens.shape),
     pattern=logits.pattern,
     banned=logits.banned,
     temperature=logits.temperature,
   )
-  logprobs, entropies = (x.reshape(tokens.shape) for x in found)
+  logprobs, entropies = (groups.unflat(x, tokens.shape) for x in found)
   return logprobs, entropies
 
 

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmrl.machines import sharding
+from mmrl.machines import groups, sharding
 from mmrl.models import layers, rows, tower
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention, sparse
+from mmrl.models.passes import shared
 from mmrl.types import Attention, Output, Prefix, Prompt, PyTree
 
 # Decoders of at most this many bytes are compiled layer after layer, larger
@@ -64,9 +65,8 @@ def embed(
   """Looks up the embeddings of token ids, in the compute type."""
   # Replicated: sharded rows would have to be gathered for every token.
   table = sharding.whole(params["text"]["embed"]["embedding"])
-  return sharding.over_prompts(jnp.take(table, tokens, axis=0)).astype(
-    config.dtype
-  )
+  over = groups.over_answers if tokens.ndim > 2 else sharding.over_prompts
+  return over(jnp.take(table, tokens, axis=0)).astype(config.dtype)
 
 
 def final_norm(params: PyTree, config: ModelConfig, x: Array) -> Array:
@@ -235,6 +235,7 @@ def answer_angles(config: ModelConfig, prefix: Prefix, start, count: int):
   )
 
 
+@shared.out
 def extend(
   params: PyTree,
   config: ModelConfig,

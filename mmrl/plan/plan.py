@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 import sys
+from typing import Any
 
 import jax
 import ml_collections
@@ -13,6 +14,7 @@ from mmrl import data
 from mmrl.config import check_fields
 from mmrl.errors import UserError
 from mmrl.hub import directory
+from mmrl.machines import batches, sharding
 from mmrl.models import parameters
 from mmrl.plan import apart, chips
 from mmrl.plan.figures import Program
@@ -258,15 +260,37 @@ def _changes(config: ml_collections.ConfigDict, devices: int):
 def _remedy(config, devices, topology) -> str | None:
   """Finds the first change with which every program fits."""
   for change in _changes(config, len(devices)):
-    changed = copy.deepcopy(config)
-    with changed.unlocked():
-      changed.update_from_flattened_dict(change)
-    text = " ".join(f"--config.{k}={v}" for k, v in change.items())
+    fitted = _fitted(config, change, devices)
+    if fitted is None:
+      continue
+    changed, text = fitted
     print(f"trying {text}", file=sys.stderr)
     try:
       compiler = Compiler(changed, devices)
     except UserError:
-      continue  # it doesn't divide, or the method needs the whole minibatch
+      continue  # heads don't divide, or the method needs the whole minibatch
     if all(program.fits for program in _programs(compiler, topology)):
       return text
   return None
+
+
+def _fitted(config, change, devices) -> tuple[Any, str] | None:
+  """Changes a config, with fewer minibatches where fewer prompts need them.
+
+  Returns:
+    (the config, the changes as flags); None if its batch doesn't divide.
+  """
+  changed = copy.deepcopy(config)
+  with changed.unlocked():
+    changed.update_from_flattened_dict(change)
+  train = changed.train
+  mesh = sharding.make_mesh(changed.mesh.to_dict(), devices)
+  sizes = batches.of_run(mesh, None, changed.rollout, train)
+  if not sizes.fit:
+    # As many prompts in each, but a shorter rollout.
+    fewer = [x for x in batches.changes(sizes) if "minibatches" in x]
+    if "rollout.prompts" not in change or not fewer:
+      return None
+    train.minibatches = fewer[0]["minibatches"]
+    change = change | {"train.minibatches": train.minibatches}
+  return changed, batches.flags(change)

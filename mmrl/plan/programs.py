@@ -14,8 +14,7 @@ import ml_collections
 from mmrl import build
 from mmrl.errors import UserError
 from mmrl.hub import config_json, directory
-from mmrl.machines import sharding
-from mmrl.machines.sharding import Layout
+from mmrl.machines import batches, sharding
 from mmrl.models.config import ModelConfig
 from mmrl.plan import chips, flops
 from mmrl.plan.figures import Measure, Program
@@ -75,10 +74,8 @@ class Compiler:
           )
     config = run_lib.with_sizes(config, devices)
     self.config = config
-    layout = Layout(
-      sharding.make_mesh(config.mesh.to_dict(), devices),
-      config.train.minibatches,
-    )
+    mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
+    layout = batches.layout(mesh, config.rollout, config.train)
     model = read_architecture(config.models.policy.path)
     self.parts = build_parts(
       config,
@@ -112,8 +109,8 @@ class Compiler:
     """Yields the calls of all programs of a run, in order; see `walk.walk`."""
     config, layout = self.config, self.parts.layout
     if config.evaluation.benchmarks:
-      batch = -(-config.evaluation.batch // layout.shards) * layout.shards
-      arguments = self.params, self._prompt(batch, layout.shards)
+      batch = -(-config.evaluation.batch // layout.most) * layout.most
+      arguments = self.params, self._prompt(batch, layout.most)
       yield Call("evaluate", self.parts.answer.batch, arguments, read=False)
     prompts = config.rollout.prompts
     prompt = self._prompt(prompts, prompts // self.parts.pack)

@@ -42,9 +42,7 @@ def visual_entropy(
   """
   visual = visual[..., : scorer.config.text.hidden_size]
   rows, prompts = len(visual), len(prompt.mask)
-  _, shards = sharding.prompt_axes()
-  if rows % shards:
-    shards = 1
+  _, shards = sharding.prompt_axes(rows)
 
   def share(x):
     return sharding.over_prompts(x.reshape(shards, -1, *x.shape[1:]))

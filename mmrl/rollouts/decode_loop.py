@@ -158,7 +158,7 @@ def _draw_answers(draw: Draw, config: ModelConfig, *arrays: Array):
     arrays: [P, W, ...]; `draw` receives one entry of each.
   """
   rows = len(arrays[0]) * config.text.vocab_size
-  values = _DRAWN_VALUES * sharding.prompt_axes()[1]
+  values = _DRAWN_VALUES * sharding.prompt_axes(len(arrays[0]))[1]
   found = jax.lax.map(
     lambda one: jax.vmap(draw)(*one),
     [x.swapaxes(0, 1) for x in arrays],

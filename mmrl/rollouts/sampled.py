@@ -211,7 +211,7 @@ def make_program(setup: Setup, *, forces: bool = False, **options):
     )
     # The prefix, led by layers, is sharded as it was computed.
     parts = {
-      name: jax.lax.with_sharding_constraint(x, layout.prompts)
+      name: layout.constrain(x)
       for name, x in vars(found).items()
       if name not in ("prompt", "prefix")
     }

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from mmrl.machines import groups
 from mmrl.models import policy, tower, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.rollouts import decode_loop, sampling
@@ -88,16 +89,20 @@ def generate(
     (tokens, mask, logprobs), each [P, G, R]. The log-probabilities are of the
     policy at this temperature without top-k or top-p, as training scores them.
   """
-  way = Sampling(temperature, top_k, top_p)
-  decoder = decode_loop.make_decoder(params, config, prefix)
+  way, batch = Sampling(temperature, top_k, top_p), (len(prefix.mask), answers)
   keys = decode_loop.prompt_keys(key, len(prefix.mask))
   # Drawn before the loop: two numbers per token take little memory.
   uniform = jax.vmap(lambda key: way.numbers(key, answers, length))(keys)
   if forced is not None:
     # Ids are exact in float32 up to 2^24.
     uniform = jnp.concatenate([uniform, forced[..., None]], axis=-1)
+  # Where answers are shared out, each device decodes its own.
+  prefix, uniform = groups.repeat(prefix, answers), groups.apart(uniform)
+  decoder = decode_loop.make_decoder(params, config, prefix)
   draw = way.draw(config, (decoder,))
-  return decode_loop.decode_answers(draw, config, (decoder,), uniform)
+  found = decode_loop.decode_answers(draw, config, (decoder,), uniform)
+  tokens, mask, logprobs = (groups.together(x, *batch) for x in found)
+  return tokens, mask, logprobs
 
 
 def rollout(

@@ -45,7 +45,8 @@ class Setup:
   def shape(self, *sizes: int, dtype: Any) -> Any:
     """Returns the shape of an array that leads with P, as it is sharded."""
     dtype = jnp.dtype(dtype)
-    return jax.ShapeDtypeStruct(sizes, dtype, sharding=self.layout.prompts)
+    where = self.layout.leading(sizes)
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=where)
 
 
 def extra_key(prompts: int, draw: int) -> int:

@@ -19,7 +19,7 @@ from mmrl import build, console, errors, hub
 from mmrl.errors import UserError
 from mmrl.hub import adapters, alike, config_json, directory, weights
 from mmrl.hub.tokens.punctuation import with_punctuation
-from mmrl.machines import sharding
+from mmrl.machines import batches, sharding
 from mmrl.machines.sharding import Layout, check_heads
 from mmrl.models import config as architecture_lib
 from mmrl.models import parameters
@@ -168,14 +168,12 @@ def bind(
     own = layout
     if source.mesh is not None:
       devices = list(layout.mesh.devices.flat)
-      own = Layout(
-        sharding.make_mesh(dict(source.mesh), devices, f"{where}.mesh")
+      mesh = sharding.make_mesh(dict(source.mesh), devices, f"{where}.mesh")
+      own = batches.layout(mesh, config.rollout)
+      own = batches.check_group(own, layout.group)
+      batches.check_mesh(
+        batches.of_run(own.mesh, architecture, config.rollout), f"{where}.mesh"
       )
-      if config.rollout.prompts % own.shards:
-        raise UserError(
-          f"{where}.mesh: expected data x fsdp to divide rollout.prompts,"
-          f" {config.rollout.prompts}, found {own.shards}"
-        )
     check_heads(where, architecture, own)
     architecture = dataclasses.replace(architecture, dtype=source.dtype)
     found[name] = Model(source, architecture, own)

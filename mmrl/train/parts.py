@@ -16,6 +16,7 @@ from mmrl.benchmarks import greedy, runner
 from mmrl.config import ROLLOUT_SIZES
 from mmrl.errors import UserError
 from mmrl.losses import weight
+from mmrl.machines import batches
 from mmrl.machines.sharding import Layout, check_heads
 from mmrl.models import parameters
 from mmrl.models.config import ModelConfig
@@ -142,6 +143,7 @@ def build_parts(
   _check_sizes(config, model, layout)
   runner.check_settings(config.evaluation.to_dict())
   source = _make_source(config, model, layout)
+  layout = batches.check_group(layout, source.group)
   others = models_lib.bind(config, model, layout, architectures)
   for name, other in others.items():
     _check_layers(config, other.config, f"of model {name!r}, a")
@@ -348,16 +350,20 @@ def _check_weights(method: Method) -> None:
 def _check_sizes(
   config: ml_collections.ConfigDict, model: ModelConfig, layout: Layout
 ):
-  prompts, parts = config.rollout.prompts, config.train.minibatches
-  shards = layout.shards
-  # Every part of every minibatch has equally many prompts on each shard.
-  if prompts % (parts * config.train.accumulate * shards):
-    on = f" x {shards} shards of the mesh" if shards > 1 else ""
-    raise UserError(
-      f"config.rollout.prompts: expected a multiple of train.minibatches x"
-      f" train.accumulate{on} = {parts} x {config.train.accumulate}"
-      f"{f' x {shards}' if on else ''}, found {prompts}"
-    )
+  counts = {
+    "rollout": ("answers", "length"),
+    "train": ("minibatches", "accumulate"),
+  }
+  for part, fields in counts.items():
+    for field in fields:
+      if config[part][field] < 1:
+        raise UserError(
+          f"config.{part}.{field}: expected at least 1, found"
+          f" {config[part][field]}"
+        )
+  batches.check(
+    batches.of_run(layout.mesh, model, config.rollout, config.train)
+  )
   check_heads("config", model, layout)
   block = model.sparse.block if model.sparse else 1
   wrong = [length for length in config.data.lengths if length % block]
@@ -367,12 +373,6 @@ def _check_sizes(
       f" config.data.lengths, found {block} keys and a length of {wrong[0]};"
       " change one of them"
     )
-  for field in ("answers", "length"):
-    if config.rollout[field] < 1:
-      raise UserError(
-        f"config.rollout.{field}: expected at least 1, found"
-        f" {config.rollout[field]}"
-      )
   choices = {"row": ("self", "emit"), "heads": ("averaged", "apart")}
   for name, (one, other) in choices.items():
     found = config.attention[name]

@@ -15,8 +15,7 @@ from mmrl.benchmarks.contract import Benchmark
 from mmrl.config import check_fields
 from mmrl.errors import UserError, say, tell
 from mmrl.inspection import Finding, Remaining, buckets
-from mmrl.machines import compilation, processes, sharding
-from mmrl.machines.sharding import Layout
+from mmrl.machines import batches, compilation, processes, sharding
 from mmrl.prompts.processor import Processor
 from mmrl.report import samples
 from mmrl.rewards import needs
@@ -132,9 +131,8 @@ def prepare(
   """Builds all of a run that needs no weights; see `build_run`."""
   check_fields(config)
   compilation.keep_programs(config.compilation_cache)
-  layout = Layout(
-    sharding.make_mesh(config.mesh.to_dict(), devices), config.train.minibatches
-  )
+  mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
+  layout = batches.layout(mesh, config.rollout, config.train)
   for name in ("lengths", "patches"):
     if jax.process_count() > 1 and len(config.data[name]) > 1:
       raise UserError(
@@ -264,7 +262,7 @@ def _inspect_benchmark(
 ) -> list[Finding]:
   """Inspects a benchmark; the pictures of each batch share their room."""
   found = _inspect(prepared, benchmark, name)
-  pack = -(-prepared.config.evaluation.batch // prepared.layout.shards)
+  pack = -(-prepared.config.evaluation.batch // prepared.layout.most)
   shared = inspection.packed(found, pack)
   most = limits(prepared, learns=False)
   return [

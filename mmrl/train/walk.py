@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from mmrl import console
-from mmrl.machines.sharding import BATCH, Layout
+from mmrl.machines.sharding import Layout, batch_axes
 from mmrl.models import parameters
 from mmrl.rollouts.source import Call, Calls, answer, trace
 from mmrl.train import step as step_lib
@@ -61,13 +61,13 @@ def walk(
     found = yield Call(name, program, arguments, batch)
     batch = batch.with_fields(**resharded(layout, found))
   if not all(reward.on_host for reward in parts.method.rewards):
-    values = shape(layout.prompts, *batch.mask.shape[:2], dtype="float32")
+    values = of_batch(layout, *batch.mask.shape[:2], dtype="float32")
     graded = dict.fromkeys(parts.method.graded, values)
     of_texts = batch.with_fields(**graded)
     yield Call("reward", programs.reward, (state, fixed, of_texts), read=False)
   visual = batch.visual if parts.frozen_vision else None
   batch = dataclasses.replace(batch, prefix=None, visual=visual)
-  rewards = shape(layout.prompts, *batch.mask.shape[:2], dtype="float32")
+  rewards = of_batch(layout, *batch.mask.shape[:2], dtype="float32")
   mask, fields = yield Call("prepare", programs.prepare, (batch, rewards, key))
   batch = dataclasses.replace(batch.with_fields(**fields), mask=mask)
   learned_from = state, fixed, batch, np.int32(0)
@@ -82,9 +82,9 @@ def _host_fields(parts: Parts, batch: Batch) -> dict[str, Any]:
   """Returns shapes of the fields that the host adds; see `train.collect`."""
   sizes = batch.mask.shape
   known = {
-    "draw": shape(parts.layout.prompts, sizes[0]),
-    "epoch": shape(parts.layout.prompts, sizes[0]),
-    "span": shape(parts.layout.prompts, *sizes, dtype="int8"),
+    "draw": of_batch(parts.layout, sizes[0]),
+    "epoch": of_batch(parts.layout, sizes[0]),
+    "span": of_batch(parts.layout, *sizes, dtype="int8"),
   }
   return {name: x for name, x in known.items() if name in parts.method.fields}
 
@@ -202,6 +202,11 @@ def shape(sharding, *sizes: int, dtype: Any = "int32"):
   return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
 
 
+def of_batch(layout: Layout, *sizes: int, dtype: Any = "int32"):
+  """Returns the shape of an array that leads with P, as it is put."""
+  return shape(layout.leading(sizes), *sizes, dtype=dtype)
+
+
 def placed(shapes: PyTree, where: PyTree) -> PyTree:
   """Returns shapes with other shardings."""
   return jax.tree.map(
@@ -219,10 +224,10 @@ def resharded(layout: Layout, tree: PyTree) -> PyTree:
 
   def one(x):
     if isinstance(x, Logits):
-      hidden = lay(x.hidden, layout.prompts)
+      hidden = lay(x.hidden, layout.leading(x.hidden.shape))
       head = lay(x.head, layout.everywhere)
       return dataclasses.replace(x, hidden=hidden, head=head)
-    return lay(x, layout.prompts)
+    return lay(x, layout.leading(x.shape))
 
   return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Logits))
 
@@ -237,7 +242,8 @@ def laid(layout: Layout, tree: PyTree) -> PyTree:
   def keys(x):
     tensor = layout.mesh.shape["tensor"]
     heads = "tensor" if tensor > 1 and x.shape[3] % tensor == 0 else None
-    spec = PartitionSpec(None, BATCH, None, heads)
+    axes = batch_axes(x.shape[1], layout.mesh.shape)
+    spec = PartitionSpec(None, axes, None, heads)
     where = NamedSharding(layout.mesh, spec)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 

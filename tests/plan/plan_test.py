@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import operator
 import re
 
 import jax
@@ -407,6 +408,32 @@ def test_the_first_change_that_fits_is_named(monkeypatch, capsys):
   config.train.accumulate = 4
   assert plan.run(config, topology=None, as_json=False)
   assert "fits: update takes most, 6% of a device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "change, text",
+  [
+    (
+      {"rollout.prompts": 8},
+      "--config.rollout.prompts=8 --config.train.minibatches=1",
+    ),
+    ({"rollout.prompts": 32}, "--config.rollout.prompts=32"),
+    # Neither divides 8 devices.
+    ({"rollout.prompts": 4}, None),
+    ({"train.accumulate": 2}, None),
+  ],
+)
+def test_a_change_is_tried_if_its_batch_divides(change, text):
+  config = make_config()
+  # An odd number isn't shared out.
+  config.rollout.prompts, config.rollout.answers = 16, 3
+  found = plan._fitted(config, change, jax.devices())
+  assert (found and found[1]) == text
+  if found:
+    flags = dict(re.findall(r"--config\.(\S+)=(\d+)", text))
+    for name, value in flags.items():
+      assert str(operator.attrgetter(name)(found[0])) == value
+    assert config.train.minibatches == 2
 
 
 @pytest.mark.full

@@ -308,7 +308,8 @@ def refused(config, message, devices=1):
 )
 def test_a_mesh_of_the_teacher_that_cannot_be(mesh, message):
   config = on_mesh(make_config(), (4, 1, 2), mesh)
-  config.rollout.prompts = 4
+  # An odd number of answers isn't shared out.
+  config.rollout.prompts, config.rollout.answers = 4, 3
   refused(config, "models.teacher." + message, 8)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrl.machines import sharding
+from mmrl.machines import groups
 from mmrl.models import layers, vlm
 from mmrl.models.config import ModelConfig
 from mmrl.models.kernels import attention
@@ -209,7 +209,7 @@ def _run(
   mask = jnp.concatenate([*seen, own], axis=-1)[:, :, None, :, None]
 
   def body(x, layer):
-    x = sharding.over_prompts(x)
+    x = groups.over_answers(x)
     layer_params, _, prefix_keys, prefix_values, past = layer
 
     def attend(queries, keys, values):
