@@ -37,9 +37,9 @@ at temperature 1; 8 answers and 256 tokens are defaults of their trainer;
 word that begins with the letter, as the published code does; `strict` is
 reported beside it. None of the large ones has been run.
 
-Plan of `:DIR` (libtpu 0.0.52): fits v5p:2x2x2, 8 chips of 95 GiB, as 8
-questions don't divide into 16. Evaluation takes 41.00 GiB a chip, the rollout
-34.43, the probe 28.95, the update 33.70. On v6e:2x4, of 32 GiB, it doesn't fit.
+Plan of `:DIR` (libtpu 0.0.52): fits v5p:2x2x2, 8 chips of 95 GiB. Evaluation
+takes 41.00 GiB a chip, the rollout 34.43, the probe 28.95, the update 33.70. On
+v6e:2x4, of 32 GiB, it doesn't fit.
 """
 
 import os
