@@ -25,8 +25,8 @@ Differs from the published run: the prompt has words of our own, in the user's
 turn.
 
 Plan (libtpu 0.0.52, v5p:2x2x2, 8 chips of 95 GiB): evaluation takes 32.92 GiB a
-chip, the rollout 28.45, the probe 17.57, the update 21.64. Parameters take 4.20,
-moments 0.22, the reference nothing.
+chip, the rollout 28.45, the probe 17.57, the update 21.64. Parameters take
+4.20, moments 0.22, the reference nothing.
 """
 
 from experiments import jsonl, recipes
