@@ -1,4 +1,4 @@
-"""Settings of every test: eight CPU devices, fast compilation, checked types.
+"""Settings of every test: eight CPU devices, fast compilation.
 
 XLA reads its flags once, before JAX starts. Tests compile much and compute
 little, so its optimiser is off in this process; whole runs, which tests start
@@ -42,14 +42,11 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 import jaxtyping  # noqa: E402, JAX reads the flags above
 import pytest  # noqa: E402
 
-# Annotations of the library are checked at run time, in tests only. Not those
-# of worlds and readers: they have few arrays, and many small functions, which
-# take up to 15 times as long; mypy knows their types.
+# Whose annotations are checked. Not worlds and readers: they have few arrays,
+# and many small functions, which take up to 15 times as long; mypy knows their
+# types.
 LIBRARY = pathlib.Path(__file__).parents[1] / "mmrl"
 CHECKED = {path.stem for path in LIBRARY.iterdir()} - {"data", "worlds"}
-jaxtyping.install_import_hook(
-  [f"mmrl.{name}" for name in sorted(CHECKED)], "beartype.beartype"
-)
 
 # Tracing makes many objects that stay: looking for garbage among them at
 # Python's pace takes a sixth of the time.
@@ -101,7 +98,17 @@ def pytest_runtest_protocol(item):
     item.config.stash[SECONDS][item.path.stem] += core_seconds() - began
 
 
+def check_types():
+  """Checks annotations of the library when its functions are called."""
+  jaxtyping.install_import_hook(
+    [f"mmrl.{name}" for name in sorted(CHECKED)], "beartype.beartype"
+  )
+
+
 def pytest_configure(config):
+  # It takes a fifth of the time: for the tests that a person doesn't wait for.
+  if "not full" not in config.option.markexpr:
+    check_types()
   config.stash[SECONDS] = collections.Counter()
   if config.pluginmanager.hasplugin("xdist"):
     config.pluginmanager.register(Workers())

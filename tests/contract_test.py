@@ -1017,6 +1017,7 @@ def test_experiment_takes_bfloat16(row):
   )
 
 
+@pytest.mark.full
 @methods_first
 def test_bfloat16_is_finite(index):
   case = built(index)
@@ -1026,6 +1027,7 @@ def test_bfloat16_is_finite(index):
   assert all(np.isfinite(v.astype(np.float32)).all() for v in values)
 
 
+@pytest.mark.full
 @methods_first
 def test_eight_devices_equal_one(index):
   row = ROWS[index]

@@ -134,6 +134,7 @@ def test_no_run_and_no_checkpoint_yet(tmp_path):
     (tmp_path / "config.json").write_text(config)
 
 
+@pytest.mark.full
 def test_checkpoint_of_another_model(run, tmp_path):
   """The run's config was changed by hand, or its model replaced."""
   settings = json.loads(pathlib.Path(run.path, "config.json").read_text())

@@ -85,6 +85,7 @@ def test_no_text_installs_it_by_its_name():
   assert [(p, wrong(text)) for p, text in all_texts() if wrong(text)] == []
 
 
+@pytest.mark.full
 def test_extras_of_commands_are_there():
   """There are commands in docs, in notebooks and in error messages."""
   found = [

@@ -671,6 +671,7 @@ def path(request, tmp_path):
   return shutil.copytree(old, tmp_path / "copy")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("most", [4 * SHARD, 10**9])
 def test_saving_over_weights(path, one_sharded, one, one_params, most):
   """What belonged to the older weights goes, what else lies there stays."""

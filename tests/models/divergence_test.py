@@ -129,6 +129,7 @@ def test_equals_the_dense_formula(monkeypatch, beta, temperature, entries):
   check(student, teacher, beta=beta, temperature=temperature)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sizes", [(V, 30), (30, V)])
 def test_vocabularies_are_cut_to_the_smaller(monkeypatch, sizes):
   """An entry only one of them has gets no probability and no gradient."""
@@ -142,6 +143,7 @@ def test_vocabularies_are_cut_to_the_smaller(monkeypatch, sizes):
   assert (head[:3] != 0).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("beta", BETAS)
 def test_what_either_bans_has_no_probability(beta):
   """Not even where both are sure of it."""

@@ -166,6 +166,7 @@ def test_rows_are_means_of_maps():
   np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("row", ["", "self", "emit"])
 @pytest.mark.parametrize("start, count", [(0, 1), (2, 3), (4, 1)])
 def test_some_rows_are_some_of_all(row, start, count):

@@ -272,6 +272,7 @@ def test_decode_is_extend(case):
   assert cache.length == LENGTH
 
 
+@pytest.mark.full
 def test_hidden_states_of_chosen_layers(case):
   """The first layer's are those of a model of one layer; the last's emit."""
   depth = case.config.text.num_hidden_layers
@@ -340,6 +341,7 @@ def test_pictures_packed_together_do_not_mix(case, order, rows):
   check_same_rows(case, new, order)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_mix_runs_the_same_program(family):
   """Text, pictures, videos: what is in a batch isn't compiled into it."""

@@ -226,6 +226,7 @@ def test_the_loop_ends_with_the_last_answer(in_rooms):
   assert not decoded
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("amount", [8.5, 6.5, -1e9])
 def test_the_loop_ends_in_any_room(in_rooms, amount):
   run, decoded = in_rooms

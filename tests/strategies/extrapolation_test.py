@@ -63,6 +63,7 @@ def test_nucleus_of_the_mix():
   check_shares(second, [0.692864, 0.307136, 0], DRAWS * share)
 
 
+@pytest.mark.full
 def test_temperature_divides_the_mix_and_not_the_gate():
   """At 0.5 base is .09, .25, .04 over .38; D stays what it is at 1."""
   first, second, share = frequencies(
@@ -295,6 +296,7 @@ def test_answers_are_padded_and_traced(result):
   assert not jnp.isin(result.tokens, jnp.array(CONFIG.banned_token_ids)).any()
 
 
+@pytest.mark.full
 def test_settings_are_not_compiled_for(rl, base, prompt, result):
   """Threshold and g are traced; a key determines the answers."""
   key, before = jax.random.key(0), compiled._cache_size()

@@ -159,6 +159,7 @@ def test_an_end_is_told_from_a_cut(model):
   assert (reply.text, reply.completion_tokens, reply.ended) == ("", 1, True)
 
 
+@pytest.mark.full
 def test_a_request_that_cannot_be_read_fails_alone(model):
   broken = dataclasses.replace(
     EXAMPLES[0],

@@ -182,6 +182,7 @@ def sampled(run: run_lib.Run) -> Batch:
   return answers.batch
 
 
+@pytest.mark.full
 def test_tokens_that_the_scorer_finds_off_are_counted():
   """None in float32; then the record of the first tokens is moved.
 
@@ -246,6 +247,7 @@ def test_bfloat16_leaves_a_tenth_of_the_probability_rarely():
   assert measured["rollout/sampler_scorer_gap"] > 1e-3
 
 
+@pytest.mark.full
 def test_vision_tower_and_projector_stay():
   run = build(1.0, "self")
   first, last = run.initial_state(), trajectory(1.0, "self")[-1][0]

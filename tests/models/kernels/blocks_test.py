@@ -143,6 +143,7 @@ def _attend(queries, keys, settings, gathered):
   return out[0, 0, 7, :, 0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("gathered", [False, True])
 @pytest.mark.parametrize(
   "mix, top_k, wanted",

@@ -33,6 +33,7 @@ def answers_by_reference(queries, keys, values, *own, mask=kernels.MASK):
 CASES = kernels.cases(by_reference, answers_by_reference)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kv_heads", small_models.first(2, 1))
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient(case, kv_heads):
