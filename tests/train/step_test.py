@@ -363,6 +363,7 @@ def test_a_minibatch_without_a_signal_makes_no_step():
   assert int(state.averages["average"].updates) == 2
 
 
+@pytest.mark.full
 def test_loss_that_is_no_number_stops_the_run():
   run, batch = build(1.0, "self"), collected("self")
   bad = batch.fields["advantages"].at[1, 0].set(jnp.nan)
