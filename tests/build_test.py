@@ -10,6 +10,7 @@ from contract_test import METHODS, build_latent_parts, build_parts
 import jax
 import optax
 import pytest
+from small_models import first
 
 from mmrl import advantages, build, losses, probes, rewards, token_weights
 from mmrl import config as config_lib
@@ -186,6 +187,11 @@ def with_experts(**changes):
   return spec | {"of": {"name": "sampled"}} | changes
 
 
+def late(*row):
+  """What is found in a trace, as another row is: in the full set."""
+  return pytest.param(*row, marks=pytest.mark.full)
+
+
 def misspell(field, value):
   def change(config):
     if field == "rollout":
@@ -345,7 +351,10 @@ def misspell(field, value):
       r" in \(0, 1\], found -1.0, 0 and 1.0",
     ),
     ("rollout.top_k", -1, "config.rollout: expected temperature and top_k"),
-    ("advantage.scale", "grup", "config.advantage: scale must be 'group', 'b"),
+    late(
+      *("advantage.scale", "grup"),
+      "config.advantage: scale must be 'group', 'b",
+    ),
     (
       "token_weights.x",
       {"name": "entropy_quantile", "quantile": 1.5},
@@ -362,7 +371,10 @@ def misspell(field, value):
       -0.5,
       r"config.losses.policy: clip_low must be in \[0, 1\), got -0.5",
     ),
-    ("losses.kl.estimator", "k4", "config.losses.kl: estimator must be one of"),
+    late(
+      *("losses.kl.estimator", "k4"),
+      "config.losses.kl: estimator must be one of",
+    ),
     (
       "losses.kl",
       {
@@ -372,7 +384,7 @@ def misspell(field, value):
       },
       "config.losses.kl.reduce: horizon must be positive, got 0",
     ),
-    (
+    late(
       "rewards.long",
       {"name": "soft_overlong", "weight": 1.0, "longest": 5, "buffer": 9},
       r"config.rewards.long: buffer must be in \[1, longest\], got buffer=9",
@@ -423,7 +435,7 @@ def test_run_refuses_a_mistake_in_a_term_with_state(monkeypatch):
   )
 
 
-@pytest.mark.parametrize("name", ["leave_one_out", "reinforce_plus_plus"])
+@pytest.mark.parametrize("name", first("leave_one_out", "reinforce_plus_plus"))
 def test_a_penalty_needs_its_reference(name):
   config = config_lib.get_config()
   del config.losses["kl"]

@@ -206,6 +206,7 @@ def test_sources_and_benchmarks_are_made(mine):
   assert [found["ours"][i].answer for i in (0, 1)] == ["b", "b"]
 
 
+@pytest.mark.full
 def test_another_process_reads_pickles_of_a_file_s_classes(mine, tmp_path):
   """As workers do that read questions: neither has imported the file."""
   source = data.sources.make(mine("Source", count=3), "x")

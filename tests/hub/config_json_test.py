@@ -535,6 +535,7 @@ def replaced(raw, path, value):
   return raw | {name: replaced(raw[name], rest, value) if rest else value}
 
 
+@pytest.mark.parametrize("family", small_models.one_family(FAMILIES))
 def test_any_field_may_be_nonsense(tmp_path, family):
   """A configuration or one line, at once, and never anything else.
 

@@ -14,7 +14,7 @@ from mmrl.rollouts import sampler
 from mmrl.types import Logits
 
 
-@pytest.mark.parametrize("row", ["self", "emit"])
+@pytest.mark.parametrize("row", small_models.first("self", "emit"))
 def test_rows_and_scores_of_sampled_answers(row):
   """Rows sum to one; later positions and padding are exactly zero; "self" drops
   the diagonal. The scorer finds the sampler's log-probabilities."""
@@ -59,7 +59,7 @@ def hidden_and_tokens():
 
 # 272 entries: all at once, even parts, a remainder, and one in which a part is
 # cut short among the placeholders.
-@pytest.mark.parametrize("entries", [300, 128, 100, 11])
+@pytest.mark.parametrize("entries", small_models.first(11, 100, 128, 300))
 @pytest.mark.parametrize("tied", [True, False])
 def test_parts_change_nothing(hidden_and_tokens, monkeypatch, entries, tied):
   """Values and gradients are those of a log-softmax over all entries."""

@@ -199,7 +199,7 @@ PER_TOKEN = P * G * A * H * (S + R)
 
 
 @pytest.mark.parametrize("tokens", small_models.first(3, 1, 2, 4))
-@pytest.mark.parametrize("row", ["self", "emit"])
+@pytest.mark.parametrize("row", small_models.first("emit", "self"))
 def test_a_few_at_a_time_changes_nothing(monkeypatch, row, tokens):
   """Two policies and an array: value and gradient, the last part uneven."""
   old = models.attention_policy(make(20), row=row)

@@ -74,7 +74,9 @@ TOWERS = {
 }
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize(
+  "name", small_models.first("windows", "full", "qwen2_vl", "qwen3_vl")
+)
 def test_vision(name):
   config = TOWERS[name]
   params, prompt, _ = make(config)
@@ -91,7 +93,9 @@ def masked(config, pairs: int, products: int = 2) -> int:
   return 2 * products * text.num_attention_heads * text.head_dim * pairs
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+  "family", small_models.one_family(["qwen2_5_vl", "qwen3_vl"])
+)
 def test_prefill_extend_rows_and_head(family):
   config = wide(family)
   params, prompt, length = make(config)

@@ -100,7 +100,7 @@ def pictures_of(prompt: Prompt, visual, width: int) -> list[list[np.ndarray]]:
   return found
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("rows", small_models.first(2, 1, 4))
 @pytest.mark.parametrize(
   "family", small_models.one_family(["qwen2_5_vl", "qwen3_vl"])
 )
@@ -120,6 +120,7 @@ def test_mean_over_the_pictures_of_a_prompt(family, rows):
     np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 def test_deepstack_and_padding_change_nothing():
   scorer, prompt, visual = make_inputs("qwen3_vl", 2)
   assert visual.shape[-1] == 3 * 32
@@ -140,7 +141,7 @@ def test_deepstack_and_padding_change_nothing():
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize("rows", small_models.first(2, 4))
 def test_devices_change_nothing(rows):
   scorer, prompt, visual = make_inputs("qwen2_5_vl", rows)
   expected = run(scorer, prompt, visual)

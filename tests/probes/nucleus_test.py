@@ -48,7 +48,7 @@ def test_all_of_the_mass_is_the_entropy_of_behaviour():
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("renormalise", [True, False])
+@pytest.mark.parametrize("renormalise", small_models.first(True, False))
 def test_what_top_p_sampling_draws_from(renormalise):
   """From the logits of a whole forward pass over prompts and answers."""
   scorer, params, prompt, batch = make_inputs()

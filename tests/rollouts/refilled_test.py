@@ -458,6 +458,7 @@ def test_all_mixed_is_bit_for_bit_the_step_without_refill():
   }
 
 
+@pytest.mark.full
 def test_every_drawing_has_keys_of_its_own(monkeypatch):
   """And so have ties. A fold by a small number is the key of a prompt."""
   seen = []

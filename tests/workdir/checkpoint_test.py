@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import runs
 from runs import full_disk
+import small_models
 
 from mmrl.benchmarks.best import Best
 from mmrl.errors import UserError
@@ -306,7 +307,9 @@ def remove(file):
   file.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip, flip_one, remove])
+@pytest.mark.parametrize(
+  "damage", small_models.first(flip_one, remove, truncate, empty, flip)
+)
 def test_damage_to_any_file(two, tmp_path, capsys, damage):
   """It changes nothing, or it is reported and the one before it is used.
 
@@ -485,7 +488,10 @@ def test_prepare_compiles_what_save_needs(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 @pytest.mark.parametrize(
-  "name", ["²", "٣", "007", "-1", "5 ", "8.copy", "step_9", "notes.txt"]
+  "name",
+  small_models.first(
+    "٣", "²", "007", "-1", "5 ", "8.copy", "step_9", "notes.txt"
+  ),
 )
 def test_what_is_not_named_as_a_step_is_left_alone(
   tmp_path, kind, name, capsys
@@ -539,6 +545,7 @@ commands.run(main, required=())
 """
 
 
+@pytest.mark.full
 def test_what_a_damaged_file_leaves_behind_is_not_told():
   """Other threads of Orbax's read find their event loop closed, now or then."""
   done = subprocess.run(

@@ -59,11 +59,12 @@ def test_padding_has_no_influence(case):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.full
 def test_answers_to_nothing():
   kernels.check_answers_to_nothing(answers_by_reference)
 
 
-@pytest.mark.parametrize("devices, share", [(3, 1), (2, 3)])
+@pytest.mark.parametrize("devices, share", small_models.first((3, 1), (2, 3)))
 @pytest.mark.parametrize("case", CASES)
 def test_prompts_are_shared_out(case, devices, share):
   """One on each of three devices; three don't go into two, which have all."""

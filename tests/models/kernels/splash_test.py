@@ -58,6 +58,7 @@ def test_value_and_gradient(case, kv_heads):
   assert np.isfinite(found).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", small_models.first(*CASES))
 def test_bfloat16(case):
   """Against float32: at most three units in the last place of the largest."""
@@ -92,11 +93,12 @@ def test_padding_has_no_influence():
     np.testing.assert_array_equal(one[kernels.MASK], other[kernels.MASK])
 
 
+@pytest.mark.full
 def test_answers_to_nothing():
   kernels.check_answers_to_nothing(answers_by_kernel)
 
 
-@pytest.mark.parametrize("devices, share", [(3, 1), (8, 3)])
+@pytest.mark.parametrize("devices, share", small_models.first((3, 1), (8, 3)))
 def test_prompts_are_shared_out(devices, share):
   """One on each of three devices; three don't go into eight, which have all."""
   kernels.check_sharing(by_kernel, kernels.causal_arrays(2), devices, share)
