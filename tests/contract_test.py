@@ -947,7 +947,7 @@ CORE = {
 
 
 # Those that are computed by default.
-FIRST = {("opad", "runlocal"), ("quickstart", "ral"), ("sft", "data")}
+FIRST = {("quickstart", "ral"), ("sft", "data")}
 
 
 def core_first(row):

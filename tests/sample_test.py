@@ -144,7 +144,8 @@ def test_no_such_token(model, found, token):
 
 @pytest.mark.full
 def test_nothing_to_look_at(model):
-  found = sample.answer(model, user("q"), length=2)
+  # As long as above, and so the same program.
+  found = sample.answer(model, user("q"), length=8, temperature=1.0)
   with pytest.raises(UserError, match="pass --image or --video"):
     sample.draw(model, found, "mean")
 

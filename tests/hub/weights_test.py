@@ -286,7 +286,7 @@ def test_wider_types(tmp_path, one, one_params):
   assert_same(weights.load_params(tmp_path, one), one_params)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", small_models.first(np.nan, np.inf, -np.inf))
 @pytest.mark.parametrize("kind", TYPES)
 def test_what_is_no_number(tmp_path, one, kind, value):
   """Named by its tensor, wherever in it."""

@@ -115,6 +115,7 @@ def test_placeholders_are_never_sampled(params, prefix, temperature):
   assert np.isfinite(logprobs).all()
 
 
+@pytest.mark.full
 def test_top_k_of_one_is_greedy(params, prefix):
   one = generate(params, prefix, top_k=1)
   greedy = generate(params, prefix, seed=5, temperature=0.0)
@@ -144,7 +145,9 @@ def test_first_tokens_follow_the_policy(params, prefix):
       assert abs(counts[token] - count * p[token]) < 5 * deviation
 
 
-@pytest.mark.parametrize("options", [{"top_k": 3}, {"top_p": 0.3}])
+@pytest.mark.parametrize(
+  "options", small_models.first({"top_k": 3}, {"top_p": 0.3})
+)
 def test_logprobs_are_those_of_the_unfiltered_policy(params, prefix, options):
   tokens, mask, logprobs = generate(params, prefix, temperature=1.3, **options)
   score = functools.partial(models.score, temperature=1.3)
@@ -240,11 +243,7 @@ def test_the_loop_ends_in_any_room(in_rooms, amount):
     assert 0 < steps < ROOMS[-1] - 1
 
 
-@pytest.fixture(
-  scope="module",
-  params=[False, pytest.param(True, marks=pytest.mark.full)],
-  ids=["scan", "unrolled"],
-)
+@pytest.fixture(scope="module", params=[False, True], ids=["scan", "unrolled"])
 def narrowing(params, prefix, request):
   """All answers, then a half, a quarter and an eighth, in three rooms."""
   with pytest.MonkeyPatch.context() as patch:

@@ -4,12 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from mmrl.rollouts import sampling
 
 PROBABILITIES = np.array([0.05, 0.4, 0.15, 0.3, 0.1])
 LOGITS = jnp.log(jnp.asarray(PROBABILITIES, jnp.float32))
 DRAWS = 20_000
+
+
+sample = small_models.compiled(sampling.sample)
 
 
 def uniform(seed: int, count: int):
@@ -19,7 +23,7 @@ def uniform(seed: int, count: int):
 def draw(**options):
   """How often each token is drawn."""
   logits = jnp.broadcast_to(LOGITS, (DRAWS, 5))
-  tokens = sampling.sample(uniform(0, DRAWS), logits, **options)
+  tokens = sample(uniform(0, DRAWS), logits, **options)
   assert tokens.dtype == jnp.int32
   return np.bincount(tokens, minlength=5)
 
@@ -85,8 +89,8 @@ def test_each_row_is_filtered_by_its_own():
 
 def test_top_k_of_one_is_greedy():
   logits = jnp.asarray(np.random.RandomState(0).randn(50, 20), jnp.float32)
-  one = sampling.sample(uniform(0, 50), logits, top_k=1)
-  greedy = sampling.sample(uniform(1, 50), logits, greedy=True)
+  one = sample(uniform(0, 50), logits, top_k=1)
+  greedy = sample(uniform(1, 50), logits, greedy=True)
   np.testing.assert_array_equal(one, greedy)
   np.testing.assert_array_equal(greedy, jnp.argmax(logits, -1))
 
@@ -116,5 +120,5 @@ def test_draws_from_a_wide_vocabulary():
 @pytest.mark.parametrize("place", [0, 127, 128, 299])
 def test_the_only_possible_token_is_drawn(place):
   logits = jnp.full((500, 300), -jnp.inf).at[:, place].set(-7.0)
-  tokens = sampling.sample(uniform(0, 500), logits)
+  tokens = sample(uniform(0, 500), logits)
   np.testing.assert_array_equal(tokens, place)

@@ -29,10 +29,13 @@ def uniform(count: int, seed: int = 0):
 # One step.
 
 
+selective_step = small_models.compiled(strategies.selective_step)
+
+
 def frequencies(rl, base, **options):
   """Shares of tokens among all draws, the first ones, and the second ones."""
   rows = (jnp.broadcast_to(x, (DRAWS, x.shape[-1])) for x in (rl, base))
-  tokens, redrawn = strategies.selective_step(uniform(DRAWS), *rows, **options)
+  tokens, redrawn = selective_step(uniform(DRAWS), *rows, **options)
   count = rl.shape[-1]
   first = np.bincount(tokens[~redrawn], minlength=count)
   second = np.bincount(tokens[redrawn], minlength=count)
@@ -108,7 +111,7 @@ def test_lists_of_all_tokens_are_rows(top_k):
 def test_greedy_step():
   """Base's favourite is 1, which RL dislikes; the mix has 0."""
   options = {"g": 0.1, "temperature": 0.0}
-  step = functools.partial(strategies.selective_step, uniform(1)[0])
+  step = functools.partial(selective_step, uniform(1)[0])
   token, redrawn = step(RL, BASE, threshold=-0.3, **options)
   assert (token, redrawn) == (0, True)
   token, redrawn = step(RL, BASE, threshold=-0.6, **options)
@@ -121,7 +124,7 @@ def test_equal_models_never_open_the_gate(top_k):
   """A token off the lists counts as likelier to RL than it is."""
   rows = jax.nn.log_softmax(3 * jax.random.normal(jax.random.key(1), (500, 20)))
   numbers = uniform(500)
-  tokens, redrawn = strategies.selective_step(
+  tokens, redrawn = selective_step(
     numbers, rows, rows, threshold=-1e-6, g=0.5, top_k=top_k
   )
   wanted = sampling.sample(numbers[:, :2], rows)
@@ -133,7 +136,7 @@ def test_equal_models_never_open_the_gate(top_k):
 def test_models_without_a_common_token_keep_the_first_draw():
   rl = jnp.log(jnp.array([1.0, 0.0]))
   base = jnp.log(jnp.array([0.0, 1.0]))
-  token, redrawn = strategies.selective_step(
+  token, redrawn = selective_step(
     uniform(1)[0], rl, base, threshold=-0.3, g=0.1
   )
   assert (token, redrawn) == (1, False)

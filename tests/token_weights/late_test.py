@@ -43,14 +43,17 @@ def in_halves(bound: build.Bound, **options):
   data = make_data(bound, **options)
   minibatch = data.pop("minibatch")
   halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), data)
-  found = jax.vmap(
+  weigh = jax.vmap(
     lambda one: bound(one | {"minibatch": minibatch}), axis_name="data"
-  )(halves)
+  )
+  found = jax.jit(weigh)(halves)
   return found.reshape(-1, *found.shape[2:])
 
 
 def whole(bound: build.Bound):
-  found = bound(make_data(bound))
+  data = make_data(bound)
+  minibatch = data.pop("minibatch")
+  found = jax.jit(lambda x: bound(x | {"minibatch": minibatch}))(data)
   assert len(np.unique(found)) > 2
   return found
 

@@ -298,12 +298,18 @@ def test_terms_of_answers_and_of_prompts(toys, accumulate):
 @pytest.mark.parametrize(
   ("term", "reduction", "message"),
   [
-    (
+    pytest.param(
       "answers",
       "token_mean",
       r"\[P, G\], such as answer_mean, found token_mean",
+      marks=pytest.mark.full,
     ),
-    ("pairs", "answer_mean", r"\[P\], such as prompt_mean, found answer_mean"),
+    pytest.param(
+      "pairs",
+      "answer_mean",
+      r"\[P\], such as prompt_mean, found answer_mean",
+      marks=pytest.mark.full,
+    ),
     ("policy", "prompt_mean", r"\[P, G, R\], such as token_mean, token_sum,"),
   ],
 )

@@ -16,6 +16,7 @@ from mmrl import hub
 from mmrl.errors import UserError
 from mmrl.export import export
 from mmrl.hub import adapters
+from mmrl.machines import sharding
 from mmrl.models import parameters
 from mmrl.models.config import Lora
 from mmrl.train import collect, loop, walk
@@ -113,7 +114,7 @@ def test_another_seed_is_another_adapter():
 def test_a_reference_without_an_adapter_shares_what_is_frozen():
   """Of the others it keeps the values of step 0."""
   config = make_config()
-  layout = trained()[0].layout
+  layout = sharding.on_one(jax.devices()[0])
   model = models_lib.compute_as(config, hub.load("tiny").config)
   parts = parts_lib.build_parts(config, model, layout, {})
   fixed = walk.fixed_shapes(parts)["reference"]

@@ -270,7 +270,7 @@ def test_vision_has_no_optimizer_state(name):
     {"name": name} | spec, {"name": "constant_schedule", "value": 1.0}, 1.0
   )
   trainable, frozen = parameters.partition(
-    build(None, "self").params, ("vision/.*",)
+    build(1.0, "self").params, ("vision/.*",)
   )
   paths = jax.tree_util.tree_flatten_with_path(transform.init(trainable))[0]
   names = {
