@@ -45,7 +45,7 @@ def imported() -> dict[str, set[str]]:
 
 
 def test_rooms_import_each_other_one_way():
-  remaining = dict(imported())
+  remaining = collections.defaultdict(set, imported())
   rooms = set(remaining).union(*remaining.values())
   order = []
   while len(order) < len(rooms):
